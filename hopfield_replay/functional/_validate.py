@@ -1,0 +1,108 @@
+"""Checks of arguments shared by the pure functions: what was given, what is expected, what to do."""
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Similarity = Literal["distance", "dot"]
+
+
+def check_similarity(similarity: str) -> None:
+    """Refuse any similarity but "distance" and "dot"."""
+    if similarity not in get_args(Similarity):
+        raise ValueError(f"similarity must be one of {get_args(Similarity)}, got {similarity!r}.")
+
+
+def check_beta(beta: float) -> float:
+    """Return ``beta`` as a float; it must be positive and finite."""
+    if isinstance(beta, Tensor):
+        if beta.numel() != 1:
+            raise ValueError(f"beta must be one number, got a tensor of shape {tuple(beta.shape)}.")
+        beta = beta.item()
+    if isinstance(beta, bool) or not isinstance(beta, int | float):
+        raise TypeError(f"beta (inverse temperature) must be a number, got {type(beta).__name__}.")
+    if not (math.isfinite(beta) and beta > 0):
+        raise ValueError(f"beta (inverse temperature) must be positive and finite, got {beta}.")
+    return float(beta)
+
+
+def check_finite(x: Tensor, name: str) -> None:
+    """Refuse NaN and infinity, and say in which rows they are."""
+    # isfinite().all() would hold a mask as large as x; the sum of a finite float64 tensor is enough for a first look
+    if x.numel() and not bool(torch.isfinite(x.sum(dtype=torch.float64))):
+        bad = (
+            (~torch.isfinite(x)).flatten(1).any(1).nonzero().flatten() if x.ndim > 1 else (~torch.isfinite(x)).nonzero()
+        )
+        if bad.numel():
+            raise ValueError(
+                f"{name} holds NaN or infinite values in {bad.numel()} of {len(x)} rows "
+                f"(first rows: {bad.flatten()[:5].tolist()}). Remove or repair these samples."
+            )
+
+
+def as_matrix(x: Tensor, name: str) -> Tensor:
+    """Flatten ``(n, *shape)`` to ``(n, d)``; floating, real and finite."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}.")
+    if not x.is_floating_point():
+        raise TypeError(f"{name} must be a real floating tensor, got {x.dtype}. Convert it, e.g. with {name}.float().")
+    if x.ndim < 2:
+        raise ValueError(f"{name} must have shape (n, d) or (n, *shape), got {tuple(x.shape)}.")
+    matrix = x.reshape(len(x), math.prod(x.shape[1:]))
+    check_finite(matrix, name)
+    return matrix
+
+
+def as_pair(x: Tensor, patterns: Tensor) -> tuple[Tensor, Tensor]:
+    """Flatten queries and patterns, and check that they live in one space on one device."""
+    queries, stored = as_matrix(x, "x"), as_matrix(patterns, "patterns")
+    if queries.shape[1] != stored.shape[1]:
+        raise ValueError(
+            f"x and patterns must have the same dimension, got x of shape {tuple(x.shape)} (d = {queries.shape[1]}) "
+            f"and patterns of shape {tuple(patterns.shape)} (d = {stored.shape[1]})."
+        )
+    if queries.device != stored.device:
+        raise ValueError(f"x is on {queries.device} and patterns on {stored.device}; move them to one device.")
+    return queries, stored
+
+
+def check_masses(masses: Tensor | None, patterns: Tensor, name: str = "masses") -> Tensor | None:
+    """Return masses as float64 of shape (N,); non-negative and finite."""
+    if masses is None:
+        return None
+    if not isinstance(masses, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(masses).__name__}.")
+    if masses.is_complex() or masses.dtype == torch.bool:
+        raise TypeError(f"{name} must be real numbers, got {masses.dtype}.")
+    if masses.shape != (len(patterns),):
+        raise ValueError(f"{name} must have shape ({len(patterns)},), one for each pattern, got {tuple(masses.shape)}.")
+    if masses.device != patterns.device:
+        raise ValueError(
+            f"{name} is on {masses.device} and the patterns on {patterns.device}; move them to one device."
+        )
+    masses = masses.to(torch.float64)
+    if not bool(torch.isfinite(masses).all()) or bool((masses < 0).any()):
+        raise ValueError(
+            f"{name} must be finite and not negative, got values from {masses.min().item()} to {masses.max().item()}."
+        )
+    return masses
+
+
+def check_exclude(exclude: Tensor | None, n: int, patterns: Tensor) -> Tensor | None:
+    """Return the leave-one-out indices as int64 (n,), each in [-1, N)."""
+    if exclude is None:
+        return None
+    if not isinstance(exclude, Tensor):
+        raise TypeError(f"exclude must be a LongTensor of shape ({n},), got {type(exclude).__name__}.")
+    if exclude.is_floating_point() or exclude.is_complex() or exclude.dtype == torch.bool:
+        raise TypeError(f"exclude must hold integer indices, got {exclude.dtype}.")
+    if exclude.shape != (n,):
+        raise ValueError(f"exclude must have shape ({n},), one index for each query, got {tuple(exclude.shape)}.")
+    if n and (int(exclude.min()) < -1 or int(exclude.max()) >= len(patterns)):
+        raise ValueError(
+            f"exclude must lie in [-1, {len(patterns)}) (-1 excludes nothing), got values from {int(exclude.min())} "
+            f"to {int(exclude.max())}."
+        )
+    return exclude.to(device=patterns.device, dtype=torch.int64)
