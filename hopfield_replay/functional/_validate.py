@@ -38,7 +38,7 @@ def check_finite(x: Tensor, name: str) -> None:
         if bad.numel():
             raise ValueError(
                 f"{name} holds NaN or infinite values in {bad.numel()} of {len(x)} rows "
-                f"(first rows: {bad.flatten()[:5].tolist()}). Remove or repair these samples."
+                f"(first rows: {bad[:5].tolist()}). Remove or repair these samples."
             )
 
 

@@ -5,8 +5,8 @@ With patterns xi_1..xi_N, masses w_mu >= 0 and inverse temperature beta > 0 a qu
 * ``similarity="distance"``: s_mu = -beta |x - xi_mu|^2 / 2 and the energy Ed(x) = -(1/beta) log sum_mu w_mu exp(s_mu),
 * ``similarity="dot"``: s_mu = beta <x, xi_mu> and E(x) = |x|^2 / 2 - (1/beta) log sum_mu w_mu exp(s_mu).
 
-Both have the gradient x - retrieval(x). The distance form is the noise-perturbed data density of a diffusion model at the
-timestep with signal-to-noise ratio beta (up to a constant); the dot form is that of Ramsauer et al. (arXiv:2008.02217)
+Both have the gradient x - retrieval(x). The distance form is the noise-perturbed data density of a diffusion model at
+the timestep with signal-to-noise ratio beta (up to a constant); the dot form is that of Ramsauer et al. (arXiv:2008.02217)
 and of Takeda, Oizumi and Karakida (arXiv:2605.27975), for patterns of unit norm.
 """
 
@@ -66,7 +66,7 @@ def energy(
         masses: weight w_mu >= 0 of each pattern, (N,); ones if None.
         similarity: ``"distance"`` (images, latents) or ``"dot"`` (unit-norm patterns).
         exclude: LongTensor (n,): the index of the pattern that x[i] itself is, -1 for none. The energy is then the
-            leave-one-out energy: that of x[i] under all patterns but this one, masses normalised over those that remain.
+            leave-one-out energy: that of x[i] under all patterns but this one, masses normalised over the others.
         normalize: divide the masses by their sum, so that the energy does not change with the mere number of patterns.
 
     Returns:
@@ -81,7 +81,7 @@ def energy(
         >>> patterns = torch.eye(3, dtype=torch.float64)
         >>> energy(patterns, patterns, beta=2.0, normalize=False).round(decimals=4)
         tensor([-0.1198, -0.1198, -0.1198], dtype=torch.float64)
-        >>> energy(patterns, patterns, beta=2.0, exclude=torch.arange(3))  # each is at squared distance 2 from the others
+        >>> energy(patterns, patterns, beta=2.0, exclude=torch.arange(3))  # squared distance 2 to the others
         tensor([1., 1., 1.], dtype=torch.float64)
 
     Source: Takeda, Oizumi, Karakida, arXiv:2605.27975 (dot form).
@@ -211,7 +211,7 @@ def fixed_points(
         masses: (N,), >= 0; ones if None.
         similarity: ``"distance"`` or ``"dot"``.
         tol: largest change of a coordinate in the last step, > 0, in units of x.
-        max_iter: largest number of retrievals, >= 1. Points that still move then are returned as they are, with a warning.
+        max_iter: largest number of retrievals, >= 1. Points that still move then are returned as is, with a warning.
 
     Returns:
         (n, d) float64.
@@ -241,8 +241,8 @@ def fixed_points(
         if not len(moving):
             return points
     warnings.warn(
-        f"{len(moving)} of {len(points)} points still moved by more than tol={tol} after max_iter={max_iter} retrievals; "
-        "raise max_iter or tol.",
+        f"{len(moving)} of {len(points)} points still moved by more than tol={tol} after max_iter={max_iter} "
+        "retrievals; raise max_iter or tol.",
         stacklevel=2,
     )
     return points
