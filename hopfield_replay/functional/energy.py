@@ -6,7 +6,8 @@ With patterns xi_1..xi_N, masses w_mu >= 0 and inverse temperature beta > 0 a qu
 * ``similarity="dot"``: s_mu = beta <x, xi_mu> and E(x) = |x|^2 / 2 - (1/beta) log sum_mu w_mu exp(s_mu).
 
 Both have the gradient x - retrieval(x). The distance form is the noise-perturbed data density of a diffusion model at
-the timestep with signal-to-noise ratio beta (up to a constant); the dot form is that of Ramsauer et al. (arXiv:2008.02217)
+the timestep with signal-to-noise ratio beta (up to a constant); the dot form is that of Ramsauer et al.
+(arXiv:2008.02217)
 and of Takeda, Oizumi and Karakida (arXiv:2605.27975), for patterns of unit norm.
 """
 
