@@ -77,7 +77,7 @@ class ForgettingTracker:
         >>> for task, centre in enumerate([0.0, 9.0]):
         ...     data = TaskSource([centre + torch.arange(16.0).view(8, 2) / 16])
         ...     tracker.begin_task(data)
-        ...     tracker.end_task(data)
+        ...     record = tracker.end_task(data)
         >>> lost = tracker.history[1]["probes"][0]
         >>> bool((lost["energy"] > lost["energy_start"]).all())  # the second task is far from the first
         True
