@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hopfield_replay import functional as F
 from hopfield_replay.functional._validate import Similarity, as_matrix, check_beta, check_masses, check_similarity
-from hopfield_replay.temperature import Diagnosis, calibrate_beta, diagnose
+from hopfield_replay.temperature import Diagnosis, calibrate_beta, default_n_eff, diagnose
 
 
 class HopfieldMemory:
@@ -102,8 +102,3 @@ class HopfieldMemory:
     def diagnose(self) -> Diagnosis:
         """Whether energies at this beta can rank samples, and which beta would work if they cannot."""
         return diagnose(self.patterns, self.beta, masses=self.masses, similarity=self.similarity)
-
-
-def default_n_eff(count: int) -> float:
-    """The target of ``beta="auto"`` for ``count`` patterns: 5, or half of the others where there are fewer than 11."""
-    return min(5.0, (count - 1) / 2) if count > 3 else 1.5

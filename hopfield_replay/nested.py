@@ -3,13 +3,14 @@
 A leaf is a tensor of shape (n, ...) or a list of n strings (captions).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 Leaf = Tensor | list[str]
+Source = tuple[int, Callable[[Tensor], Any]]  # how many samples there are, and a function that returns some of them
 
 
 def _is_text(tree: Any) -> bool:
@@ -113,6 +114,24 @@ def concatenate(first: Any, second: Any) -> Any:
         raise ValueError(f"{path} is {_describe(a)} in one batch and {_describe(b)} in the other.")
 
     return map_leaves(join, first, second)
+
+
+def gather_from(sources: Sequence[Source], positions: Tensor) -> Any:
+    """Samples at these positions, counted through all sources one after the other, in this order."""
+    parts, order, start = [], [], 0
+    for count, read in sources:
+        mine = ((positions >= start) & (positions < start + count)).nonzero().flatten()
+        if len(mine):
+            found = read(positions[mine] - start)
+            if rows(found) != len(mine):
+                raise ValueError(f"{rows(found)} samples came back for {len(mine)} positions.")
+            parts.append(found)
+            order.append(mine)
+        start += count
+    joined = parts[0]
+    for part in parts[1:]:
+        joined = concatenate(joined, part)
+    return take(joined, torch.cat(order).argsort())
 
 
 def first_floating(tree: Any) -> tuple[str, Tensor] | None:

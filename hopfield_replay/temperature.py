@@ -118,6 +118,11 @@ def calibrate_beta(
     return math.sqrt(low * high)
 
 
+def default_n_eff(count: int) -> float:
+    """The target of ``beta="auto"`` for ``count`` patterns: 5, or half of the others where there are fewer than 11."""
+    return min(5.0, (count - 1) / 2) if count > 3 else 1.5
+
+
 @dataclass(frozen=True)
 class Diagnosis:
     """Whether energies at this beta can rank samples.

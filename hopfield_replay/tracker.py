@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.buffer import EnergyReplayBuffer
+from hopfield_replay.candidates import sample_keys
 from hopfield_replay.denoisers import Denoiser
 from hopfield_replay.distributed import broadcast, gather_rows, world
 from hopfield_replay.functional import effective_patterns, energy
@@ -15,7 +16,6 @@ from hopfield_replay.functional._validate import Similarity, check_beta, check_s
 from hopfield_replay.functional.diffusion import reconstruction_error
 from hopfield_replay.memory import HopfieldMemory
 from hopfield_replay.nested import first_floating, take
-from hopfield_replay.policies import sample_keys
 from hopfield_replay.source import TaskSource
 from hopfield_replay.storage import plain
 
@@ -125,7 +125,7 @@ class ForgettingTracker:
     def begin_task(
         self, source: TaskSource, *, prepare: Callable[[Any], Any] = _as_is, progress: Progress = _silent
     ) -> None:
-        """Read the new task's data, before a training step is spent on it.
+        """Read the new task's data, before a training step is spent on it, and refine the buffer's choice with it.
 
         Calling it again for a task that has begun (a resumed run) changes nothing.
 
@@ -138,7 +138,9 @@ class ForgettingTracker:
             ValueError: an empty task, NaN or infinite samples (their positions are named), too few samples for beta.
             TypeError: a batch in which no floating tensor is found.
         """
-        self._vectors(source, prepare, progress)
+        vectors, _, _ = self._vectors(source, prepare, progress)
+        if self.buffer is not None and self.open_task is None:
+            self.buffer.refine(vectors)
         self.open_task = self.next_task
 
     def end_task(
@@ -207,14 +209,30 @@ class ForgettingTracker:
             "probes": [_entry(probe, old) for probe, old in zip(probes, [*self._probes, None], strict=True)],
         }
         if self.buffer is not None:
-            energies = energy(vectors, vectors, beta, similarity=self.similarity, exclude=own)
+            kept = None
+            if len(self.buffer):
+                kept = energy(
+                    self.buffer.vectors.to(patterns.dtype),
+                    patterns,
+                    beta,
+                    masses=masses,
+                    similarity=self.similarity,
+                    exclude=_positions(self.buffer.ids, pattern_ids),
+                )
+            losses = None
+            if getattr(self.buffer.policy, "needs_losses", False):
+                losses = self._losses(source, denoiser, steps, prepare, progress)
+            if self.buffer.beta is None:
+                self.buffer.beta = beta
             self.buffer.update(
                 lambda chosen: broadcast(source.fetch(chosen) if world()[0] == 0 else None),
                 vectors,
                 ids=ids,
                 task=task,
                 labels=labels,
-                energies=energies,
+                energies=energy(vectors, vectors, beta, similarity=self.similarity, exclude=own),
+                losses=losses,
+                observed=kept,
             )
         for probe in probes:
             probe.setdefault("energy_start", probe["energy"])
@@ -342,6 +360,28 @@ class ForgettingTracker:
         mine = torch.cat(errors) if errors else torch.empty(0, len(steps), dtype=torch.float64)
         order = gather_rows(share).argsort()
         return gather_rows(mine)[order]
+
+    def _losses(
+        self,
+        source: TaskSource,
+        denoiser: Denoiser | None,
+        steps: list[int] | None,
+        prepare: Callable[[Any], Any],
+        progress: Progress,
+    ) -> Tensor:
+        """Mean reconstruction error of every training sample of the task, in the order of its positions."""
+        if denoiser is None or steps is None:
+            raise ValueError("This buffer's policy needs the model's loss on every sample, but no denoiser is known.")
+        positions, losses = [], []
+        for at, batch in progress(source.batches(), "Losses"):
+            ready = prepare(batch)
+            errors = reconstruction_error(
+                denoiser, _images(ready), steps, self.seed, ids=sample_ids(self.next_task, at), condition=ready
+            )
+            positions.append(at)
+            losses.append(errors.mean(1).cpu())
+        order = gather_rows(torch.cat(positions)).argsort()
+        return gather_rows(torch.cat(losses))[order]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that is needed to go on: tensors and plain Python only, loadable with ``weights_only=True``."""

@@ -174,7 +174,7 @@ class ForgettingMonitor(Callback):
         """The task's own loader, and the share of replay beside it."""
         loaders = trainer.train_dataloader
         if isinstance(loaders, list) and len(loaders) == 2 and isinstance(loaders[1], ReplayStream):
-            return loaders[0], loaders[1].replay_ratio
+            return loaders[0], loaders[1].share
         if loaders is None or isinstance(loaders, list | tuple | dict):
             raise MisconfigurationException(
                 f"A task's samples cannot be told from a training loader of type {type(loaders).__name__}; use one "
