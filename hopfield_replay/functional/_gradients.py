@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from hopfield_replay.functional._arguments import Arguments
 from hopfield_replay.functional._logsumexp import Sums
@@ -52,9 +51,14 @@ class Energy(torch.autograd.Function):
         return energy_of(queries, sums, arguments.beta, arguments.similarity, normalize)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradient x - retrieval to the queries; one more pass for patterns and masses, in float64."""
+        if torch.is_grad_enabled():
+            # otherwise a second derivative would silently lack this term
+            raise RuntimeError(
+                "energy() can be differentiated once, and its gradient has no graph (create_graph=True was asked for). "
+                "The gradient itself is x - retrieve(x, ...)."
+            )
         queries, patterns, masses, mean, log_mass, log_mean = ctx.saved_tensors
         to_queries = to_patterns = to_masses = None
         if ctx.needs_input_grad[0]:

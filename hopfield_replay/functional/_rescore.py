@@ -11,7 +11,7 @@ from hopfield_replay.functional.tiles import PatternTiles
 
 _NEGLIGIBLE_BITS = 24.0  # a pattern this far below the best one weighs less than the rounding of the sum
 _ROUNDING = 1e-6  # relative to the sum, of a sum of float32 numbers
-_NUMBERS = 1 << 20  # gathered at a time
+_NUMBERS = 1 << 18  # gathered at a time
 _LARGE_TILE = 1 << 62  # nothing is copied: as large as they come
 
 
@@ -37,36 +37,41 @@ class Best:
         top = maxima.amax(1)
         values, indices = self.values[window], self.indices[window]
         k = values.shape[1]
-        # the k-th of the strips' maxima bounds the k-th of all scores from below
-        least = torch.cat([values, maxima], 1).topk(k).values[:, -1]
         peak = torch.maximum(values[:, 0], top)
-        least = torch.maximum(least, peak - _NEGLIGIBLE_BITS).clamp_(min=torch.finfo(block.dtype).min)
+        least = torch.maximum(values[:, -1], peak - _NEGLIGIBLE_BITS).clamp_(min=torch.finfo(block.dtype).min)
         rows, strip = (maxima >= least[:, None]).nonzero(as_tuple=True)
-        if not len(rows):
-            return top
-        found = strips[rows, :, strip]
-        pair, step = (found >= least[rows, None]).nonzero(as_tuple=True)
-        self._insert(values, indices, rows[pair], found[pair, step], start + step * STRIPS + strip[pair])
+        if len(rows) > len(block) * k // 2:
+            # early tiles: the k-th of the strips' maxima bounds the k-th of all scores from below
+            least = torch.maximum(least, maxima.topk(min(k, STRIPS)).values[:, -1])
+            rows, strip = (maxima >= least[:, None]).nonzero(as_tuple=True)
+        if len(rows):
+            found = strips[rows, :, strip]
+            pair, step = (found >= least[rows, None]).nonzero(as_tuple=True)
+            self._insert(values, indices, rows[pair], found[pair, step], start + step * STRIPS + strip[pair])
         return top
 
     def _insert(self, values: Tensor, indices: Tensor, rows: Tensor, scores: Tensor, columns: Tensor) -> None:
         """Merge candidates, sorted by row, of which a row may have any number."""
-        counts = torch.bincount(rows, minlength=len(values))
-        place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+        touched, number, counts = torch.unique_consecutive(rows, return_inverse=True, return_counts=True)
+        place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[number]
         k, width = values.shape[1], int(counts.max())
-        candidates = values.new_full((len(values), k + width), -torch.inf)
-        where = indices.new_full((len(values), k + width), -1)
-        candidates[:, :k], where[:, :k] = values, indices
-        candidates[rows, k + place], where[rows, k + place] = scores, columns
+        candidates = values.new_full((len(touched), k + width), -torch.inf)
+        where = indices.new_full((len(touched), k + width), -1)
+        candidates[:, :k], where[:, :k] = values[touched], indices[touched]
+        candidates[number, k + place], where[number, k + place] = scores, columns
         kept = candidates.topk(k)
-        values.copy_(kept.values)
-        indices.copy_(where.gather(1, kept.indices))
+        values[touched] = kept.values
+        indices[touched] = where.gather(1, kept.indices)
 
     def correct(self, sums: Accumulator, patterns: PatternTiles) -> None:
         """Put the float64 scores of the best in place of their float32 scores. Reads the patterns once more."""
+        negligible = self.values < self.values[:, :1] - _NEGLIGIBLE_BITS
+        self.values.masked_fill_(negligible, -torch.inf)
+        self.indices.masked_fill_(negligible, -1)
+        offset = self._scores.offset()
         exact = torch.full_like(self.values, -torch.inf, dtype=torch.float64)
         for rows, place, chosen, masses in self._chosen(patterns):
-            exact[rows, place] = self._scores.exact(rows, chosen) + (0.0 if masses is None else masses.log2())
+            exact[rows, place] = self._scores.exact(rows, chosen, offset) + (0.0 if masses is None else masses.log2())
         before = sums.peak.masked_fill(sums.peak == -torch.inf, 0.0)
         old = (self.values.to(torch.float64) - before[:, None]).exp2_()
         # what is left after the best is rounding where it is this small

@@ -24,8 +24,11 @@ class TileShape:
     def of(cls, x: Tensor) -> "TileShape":
         """Tiles for which the product is fast while scores stay in the cache (measured, see tests/benchmarks)."""
         n, d = x.shape
-        rows, columns, elements = (256, 2048, 1 << 22) if x.device.type == "cpu" else (4096, 8192, 1 << 26)
-        columns = min(columns, max(columns // 4, elements // max(d, 1)))
+        if x.device.type == "cpu":
+            rows, columns, elements = 256 if d > 256 else 512, 2048, 1 << 22
+        else:
+            rows, columns, elements = 4096, 8192, 1 << 26
+        columns = min(columns, max(columns // 2, elements // max(d, 1)))
         return cls(min(rows, max(n, 1)), columns // STRIPS * STRIPS)
 
 
@@ -57,8 +60,8 @@ class Scores:
         self.x, self.similarity, self.shape = x, similarity, shape
         self.beta, self.scale = beta, beta * LOG2_E
         self.dtype = dtype
-        self.centre = centre.to(torch.float64)
-        self._near = self.centre.to(dtype)
+        # the centre is rounded once: queries and patterns of any dtype are moved by the same vector
+        self.centre = centre.to(dtype).to(torch.float64)
         n, d = x.shape
         self.blocks = [slice(row, min(n, row + shape.rows)) for row in range(0, n, shape.rows)]
         # as large as a tile of patterns at most: otherwise each block is made anew for each tile
@@ -67,19 +70,26 @@ class Scores:
         self._tile = torch.empty(0, dtype=dtype, device=x.device)
 
     def _block(self, window: slice) -> Tensor:
-        return (self.x[window].to(self.dtype) - self._near).mul_(self.scale)
+        return self._moved(self.x[window]).mul_(self.scale)
+
+    def _moved(self, points: Tensor, out: Tensor | None = None) -> Tensor:
+        """Centred points, subtracted in the wider of their dtype and ours, kept in ours."""
+        dtype = torch.promote_types(points.dtype, self.dtype)
+        out = torch.empty_like(points, dtype=self.dtype) if out is None else out
+        moved: Tensor = torch.sub(points.to(dtype), self.centre.to(dtype), out=out)
+        return moved
 
     def ready(self, tile: Tile, masses: bool = True) -> ReadyTile:
         """Centre a tile and compute its bias, with log2 of the masses or (``masses=False``) without."""
-        patterns = tile.patterns.to(self.dtype)
-        if self._tile.shape[0] < len(patterns):
-            self._tile = torch.empty_like(patterns)
-        centred = torch.sub(patterns, self._near, out=self._tile[: len(patterns)])
+        width = len(tile.patterns)
+        if self._tile.shape[0] < width:
+            self._tile = torch.empty_like(tile.patterns, dtype=self.dtype)
+        centred = self._moved(tile.patterns, self._tile[:width])
         if self.similarity == "distance":
             bias = torch.linalg.vector_norm(centred, dim=1, dtype=torch.float64).square_().mul_(-0.5 * self.scale)
         else:
             # products rounded one by one (their errors average), summed in float64
-            bias = (centred * self._near).sum(1, dtype=torch.float64).mul_(self.scale)
+            bias = (centred * self.centre.to(self.dtype)).sum(1, dtype=torch.float64).mul_(self.scale)
         if masses and tile.masses is not None:
             bias += tile.masses.log2()
         return ReadyTile(tile, centred, bias)
@@ -113,12 +123,13 @@ class Scores:
         largest = [(self.x[window] - self.centre).square_().sum(1).amax() for window in self.blocks]
         return self.beta * float(max(largest, default=0.0))
 
-    def exact(self, rows: Tensor, patterns: Tensor) -> Tensor:
+    def exact(self, rows: Tensor, patterns: Tensor, offset: Tensor) -> Tensor:
         """Scores, in float64 and without masses, of pairs: queries ``rows`` (p,) and ``patterns`` (p, d)."""
         queries = self.x[rows]
         if self.similarity == "distance":
-            near = queries.to(torch.float64) - self.centre
-            # the difference itself is exact to rounding: no cancellation is left in its square
-            square = (queries.to(torch.float64) - patterns.to(torch.float64)).square_().sum(1)
-            return 0.5 * self.scale * (near.square_().sum(1) - square)
+            # rounding of the differences is relative to them: nothing cancels in the sum of their squares
+            dtype = torch.promote_types(torch.promote_types(queries.dtype, patterns.dtype), self.dtype)
+            between = queries.to(dtype) - patterns.to(dtype)
+            square: Tensor = torch.linalg.vector_norm(between, dim=1, dtype=torch.float64).square_()
+            return square.mul_(-0.5 * self.scale).sub_(offset[rows], alpha=LOG2_E)
         return self.scale * (queries.to(torch.float64) * (patterns.to(torch.float64) - self.centre)).sum(1)

@@ -12,7 +12,7 @@ from hopfield_replay.functional._scores import LOG2_E, ReadyTile, Scores, TileSh
 from hopfield_replay.functional._validate import Similarity
 from hopfield_replay.functional.tiles import PatternTiles, Tile
 
-Precision = Literal["auto", "float64", "float32"]
+Precision = Literal["auto", "float64", "float32", "fast"]
 
 SMALL_PROBLEM = 10**9  # n N d up to which float64 costs a fraction of a second
 BEST = 16  # scores of each query that are computed again in float64
@@ -65,7 +65,8 @@ def stream(
     scores = Scores(x, centre, beta, similarity, dtype, TileShape.of(x))
     flat = sums_of_flat(scores, patterns, exclude)
     if flat is None or square or mean:
-        result = sums_of(scores, patterns, exclude, square, mean)
+        rescored = BEST if dtype != torch.float64 and precision != "fast" else 0
+        result = sums_of(scores, patterns, exclude, square, mean, rescored)
         result = result if flat is None else replace(result, log_mean=flat.log_mean)
     else:
         result = flat
@@ -74,10 +75,12 @@ def stream(
     return result if patterns.group is None else gather(result, patterns.group)
 
 
-def sums_of(scores: Scores, patterns: PatternTiles, exclude: Tensor | None, square: bool, mean: bool) -> Sums:
-    """Largest score and sums relative to it, tile by tile."""
+def sums_of(
+    scores: Scores, patterns: PatternTiles, exclude: Tensor | None, square: bool, mean: bool, rescored: int
+) -> Sums:
+    """Largest score and sums relative to it, tile by tile; the ``rescored`` best are computed again in float64."""
     sums = Accumulator(scores.x, square=square, mean=mean)
-    best = Best(scores, BEST) if scores.dtype == torch.float32 else None
+    best = Best(scores, rescored) if rescored else None
     for tile in patterns.tiles(scores.shape.columns):
         ready = scores.ready(tile)
         sums.mass += tile_mass(tile, exclude, len(scores.x))

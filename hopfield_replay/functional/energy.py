@@ -11,12 +11,14 @@ the timestep with signal-to-noise ratio beta (up to a constant); the dot form is
 and of Takeda, Oizumi and Karakida (arXiv:2605.27975), for patterns of unit norm.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from hopfield_replay.functional._arguments import Arguments, check, common_centre
-from hopfield_replay.functional._gradients import Energy
-from hopfield_replay.functional._stream import Precision
+from hopfield_replay.functional._gradients import Energy, energy_of
+from hopfield_replay.functional._stream import Precision, stream
 from hopfield_replay.functional._validate import Similarity
 from hopfield_replay.functional.tiles import PatternTiles
 
@@ -47,7 +49,8 @@ def energy(
             leave-one-out energy: that of x[i] under all patterns but this one, masses normalised over the others.
         normalize: divide the masses by their sum, so that the energy does not change with the mere number of patterns.
         precision: ``"float64"``; ``"float32"``, in which the best 16 scores of each query are computed again in
-            float64; or ``"auto"``: float64 for float64 inputs and small problems (n N d <= 1e9), float32 otherwise.
+            float64; ``"fast"``: float32 without that; or ``"auto"``: float64 for float64 inputs and small problems
+            (n N d <= 1e9), float32 otherwise.
 
     Returns:
         (n,) float64, in units of squared distance. +inf where no mass is left (no patterns, or all masses zero).
@@ -68,6 +71,74 @@ def energy(
     """
     arguments = check(x, patterns, beta, masses, similarity, exclude, precision)
     return differentiable(arguments, normalize, None)
+
+
+@dataclass(frozen=True)
+class EnergyPass:
+    """What one pass over the patterns tells about n queries.
+
+    Attributes:
+        energy: (n,) float64.
+        retrieval: (n, d) float64, the responsibility-weighted mean of the patterns.
+        gradient: (n, d) float64, of the energy with respect to the query: x - retrieval.
+    """
+
+    energy: Tensor
+    retrieval: Tensor
+    gradient: Tensor
+
+
+def energy_and_retrieval(
+    x: Tensor,
+    patterns: Tensor | PatternTiles,
+    beta: float,
+    *,
+    masses: Tensor | None = None,
+    similarity: Similarity = "distance",
+    exclude: Tensor | None = None,
+    normalize: bool = True,
+    precision: Precision = "auto",
+) -> EnergyPass:
+    r"""Energy, retrieval and gradient :math:`\nabla E(x) = x - \sum_\mu p_\mu(x)\, \xi_\mu` from one pass.
+
+    Args:
+        x: queries, (n, d) or (n, *shape).
+        patterns: (N, d) or (N, *shape).
+        beta: inverse temperature, > 0.
+        masses: (N,), >= 0; ones if None.
+        similarity: ``"distance"`` or ``"dot"``.
+        exclude: (n,) index of the pattern that x[i] itself is, -1 for none.
+        normalize: as in :func:`energy`.
+        precision: as in :func:`energy`.
+
+    Returns:
+        Three tensors without autograd history. Where no mass is left: energy +inf, retrieval 0, gradient x.
+
+    Raises:
+        ValueError, TypeError: as :func:`energy`.
+
+    Example:
+        >>> import torch
+        >>> found = energy_and_retrieval(torch.zeros(1, 2), torch.eye(2), beta=1.0)
+        >>> found.energy.tolist(), found.retrieval.tolist(), found.gradient.tolist()
+        ([0.5], [[0.5, 0.5]], [[-0.5, -0.5]])
+
+    Source: arXiv:2008.02217, equations 2 and 3.
+    """
+    arguments = check(x, patterns, beta, masses, similarity, exclude, precision)
+    queries = arguments.queries.detach()
+    sums = stream(
+        queries,
+        arguments.patterns,
+        arguments.beta,
+        similarity=similarity,
+        exclude=arguments.exclude,
+        mean=True,
+        precision=precision,
+    )
+    assert sums.mean is not None
+    energies = energy_of(queries, sums, arguments.beta, similarity, normalize)
+    return EnergyPass(energies, sums.mean, queries - sums.mean)
 
 
 def differentiable(arguments: Arguments, normalize: bool, centre: Tensor | None) -> Tensor:
@@ -103,7 +174,8 @@ def energy_rise(
         exclude_old: (n,) index in ``old`` of the pattern that x[i] itself is, -1 for none (leave-one-out).
         normalize: divide each set's masses by their sum; otherwise the number of patterns alone changes the energy.
         precision: ``"float64"``; ``"float32"``, in which the best 16 scores of each query are computed again in
-            float64; or ``"auto"``: float64 for float64 inputs and small problems (n N d <= 1e9), float32 otherwise.
+            float64; ``"fast"``: float32 without that; or ``"auto"``: float64 for float64 inputs and small problems
+            (n N d <= 1e9), float32 otherwise.
 
     Returns:
         (n,) float64, in units of squared distance; positive: forgotten. +inf if ``new`` holds no mass, -inf if ``old``
@@ -127,4 +199,4 @@ def energy_rise(
     return (new_energy - old_energy).masked_fill((new_energy == torch.inf) & (old_energy == torch.inf), 0.0)
 
 
-__all__ = ["energy", "energy_rise"]
+__all__ = ["EnergyPass", "energy", "energy_and_retrieval", "energy_rise"]

@@ -91,7 +91,8 @@ def effective_patterns(
         similarity: ``"distance"`` or ``"dot"``.
         exclude: (n,) index of the pattern that x[i] itself is, -1 for none.
         precision: ``"float64"``; ``"float32"``, in which the best 16 scores of each query are computed again in
-            float64; or ``"auto"``: float64 for float64 inputs and small problems (n N d <= 1e9), float32 otherwise.
+            float64; ``"fast"``: float32 without that; or ``"auto"``: float64 for float64 inputs and small problems
+            (n N d <= 1e9), float32 otherwise.
 
     Returns:
         (n,) float64 in [1, N]; 0 where no mass is left.

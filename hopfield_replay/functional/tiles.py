@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hopfield_replay.functional._validate import as_matrix, check_masses, flatten
 
-_SAMPLED_ROWS = 4096  # any vector near the patterns serves as the centre; these rows give one
+_SAMPLED_ROWS = 512  # any vector near the patterns serves as the centre; these rows give one
 Batch = Tensor | tuple[Tensor, Tensor] | list[Tensor]
 
 
@@ -154,7 +154,7 @@ class _Survey:
 
 def _sample(patterns: Tensor) -> _Survey:
     count = len(patterns)
-    sampled = patterns[:: max(1, count // _SAMPLED_ROWS)]
+    sampled = patterns[:: max(1, -(-count // _SAMPLED_ROWS))]
     centre = (count, sampled.mean(0, dtype=torch.float64)) if count else None
     return _Survey(count, 0, patterns.shape[1], patterns.device, patterns.dtype, centre)
 
