@@ -1,0 +1,110 @@
+"""HopfieldMemory: patterns, masses and inverse temperature as one object."""
+
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+
+from hopfield_replay import functional as F
+from hopfield_replay.functional._validate import as_matrix, check_beta, check_masses, check_similarity
+from hopfield_replay.functional.energy import Similarity
+from hopfield_replay.temperature import Diagnosis, calibrate_beta, diagnose
+
+
+class HopfieldMemory:
+    r"""A modern Hopfield network: stored patterns with masses, and the energy they give to any query.
+
+    .. math:: E_d(x) = -\frac1\beta \log \sum_\mu w_\mu e^{-\beta|x-\xi_\mu|^2/2}, \quad \sum_\mu w_\mu = 1
+
+    Args:
+        patterns: (N, d) or (N, *shape), floating and finite; N >= 1, and N >= 3 for ``beta="auto"``.
+        beta: inverse temperature, > 0; ``"auto"`` calibrates it to a median leave-one-out n_eff of 5 (less for fewer
+            than 11 patterns, see :func:`~hopfield_replay.calibrate_beta`).
+        masses: (N,), >= 0; ones if None. They are normalised to sum 1 inside every energy.
+        similarity: ``"distance"`` (images, latents) or ``"dot"`` (unit-norm patterns).
+
+    Raises:
+        ValueError: no patterns, or values and shapes that do not fit.
+        TypeError: patterns that are not a floating tensor.
+
+    Example:
+        >>> import torch
+        >>> memory = HopfieldMemory(torch.eye(4), beta=8.0)
+        >>> memory.energy(torch.zeros(1, 4))
+        tensor([0.5000], dtype=torch.float64)
+        >>> memory.energy(torch.eye(4), exclude=torch.arange(4))  # leave-one-out
+        tensor([1., 1., 1., 1.], dtype=torch.float64)
+
+    Source: Takeda, Oizumi, Karakida, arXiv:2605.27975; Ramsauer et al., arXiv:2008.02217.
+    """
+
+    def __init__(
+        self,
+        patterns: Tensor,
+        beta: float | Literal["auto"] = "auto",
+        *,
+        masses: Tensor | None = None,
+        similarity: Similarity = "distance",
+    ) -> None:
+        check_similarity(similarity)
+        self.patterns = as_matrix(patterns, "patterns")
+        if not len(self.patterns):
+            raise ValueError("A HopfieldMemory needs at least one pattern, got none (an empty data set?).")
+        self.masses = check_masses(masses, self.patterns)
+        self.similarity: Similarity = similarity
+        if isinstance(beta, str):
+            if beta != "auto":
+                raise ValueError(f'beta must be a number or "auto", got {beta!r}.')
+            self.beta = calibrate_beta(
+                self.patterns, n_eff=default_n_eff(len(self.patterns)), similarity=similarity, masses=self.masses
+            )
+        else:
+            self.beta = check_beta(beta)
+
+    def __len__(self) -> int:
+        return len(self.patterns)
+
+    def __repr__(self) -> str:
+        n, d = self.patterns.shape
+        return f"HopfieldMemory(patterns=({n}, {d}), beta={self.beta:.6g}, similarity={self.similarity!r})"
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move patterns and masses to a device, in place; returns the memory itself."""
+        self.patterns = self.patterns.to(device)
+        self.masses = None if self.masses is None else self.masses.to(device)
+        return self
+
+    def energy(self, x: Tensor, *, exclude: Tensor | None = None) -> Tensor:
+        """Energy (n,) of queries (n, *shape); ``exclude`` (n,): index of the pattern that x[i] itself is, -1: none."""
+        return F.energy(x, self.patterns, self.beta, masses=self.masses, similarity=self.similarity, exclude=exclude)
+
+    def responsibilities(self, x: Tensor, *, exclude: Tensor | None = None) -> Tensor:
+        """Responsibility (n, N) of each pattern for each query."""
+        return F.responsibilities(
+            x, self.patterns, self.beta, masses=self.masses, similarity=self.similarity, exclude=exclude
+        )
+
+    def retrieve(self, x: Tensor, *, steps: int = 1) -> Tensor:
+        """Retrieval (n, d) after ``steps`` updates."""
+        return F.retrieve(x, self.patterns, self.beta, masses=self.masses, similarity=self.similarity, steps=steps)
+
+    def fixed_points(self, x: Tensor, *, tol: float = 1e-10, max_iter: int = 1000) -> Tensor:
+        """Fixed point (n, d) that is reached from each query."""
+        return F.fixed_points(
+            x, self.patterns, self.beta, masses=self.masses, similarity=self.similarity, tol=tol, max_iter=max_iter
+        )
+
+    def effective_patterns(self, x: Tensor, *, exclude: Tensor | None = None) -> Tensor:
+        """Effective number of patterns (n,) that share each query."""
+        return F.effective_patterns(
+            x, self.patterns, self.beta, masses=self.masses, similarity=self.similarity, exclude=exclude
+        )
+
+    def diagnose(self) -> Diagnosis:
+        """Whether energies at this beta can rank samples, and which beta would work if they cannot."""
+        return diagnose(self.patterns, self.beta, masses=self.masses, similarity=self.similarity)
+
+
+def default_n_eff(count: int) -> float:
+    """The target of ``beta="auto"`` for ``count`` patterns: 5, or half of the others where there are fewer than 11."""
+    return min(5.0, (count - 1) / 2) if count > 3 else 1.5
