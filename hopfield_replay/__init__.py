@@ -10,8 +10,29 @@ __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
     from hopfield_replay import functional as functional
+    from hopfield_replay.buffer import EnergyReplayBuffer as EnergyReplayBuffer
+    from hopfield_replay.lightning import ForgettingMonitor as ForgettingMonitor
+    from hopfield_replay.lightning import ReplayDataModule as ReplayDataModule
+    from hopfield_replay.lightning import ReplayLoader as ReplayLoader
+    from hopfield_replay.lightning import fit_tasks as fit_tasks
+    from hopfield_replay.memory import HopfieldMemory as HopfieldMemory
+    from hopfield_replay.source import TaskSource as TaskSource
+    from hopfield_replay.temperature import Diagnosis as Diagnosis
+    from hopfield_replay.temperature import calibrate_beta as calibrate_beta
+    from hopfield_replay.tracker import ForgettingTracker as ForgettingTracker
 
-_HOMES: dict[str, str] = {}
+_HOMES = {
+    "Diagnosis": "temperature",
+    "EnergyReplayBuffer": "buffer",
+    "ForgettingMonitor": "lightning",
+    "ForgettingTracker": "tracker",
+    "HopfieldMemory": "memory",
+    "ReplayDataModule": "lightning",
+    "ReplayLoader": "lightning",
+    "TaskSource": "source",
+    "calibrate_beta": "temperature",
+    "fit_tasks": "lightning",
+}
 
 
 def __getattr__(name: str) -> Any:

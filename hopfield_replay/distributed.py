@@ -1,0 +1,42 @@
+"""The few collectives the ledger needs; without a process group each is the identity."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world() -> tuple[int, int]:
+    """This process's rank and the number of processes."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def gather_rows(tensor: Tensor) -> Tensor:
+    """Rows of all ranks, in the order of the ranks, on the tensor's device; ranks may hold different numbers of rows.
+
+    The trailing shape and the dtype must be the same on every rank.
+    """
+    size = world()[1]
+    if size == 1:
+        return tensor
+    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+    counts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(size)]
+    dist.all_gather(counts, torch.tensor([len(tensor)], device=device))
+    most = max(int(count) for count in counts)
+    padded = torch.zeros(most, *tensor.shape[1:], dtype=tensor.dtype, device=device)
+    padded[: len(tensor)] = tensor
+    parts = [torch.empty_like(padded) for _ in range(size)]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)]).to(tensor.device)
+
+
+def broadcast(value: Any) -> Any:
+    """Rank 0's value, on every rank; any nesting of tensors and plain Python."""
+    if world()[1] == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]

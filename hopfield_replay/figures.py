@@ -1,0 +1,54 @@
+"""Figures of forgetting; needs matplotlib (pip install "hopfield-replay[tensorboard]")."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hopfield_replay.table import error_rise
+
+try:
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise ImportError('Figures need matplotlib: pip install "hopfield-replay[tensorboard]".') from error
+
+
+def energy_against_forgetting(record: dict[str, Any]) -> Figure | None:
+    """Per-sample scatter after one task: what the energies say against what the model lost.
+
+    Left: reconstruction forgetting against the energy before the task change; right: against the energy rise. Each dot
+    is a probe of an earlier task; Spearman's rank correlation is in the titles. None if there is nothing to show.
+
+    Args:
+        record: one entry of a ForgettingTracker's history, of a task after the first, measured with a denoiser.
+    """
+    earlier = [(p, r) for p in record["probes"] if p["task"] < record["task"] and (r := error_rise(p)) is not None]
+    if not earlier:
+        return None
+    figure = Figure(figsize=(9.0, 4.0), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for axis, name, label in (
+        (axes[0], "energy_start", "energy after its own task"),
+        (axes[1], "rise", "energy rise since its own task"),
+    ):
+        for probe, rise in earlier:
+            x = probe["energy"] - probe["energy_start"] if name == "rise" else probe["energy_start"]
+            rho = spearman(x, rise)
+            axis.scatter(x, rise, s=8, alpha=0.5, linewidths=0, label=f"task {probe['task']}: Spearman {rho:+.2f}")
+        axis.set_xlabel(label)
+        axis.axhline(0.0, color="0.7", linewidth=0.8, zorder=0)
+        axis.legend(fontsize="small", frameon=False)
+    axes[0].set_ylabel("reconstruction forgetting")
+    figure.suptitle(f"After task {record['task']}")
+    return figure
+
+
+def spearman(a: Tensor, b: Tensor) -> float:
+    """Spearman's rank correlation, ties ranked by their mean; nan if one side is constant."""
+    return float(torch.corrcoef(torch.stack([_ranks(a), _ranks(b)]))[0, 1])
+
+
+def _ranks(values: Tensor) -> Tensor:
+    _, inverse, counts = values.unique(return_inverse=True, return_counts=True)
+    ends = counts.cumsum(0).to(torch.float64)
+    return (ends - (counts - 1) / 2)[inverse]

@@ -1,0 +1,136 @@
+"""fit_tasks: one Trainer, one fit for each task, resumable at the right task."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+
+class TaskCursor(Callback):
+    """Remembers in every checkpoint which task was being trained, and at which step it began."""
+
+    def __init__(self) -> None:
+        self.task = 0
+        self.first_step = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The task at hand."""
+        return {"task": self.task, "first_step": self.first_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with that task."""
+        self.task, self.first_step = state_dict["task"], state_dict["first_step"]
+
+
+def fit_tasks(
+    trainer: Trainer,
+    model: LightningModule,
+    datamodules: Sequence[LightningDataModule | Iterable[Any]],
+    *,
+    ckpt_path: str | os.PathLike[str] | None = None,
+) -> None:
+    """Train on one task after the other: ``trainer.fit`` for each, with fresh limits each time.
+
+    The trainer's ``max_epochs`` and ``max_steps`` hold for each task. Optimizers and schedulers start anew with each
+    task, ``current_epoch`` starts at 0, ``global_step`` goes on. Give the trainer a ForgettingMonitor to measure the
+    boundaries and to fill the buffer.
+
+    Args:
+        trainer: used for all tasks; its callbacks see every task.
+        model: any LightningModule.
+        datamodules: one for each task, in order: LightningDataModules (such as ReplayDataModule) or training loaders.
+        ckpt_path: a checkpoint written during an earlier call with the same tasks; training goes on in the task in
+            which it was written. ``"last"`` takes the newest ``last*.ckpt`` of the trainer's ModelCheckpoint callbacks.
+
+    Raises:
+        ValueError: no tasks.
+        TypeError: one datamodule in place of a list.
+        MisconfigurationException: a checkpoint that was not written under fit_tasks, or of a task that is not there.
+
+    Example:
+        >>> import warnings; warnings.simplefilter("ignore")
+        >>> from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
+        >>> from torch.utils.data import DataLoader
+        >>> trainer = Trainer(max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False,
+        ...     enable_progress_bar=False, enable_model_summary=False)
+        >>> tasks = [DataLoader(RandomDataset(32, 8), batch_size=4) for _ in range(3)]
+        >>> fit_tasks(trainer, BoringModel(), tasks)
+        >>> trainer.global_step  # 3 tasks of 2 epochs of 2 batches
+        12
+    """
+    if isinstance(datamodules, LightningDataModule) or not isinstance(datamodules, Sequence):
+        raise TypeError(f"datamodules must be a list with one entry for each task, got {type(datamodules).__name__}.")
+    if not datamodules:
+        raise ValueError("datamodules is empty: there is no task to train.")
+    cursor = next((callback for callback in trainer.callbacks if isinstance(callback, TaskCursor)), None)
+    if cursor is None:
+        cursor = TaskCursor()
+        trainer.callbacks.insert(0, cursor)
+    _warn_of_leaks(trainer, len(datamodules))
+    start = 0
+    if ckpt_path is not None:
+        ckpt_path = _resolve(trainer, ckpt_path)
+        start, cursor.first_step = _position(ckpt_path, len(datamodules))
+    steps_per_task = trainer.max_steps
+    try:
+        for task in range(start, len(datamodules)):
+            cursor.task = task
+            if task > start or ckpt_path is None:
+                cursor.first_step = trainer.global_step
+                trainer.fit_loop.epoch_progress.reset()
+            if steps_per_task > 0:
+                trainer.fit_loop.epoch_loop.max_steps = cursor.first_step + steps_per_task
+            rank_zero_info(f"Task {task + 1} of {len(datamodules)}")
+            data = datamodules[task]
+            where = {"datamodule": data} if isinstance(data, LightningDataModule) else {"train_dataloaders": data}
+            trainer.fit(model, **where, ckpt_path=ckpt_path if task == start else None)  # type: ignore[arg-type]
+    finally:
+        trainer.fit_loop.epoch_loop.max_steps = steps_per_task
+
+
+def _warn_of_leaks(trainer: Trainer, tasks: int) -> None:
+    leaking = [
+        type(callback).__name__
+        for callback in trainer.callbacks
+        if isinstance(callback, EarlyStopping)
+        or (isinstance(callback, ModelCheckpoint) and callback.monitor is not None)
+    ]
+    if leaking and tasks > 1:
+        rank_zero_warn(
+            f"{', '.join(leaking)} keep what they saw of one task (patience, best score) for the next. Compare scores "
+            "across tasks with care, or use one trainer for each task."
+        )
+
+
+def _resolve(trainer: Trainer, ckpt_path: str | os.PathLike[str]) -> str:
+    if str(ckpt_path) == "last":
+        folders = {Path(c.dirpath) for c in trainer.checkpoint_callbacks if getattr(c, "dirpath", None)}
+        found = sorted((f for folder in folders for f in folder.glob("last*.ckpt")), key=lambda f: f.stat().st_mtime)
+        if not found:
+            raise MisconfigurationException(
+                'ckpt_path="last" found no last*.ckpt; give ModelCheckpoint(dirpath=..., save_last=True), or the file.'
+            )
+        return str(found[-1])
+    if not Path(ckpt_path).is_file():
+        raise MisconfigurationException(f'ckpt_path must be a checkpoint file or "last", got {str(ckpt_path)!r}.')
+    return str(ckpt_path)
+
+
+def _position(ckpt_path: str, tasks: int) -> tuple[int, int]:
+    state = torch.load(ckpt_path, map_location="cpu", weights_only=True, mmap=True)
+    cursor = state.get("callbacks", {}).get(TaskCursor().state_key)
+    if cursor is None:
+        raise MisconfigurationException(
+            f"{ckpt_path} does not say in which task it was written; only checkpoints written under fit_tasks do."
+        )
+    if cursor["task"] >= tasks:
+        raise MisconfigurationException(
+            f"{ckpt_path} was written in task {cursor['task'] + 1}, but only {tasks} tasks were given."
+        )
+    return cursor["task"], cursor["first_step"]

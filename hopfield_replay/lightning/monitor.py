@@ -1,0 +1,214 @@
+"""ForgettingMonitor: the callback that keeps the ledger of a Trainer's task sequence."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from hopfield_replay.buffer import EnergyReplayBuffer
+from hopfield_replay.denoisers import Denoiser, find_denoiser
+from hopfield_replay.functional.energy import Similarity
+from hopfield_replay.lightning.logging import log_record
+from hopfield_replay.lightning.replay_loader import ReplayStream
+from hopfield_replay.source import TaskSource
+from hopfield_replay.table import forgetting_table
+from hopfield_replay.tracker import ForgettingTracker
+
+
+class ForgettingMonitor(Callback):
+    """Tracks per-sample Hopfield energy and reconstruction error across task boundaries, and fills the buffer.
+
+    One fit is one task. At its start the task's data is read (so bad samples stop the run before a step is spent); at
+    its end probes of all tasks are measured, the buffer takes its share of the task, and everything is logged. Works
+    on any
+    LightningModule: energies need data only; reconstruction errors need a denoiser, which is found on the module where
+    it holds a diffusers network and scheduler, or is given. List a weight-averaging callback before this one.
+
+    Args:
+        buffer: filled at every boundary; None: measure only.
+        beta: inverse temperature, or ``"auto"``: a median leave-one-out n_eff of 5 on the first task.
+        similarity: ``"distance"`` or ``"dot"``.
+        encoder: maps a batch (on the device, after the transfer hooks) to vectors (n, d), the space of the energies;
+            None: the first floating tensor of the batch, flattened.
+        denoiser: a Denoiser, or a function from the LightningModule to one; None: looked for on the module.
+        probe_size: samples of each task that are followed.
+        timesteps: timesteps of the reconstruction error; None: 10, 20, 30, 40 and 50 % of the denoiser's range.
+        probe_source: ``"train"``, or ``"val"``: probes come from the task's (first) validation loader, so that they
+            were never trained on.
+        seed: of the probes and of the noise.
+
+    Raises:
+        MisconfigurationException: a strategy under which boundaries cannot be measured (ddp_spawn, sharded models), or
+            data in which a task's samples cannot be found.
+
+    Example:
+        >>> monitor = ForgettingMonitor(EnergyReplayBuffer(100), probe_size=64)
+        >>> print(monitor.table())
+        No task has ended yet.
+    """
+
+    def __init__(
+        self,
+        buffer: EnergyReplayBuffer | None = None,
+        *,
+        beta: float | Literal["auto"] = "auto",
+        similarity: Similarity = "distance",
+        encoder: Callable[[Any], Tensor] | None = None,
+        denoiser: Denoiser | Callable[[LightningModule], Denoiser] | None = None,
+        probe_size: int = 512,
+        timesteps: Sequence[int] | None = None,
+        probe_source: Literal["train", "val"] = "train",
+        seed: int = 0,
+    ) -> None:
+        if probe_source not in ("train", "val"):
+            raise ValueError(f'probe_source must be "train" or "val", got {probe_source!r}.')
+        self.tracker = ForgettingTracker(
+            buffer,
+            beta=beta,
+            similarity=similarity,
+            encoder=encoder,
+            probe_size=probe_size,
+            timesteps=timesteps,
+            seed=seed,
+        )
+        self.denoiser = denoiser
+        self.probe_source = probe_source
+        self._ran = False
+        self._warned = False
+
+    @property
+    def buffer(self) -> EnergyReplayBuffer | None:
+        """The buffer that is filled."""
+        return self.tracker.buffer
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One record for each finished task; see :meth:`ForgettingTracker.end_task` for its entries."""
+        return self.tracker.history
+
+    def table(self) -> str:
+        """Mean intrinsic and reconstruction forgetting of every task after every task, as text."""
+        return forgetting_table(self.history)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse strategies under which a boundary cannot be measured."""
+        if stage != "fit":
+            return
+        self._ran = False
+        strategy = trainer.strategy
+        # the public name of what starts the processes; only plain subprocesses keep callbacks between fits
+        launcher = getattr(strategy, "_start_method", "popen") if isinstance(strategy, DDPStrategy) else "popen"
+        if launcher != "popen":
+            raise MisconfigurationException(
+                f'strategy="ddp_{launcher}" ends its processes with every fit and loses what the callback knows; use '
+                'strategy="ddp".'
+            )
+        sharded: tuple[type, ...] = (FSDPStrategy, ModelParallelStrategy)
+        if isinstance(strategy, sharded) or type(strategy).__name__ == "DeepSpeedStrategy":
+            raise MisconfigurationException(
+                f"{type(strategy).__name__} cannot run the model outside of a training step (Lightning issue 20255), "
+                "so probes cannot be measured; use a strategy that keeps whole models, such as ddp."
+            )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the task's data."""
+        self._ran = True
+        loader, _ = self._training(trainer)
+        self.tracker.begin_task(
+            self._source(trainer, loader), prepare=trainer.strategy.batch_to_device, progress=_bar(trainer)
+        )
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure, choose and log."""
+        self._end_task(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make up for a boundary that a crash cut off, and say so when a fit did nothing."""
+        if self._ran:
+            return
+        if self.tracker.open_task is not None:  # killed between the task's last checkpoint and on_train_end
+            self._end_task(trainer, pl_module)
+        elif self.history:
+            rank_zero_warn(
+                f"This fit trained nothing: the trainer's limits (max_epochs={trainer.max_epochs}, "
+                f"max_steps={trainer.max_steps}) were already reached by the fits before it. Use "
+                "hopfield_replay.fit_tasks(trainer, model, datamodules), which renews them for every task."
+            )
+
+    def _end_task(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loader, replay_ratio = self._training(trainer)
+        probes = None
+        if self.probe_source == "val":
+            probes = self._source(trainer, self._validation(trainer))
+        record = self.tracker.end_task(
+            self._source(trainer, loader),
+            denoiser=self._find_denoiser(pl_module),
+            replay_ratio=replay_ratio,
+            probe_source=probes,
+            prepare=trainer.strategy.batch_to_device,
+            progress=_bar(trainer),
+        )
+        log_record(trainer, record, self.buffer)
+
+    def _find_denoiser(self, pl_module: LightningModule) -> Denoiser | None:
+        if isinstance(self.denoiser, Denoiser):
+            return self.denoiser
+        if callable(self.denoiser):
+            return self.denoiser(pl_module)
+        found = find_denoiser(pl_module)
+        if found is None and not self._warned:
+            self._warned = True
+            rank_zero_warn(
+                f"No denoiser was found on {type(pl_module).__name__}: only energies are measured, no reconstruction "
+                "errors. Pass ForgettingMonitor(denoiser=...), an object with num_timesteps, noise, predict_clean and "
+                "snr, e.g. hopfield_replay.denoisers.DiffusersDenoiser(unet, scheduler)."
+            )
+        return found
+
+    def _training(self, trainer: Trainer) -> tuple[Iterable[Any], float]:
+        """The task's own loader, and the share of replay beside it."""
+        loaders = trainer.train_dataloader
+        if isinstance(loaders, list) and len(loaders) == 2 and isinstance(loaders[1], ReplayStream):
+            return loaders[0], loaders[1].replay_ratio
+        if loaders is None or isinstance(loaders, list | tuple | dict):
+            raise MisconfigurationException(
+                f"A task's samples cannot be told from a training loader of type {type(loaders).__name__}; use one "
+                "DataLoader for each task (wrapped in ReplayDataModule for replay)."
+            )
+        return loaders, 0.0
+
+    def _validation(self, trainer: Trainer) -> Iterable[Any]:
+        loaders = trainer.val_dataloaders
+        if isinstance(loaders, list | tuple) and loaders:
+            loaders = loaders[0]
+        if loaders is None or isinstance(loaders, list | tuple | dict):
+            raise MisconfigurationException(
+                'probe_source="val" needs a validation loader in the task\'s datamodule (and a validation_step in the '
+                'module); use probe_source="train" without one.'
+            )
+        return loaders  # type: ignore[no-any-return]
+
+    def _source(self, trainer: Trainer, loader: Iterable[Any]) -> TaskSource:
+        return TaskSource(loader, limit=1 if trainer.fast_dev_run else None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The ledger and the buffer."""
+        return self.tracker.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the ledger and the buffer of a checkpoint."""
+        self.tracker.load_state_dict(state_dict)
+
+
+def _bar(trainer: Trainer) -> Callable[[Iterable[Any], str], Iterable[Any]]:
+    shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
+
+    def wrap(iterable: Iterable[Any], description: str) -> Iterable[Any]:
+        return tqdm(iterable, desc=description, leave=False, disable=not shown, delay=1.0)  # type: ignore[no-any-return]
+
+    return wrap

@@ -1,0 +1,122 @@
+"""ReplayLoader: a task's loader whose batches carry replayed samples along."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
+
+from hopfield_replay.buffer import EnergyReplayBuffer
+from hopfield_replay.distributed import world
+from hopfield_replay.nested import concatenate, rows
+
+
+def check_replay_ratio(replay_ratio: float) -> float:
+    """Return the ratio; it must lie in (0, 1)."""
+    if isinstance(replay_ratio, bool) or not isinstance(replay_ratio, int | float):
+        raise TypeError(f"replay_ratio must be a number, got {replay_ratio!r}.")
+    if not 0.0 < replay_ratio < 1.0:
+        raise ValueError(
+            f"replay_ratio must lie in (0, 1), got {replay_ratio}: it is the share of every training batch that is "
+            "replayed. For no replay, pass the loader itself."
+        )
+    return float(replay_ratio)
+
+
+class ReplayStream:
+    """An endless stream of draws from a buffer, whose position is part of the trainer's checkpoint.
+
+    Args:
+        buffer: read at every draw; an empty buffer yields nothing.
+        replay_ratio: share of the joined batch that is replayed, in (0, 1).
+        seed: of the draws; each rank draws its own.
+    """
+
+    def __init__(self, buffer: EnergyReplayBuffer, replay_ratio: float, seed: int) -> None:
+        self.buffer = buffer
+        self.replay_ratio = replay_ratio
+        self.seed = seed
+        self._generator: torch.Generator | None = None
+        self._owed = 0.0
+
+    def __iter__(self) -> Iterator["ReplayStream"]:
+        return self
+
+    def __next__(self) -> "ReplayStream":
+        return self  # how much is drawn depends on the batch it joins
+
+    def draw(self, batch_size: int) -> Any:
+        """Samples to replay beside a batch of this size; None if the buffer is empty or none is due yet.
+
+        batch_size * ratio / (1 - ratio) samples are due; fractions are carried over, so that the share is right over an
+        epoch.
+        """
+        if not len(self.buffer):
+            return None
+        if self._generator is None:
+            self._generator = torch.Generator().manual_seed(self.seed + 1_000_003 * world()[0])
+        self._owed += batch_size * self.replay_ratio / (1.0 - self.replay_ratio)
+        count = int(self._owed + 0.5)
+        self._owed -= count
+        return self.buffer.sample(count, generator=self._generator) if count else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position of the stream: tensors and plain Python."""
+        return {
+            "owed": self._owed,
+            "generator": None if self._generator is None else self._generator.get_state(),
+            "rank": world()[0],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where the state was taken; a checkpoint holds rank 0's, the other ranks start their own stream anew."""
+        self._owed = state["owed"]
+        if state["generator"] is not None and state["rank"] == world()[0]:
+            self._generator = torch.Generator()
+            self._generator.set_state(state["generator"].cpu())
+
+
+class ReplayLoader(CombinedLoader):
+    """Yields the batches of ``loader``, each with replayed samples appended: the module sees one bigger batch.
+
+    The loader keeps its batch size b; b * ratio / (1 - ratio) replayed samples are added, so that ``replay_ratio`` is
+    their share. The buffer is read when a batch is made: while it is empty nothing is added. Lightning still injects
+    its distributed sampler into ``loader``, and the draws go on exactly after a resume.
+
+    Args:
+        loader: the task's training loader.
+        buffer: where replayed samples come from.
+        replay_ratio: share of every training batch that is replayed, in (0, 1).
+        seed: of the draws; each rank draws its own.
+
+    Raises:
+        ValueError: replay_ratio outside (0, 1).
+        TypeError: several loaders in place of one, or a buffer that is none.
+
+    Example:
+        >>> import torch
+        >>> from torch.utils.data import DataLoader
+        >>> buffer = EnergyReplayBuffer(4)
+        >>> buffer.update(torch.zeros(4, 1), torch.rand(4, 1), ids=torch.arange(4), task=0)
+        >>> loader = ReplayLoader(DataLoader(torch.ones(6, 1), batch_size=3), buffer, replay_ratio=0.5)
+        >>> [batch.flatten().tolist() for batch, _, _ in loader]
+        [[1.0, 1.0, 1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]]
+    """
+
+    def __init__(
+        self, loader: Iterable[Any], buffer: EnergyReplayBuffer, *, replay_ratio: float = 0.5, seed: int = 0
+    ) -> None:
+        if isinstance(loader, CombinedLoader | dict | list | tuple):
+            raise TypeError(
+                f"ReplayLoader joins replay to one loader, got {type(loader).__name__}. Merge the data sets into "
+                "one loader."
+            )
+        if not isinstance(buffer, EnergyReplayBuffer):
+            raise TypeError(f"buffer must be an EnergyReplayBuffer, got {type(buffer).__name__}.")
+        self.stream = ReplayStream(buffer, check_replay_ratio(replay_ratio), seed)
+        super().__init__([loader, self.stream], mode="min_size")
+
+    def __next__(self) -> Any:
+        (batch, stream), batch_idx, dataloader_idx = super().__next__()
+        replayed = stream.draw(rows(batch))
+        return (batch if replayed is None else concatenate(batch, replayed)), batch_idx, dataloader_idx

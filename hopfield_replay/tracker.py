@@ -1,0 +1,417 @@
+"""ForgettingTracker: the ledger of a task sequence, free of any training framework."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from hopfield_replay.buffer import EnergyReplayBuffer
+from hopfield_replay.denoisers import Denoiser
+from hopfield_replay.distributed import broadcast, gather_rows, world
+from hopfield_replay.functional._validate import check_beta, check_similarity
+from hopfield_replay.functional.diffusion import reconstruction_error
+from hopfield_replay.functional.energy import Similarity, effective_patterns, energy
+from hopfield_replay.memory import HopfieldMemory
+from hopfield_replay.nested import first_floating, take
+from hopfield_replay.policies import sample_keys
+from hopfield_replay.source import TaskSource
+from hopfield_replay.storage import plain
+
+_FORMAT = "hopfield-replay tracker 1"
+_TASK_BITS = 40  # sample id = task << 40 | held out << 39 | position
+_HELD_OUT = 1 << 39
+
+Progress = Callable[[Iterable[Any], str], Iterable[Any]]
+
+
+def _silent(iterable: Iterable[Any], _: str) -> Iterable[Any]:
+    return iterable
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+def sample_ids(task: int, positions: Tensor, *, held_out: bool = False) -> Tensor:
+    """Stable ids (n,) of the samples at these positions of a task's data: task << 40 | held out << 39 | position.
+
+    Example:
+        >>> import torch
+        >>> sample_ids(1, torch.tensor([0, 5])) - (1 << 40)
+        tensor([0, 5])
+    """
+    return positions.to(torch.int64) + (task << _TASK_BITS) + (_HELD_OUT if held_out else 0)
+
+
+class ForgettingTracker:
+    r"""Measures, at every task boundary, what earlier tasks' samples lost, and keeps the replay buffer.
+
+    At the end of task t the model's training data is the pattern set X_t: the task's samples, sharing a mass of
+    1 - replay_ratio, and the replayed samples, sharing replay_ratio. Of every task a probe set is kept, with
+
+    * energy: :math:`E(x \mid X_t)` after each task; its rise since the probe's own task is the intrinsic forgetting,
+    * error: the paired-noise reconstruction error at several timesteps after each task, when a denoiser is known; its
+      rise since the probe's own task is the reconstruction forgetting.
+
+    A probe's energy never counts the probe itself: a probe that is a training sample is left out of its own task's
+    patterns and of the replayed ones. Beta is calibrated on the first task and then stays.
+
+    Args:
+        buffer: filled at the end of every task; None: measure only.
+        beta: inverse temperature, or ``"auto"``: a median leave-one-out n_eff of 5 on the first task's patterns.
+        similarity: ``"distance"`` or ``"dot"``.
+        encoder: maps a prepared batch to vectors (n, d), the space of the energies; None: the first floating tensor of
+            the batch, flattened.
+        probe_size: samples of each task that are followed, >= 1.
+        timesteps: timesteps of the reconstruction error; None: 10, 20, 30, 40 and 50 % of the denoiser's range.
+        seed: of the probes and of the noise.
+
+    Attributes:
+        history: one plain dict for each finished task, see :meth:`end_task`.
+
+    Example:
+        >>> import torch
+        >>> tracker = ForgettingTracker(probe_size=4)
+        >>> for task, centre in enumerate([0.0, 9.0]):
+        ...     data = TaskSource([centre + torch.arange(16.0).view(8, 2) / 16])
+        ...     tracker.begin_task(data)
+        ...     record = tracker.end_task(data)
+        >>> lost = tracker.history[1]["probes"][0]
+        >>> bool((lost["energy"] > lost["energy_start"]).all())  # the second task is far from the first
+        True
+
+    Source: Takeda, Oizumi, Karakida, arXiv:2605.27975 (intrinsic forgetting).
+    """
+
+    def __init__(
+        self,
+        buffer: EnergyReplayBuffer | None = None,
+        *,
+        beta: float | Literal["auto"] = "auto",
+        similarity: Similarity = "distance",
+        encoder: Callable[[Any], Tensor] | None = None,
+        probe_size: int = 512,
+        timesteps: Sequence[int] | None = None,
+        seed: int = 0,
+    ) -> None:
+        if buffer is not None and not isinstance(buffer, EnergyReplayBuffer):
+            raise TypeError(f"buffer must be an EnergyReplayBuffer or None, got {type(buffer).__name__}.")
+        check_similarity(similarity)
+        if isinstance(probe_size, bool) or not isinstance(probe_size, int) or probe_size < 1:
+            raise ValueError(f"probe_size must be a whole number >= 1, got {probe_size!r}.")
+        if timesteps is not None and not len(timesteps):
+            raise ValueError("timesteps is empty; give at least one, or None for the default.")
+        if encoder is not None and not callable(encoder):
+            raise TypeError(f"encoder must be callable, got {type(encoder).__name__}.")
+        self.buffer = buffer
+        self.beta: float | None = None if beta == "auto" else check_beta(beta)  # type: ignore[arg-type]
+        self.similarity: Similarity = similarity
+        self.encoder = encoder
+        self.probe_size = probe_size
+        self.timesteps = None if timesteps is None else list(timesteps)
+        self.seed = seed
+        self.history: list[dict[str, Any]] = []
+        self.open_task: int | None = None
+        self._probes: list[dict[str, Any]] = []
+        self._read_task: tuple[int, Tensor, Tensor, Tensor | None] | None = None
+
+    @property
+    def next_task(self) -> int:
+        """Index of the task that begins next, or of the one that has begun and not ended."""
+        return len(self.history)
+
+    def begin_task(
+        self, source: TaskSource, *, prepare: Callable[[Any], Any] = _as_is, progress: Progress = _silent
+    ) -> None:
+        """Read the new task's data, before a training step is spent on it.
+
+        Calling it again for a task that has begun (a resumed run) changes nothing.
+
+        Args:
+            source: the new task's training data.
+            prepare: what happens to a batch on its way to the model (device, scaling).
+            progress: wraps an iterable of batches to show a bar: ``progress(iterable, description)``.
+
+        Raises:
+            ValueError: an empty task, NaN or infinite samples (their positions are named), too few samples for beta.
+            TypeError: a batch in which no floating tensor is found.
+        """
+        self._vectors(source, prepare, progress)
+        self.open_task = self.next_task
+
+    def end_task(
+        self,
+        source: TaskSource,
+        *,
+        denoiser: Denoiser | None = None,
+        replay_ratio: float = 0.0,
+        probe_source: TaskSource | None = None,
+        prepare: Callable[[Any], Any] = _as_is,
+        progress: Progress = _silent,
+    ) -> dict[str, Any]:
+        """Measure all probes after a task, choose what to keep of it, and append the record to :attr:`history`.
+
+        Nothing changes if it fails.
+
+        Args:
+            source: the task's training data, as at :meth:`begin_task`.
+            denoiser: the model as it is now; None: energies only.
+            replay_ratio: share of each training batch that was replayed, in [0, 1).
+            probe_source: where this task's probes come from, e.g. its validation data; None: from ``source``.
+            prepare: as at :meth:`begin_task`.
+            progress: as at :meth:`begin_task`.
+
+        Returns:
+            The record: ``task``, ``beta``, ``n_eff`` (median leave-one-out), ``replay_ratio``, ``replayed`` (number of
+            samples in the buffer while the task was trained), ``timesteps``, ``seconds`` and ``probes``: for each task
+            up to this one a dict of ``task``, ``ids`` (n,), ``stored`` (n,) (was it replayed during this task),
+            ``energy_start``, ``energy_before``, ``energy`` (n,): after its own task, before and after this one;
+            ``error_start``, ``error_before``, ``error`` (n, timesteps) or None.
+        """
+        started = time.perf_counter()
+        if not 0.0 <= replay_ratio < 1.0:
+            raise ValueError(f"replay_ratio must lie in [0, 1), got {replay_ratio}.")
+        task = self.next_task
+        vectors, ids, labels = self._vectors(source, prepare, progress)
+        beta = self._calibrated(vectors)
+        patterns, masses, pattern_ids = self._mixture(vectors, ids, replay_ratio)
+        steps = self._steps(denoiser)
+
+        probes = [dict(probe) for probe in self._probes]
+        newcomer = self._choose_probes(task, source, ids, probe_source, denoiser, prepare, progress)
+        probes.append(newcomer)
+        for probe in progress(probes, f"Forgetting after task {task}"):
+            probe["energy"] = energy(
+                probe["vectors"],
+                patterns,
+                beta,
+                masses=masses,
+                similarity=self.similarity,
+                exclude=_positions(probe["ids"], pattern_ids),
+            )
+            probe["error"] = self._errors(probe, denoiser, steps, prepare)
+            probe["stored"] = torch.isin(probe["ids"], pattern_ids[len(ids) :])
+        own = torch.arange(len(ids))
+        few = own[:: max(1, len(ids) // 512)]
+        record = {
+            "task": task,
+            "beta": beta,
+            "n_eff": float(
+                effective_patterns(vectors[few], vectors, beta, similarity=self.similarity, exclude=few).median()
+            ),
+            "replay_ratio": replay_ratio if len(patterns) > len(ids) else 0.0,
+            "replayed": len(patterns) - len(ids),
+            "timesteps": steps,
+            "probes": [_entry(probe, old) for probe, old in zip(probes, [*self._probes, None], strict=True)],
+        }
+        if self.buffer is not None:
+            energies = energy(vectors, vectors, beta, similarity=self.similarity, exclude=own)
+            self.buffer.update(
+                lambda chosen: broadcast(source.fetch(chosen) if world()[0] == 0 else None),
+                vectors,
+                ids=ids,
+                task=task,
+                labels=labels,
+                energies=energies,
+            )
+        for probe in probes:
+            probe.setdefault("energy_start", probe["energy"])
+            probe.setdefault("error_start", probe["error"])
+        record["seconds"] = time.perf_counter() - started
+        self.beta, self._probes, self.open_task, self._read_task = beta, probes, None, None
+        self.history.append(record)
+        return record
+
+    def _vectors(
+        self, source: TaskSource, prepare: Callable[[Any], Any], progress: Progress
+    ) -> tuple[Tensor, Tensor, Any]:
+        """Vectors (N, d), ids (N,) and labels (N,) of the task at hand, in the order of its positions; read once."""
+        task = self.next_task
+        if self._read_task is not None and self._read_task[0] == task:
+            return self._read_task[1:]
+        positions, vectors, labels = [], [], []
+        for at, batch in progress(source.batches(), f"Reading task {task}"):
+            found = self._encode(prepare(batch)).cpu()
+            finite = torch.isfinite(found).all(1)
+            if not bool(finite.all()):
+                bad = at[~finite]
+                raise ValueError(
+                    f"Task {task} holds NaN or infinite values in {len(bad)} samples of one batch (positions "
+                    f"{bad[:5].tolist()} of its data set). Repair or remove them before training."
+                )
+            positions.append(at)
+            vectors.append(found)
+            labels.append(_labels(batch, len(at)))
+        if not positions:
+            raise ValueError(f"Task {task} has no training samples: its data set is empty.")
+        where = gather_rows(torch.cat(positions))
+        order = where.argsort()
+        named = None
+        if all(label is not None for label in labels):
+            named = gather_rows(torch.cat(labels))[order]  # type: ignore[arg-type]
+        elif self.buffer is not None and self.buffer.groups == "label":
+            raise ValueError('groups="label" needs a tensor of integers (n,) in every batch, and found none.')
+        self._read_task = (task, gather_rows(torch.cat(vectors))[order], sample_ids(task, where[order]), named)
+        return self._read_task[1:]
+
+    def _encode(self, batch: Any) -> Tensor:
+        if self.encoder is None:
+            return _images(batch).detach().flatten(1).float()
+        with torch.no_grad():
+            found = self.encoder(batch)
+        if not isinstance(found, Tensor) or found.ndim < 2 or not found.is_floating_point():
+            raise TypeError(
+                f"encoder must return a floating tensor (n, d), got {getattr(found, 'dtype', type(found).__name__)} of "
+                f"shape {tuple(getattr(found, 'shape', ()))}."
+            )
+        return found.detach().flatten(1).float()
+
+    def _calibrated(self, vectors: Tensor) -> float:
+        if self.beta is not None:
+            return self.beta
+        return HopfieldMemory(vectors, "auto", similarity=self.similarity).beta
+
+    def _mixture(self, vectors: Tensor, ids: Tensor, replay_ratio: float) -> tuple[Tensor, Tensor | None, Tensor]:
+        """What the model trained on: patterns, their masses and their ids."""
+        if self.buffer is None or not len(self.buffer) or not replay_ratio:
+            return vectors, None, ids
+        new, old = len(vectors), len(self.buffer)
+        masses = torch.cat(
+            [
+                torch.full((new,), (1.0 - replay_ratio) / new, dtype=torch.float64),
+                torch.full((old,), replay_ratio / old, dtype=torch.float64),
+            ]
+        )
+        replayed = self.buffer.vectors.to(vectors.dtype)
+        return torch.cat([vectors, replayed]), masses, torch.cat([ids, self.buffer.ids])
+
+    def _steps(self, denoiser: Denoiser | None) -> list[int] | None:
+        if denoiser is None:
+            return None
+        if self.timesteps is not None:
+            return self.timesteps
+        if denoiser.num_timesteps is None:
+            raise ValueError("This denoiser has no number of timesteps; pass timesteps=(...).")
+        return [round(share * denoiser.num_timesteps) for share in (0.1, 0.2, 0.3, 0.4, 0.5)]
+
+    def _choose_probes(
+        self,
+        task: int,
+        source: TaskSource,
+        ids: Tensor,
+        probe_source: TaskSource | None,
+        denoiser: Denoiser | None,
+        prepare: Callable[[Any], Any],
+        progress: Progress,
+    ) -> dict[str, Any]:
+        if probe_source is None:
+            positions, held_out = ids - sample_ids(task, torch.zeros(1)), False
+        else:
+            found = [at for at, _ in progress(probe_source.batches(), f"Reading probes of task {task}")]
+            if not found:
+                raise ValueError(f"The probe data of task {task} is empty.")
+            positions, held_out = gather_rows(torch.cat(found)).sort().values, True
+        all_ids = sample_ids(task, positions, held_out=held_out)
+        chosen = sample_keys(all_ids, self.seed + 1).argsort(descending=True)[: self.probe_size].sort().values
+        origin = source if probe_source is None else probe_source
+        batch = broadcast(origin.fetch(positions[chosen]) if world()[0] == 0 else None)
+        return {
+            "task": task,
+            "ids": all_ids[chosen],
+            "vectors": self._encode(prepare(batch)).cpu(),
+            "batch": None if denoiser is None else plain(batch),
+        }
+
+    def _errors(
+        self, probe: dict[str, Any], denoiser: Denoiser | None, steps: list[int] | None, prepare: Callable[[Any], Any]
+    ) -> Tensor | None:
+        if denoiser is None or steps is None or probe["batch"] is None:
+            return None
+        rank, size = world()
+        share = torch.arange(rank, len(probe["ids"]), size)
+        errors = []
+        for part in share.split(256):
+            batch = prepare(take(probe["batch"], part))
+            errors.append(
+                reconstruction_error(
+                    denoiser, _images(batch), steps, self.seed, ids=probe["ids"][part], condition=batch
+                ).cpu()
+            )
+        mine = torch.cat(errors) if errors else torch.empty(0, len(steps), dtype=torch.float64)
+        order = gather_rows(share).argsort()
+        return gather_rows(mine)[order]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that is needed to go on: tensors and plain Python only, loadable with ``weights_only=True``."""
+        return {
+            "format": _FORMAT,
+            "beta": self.beta,
+            "open_task": self.open_task,
+            "history": self.history,
+            "probes": self._probes,
+            "buffer": None if self.buffer is None else self.buffer.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state.
+
+        Raises:
+            ValueError: another format, or a buffer in the state and none here (or the other way round).
+        """
+        if state.get("format") != _FORMAT:
+            raise ValueError(f"Not a state of a ForgettingTracker of this version: format {state.get('format')!r}.")
+        if (state["buffer"] is None) != (self.buffer is None):
+            raise ValueError(
+                f"The state was written {'without' if state['buffer'] is None else 'with'} a buffer, but this run is "
+                f"{'without' if self.buffer is None else 'with'} one; resume with the same configuration."
+            )
+        if self.buffer is not None:
+            self.buffer.load_state_dict(state["buffer"])
+        self.beta = state["beta"]
+        self.open_task = state["open_task"]
+        self.history = list(state["history"])
+        self._probes = list(state["probes"])
+        self._read_task = None
+
+
+def _images(batch: Any) -> Tensor:
+    found = first_floating(batch)
+    if found is None:
+        raise TypeError(
+            f"No floating tensor (n, *shape) in a batch of type {type(batch).__name__}; convert images to floats in "
+            "the data set, or pass encoder= (a function from a batch to vectors)."
+        )
+    return found[1]
+
+
+def _labels(batch: Any, n: int) -> Tensor | None:
+    """The first tensor of integers (n,) in a batch."""
+    if isinstance(batch, Tensor):
+        return batch.cpu().to(torch.int64) if batch.shape == (n,) and not batch.is_floating_point() else None
+    items = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
+    return next((label for item in items if (label := _labels(item, n)) is not None), None)
+
+
+def _positions(ids: Tensor, among: Tensor) -> Tensor:
+    """Where each id stands in ``among``, (n,); -1 where it does not."""
+    order = among.argsort()
+    at = torch.searchsorted(among[order], ids).clamp_(max=len(among) - 1)
+    return torch.where(among[order][at] == ids, order[at], -1)
+
+
+def _entry(probe: dict[str, Any], old: dict[str, Any] | None) -> dict[str, Any]:
+    """The record of one probe set after one task."""
+    before = probe if old is None else old
+    return {
+        "task": probe["task"],
+        "ids": probe["ids"],
+        "stored": probe["stored"],
+        "energy_start": before.get("energy_start", probe["energy"]),
+        "energy_before": before["energy"],
+        "energy": probe["energy"],
+        "error_start": before.get("error_start", probe["error"]),
+        "error_before": before["error"],
+        "error": probe["error"],
+    }
