@@ -1,6 +1,5 @@
 """A Boltzmann machine trained on one task, then on the next without and with replay: the learned counterpart."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,8 @@ from hopfield_replay.theory.settings import cluster_and_outlier
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-REPLAYED = ("highest", "lowest", "random")
+REPLAYED = ("highest", "lowest", "random")  # the last is what the others are compared with
+_SAME = 1e-6  # distance below which two fixed points are one
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class LearnedGain:
         own: gain at the replayed sample itself.
         others: mean gain at the other patterns of task 1.
         everyone: mean gain at all patterns of task 1.
+        own_over_random: ``own`` minus that of the random sample, paired by seed.
+        everyone_over_random: ``everyone`` minus that of the random sample, paired by seed.
         outlier_share: share of seeds in which the replayed sample is the outlier.
     """
 
@@ -57,6 +59,8 @@ class LearnedGain:
     own: Estimate
     others: Estimate
     everyone: Estimate
+    own_over_random: Estimate
+    everyone_over_random: Estimate
     outlier_share: float
 
 
@@ -67,12 +71,16 @@ class Regime:
     Attributes:
         hidden: number of hidden units.
         beta: inverse temperature.
+        outlier_merged: share of seeds in which, after task 1, the outlier's fixed point is one of the cluster's.
+        cluster_merged: share of the cluster's patterns whose fixed point is also that of another one of the cluster.
         rises: one for each place.
         gains: one for each replayed sample.
     """
 
     hidden: int
     beta: float
+    outlier_merged: float
+    cluster_merged: float
     rises: tuple[LearnedRise, ...]
     gains: tuple[LearnedGain, ...]
 
@@ -96,9 +104,12 @@ class BoltzmannResult(Result):
     def table(self) -> str:
         """Return two Markdown tables: the rises without replay, and the gains of replay."""
         rises = markdown_table(
-            ["hidden", "beta", "at each", "energy gap", "rise outlier", "rise cluster", "difference", "seeds that agree"],
+            ["hidden", "beta", "merged", "at each", "energy gap", "rise outlier", "rise cluster", "difference", "more in"],
             [
-                [g.hidden, g.beta, r.place, r.energy_gap, r.outlier, r.cluster, r.difference, f"{r.share:.0%}"]
+                [
+                    *(g.hidden, g.beta, f"outlier {g.outlier_merged:.0%}, cluster {g.cluster_merged:.0%}"),
+                    *(r.place, r.energy_gap, r.outlier, r.cluster, r.difference, f"{r.share:.0%} of seeds"),
+                ]
                 for g in self.regimes
                 for r in g.rises
             ],
@@ -118,20 +129,27 @@ class BoltzmannResult(Result):
         sentences = []
         for g in self.regimes:
             name = f"{g.hidden} hidden units, beta {g.beta:g}"
-            for r in g.rises:
-                low, high = r.difference.interval()
-                verdict = "more than" if low > 0 else "less than" if high < 0 else "not distinguishably from"
-                higher = "higher" if r.energy_gap.positive else "not higher"
-                sentences.append(
-                    f"{name}, at each {r.place}: the outlier's energy is {higher} than the cluster's, and it rises "
-                    f"{verdict} the cluster's (difference {r.difference}, {r.share:.0%} of {self.seeds} seeds)."
-                )
-            best_own = max(g.gains, key=lambda a: a.own.mean).replayed
-            best_all = max(g.gains, key=lambda a: a.everyone.mean).replayed
             sentences.append(
-                f"{name}: a replayed sample protects itself most when it is the {best_own} one; the mean over all "
-                f"samples gains most from the {best_all} one."
+                f"{name}: after task 1 the outlier shares a fixed point with the cluster in {g.outlier_merged:.0%} of "
+                f"{self.seeds} seeds, and {g.cluster_merged:.0%} of the cluster's patterns share one with each other."
             )
+            for r in g.rises:
+                if r.place == "fixed point" and g.outlier_merged == 1:
+                    continue  # one and the same point: nothing to compare
+                verdict = {1: "more than", 0: "not distinguishably from", -1: "less than"}[r.difference.direction]
+                level = {1: "higher than", 0: "as high as", -1: "lower than"}[r.energy_gap.direction]
+                sentences.append(
+                    f"{name}, at each {r.place}: the outlier's energy is {level} the cluster's, and it rises {verdict} "
+                    f"the cluster's (difference {r.difference}, more in {r.share:.0%} of {self.seeds} seeds)."
+                )
+            words = {1: "more", 0: "not distinguishably", -1: "less"}
+            sentences += [
+                f"{name}: replaying the {a.replayed}-energy sample instead of a random one protects the replayed sample "
+                f"{words[a.own_over_random.direction]} ({a.own_over_random}) and all samples together "
+                f"{words[a.everyone_over_random.direction]} ({a.everyone_over_random})."
+                for a in g.gains
+                if a.replayed != "random"
+            ]
         return sentences
 
     def figure(self) -> "Figure":
@@ -231,21 +249,30 @@ def run_regime(
         estimates = (Estimate.of(values) for values in (gap, outlier, cluster, outlier - cluster))
         rises.append(LearnedRise(place, *estimates, (outlier > cluster).double().mean().item()))
     gain = (rise[:1] - rise[1:])[:, :, :count]
-    gains = []
-    for a, name in enumerate(REPLAYED):
-        own = gain[a].gather(1, chosen[a][:, None]).squeeze(1)
-        others = (gain[a].sum(1) - own) / (count - 1)
-        estimates = (Estimate.of(values) for values in (own, others, gain[a].mean(1)))
-        gains.append(LearnedGain(name, *estimates, (chosen[a] == count - 1).double().mean().item()))
-    return Regime(hidden, beta, tuple(rises), tuple(gains))
+    own = gain.gather(2, chosen[:, :, None]).squeeze(2)
+    everyone = gain.mean(2)
+    others = (gain.sum(2) - own) / (count - 1)
+    gains = [
+        LearnedGain(
+            name,
+            *(Estimate.of(values[a]) for values in (own, others, everyone, own - own[-1], everyone - everyone[-1])),
+            (chosen[a] == count - 1).double().mean().item(),
+        )
+        for a, name in enumerate(REPLAYED)
+    ]
+    together = torch.cdist(settled, settled) < _SAME
+    together[:, range(count), range(count)] = False
+    outlier_merged = together[:, -1].any(1).double().mean().item()
+    cluster_merged = together[:, :-1, :-1].any(2).double().mean().item()
+    return Regime(hidden, beta, outlier_merged, cluster_merged, tuple(rises), tuple(gains))
 
 
 def reproduce_boltzmann(
     n: int = 12,
     c: float = 0.35,
     d: int = 50,
-    hidden: Sequence[int] = (40, 8, 2, 40),
-    beta: Sequence[float] = (8.0, 8.0, 8.0, 30.0),
+    hidden: tuple[int, ...] = (40, 40, 40, 8, 40),
+    beta: tuple[float, ...] = (8.0, 9.0, 12.0, 12.0, 30.0),
     eps: float = 0.05,
     variance: float = 0.5,
     steps: int = 1200,

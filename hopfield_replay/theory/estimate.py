@@ -62,9 +62,10 @@ class Estimate:
         return self.mean - half, self.mean + half
 
     @property
-    def positive(self) -> bool:
-        """Whether the whole 95 % interval lies above zero."""
-        return self.interval()[0] > 0
+    def direction(self) -> int:
+        """1 or -1 if the 95 % interval lies above or below zero, 0 if it contains zero."""
+        low, high = self.interval()
+        return (low > 0) - (high < 0)
 
     def __str__(self) -> str:
         return f"{self.mean:.4g} ± {self.error:.2g}"

@@ -104,16 +104,14 @@ class RiseResult(Result):
         """Return which way the order goes under each change, on average and in single draws."""
         sentences = []
         for o in self.orders:
-            low, high = o.difference.interval()
-            if low > 0:
-                verdict = f"{o.high} (higher energy) rises more than {o.low} on average"
-            elif high < 0:
-                verdict = f"REVERSED: {o.low} (lower energy) rises more than {o.high} on average"
-            else:
-                verdict = f"no difference between {o.high} and {o.low} could be resolved"
+            verdict = {
+                1: f"{o.high} (higher energy) rises more than {o.low} on average",
+                0: f"no difference between {o.high} (higher energy) and {o.low} could be resolved",
+                -1: f"REVERSED, {o.high} (higher energy) rises less than {o.low} on average",
+            }[o.difference.direction]
             sentences.append(
-                f"{o.change}, at each {o.place}: {verdict} (difference {o.difference}); it does so in {o.share:.0%} of "
-                "single draws."
+                f"{o.change}, at each {o.place}: {verdict} (difference {o.difference}); {o.high} rises more in "
+                f"{o.share:.0%} of single draws."
             )
         return sentences
 
