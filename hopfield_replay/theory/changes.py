@@ -105,9 +105,12 @@ class Rotation(TaskChange):
 
     def matrices(self, d: int, draws: int, generator: torch.Generator) -> Tensor:
         """Draw rotations V, (draws, d, d) float64."""
-        gauss = torch.randn(draws, d, d, generator=generator, dtype=torch.float64)
-        omega = (gauss - gauss.mT) * (self.variance / 2) ** 0.5
-        return torch.linalg.matrix_exp(self.eps * omega)
+        rows, columns = torch.triu_indices(d, d, offset=1)
+        upper = torch.zeros(draws, d, d, dtype=torch.float64)
+        upper[:, rows, columns] = self.variance**0.5 * torch.randn(
+            draws, len(rows), generator=generator, dtype=torch.float64
+        )
+        return torch.linalg.matrix_exp(self.eps * (upper - upper.mT))
 
     def apply(self, patterns: Tensor, generator: torch.Generator) -> Task:
         """Draw one rotation and turn all patterns by it."""

@@ -151,7 +151,7 @@ class ReplayGainResult(Result):
         changes = list(dict.fromkeys(f.change for f in self.families))
         figure = new_figure(4.2 * len(changes) + 1.5, 3.8)
         for axis, change in zip(figure.subplots(1, len(changes), sharey=True, squeeze=False)[0], changes, strict=True):
-            rows = [f for f in self.families if f.change == change]
+            rows = sorted((f for f in self.families if f.change == change), key=lambda f: -f.net.mean)
             places = range(len(rows))
             for offset, kind in ((-0.2, "raw"), (0.0, "net")):
                 values: list[Estimate] = [getattr(f, kind) for f in rows]
