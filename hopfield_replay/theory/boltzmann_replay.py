@@ -1,7 +1,7 @@
 """A Boltzmann machine trained on one task, then on the next without and with replay: the learned counterpart."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -101,10 +101,36 @@ class BoltzmannResult(Result):
     seeds: int
     regimes: tuple[Regime, ...]
 
+    statement: ClassVar[str] = "A trained network forgets alike: the outlier rises more, and replaying it pays."
+
+    def verdict(self) -> str:
+        """Return in which regimes the outlier rises more at its pattern, and in which replay of high energy pays."""
+        rises = [f"{g.hidden} hidden at beta {g.beta:g}" for g in self.regimes if g.rises[0].difference.direction == 1]
+        highest = [next(a for a in g.gains if a.replayed == "highest") for g in self.regimes]
+        own, everyone = (
+            sum(getattr(a, kind).direction == 1 for a in highest)
+            for kind in ("own_over_random", "everyone_over_random")
+        )
+        return (
+            f"The outlier rises more, at the patterns and on average, in {len(rises)} of {len(self.regimes)} regimes "
+            f"({', '.join(rises) or 'none'}). Replaying the sample of highest energy instead of a random one protects "
+            f"that sample more in {own}, and all samples together in {everyone} of {len(self.regimes)} regimes."
+        )
+
     def table(self) -> str:
         """Return two Markdown tables: the rises without replay, and the gains of replay."""
         rises = markdown_table(
-            ["hidden", "beta", "merged", "at each", "energy gap", "rise outlier", "rise cluster", "difference", "more in"],
+            [
+                "hidden",
+                "beta",
+                "merged",
+                "at each",
+                "energy gap",
+                "rise outlier",
+                "rise cluster",
+                "difference",
+                "more in",
+            ],
             [
                 [
                     *(g.hidden, g.beta, f"outlier {g.outlier_merged:.0%}, cluster {g.cluster_merged:.0%}"),
@@ -144,8 +170,8 @@ class BoltzmannResult(Result):
                 )
             words = {1: "more", 0: "not distinguishably", -1: "less"}
             sentences += [
-                f"{name}: replaying the {a.replayed}-energy sample instead of a random one protects the replayed sample "
-                f"{words[a.own_over_random.direction]} ({a.own_over_random}) and all samples together "
+                f"{name}: replaying the {a.replayed}-energy sample instead of a random one protects the replayed "
+                f"sample {words[a.own_over_random.direction]} ({a.own_over_random}) and all samples together "
                 f"{words[a.everyone_over_random.direction]} ({a.everyone_over_random})."
                 for a in g.gains
                 if a.replayed != "random"
@@ -241,22 +267,31 @@ def run_regime(
     rises = []
     for p, place in enumerate(PLACES):
         window = slice(p * count, (p + 1) * count)
-        gap, outlier, cluster = (
-            before[:, window][:, -1] - before[:, window][:, :-1].mean(1),
-            rise[0, :, window][:, -1],
-            rise[0, :, window][:, :-1].mean(1),
+        start, risen = before[:, window], rise[0, :, window]
+        outlier, cluster = risen[:, -1], risen[:, :-1].mean(1)
+        rises.append(
+            LearnedRise(
+                place=place,
+                energy_gap=Estimate.of(start[:, -1] - start[:, :-1].mean(1)),
+                outlier=Estimate.of(outlier),
+                cluster=Estimate.of(cluster),
+                difference=Estimate.of(outlier - cluster),
+                share=(outlier > cluster).double().mean().item(),
+            )
         )
-        estimates = (Estimate.of(values) for values in (gap, outlier, cluster, outlier - cluster))
-        rises.append(LearnedRise(place, *estimates, (outlier > cluster).double().mean().item()))
     gain = (rise[:1] - rise[1:])[:, :, :count]
     own = gain.gather(2, chosen[:, :, None]).squeeze(2)
     everyone = gain.mean(2)
     others = (gain.sum(2) - own) / (count - 1)
     gains = [
         LearnedGain(
-            name,
-            *(Estimate.of(values[a]) for values in (own, others, everyone, own - own[-1], everyone - everyone[-1])),
-            (chosen[a] == count - 1).double().mean().item(),
+            replayed=name,
+            own=Estimate.of(own[a]),
+            others=Estimate.of(others[a]),
+            everyone=Estimate.of(everyone[a]),
+            own_over_random=Estimate.of(own[a] - own[-1]),
+            everyone_over_random=Estimate.of(everyone[a] - everyone[-1]),
+            outlier_share=(chosen[a] == count - 1).double().mean().item(),
         )
         for a, name in enumerate(REPLAYED)
     ]

@@ -69,9 +69,7 @@ class TaskChange(ABC):
         rows = []
         for _ in range(draws):
             task = self.apply(patterns, generator)
-            rows.append(
-                energy(points, task.patterns, beta, masses=task.masses, similarity=similarity, normalize=False)
-            )
+            rows.append(energy(points, task.patterns, beta, masses=task.masses, similarity=similarity, normalize=False))
         return torch.stack(rows)
 
     def expected_rise(
@@ -110,7 +108,8 @@ class Rotation(TaskChange):
         upper[:, rows, columns] = self.variance**0.5 * torch.randn(
             draws, len(rows), generator=generator, dtype=torch.float64
         )
-        return torch.linalg.matrix_exp(self.eps * (upper - upper.mT))
+        rotations: Tensor = torch.linalg.matrix_exp(self.eps * (upper - upper.mT))
+        return rotations
 
     def apply(self, patterns: Tensor, generator: torch.Generator) -> Task:
         """Draw one rotation and turn all patterns by it."""

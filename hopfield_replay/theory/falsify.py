@@ -4,7 +4,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 VERDICTS = ("holds", "equal", "merged", "reversed")
+_WORDS = {"equal": "the rises differ by at most 1 %", "merged": "the points merge", "reversed": "it is reversed"}
 _COLOURS = {"holds": "#4c9f70", "equal": "#e8e8e8", "merged": "#8d99ae", "reversed": "#d1495b"}
 _EQUAL = 0.01  # relative difference of the expected rises below which they are called equal
 _SAME = 1e-6  # distance below which two fixed points are one
@@ -96,6 +97,26 @@ class FalsifyResult(Result):
     mixed: tuple[MixedDensity, ...]
     counterexamples: tuple[Order, ...]
 
+    statement: ClassVar[str] = "The rule holds whatever the cluster's size and correlation and the temperature."
+
+    def verdict(self) -> str:
+        """Return the share of settings in which it holds, and the ranges of beta in which it does not."""
+        parts = []
+        for place in PLACES:
+            cells = [c for c in self.cells if c.place == place]
+            counts = Counter(c.verdict for c in cells)
+            parts.append(f"at each {place} it holds in {counts['holds']} of {len(cells)} settings")
+            for verdict in VERDICTS[1:]:
+                betas = [c.beta for c in cells if c.verdict == verdict]
+                if betas:
+                    span = f"beta {min(betas):g}" + (f" to {max(betas):g}" if max(betas) > min(betas) else "")
+                    parts.append(f"{_WORDS[verdict]} in {len(betas)} ({span})")
+        failing = len(self.failing())
+        return (
+            f"No: {', '.join(parts)}. The diagnosis of HopfieldMemory sees {failing - len(self.undiagnosed())} of the "
+            f"{failing} merged or reversed ones."
+        )
+
     def failing(self) -> list[Cell]:
         """Return the cells, at either place, that are merged or reversed."""
         return [c for c in self.cells if c.verdict in ("merged", "reversed")]
@@ -109,7 +130,10 @@ class FalsifyResult(Result):
         counts = Counter((c.place, c.beta, c.verdict) for c in self.cells)
         sweep = markdown_table(
             ["at each", "beta", *VERDICTS],
-            [[p, b, *(counts[p, b, v] for v in VERDICTS)] for p, b in dict.fromkeys((c.place, c.beta) for c in self.cells)],
+            [
+                [p, b, *(counts[p, b, v] for v in VERDICTS)]
+                for p, b in dict.fromkeys((c.place, c.beta) for c in self.cells)
+            ],
         )
         reversals = sorted(
             (c for c in self.cells if c.verdict == "reversed" and c.place == "fixed point"), key=_relative
@@ -355,9 +379,7 @@ def reproduce_falsify(
             cluster_and_outlier(cell.n, cell.c, d), cell.beta, [Rotation(eps)], draws=draws, seed=seed
         )
         order = next(o for o in measured.orders if o.place == "fixed point")
-        counterexamples.append(
-            replace(order, change=f"{order.change}, n={cell.n}, c={cell.c:g}, beta={cell.beta:g}")
-        )
+        counterexamples.append(replace(order, change=f"{order.change}, n={cell.n}, c={cell.c:g}, beta={cell.beta:g}"))
     return FalsifyResult(d, tuple(cells), tuple(mixed), tuple(counterexamples))
 
 

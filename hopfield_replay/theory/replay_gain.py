@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -105,6 +105,23 @@ class ReplayGainResult(Result):
     totals: tuple[Total, ...]
     largest_error: float
 
+    statement: ClassVar[str] = "Replaying a sample of higher energy gives more."
+
+    def verdict(self) -> str:
+        """Return the order of the self-gains and of the totals, on average and in single rotations."""
+        whole = ", ".join(f"{share:.0%} ({change})" for change, share in self.order_shares)
+        totals = [t for t in self.totals if t.source == self.totals[-1].source]
+        signs = {1: "more", 0: "no different", -1: "less"}
+        raw, net = (
+            {signs[getattr(t, kind).direction] for t in totals} for kind in ("raw_over_first", "net_over_first")
+        )
+        return (
+            f"To itself: the largest mean net gain is that of {self.steps[0].higher}. {whole} of single "
+            f"rotations obey the whole order. Summed over all targets, replaying {totals[0].source} instead of "
+            f"{self.totals[0].source} gives {' or '.join(sorted(raw))} raw gain and {' or '.join(sorted(net))} net "
+            "gain."
+        )
+
     def table(self) -> str:
         """Return three Markdown tables: families, order, and totals over all targets."""
         families = markdown_table(
@@ -114,12 +131,26 @@ class ReplayGainResult(Result):
         steps = markdown_table(
             ["change", "net gain", "more than", "difference", "95 % interval", "single rotations"],
             [
-                [s.change, s.higher, s.lower, s.difference, "[{:.3g}, {:.3g}]".format(*s.difference.interval()), f"{s.share:.0%}"]
+                [
+                    s.change,
+                    s.higher,
+                    s.lower,
+                    s.difference,
+                    "[{:.3g}, {:.3g}]".format(*s.difference.interval()),
+                    f"{s.share:.0%}",
+                ]
                 for s in self.steps
             ],
         )
         totals = markdown_table(
-            ["change", "replayed", "raw, all targets", "net, all targets", "raw, over the first", "net, over the first"],
+            [
+                "change",
+                "replayed",
+                "raw, all targets",
+                "net, all targets",
+                "raw, over the first",
+                "net, over the first",
+            ],
             [[t.change, t.source, t.raw, t.net, t.raw_over_first, t.net_over_first] for t in self.totals],
         )
         return f"{families}\n\n{steps}\n\n{totals}\n\nLargest error of the identity: {self.largest_error:.1e}"
@@ -132,15 +163,15 @@ class ReplayGainResult(Result):
             order = " > ".join([steps[0].higher, *(s.lower for s in steps)])
             resolved = sum(s.difference.direction == 1 for s in steps)
             sentences.append(
-                f"{change}: mean net gains order as {order}; {resolved} of {len(steps)} steps are resolved at 95 %, and "
-                f"{share:.0%} of single rotations obey the whole order."
+                f"{change}: mean net gains order as {order}; {resolved} of {len(steps)} steps are resolved at 95 %, "
+                f"and {share:.0%} of single rotations obey the whole order."
             )
         words = {1: "more", 0: "not distinguishably", -1: "less"}
         first = self.totals[0].source
         sentences += [
             f"{t.change}, summed over all targets: replaying {t.source} instead of {first} gives "
-            f"{words[t.raw_over_first.direction]} raw gain ({t.raw_over_first}) and {words[t.net_over_first.direction]} net "
-            f"gain ({t.net_over_first})."
+            f"{words[t.raw_over_first.direction]} raw gain ({t.raw_over_first}) and "
+            f"{words[t.net_over_first.direction]} net gain ({t.net_over_first})."
             for t in self.totals
             if t.source != first
         ]
@@ -346,9 +377,7 @@ def reproduce_replay_gain(
     setting = cluster_and_outlier(n, c, d) if patterns is None else from_file(patterns)
     if len(setting.group_names) == 1:
         setting = by_energy(setting, beta)
-    return measure_replay_gain(
-        setting, beta, [Rotation(e, variance) for e in eps], mass=mass, draws=draws, seed=seed
-    )
+    return measure_replay_gain(setting, beta, [Rotation(e, variance) for e in eps], mass=mass, draws=draws, seed=seed)
 
 
 __all__ = [

@@ -3,14 +3,20 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 class Result(ABC):
-    """Base of the result dataclasses; their fields hold plain Python values only."""
+    """Base of the result dataclasses; their fields hold plain Python values only.
+
+    Attributes:
+        statement: what the experiment puts to the test, one sentence.
+    """
+
+    statement: ClassVar[str]
 
     @abstractmethod
     def table(self) -> str:
@@ -19,6 +25,10 @@ class Result(ABC):
     @abstractmethod
     def figure(self) -> "Figure":
         """Return a matplotlib figure (needs ``pip install 'hopfield-replay[tensorboard]'``)."""
+
+    @abstractmethod
+    def verdict(self) -> str:
+        """Return whether the statement holds, always or on average, and where it stops; worked out from the numbers."""
 
     @abstractmethod
     def findings(self) -> list[str]:

@@ -1,8 +1,9 @@
 """How much the energy of old patterns rises when the task changes: high energy against low energy."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -82,14 +83,23 @@ class RiseResult(Result):
     rises: tuple[Rise, ...]
     orders: tuple[Order, ...]
 
+    statement: ClassVar[str] = "Samples of higher energy are forgotten more: their energy rises more."
+
+    def verdict(self) -> str:
+        """Return in how many comparisons it holds on average, and in how many single draws."""
+        counts = Counter(o.difference.direction for o in self.orders)
+        shares = [o.share for o in self.orders]
+        return (
+            f"{self.setting}, beta {self.beta:g}: holds on average in {counts[1]} of {len(self.orders)} comparisons, "
+            f"is reversed in {counts[-1]} and not resolved in {counts[0]}; holds in {min(shares):.0%} to "
+            f"{max(shares):.0%} of single draws."
+        )
+
     def table(self) -> str:
         """Return two Markdown tables: the rises, and who rises more."""
         rises = markdown_table(
             ["change", "at", "group", "energy", "rise", "expected", "rise / expected"],
-            [
-                [r.change, r.place, r.group, r.energy, r.rise, *_compared(r)]
-                for r in self.rises
-            ],
+            [[r.change, r.place, r.group, r.energy, r.rise, *_compared(r)] for r in self.rises],
         )
         orders = markdown_table(
             ["change", "at", "compared", "difference", "95 % interval", "single draws that agree"],
@@ -197,10 +207,10 @@ def measure_rise(
             half = slice(p * len(patterns), (p + 1) * len(patterns))
             level = _group_means(before[half], setting).tolist()
             means = _group_means(after[:, half] - before[half], setting)
-            theory = None if expected is None else _group_means(expected[half], setting).tolist()
+            theory: list[float] | None = None if expected is None else _group_means(expected[half], setting).tolist()
             for g, group in enumerate(setting.group_names):
                 rises.append(
-                    Rise(change.name, place, group, level[g], Estimate.of(means[:, g]), theory and theory[g])
+                    Rise(change.name, place, group, level[g], Estimate.of(means[:, g]), theory[g] if theory else None)
                 )
             high, low = level.index(max(level)), level.index(min(level))
             difference = means[:, high] - means[:, low]
