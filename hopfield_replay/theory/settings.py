@@ -129,9 +129,11 @@ def several_clusters(sizes: Sequence[int], correlations: Sequence[float], d: int
     total = sum(sizes) + outliers
     if total > d:
         raise ValueError(f"{total} patterns in orthogonal groups do not fit into d = {d} dimensions; raise d.")
-    blocks = [equiangular(n, c, n) for n, c in zip(sizes, correlations, strict=True)]
-    patterns = torch.zeros(total, d, dtype=torch.float64)
-    patterns[:, :total] = torch.block_diag(*blocks, torch.eye(outliers, dtype=torch.float64))
+    patterns = torch.eye(total, d, dtype=torch.float64)
+    start = 0
+    for n, c in zip(sizes, correlations, strict=True):
+        patterns[start : start + n, start : start + n] = equiangular(n, c, n)
+        start += n
     names = ["cluster"] if len(sizes) == 1 else [f"cluster {i + 1}" for i in range(len(sizes))]
     groups = [g for g, n in enumerate([*sizes, outliers]) for _ in range(n)]
     shown = ", ".join(f"{n} at c={c}" for n, c in zip(sizes, correlations, strict=True))
@@ -190,7 +192,8 @@ def mixed_density(
 def sphere(n: int, d: int, generator: torch.Generator) -> Tensor:
     """Draw ``n`` points uniformly from the unit sphere of R^d, (n, d) float64."""
     points = torch.randn(n, d, generator=generator, dtype=torch.float64)
-    return points / points.norm(dim=1, keepdim=True)
+    norms: Tensor = points.norm(dim=1, keepdim=True)
+    return points / norms
 
 
 def digits(per_class: int = 20, classes: Sequence[int] = (0, 1, 2, 3, 4), seed: int = 0) -> Setting:
