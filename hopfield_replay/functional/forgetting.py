@@ -188,7 +188,7 @@ def expected_rise(x: Tensor, patterns: Tensor, beta: float, *, masses: Tensor | 
     norms = offset.square().sum(1)
     rows = max(1, _CHUNK_ELEMENTS // len(stored))
     rises = []
-    for chunk in queries.split(rows):
+    for chunk in torch.split(queries, rows):
         p = responsibilities(chunk, given, beta, masses=masses, similarity="dot")
         point = chunk.to(torch.float64)
         square = point.square().sum(1)

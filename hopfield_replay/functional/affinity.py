@@ -1,0 +1,247 @@
+"""Affinity of old samples to replay candidates: how much each candidate would give back of each sample.
+
+The affinity of target k to candidate r is a_kr = m_r q_r(x_k) exp(beta dE(x_k)), so that replaying the set R protects
+the energy (1/beta) log(1 + sum_{r in R} a_kr) of target k. The responsibility q_r = exp(score_r) / Z_old and the rise
+exp(beta dE) = Z_old / Z_new share Z_old: a_kr = m_r exp(score_kr) / Z_new(x_k) needs the energy under the next task
+only.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from hopfield_replay.functional._distances import half_squared_distances
+from hopfield_replay.functional._validate import (
+    Similarity,
+    as_matrix,
+    as_pair,
+    check_beta,
+    check_finite,
+    check_masses,
+    check_similarity,
+)
+from hopfield_replay.functional.energy import energy
+
+_CHUNK_ELEMENTS = 1 << 22  # affinities computed at a time: 32 MB
+
+
+def replay_mass(k: int, replay_share: float) -> float:
+    r"""Mass of each of k replayed samples when a share of every batch is replayed: lam / ((1 - lam) k).
+
+    In units in which the whole next task has mass 1, which are those of the normalised energies.
+
+    Args:
+        k: number of samples kept, >= 1.
+        replay_share: share lam of replayed samples in a batch, in (0, 1).
+
+    Returns:
+        The mass, > 0.
+
+    Raises:
+        ValueError: k or the share out of range.
+
+    Example:
+        >>> replay_mass(100, 0.5)
+        0.01
+
+    Source: a batch shows the N_new samples with weight (1 - lam) / N_new each and the kept ones with lam / k each.
+    """
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise ValueError(f"k must be a whole number >= 1, got {k!r}.")
+    if not 0 < replay_share < 1:
+        raise ValueError(f"replay_share must lie strictly between 0 and 1, got {replay_share}.")
+    return replay_share / ((1 - replay_share) * k)
+
+
+def far_task_energy(old: Tensor) -> float:
+    r"""Energy of every old sample under a next task that is not known: one constant, that of a far task.
+
+    The N samples of a task that has nothing to do with the old ones are about equally far from each of them, say at
+    squared distance D^2. Then log sum_nu exp(-beta |x_k - eta_nu|^2 / 2) = log N - beta D^2 / 2 for every old sample
+    x_k: the normalised energy is D^2 / 2 whatever beta, k and N. As D^2 serves the mean squared distance between two
+    old samples, the distance of unrelated samples in data of this spread, so that D^2 / 2 is the total variance.
+
+    With this constant the affinity of a kept sample r is m_r exp(-beta (|x_k - x_r|^2 - D^2) / 2), and the gain is
+    coverage: for large beta each target is protected by max(0, D^2 - min_r |x_k - x_r|^2) / 2, which is facility
+    location on squared distances, capped at D^2.
+
+    Args:
+        old: old samples, floating, (n, d) or (n, *shape), n >= 2.
+
+    Returns:
+        D^2 / 2 >= 0, in units of squared distance (distance form).
+
+    Raises:
+        ValueError: fewer than two samples, NaN or infinite values.
+        TypeError: not a floating tensor.
+
+    Example:
+        >>> import torch
+        >>> far_task_energy(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))  # one pair, at squared distance 25
+        12.5
+    """
+    matrix = as_matrix(old, "old")
+    if len(matrix) < 2:
+        raise ValueError(f"old must hold at least two samples to have a distance between them, got {len(matrix)}.")
+    mean = matrix.mean(0, dtype=torch.float64)
+    square = sum((part.to(torch.float64) - mean).square().sum().item() for part in _parts(matrix))
+    return square / (len(matrix) - 1)
+
+
+def _parts(matrix: Tensor) -> list[Tensor]:
+    return list(torch.split(matrix, max(1, _CHUNK_ELEMENTS // max(1, matrix.shape[1]))))
+
+
+class StreamedAffinity:
+    r"""Affinities that are computed from the vectors when asked for, in memory that does not grow with their number.
+
+    Args:
+        targets: samples to protect, floating, (n, d) or (n, *shape).
+        candidates: samples that could be replayed, (C, d) or (C, *shape).
+        new_energies: energies of the targets under the next task's patterns, (n,) or one number for all, for instance
+            ``energy(targets, new, beta)`` when the next task is known and ``far_task_energy(targets)`` when not.
+        beta: inverse temperature, > 0.
+        masses: mass of each replayed sample, (C,) or one number for all, >= 0, in the units of ``new_energies``: of the
+            whole next task if those are normalised (see :func:`replay_mass`), of one pattern if not.
+        similarity: ``"distance"`` or ``"dot"``; that of ``new_energies``.
+
+    Raises:
+        ValueError, TypeError: as :func:`energy`; energies that are not finite.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([[0.0], [1.0], [5.0]])
+        >>> rows = StreamedAffinity(x, x, far_task_energy(x), beta=1.0, masses=0.1)
+        >>> rows.shape
+        (3, 3)
+        >>> rows.log_rows(torch.tensor([1])).round(decimals=3)  # of candidate 1 to the three targets
+        tensor([[ 4.1970,  4.6970, -3.3030]], dtype=torch.float64)
+    """
+
+    def __init__(
+        self,
+        targets: Tensor,
+        candidates: Tensor,
+        new_energies: Tensor | float,
+        beta: float,
+        *,
+        masses: Tensor | float,
+        similarity: Similarity = "distance",
+    ) -> None:
+        check_similarity(similarity)
+        self.beta = check_beta(beta)
+        self.similarity = similarity
+        x, self._candidates = as_pair(targets, candidates)
+        energies = torch.as_tensor(new_energies, dtype=torch.float64, device=x.device)
+        if energies.ndim and energies.shape != (len(x),):
+            raise ValueError(
+                f"new_energies must be one number or have shape ({len(x)},), one for each target, "
+                f"got {tuple(energies.shape)}."
+            )
+        check_finite(energies.reshape(-1), "new_energies")
+        if not isinstance(masses, Tensor):
+            masses = torch.full((len(self._candidates),), float(masses), dtype=torch.float64, device=x.device)
+        weights = check_masses(masses, self._candidates)
+        assert weights is not None
+        self._masses, self._log_masses = weights, weights.log()
+        # one centre for both: the distances do not see it, rounding does
+        mean = x.mean(0, dtype=torch.float64) if len(x) and similarity == "distance" else x.new_zeros(x.shape[1])
+        self._centre = mean.to(torch.float64)
+        self._x = x.to(torch.float64) - self._centre
+        self._log_inverse = self.beta * energies.expand(len(x))  # -log Z_new of each target
+        if similarity == "dot":
+            self._log_inverse = self._log_inverse - 0.5 * self.beta * self._x.square().sum(1)
+        self._given = x
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Numbers of targets and of candidates, (n, C)."""
+        return len(self._x), len(self._candidates)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the vectors."""
+        return self._x.device
+
+    def log_rows(self, index: Tensor) -> Tensor:
+        """Log affinities of the candidates ``index`` (b,) to every target, (b, n) float64; -inf for mass 0."""
+        chosen = self._candidates[index].to(torch.float64) - self._centre
+        if self.similarity == "dot":
+            scores = self.beta * (chosen @ self._x.T)
+        else:
+            scores = half_squared_distances(chosen, self._x).mul_(-self.beta)
+        return scores.add_(self._log_inverse).add_(self._log_masses[index, None])
+
+    def log_totals(self) -> Tensor:
+        """Log of the affinity of each target to all candidates together, (n,) float64."""
+        total = energy(
+            self._given,
+            self._candidates,
+            self.beta,
+            masses=self._masses,
+            similarity=self.similarity,
+            normalize=False,
+        )
+        if self.similarity == "dot":
+            total = total - 0.5 * self._x.square().sum(1)
+        return self._log_inverse - self.beta * total
+
+
+def affinity(
+    targets: Tensor,
+    candidates: Tensor,
+    new_energies: Tensor | float,
+    beta: float,
+    *,
+    masses: Tensor | float,
+    similarity: Similarity = "distance",
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
+    r"""Affinity matrix a_kr = m_r q_r(x_k) exp(beta dE(x_k)) of targets and candidates.
+
+    .. math:: a_{kr} = m_r\, e^{\mathrm{score}_r(x_k)} / Z_\mathrm{new}(x_k)
+
+    A target that is itself a candidate has its own affinity too: replaying a sample does protect it, by exactly this
+    much. No leave-one-out enters, since the energies before the task change cancel.
+
+    Args:
+        targets: samples to protect, floating, (n, d) or (n, *shape).
+        candidates: samples that could be replayed, (C, d) or (C, *shape).
+        new_energies: energies of the targets under the next task's patterns, (n,) or one number for all, for instance
+            ``energy(targets, new, beta)`` when the next task is known and :func:`far_task_energy` when it is not.
+        beta: inverse temperature, > 0.
+        masses: mass of each replayed sample, (C,) or one number for all, >= 0, in the units of ``new_energies``: of the
+            whole next task if those are normalised (see :func:`replay_mass`), of one pattern if not.
+        similarity: ``"distance"`` or ``"dot"``; that of ``new_energies``.
+        dtype: of the result. float32 halves the memory; the sums of the selection are float64 either way.
+
+    Returns:
+        (n, C), >= 0. Its transpose is contiguous, as the selection reads it candidate by candidate.
+
+    Raises:
+        ValueError, TypeError: as :func:`energy`; affinities too large for ``dtype`` (then use
+        :class:`StreamedAffinity`,
+            which keeps their logarithms, or a smaller beta).
+
+    Example:
+        >>> import torch
+        >>> old = torch.tensor([[0.0], [1.0]]); new = torch.tensor([[9.0]])
+        >>> from hopfield_replay.functional import energy, replay_gain
+        >>> a = affinity(old, old, energy(old, new, 0.1), beta=0.1, masses=1.0)
+        >>> bool(torch.allclose(a[:, 0].log1p() / 0.1, replay_gain(old, old, new, old[:1], 0.1)))
+        True
+
+    Source: the identity of :func:`replay_gain`.
+    """
+    rows = StreamedAffinity(targets, candidates, new_energies, beta, masses=masses, similarity=similarity)
+    n, count = rows.shape
+    result = torch.empty(count, n, dtype=dtype, device=rows.device)
+    for index in torch.split(torch.arange(count, device=rows.device), max(1, _CHUNK_ELEMENTS // max(1, n))):
+        result[index[0] : index[0] + len(index)] = rows.log_rows(index).exp_()
+    if result.numel() and not math.isfinite(result.max().item()):
+        raise ValueError(
+            f"affinities at beta={beta} are too large for {dtype}. Pass a StreamedAffinity to the selection instead, "
+            "which keeps their logarithms, or use a smaller beta."
+        )
+    return result.T

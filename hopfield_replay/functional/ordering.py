@@ -1,0 +1,257 @@
+"""Orders of samples by geometry or by chance: what other replay policies keep, best first."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from hopfield_replay.functional._distances import half_squared_distances
+from hopfield_replay.functional._lazy import LazyGreedy
+from hopfield_replay.functional._validate import as_matrix
+
+_CHUNK_ELEMENTS = 1 << 22  # distances, or vector entries, held at a time: 32 MB
+_KEPT_ELEMENTS = 1 << 27  # distances that facility_location keeps instead of computing them again: 512 MB
+
+
+def _check_k(k: int, count: int) -> None:
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise TypeError(f"k must be a whole number, got {k!r}.")
+    if not 1 <= k <= count:
+        raise ValueError(f"k must lie between 1 and the number to choose from, {count}, got {k}.")
+
+
+def _centred(vectors: Tensor, k: int) -> Tensor:
+    matrix = as_matrix(vectors, "vectors").to(torch.float64)
+    _check_k(k, len(matrix))
+    return matrix - matrix.mean(0)
+
+
+def _distances(points: Tensor, point: Tensor) -> Tensor:
+    """Distance of every point to one, (n,), by differences: equal points are at distance 0 exactly."""
+    return torch.cdist(points, point[None], compute_mode="donot_use_mm_for_euclid_dist")[:, 0]
+
+
+def k_center(vectors: Tensor, k: int, *, start: int | None = None) -> Tensor:
+    r"""Farthest-first order: each pick is the vector farthest from all picked before.
+
+    The first k picks cover all vectors within at most twice the smallest radius that k centres can reach.
+
+    Args:
+        vectors: floating, (n, d) or (n, *shape).
+        k: number of picks, from 1 to n.
+        start: first pick; the vector nearest to the mean if None.
+
+    Returns:
+        (k,) int64, first pick first. Of equally far vectors the lowest index.
+
+    Raises:
+        ValueError, TypeError: k or start out of range, vectors that are no finite floating matrix.
+
+    Example:
+        >>> import torch
+        >>> k_center(torch.tensor([[0.0], [1.0], [4.0], [9.0]]), 3, start=0)
+        tensor([0, 3, 2])
+
+    Source: Gonzalez (1985), Clustering to minimize the maximum intercluster distance; Sener, Savarese,
+    arXiv:1708.00489 (core-sets).
+    """
+    centred = _centred(vectors, k)
+    points = as_matrix(vectors, "vectors").to(torch.float64)  # centring would round equal distances apart
+    if start is None:
+        start = int(centred.square().sum(1).argmin())
+    elif not 0 <= start < len(points):
+        raise ValueError(f"start must be an index in [0, {len(points)}), got {start}.")
+    picks = [start]
+    nearest = points.new_full((len(points),), torch.inf)
+    while len(picks) < k:
+        nearest = torch.minimum(nearest, _distances(points, points[picks[-1]]))
+        nearest[picks[-1]] = -1.0  # below every distance: never again, not even beside duplicates
+        picks.append(int(nearest.argmax()))
+    return torch.tensor(picks, device=points.device)
+
+
+class _Closeness:
+    """Fall of the summed distance to the nearest pick, a monotone submodular function of the picks."""
+
+    def __init__(self, points: Tensor) -> None:
+        self._points = points
+        # before the first pick every vector is farther than any other could be: the first pick is the medoid
+        self._nearest = points.new_full((len(points),), 2 * float(points.square().sum(1).max().sqrt()))
+        small = len(points) ** 2 <= _KEPT_ELEMENTS
+        self._rows = torch.cat([rows.float() for rows in self._all_rows()]) if small else None
+
+    @property
+    def candidates(self) -> int:
+        return len(self._points)
+
+    def _all_rows(self) -> Iterator[Tensor]:
+        every = torch.arange(len(self._points), device=self._points.device)
+        for index in torch.split(every, max(1, _CHUNK_ELEMENTS // len(every))):
+            yield self._distances(index)
+
+    def _distances(self, index: Tensor) -> Tensor:
+        rows = half_squared_distances(self._points[index], self._points).mul_(2).sqrt_()
+        rows[torch.arange(len(index)), index] = 0.0
+        return rows
+
+    def _chosen_rows(self, index: list[int]) -> Tensor:
+        if self._rows is not None:
+            return self._rows[index].to(torch.float64)
+        return self._distances(torch.tensor(index, device=self._points.device))
+
+    def bound(self, index: list[int]) -> list[float]:
+        gains: list[float] = []
+        step = max(1, _CHUNK_ELEMENTS // len(self._points))
+        for i in range(0, len(index), step):
+            gains += (self._nearest - self._chosen_rows(index[i : i + step])).clamp_(min=0).sum(1).tolist()
+        return gains
+
+    exact = bound
+
+    def add(self, candidate: int) -> None:
+        self._nearest = torch.minimum(self._nearest, self._chosen_rows([candidate])[0])
+
+
+def facility_location(vectors: Tensor, k: int) -> Tensor:
+    r"""Greedy k-medoids: each pick lowers the summed distance of all vectors to their nearest pick the most.
+
+    Minimises sum_i min_{s in S} |x_i - x_s|, whose fall is monotone and submodular. The first pick is the medoid.
+
+    Args:
+        vectors: floating, (n, d) or (n, *shape). Up to 11585 vectors their distances are kept in float32 (at most
+            512 MB); above they are computed again when needed, which takes far longer.
+        k: number of picks, from 1 to n.
+
+    Returns:
+        (k,) int64, best first: the first j picks are the greedy set of size j. Of gains equal to 1e-7 the lowest index.
+
+    Raises:
+        ValueError, TypeError: k out of range, vectors that are no finite floating matrix.
+
+    Example:
+        >>> import torch
+        >>> facility_location(torch.tensor([[0.0], [1.0], [2.0], [9.0]]), 2)
+        tensor([1, 3])
+
+    Source: Kaufman, Rousseeuw (1990), the BUILD phase of k-medoids; Cornuejols, Fisher, Nemhauser (1977).
+    """
+    points = _centred(vectors, k)
+    greedy = LazyGreedy(_Closeness(points), [0] * len(points), [k], tie=1e-7)
+    greedy.run(k)
+    return torch.tensor(greedy.picks, device=points.device)
+
+
+def herding(vectors: Tensor, k: int) -> Tensor:
+    r"""Herding: each pick brings the mean of the picks closest to the mean of all vectors.
+
+    Pick t minimises |mean - (x + x_{s_1} + ... + x_{s_{t-1}}) / t| among the vectors not yet picked. For vectors of one
+    norm this is Welling's herding, argmax <w, x> with w <- w + mean - x.
+
+    Args:
+        vectors: floating, (n, d) or (n, *shape).
+        k: number of picks, from 1 to n.
+
+    Returns:
+        (k,) int64, first pick first; of equal vectors the lowest index.
+
+    Raises:
+        ValueError, TypeError: k out of range, vectors that are no finite floating matrix.
+
+    Example:
+        >>> import torch
+        >>> herding(torch.tensor([[-3.0], [1.0], [5.0], [-2.0]]), 2)  # mean 0.25: nearest is 1, then (1 - 2) / 2
+        tensor([1, 3])
+
+    Source: Welling (2009), Herding dynamical weights to learn; Rebuffi et al., arXiv:1611.07725 (exemplars of iCaRL).
+    """
+    points = _centred(vectors, k)  # the mean is now 0, and pick t minimises |x|^2 + 2 <x, sum of the picks>
+    norms = points.square().sum(1)
+    total = torch.zeros_like(points[0])
+    free = torch.ones(len(points), dtype=torch.bool, device=points.device)
+    picks: list[int] = []
+    for _ in range(k):
+        scores = norms + 2 * (points @ total)
+        slack = 1e-12 * float(scores.abs().max())  # rounding of the products must not decide between duplicates
+        best = free & (scores <= scores[free].min() + slack)
+        picks.append(int(best.nonzero()[0]))
+        free[picks[-1]] = False
+        total += points[picks[-1]]
+    return torch.tensor(picks, device=points.device)
+
+
+def neighbour_distance(vectors: Tensor, neighbours: int = 10) -> Tensor:
+    r"""Distance of each vector to its k-th nearest other vector, large where data is sparse.
+
+    Args:
+        vectors: floating, (n, d) or (n, *shape).
+        neighbours: k, from 1 to n - 1.
+
+    Returns:
+        (n,) float64. Copies of a vector count as neighbours, at distance 0.
+
+    Raises:
+        ValueError, TypeError: neighbours out of range, vectors that are no finite floating matrix.
+
+    Example:
+        >>> import torch
+        >>> neighbour_distance(torch.tensor([[0.0], [1.0], [3.0]]), 1)
+        tensor([1., 1., 2.], dtype=torch.float64)
+
+    Source: Ramaswamy, Rastogi, Shim (2000), outliers by the distance to the k-th nearest neighbour.
+    """
+    points = as_matrix(vectors, "vectors").to(torch.float64)
+    if isinstance(neighbours, bool) or not isinstance(neighbours, int):
+        raise TypeError(f"neighbours must be a whole number, got {neighbours!r}.")
+    if not 1 <= neighbours < len(points):
+        raise ValueError(
+            f"neighbours must be at least 1 and below the number of vectors, {len(points)}, got {neighbours}."
+        )
+    points = points - points.mean(0)
+    every = torch.arange(len(points), device=points.device)
+    result = torch.empty_like(points[:, 0]) if points.shape[1] else points.new_zeros(len(points))
+    for index in torch.split(every, max(1, _CHUNK_ELEMENTS // max(len(points), neighbours * points.shape[1]))):
+        half = half_squared_distances(points[index], points)
+        half[every[: len(index)], index] = torch.inf
+        nearest = half.topk(neighbours, largest=False).indices
+        # through differences: the product leaves 1e-7 of the norm where copies are 0 apart
+        result[index] = (points[nearest] - points[index, None]).square().sum(2).sqrt().max(1).values
+    return result
+
+
+def proportional(weights: Tensor, k: int, uniforms: Tensor) -> Tensor:
+    r"""Draw k samples without replacement, each draw with probability proportional to the weights that are left.
+
+    The k largest keys log w_i - log(-log u_i) (Gumbel top-k), in falling order. The same uniforms give the same draw.
+
+    Args:
+        weights: (n,) >= 0.
+        k: number of draws, from 1 to the number of positive weights.
+        uniforms: (n,) independent uniform numbers in [0, 1); float64 for large n.
+
+    Returns:
+        (k,) int64 in the order of drawing.
+
+    Raises:
+        ValueError: shapes that differ, weights that are negative or not finite, more draws than positive weights.
+
+    Example:
+        >>> import torch
+        >>> proportional(torch.tensor([1.0, 0.0, 3.0]), 2, torch.tensor([0.5, 0.9, 0.2]))  # keys .37, -inf, .62
+        tensor([2, 0])
+
+    Source: Kool, van Hoof, Welling, arXiv:1903.06059 (equivalent to Efraimidis, Spirakis, 2006).
+    """
+    if weights.ndim != 1 or weights.shape != uniforms.shape:
+        raise ValueError(
+            "weights and uniforms must be vectors of one length, "
+            f"got shapes {tuple(weights.shape)} and {tuple(uniforms.shape)}."
+        )
+    if not bool(((weights >= 0) & weights.isfinite()).all()):
+        raise ValueError("weights must be finite and not negative.")
+    if not bool(((uniforms >= 0) & (uniforms <= 1)).all()):
+        raise ValueError("uniforms must lie in [0, 1).")
+    _check_k(k, int((weights > 0).sum()))
+    tiny = torch.finfo(torch.float64).tiny  # a uniform of exactly 0 draws last, but before every weight of 0
+    keys = weights.to(torch.float64).log() - (-uniforms.to(torch.float64).clamp(min=tiny).log()).log()
+    keys[weights == 0] = -torch.inf
+    return keys.argsort(descending=True, stable=True)[:k]

@@ -1,0 +1,306 @@
+"""Which samples to replay: greedy maximisation of the protected energy, with a certificate of how good it is."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hopfield_replay.functional._gains import ProtectedEnergy
+from hopfield_replay.functional._lazy import LazyGreedy
+from hopfield_replay.functional._validate import check_beta
+from hopfield_replay.functional.affinity import StreamedAffinity
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """A replay set and what it is worth.
+
+    Attributes:
+        indices: (k,) candidates, best first. The first j of them are the greedy set of size j (without quotas).
+        gains: (k,) float64, what each pick added to ``value``.
+        protected: (n,) float64, energy that the set protects of each target: (1/beta) log(1 + sum_{r in R} a_kr).
+        value: objective that was maximised.
+        upper_bound: no set of this size (and these quotas) is worth more.
+        mean: weighted mean of ``protected`` over all targets.
+        tail: weighted mean of ``protected`` over the tail, the targets most at risk.
+    """
+
+    indices: Tensor
+    gains: Tensor
+    protected: Tensor
+    value: float
+    upper_bound: float
+    mean: float
+    tail: float
+
+    @property
+    def guaranteed_share(self) -> float:
+        """Certified part of the optimum that was reached: value / upper_bound, 1 if there is nothing to gain."""
+        return self.value / self.upper_bound if self.upper_bound > 0 else 1.0
+
+
+def greedy_replay_gain(
+    affinity: Tensor | StreamedAffinity,
+    k: int,
+    *,
+    weights: Tensor | None = None,
+    tail_weight: float = 0.0,
+    tail_share: float = 0.1,
+    risk: Tensor | None = None,
+    groups: Tensor | None = None,
+    quotas: Tensor | None = None,
+    beta: float = 1.0,
+    tighten: int = 0,
+) -> Selection:
+    r"""Greedy choice of k candidates that together protect the most energy.
+
+    .. math:: F(R) = \sum_k w_k \frac1\beta \log\Big(1 + \sum_{r \in R} a_{kr}\Big)
+
+    is monotone and submodular in R, so greedy reaches at least 1 - (1 - 1/k)^k > 1 - 1/e of the optimum (1/2 with
+    quotas). Lazy evaluation gives the set of plain greedy; of equal gains the lowest index wins.
+
+    **The certificate.** No set of size k is worth more than F(S) plus the k largest remaining marginal gains. More
+    generally, for any c >= 0 in place of the logs log(1 + sum_S a) of the greedy set S,
+
+    .. math:: \max_{|R| = k} F(R) \le \frac1\beta \Big[\sum_k w_k c_k
+              + \text{sum of the } k \text{ largest } \sum_k w_k \log(1 + a_{kr} e^{-c_k})\Big],
+
+    since 1 + sum_R a <= e^c prod_R (1 + a e^-c). It is convex in c: ``tighten`` subgradient steps lower it, each for
+    the price of one evaluation of all candidates. ``upper_bound`` is the smallest bound met.
+
+    **The objectives.** The tail are the ceil(tail_share n) targets of highest risk. It is fixed beforehand: then every
+    blend of mean and tail is a weighting of the targets, w_k = u_k [(1 - t) + t 1_tail(k) sum u / sum_tail u], and
+    stays submodular, which the mean over the worst targets *after* replay would not. Mean and tail are reported
+    whatever was maximised.
+
+    Args:
+        affinity: (targets, candidates) matrix a_kr >= 0 (see :func:`affinity`), or a :class:`StreamedAffinity` for sets
+            whose matrix does not fit.
+        k: number of candidates to pick, from 1 to C.
+        weights: (n,) weight u_k >= 0 of each target; ones if None, so that ``value`` is a total.
+        tail_weight: t in [0, 1]: 0 maximises the total over all targets, 1 over the tail only.
+        tail_share: share of the targets that make up the tail, in (0, 1].
+        risk: (n,) how badly each target would fare without replay, for instance :func:`energy_rise`; only its order
+            matters. If None the affinity to all candidates together, which is m exp(beta dE_k) when the candidates are
+            the old patterns with equal masses: the tail then are the targets with the largest rise.
+        groups: (C,) integer group of each candidate, counted from 0, to pick from every group its quota.
+        quotas: (G,) picks from each group, with sum k; :func:`equal_quotas` if None.
+        beta: inverse temperature of the affinity, by which values are divided; with 1 they are in nats.
+        tighten: subgradient steps on the upper bound, >= 0. Some 20 often halve the gap.
+
+    Returns:
+        A :class:`Selection`.
+
+    Raises:
+        ValueError: affinities that are negative or not finite, k out of range, shapes or quotas that do not fit.
+        TypeError: an affinity that is no floating tensor.
+
+    Example:
+        >>> import torch
+        >>> a = torch.tensor([[9.0, 8.0, 0.0], [9.0, 8.0, 0.0], [0.0, 0.0, 3.0]])
+        >>> chosen = greedy_replay_gain(a, 2)
+        >>> chosen.indices  # candidate 1 is second best alone, but adds little to candidate 0
+        tensor([0, 2])
+        >>> round(chosen.value, 3), round(chosen.upper_bound, 3)
+        (5.991, 7.167)
+
+    Source: Nemhauser, Wolsey, Fisher (1978) for the guarantee; Minoux (1978) for lazy evaluation.
+    """
+    n, count = affinity.shape if isinstance(affinity, StreamedAffinity) else _check_affinity(affinity)
+    _check_k(k, count)
+    beta = check_beta(beta)
+    if isinstance(tighten, bool) or not isinstance(tighten, int) or tighten < 0:
+        raise ValueError(f"tighten must be a whole number >= 0, got {tighten!r}.")
+    weights = _check_weights(weights, n, affinity.device)
+    tail = _tail(affinity, weights, tail_share, risk)
+    group_of, left = _check_groups(groups, quotas, k, count)
+
+    function = ProtectedEnergy(affinity, _blend(weights, tail, tail_weight))
+    greedy = LazyGreedy(function, group_of, list(left))
+    greedy.run(k)
+    a_priori = 1 - (1 - 1 / k) ** k if len(left) == 1 else 0.5
+    upper = min(function.value / a_priori, function.value + greedy.largest(left))
+    if tighten:
+        upper = min(upper, _dual_bound(function, group_of, left, tighten))
+    protected = function.totals / beta
+    return Selection(
+        indices=torch.tensor(greedy.picks, device=affinity.device),
+        gains=torch.tensor(greedy.values, dtype=torch.float64, device=affinity.device) / beta,
+        protected=protected,
+        value=function.value / beta,
+        upper_bound=upper / beta,
+        mean=_average(protected, weights),
+        tail=_average(protected[tail], weights[tail]),
+    )
+
+
+def protected_energy(affinity: Tensor | StreamedAffinity, indices: Tensor, *, beta: float = 1.0) -> Tensor:
+    r"""Energy that a replay set protects of each target: (1/beta) log(1 + sum_{r in R} a_kr).
+
+    Args:
+        affinity: (targets, candidates) matrix or :class:`StreamedAffinity`.
+        indices: (m,) distinct candidates in the set.
+        beta: inverse temperature of the affinity; with 1 the result is in nats.
+
+    Returns:
+        (n,) float64.
+
+    Raises:
+        ValueError, TypeError: as :func:`greedy_replay_gain`; an index given twice or out of range.
+
+    Example:
+        >>> import torch
+        >>> protected_energy(torch.tensor([[1.0, 0.0, 2.0]]), torch.tensor([0, 2]))  # log 4
+        tensor([1.3863], dtype=torch.float64)
+
+    Source: the identity of :func:`replay_gain`.
+    """
+    n, count = affinity.shape if isinstance(affinity, StreamedAffinity) else _check_affinity(affinity)
+    beta = check_beta(beta)
+    chosen = indices.tolist()
+    if indices.ndim != 1 or len(set(chosen)) < len(chosen) or not all(0 <= i < count for i in chosen):
+        raise ValueError(f"indices must be distinct candidates in [0, {count}), got a tensor {tuple(indices.shape)}.")
+    function = ProtectedEnergy(affinity, torch.ones(n, dtype=torch.float64, device=affinity.device))
+    for i in chosen:
+        function.add(i)
+    return function.totals / beta
+
+
+def equal_quotas(groups: Tensor, k: int) -> Tensor:
+    r"""Equal shares of k picks for the groups; what a small group cannot use goes to the others.
+
+    Args:
+        groups: (C,) integer group of each candidate, counted from 0.
+        k: number of picks, from 1 to C. With k below the number of groups the first k groups get one each.
+
+    Returns:
+        (G,) int64 with sum k; no quota exceeds its group's size, and those below it differ by at most 1.
+
+    Raises:
+        ValueError, TypeError: groups that are not integers from 0; k out of range.
+
+    Example:
+        >>> import torch
+        >>> equal_quotas(torch.tensor([0, 1, 1, 1, 2, 2, 2, 2]), 6)
+        tensor([1, 3, 2])
+    """
+    _check_group_index(groups, None)
+    _check_k(k, len(groups))
+    sizes = torch.bincount(groups)
+    quotas = torch.zeros_like(sizes)
+    while (left := k - int(quotas.sum())) > 0:
+        unfilled = (quotas < sizes).nonzero().flatten()
+        share = max(1, left // len(unfilled))
+        unfilled = unfilled[:left]
+        quotas[unfilled] = torch.minimum(quotas[unfilled] + share, sizes[unfilled])
+    return quotas
+
+
+def _dual_bound(function: ProtectedEnergy, groups: list[int], quotas: list[int], steps: int) -> float:
+    """Smallest of the bounds above along subgradient steps on c, from the greedy set's own logs."""
+    every, best = list(range(function.candidates)), math.inf
+    totals = function.totals.clone()
+    group = torch.tensor(groups)
+    for step in range(steps):
+        gains = torch.tensor(function.bound(every, totals), dtype=torch.float64)
+        top = [members[gains[members].topk(quota).indices] for members, quota in _members(group, quotas)]
+        chosen = torch.cat(top)
+        best = min(best, float(function.weights @ totals) + float(gains[chosen].sum()))
+        # d/dc_k of the bound is w_k (1 - sum over the chosen of a / (e^c + a)); w_k is left out: a step in units of c
+        slope = 1 - function.shares(chosen.tolist(), totals)
+        totals = (totals - 0.5 / math.sqrt(1 + step) * slope).clamp_(min=0.0)
+    return best
+
+
+def _members(group: Tensor, quotas: list[int]) -> list[tuple[Tensor, int]]:
+    return [((group == g).nonzero().flatten(), quota) for g, quota in enumerate(quotas)]
+
+
+def _blend(weights: Tensor, tail: Tensor, tail_weight: float) -> Tensor:
+    if not 0 <= tail_weight <= 1:
+        raise ValueError(f"tail_weight must lie in [0, 1], got {tail_weight}.")
+    blend = (1 - tail_weight) * weights
+    blend[tail] += tail_weight * weights[tail] * (weights.sum() / weights[tail].sum())
+    return blend
+
+
+def _tail(affinity: Tensor | StreamedAffinity, weights: Tensor, share: float, risk: Tensor | None) -> Tensor:
+    """The targets of positive weight with the highest risk; of equal risk those with the lowest index."""
+    if not 0 < share <= 1:
+        raise ValueError(f"tail_share must lie in (0, 1], got {share}.")
+    if risk is None:
+        risk = affinity.log_totals() if isinstance(affinity, StreamedAffinity) else affinity.sum(1)
+    elif risk.shape != weights.shape or bool(risk.isnan().any()):
+        raise ValueError(
+            f"risk must be ({len(weights)},), one number for each target and no NaN, got {tuple(risk.shape)}."
+        )
+    counted = (weights > 0).nonzero().flatten()
+    size = math.ceil(round(share * len(counted), 9))  # 0.1 x 30 is 3.0000000000000004
+    return counted[risk[counted].argsort(descending=True, stable=True)[:size]]
+
+
+def _average(values: Tensor, weights: Tensor) -> float:
+    return float((values * weights).sum() / weights.sum())
+
+
+def _check_affinity(affinity: Tensor) -> tuple[int, int]:
+    if not isinstance(affinity, Tensor) or not affinity.is_floating_point():
+        kind = affinity.dtype if isinstance(affinity, Tensor) else type(affinity).__name__
+        raise TypeError(f"affinity must be a floating tensor (targets, candidates) or a StreamedAffinity, got {kind}.")
+    if affinity.ndim != 2 or not affinity.numel():
+        raise ValueError(
+            f"affinity must be (targets, candidates) with at least one of each, got {tuple(affinity.shape)}."
+        )
+    low, high = (float(bound) for bound in (affinity.T if affinity.T.is_contiguous() else affinity).aminmax())
+    if not (low >= 0 and high * affinity.shape[1] < math.inf):  # NaN fails the first comparison
+        raise ValueError(
+            f"affinity must be finite and not negative, got values from {low} to {high}. Affinities that overflow "
+            "can be given by their logarithms, as a StreamedAffinity."
+        )
+    return affinity.shape[0], affinity.shape[1]
+
+
+def _check_k(k: int, count: int) -> None:
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise TypeError(f"k must be a whole number, got {k!r}.")
+    if not 1 <= k <= count:
+        raise ValueError(f"k must lie between 1 and the number of candidates, {count}, got {k}.")
+
+
+def _check_weights(weights: Tensor | None, n: int, device: torch.device) -> Tensor:
+    if weights is None:
+        return torch.ones(n, dtype=torch.float64, device=device)
+    if weights.shape != (n,):
+        raise ValueError(f"weights must have shape ({n},), one for each target, got {tuple(weights.shape)}.")
+    weights = weights.to(device=device, dtype=torch.float64)
+    if not (float(weights.min()) >= 0 and 0 < float(weights.sum()) < math.inf):
+        raise ValueError("weights must be finite and not negative, and not all zero.")
+    return weights
+
+
+def _check_group_index(groups: Tensor, count: int | None) -> None:
+    if groups.is_floating_point() or groups.is_complex() or groups.dtype == torch.bool:
+        raise TypeError(f"groups must hold integers, got {groups.dtype}.")
+    if groups.ndim != 1 or (count is not None and len(groups) != count):
+        expected = "one group for each candidate" if count is None else f"shape ({count},)"
+        raise ValueError(f"groups must have {expected}, got {tuple(groups.shape)}.")
+    if len(groups) and int(groups.min()) < 0:
+        raise ValueError(f"groups must be counted from 0, got {int(groups.min())}.")
+
+
+def _check_groups(groups: Tensor | None, quotas: Tensor | None, k: int, count: int) -> tuple[list[int], list[int]]:
+    if groups is None:
+        if quotas is not None:
+            raise ValueError("quotas need groups: pass the group of each candidate too.")
+        return [0] * count, [k]
+    _check_group_index(groups, count)
+    if quotas is None:
+        quotas = equal_quotas(groups, k)
+    sizes = torch.bincount(groups, minlength=len(quotas))
+    if len(sizes) != len(quotas) or bool((quotas < 0).any()) or bool((quotas > sizes).any()) or int(quotas.sum()) != k:
+        raise ValueError(
+            f"quotas must be one number for each of the {len(sizes)} groups, from 0 to its size {sizes.tolist()}, "
+            f"with sum k = {k}; got {quotas.tolist()}."
+        )
+    return groups.tolist(), quotas.tolist()

@@ -1,0 +1,182 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from hopfield_replay.functional import facility_location, herding, k_center, neighbour_distance, ordering, proportional
+
+
+@st.composite
+def clouds(draw):
+    """Small sets of vectors; on a coarse grid there are duplicates and exact ties."""
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    n, d = draw(st.integers(2, 12)), draw(st.integers(1, 3))
+    points = rng.normal(size=(n, d))
+    if draw(st.booleans()):
+        points = np.round(points)
+    return points + draw(st.sampled_from([0.0, 64.0])), draw(st.integers(1, n))
+
+
+def distance(a, b):
+    return math.sqrt(math.fsum((x - y) ** 2 for x, y in zip(a, b, strict=True)))
+
+
+def check_picks(order, score, count, k, slack):
+    """Every pick has the largest score given those before it; of scores equal up to the slack any is right."""
+    picks = []
+    for pick in order.tolist():
+        scores = {i: score(picks, i) for i in range(count) if i not in picks}
+        assert scores[pick] >= max(scores.values()) - slack
+        picks.append(pick)
+    assert len(picks) == k
+
+
+@settings(max_examples=80, deadline=None)
+@given(clouds())
+def test_k_center_is_the_literal_loop(cloud):
+    points, k = cloud
+    order = k_center(torch.from_numpy(points), k, start=0)
+
+    def score(picks, i):
+        return min((distance(points[i], points[p]) for p in picks), default=-i)  # the first pick is given
+
+    check_picks(order, score, len(points), k, 1e-12)
+    order = order.tolist()
+    radius = max(min(distance(x, points[p]) for p in order) for x in points)
+    best = min(
+        max(min(distance(x, points[p]) for p in s) for x in points)
+        for s in itertools.combinations(range(len(points)), min(k, 3))
+    )
+    if k <= 3:
+        assert radius <= 2 * best + 1e-9
+
+
+def test_k_center_starts_near_the_mean_and_breaks_ties_by_index():
+    square = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0], [0.1, 0.0], [0.1, 0.0]])
+    assert k_center(square, 6).tolist() == [4, 2, 3, 0, 1, 5]
+
+
+@settings(max_examples=80, deadline=None)
+@given(clouds())
+def test_facility_location_is_naive_greedy_on_the_summed_distance(cloud):
+    points, k = cloud
+
+    def score(picks, i):
+        return -math.fsum(min(distance(x, points[p]) for p in [*picks, i]) for x in points)
+
+    check_picks(facility_location(torch.from_numpy(points), k), score, len(points), k, 1e-5)
+
+
+def test_facility_location_without_kept_distances_is_the_same(monkeypatch):
+    points = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+    kept = facility_location(points, 30)
+    monkeypatch.setattr(ordering, "_KEPT_ELEMENTS", 0)
+    monkeypatch.setattr(ordering, "_CHUNK_ELEMENTS", 300)
+    assert facility_location(points, 30).tolist() == kept.tolist()
+
+
+@settings(max_examples=80, deadline=None)
+@given(clouds())
+def test_herding_is_the_literal_loop(cloud):
+    points, k = cloud
+    mean = points.mean(0)
+
+    def score(picks, i):
+        t = len(picks) + 1
+        return -((t * distance(mean, points[[*picks, i]].sum(0) / t)) ** 2)
+
+    check_picks(herding(torch.from_numpy(points), k), score, len(points), k, 1e-9)
+
+
+def test_herding_of_unit_vectors_is_wellings():
+    x = torch.randn(40, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x /= x.norm(dim=1, keepdim=True)
+    w, picks = x.mean(0), []
+    for _ in range(15):
+        scores = x @ w
+        scores[picks] = -torch.inf
+        picks.append(int(scores.argmax()))
+        w = w + x.mean(0) - x[picks[-1]]
+    assert herding(x, 15).tolist() == picks
+
+
+@settings(max_examples=60, deadline=None)
+@given(clouds(), st.integers(1, 100))
+def test_neighbour_distance_is_the_sorted_distance(cloud, which):
+    points, _ = cloud
+    neighbours = 1 + which % (len(points) - 1) if len(points) > 2 else 1
+    expected = [
+        sorted(distance(x, y) for j, y in enumerate(points) if j != i)[neighbours - 1] for i, x in enumerate(points)
+    ]
+    got = neighbour_distance(torch.from_numpy(points), neighbours)
+    np.testing.assert_allclose(got.numpy(), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_neighbour_distance_does_not_depend_on_the_chunks(monkeypatch):
+    points = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    whole = neighbour_distance(points, 3)
+    monkeypatch.setattr(ordering, "_CHUNK_ELEMENTS", 130)
+    torch.testing.assert_close(neighbour_distance(points, 3), whole)
+
+
+def test_proportional_draws_have_the_probabilities_of_draws_without_replacement():
+    weights = torch.tensor([1.0, 2.0, 0.0, 5.0])
+    uniforms = torch.rand(6000, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    draws = [tuple(proportional(weights, 2, u).tolist()) for u in uniforms]
+    w = weights.tolist()
+    pairs = list(itertools.permutations([0, 1, 3], 2))
+    expected = [len(draws) * w[a] / 8 * w[b] / (8 - w[a]) for a, b in pairs]
+    observed = [draws.count(pair) for pair in pairs]
+    assert sum(observed) == len(draws)  # weight 0 is never drawn
+    assert stats.chisquare(observed, expected).pvalue > 0.001
+
+
+def test_proportional_with_uniforms_at_the_ends():
+    assert proportional(torch.tensor([1.0, 0.0, 1.0]), 2, torch.tensor([0.0, 1.0, 0.5])).tolist() == [2, 0]
+
+
+@pytest.mark.parametrize("order", [k_center, facility_location, herding])
+@pytest.mark.parametrize(
+    ("vectors", "k", "error"),
+    [
+        (torch.zeros(3, 2), 4, ValueError),
+        (torch.zeros(3, 2), 0, ValueError),
+        (torch.zeros(0, 2), 1, ValueError),
+        (torch.zeros(3, 2), 1.0, TypeError),
+        (torch.zeros(3), 1, ValueError),
+        (torch.full((3, 2), float("nan")), 1, ValueError),
+        (torch.zeros(3, 2, dtype=torch.int64), 1, TypeError),
+    ],
+)
+def test_bad_input_is_refused(order, vectors, k, error):
+    with pytest.raises(error, match=r"k must|vectors"):
+        order(vectors, k)
+
+
+def test_other_bad_input_is_refused():
+    with pytest.raises(ValueError, match="start"):
+        k_center(torch.zeros(3, 2), 1, start=3)
+    with pytest.raises(ValueError, match="neighbours"):
+        neighbour_distance(torch.zeros(3, 2), 3)
+    with pytest.raises(ValueError, match="between 1 and"):
+        proportional(torch.tensor([1.0, 0.0]), 2, torch.rand(2))
+    with pytest.raises(ValueError, match="length"):
+        proportional(torch.ones(2), 1, torch.rand(3))
+    with pytest.raises(ValueError, match="negative"):
+        proportional(torch.tensor([1.0, float("nan")]), 1, torch.rand(2))
+    with pytest.raises(ValueError, match="uniforms"):
+        proportional(torch.ones(2), 1, torch.tensor([0.5, 1.5]))
+
+
+@pytest.mark.parametrize("order", [k_center, facility_location, herding])
+def test_of_equal_vectors_the_lowest_index_comes_first(order):
+    distinct = torch.randn(7, 300, generator=torch.Generator().manual_seed(0))
+    doubled = torch.cat([distinct, distinct])
+    picks = order(doubled, 14).tolist()
+    assert sorted(picks) == list(range(14))
+    assert all(picks.index(i) < picks.index(i + 7) for i in range(7))
