@@ -69,7 +69,7 @@ class EnergyReplayBuffer:
         self.groups = groups
         self.similarity: Similarity = similarity
         self.seed = seed
-        self.beta: float | None = None if beta == "auto" else check_beta(beta)  # type: ignore[arg-type]
+        self.beta: float | None = None if beta == "auto" else check_beta(beta)
         self._generator = torch.Generator().manual_seed(seed)
         self._store = SampleStore(capacity)
         self._kept = _no_candidates()

@@ -51,4 +51,5 @@ def spearman(a: Tensor, b: Tensor) -> float:
 def _ranks(values: Tensor) -> Tensor:
     _, inverse, counts = values.unique(return_inverse=True, return_counts=True)
     ends = counts.cumsum(0).to(torch.float64)
-    return (ends - (counts - 1) / 2)[inverse]
+    ranks: Tensor = (ends - (counts - 1) / 2)[inverse]
+    return ranks

@@ -194,10 +194,13 @@ def diagnose(
         raise ValueError(f"queries must be at least 2, got {queries}.")
     index = spread_indices(len(stored), queries).to(stored.device)
     asked = stored[index]
-    shared = {"masses": weights, "similarity": similarity}
-    n_eff = float(effective_patterns(asked, stored, beta, exclude=index, **shared).median())
-    own = responsibilities(asked, stored, beta, **shared)[torch.arange(len(index), device=index.device), index]
-    energies = energy(asked, stored, beta, exclude=index, **shared)
+    n_eff = float(
+        effective_patterns(asked, stored, beta, exclude=index, masses=weights, similarity=similarity).median()
+    )
+    own = responsibilities(asked, stored, beta, masses=weights, similarity=similarity)[
+        torch.arange(len(index), device=index.device), index
+    ]
+    energies = energy(asked, stored, beta, exclude=index, masses=weights, similarity=similarity)
     spread = float(energies.std()) * beta
     merged = _merged_fraction(stored, index, beta, weights, similarity)
     found = []

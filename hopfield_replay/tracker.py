@@ -106,7 +106,7 @@ class ForgettingTracker:
         if encoder is not None and not callable(encoder):
             raise TypeError(f"encoder must be callable, got {type(encoder).__name__}.")
         self.buffer = buffer
-        self.beta: float | None = None if beta == "auto" else check_beta(beta)  # type: ignore[arg-type]
+        self.beta: float | None = None if beta == "auto" else check_beta(beta)
         self.similarity: Similarity = similarity
         self.encoder = encoder
         self.probe_size = probe_size

@@ -1,8 +1,8 @@
 """The Lightning door: a callback, a loader, a datamodule and a loop over tasks."""
 
-from hopfield_replay.lightning.fit_tasks import fit_tasks
 from hopfield_replay.lightning.monitor import ForgettingMonitor
 from hopfield_replay.lightning.replay_data_module import ReplayDataModule
 from hopfield_replay.lightning.replay_loader import ReplayLoader
+from hopfield_replay.lightning.tasks import fit_tasks
 
 __all__ = ["ForgettingMonitor", "ReplayDataModule", "ReplayLoader", "fit_tasks"]

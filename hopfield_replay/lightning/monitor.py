@@ -194,7 +194,8 @@ class ForgettingMonitor(Callback):
         return loaders  # type: ignore[no-any-return]
 
     def _source(self, trainer: Trainer, loader: Iterable[Any]) -> TaskSource:
-        return TaskSource(loader, limit=1 if trainer.fast_dev_run else None)
+        quick: bool = trainer.fast_dev_run  # type: ignore[attr-defined]  # public, but not annotated upstream
+        return TaskSource(loader, limit=1 if quick else None)
 
     def state_dict(self) -> dict[str, Any]:
         """The ledger and the buffer."""

@@ -25,6 +25,17 @@ _FORWARDED = (
 )
 
 
+class _LoaderDataModule(LightningDataModule):
+    """A single training loader as a datamodule."""
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        super().__init__()
+        self.loader = loader
+
+    def train_dataloader(self) -> Iterable[Any]:
+        return self.loader
+
+
 class ReplayDataModule(LightningDataModule):
     """Wraps a datamodule (or a training loader) so that its training batches carry replayed samples.
 
@@ -64,7 +75,7 @@ class ReplayDataModule(LightningDataModule):
                 raise TypeError(
                     f"datamodule must be a LightningDataModule or a loader, got {type(datamodule).__name__}."
                 )
-            datamodule = LightningDataModule.from_loader(datamodule)
+            datamodule = _LoaderDataModule(datamodule)
         self.wrapped = datamodule
         super().__init__()
         self.buffer = buffer

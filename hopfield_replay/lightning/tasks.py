@@ -68,10 +68,10 @@ def fit_tasks(
         raise TypeError(f"datamodules must be a list with one entry for each task, got {type(datamodules).__name__}.")
     if not datamodules:
         raise ValueError("datamodules is empty: there is no task to train.")
-    cursor = next((callback for callback in trainer.callbacks if isinstance(callback, TaskCursor)), None)
+    cursor = next((callback for callback in _callbacks(trainer) if isinstance(callback, TaskCursor)), None)
     if cursor is None:
         cursor = TaskCursor()
-        trainer.callbacks.insert(0, cursor)
+        _callbacks(trainer).insert(0, cursor)
     _warn_of_leaks(trainer, len(datamodules))
     start = 0
     if ckpt_path is not None:
@@ -89,15 +89,20 @@ def fit_tasks(
             rank_zero_info(f"Task {task + 1} of {len(datamodules)}")
             data = datamodules[task]
             where = {"datamodule": data} if isinstance(data, LightningDataModule) else {"train_dataloaders": data}
-            trainer.fit(model, **where, ckpt_path=ckpt_path if task == start else None)  # type: ignore[arg-type]
+            trainer.fit(model, **where, ckpt_path=ckpt_path if task == start else None)
     finally:
         trainer.fit_loop.epoch_loop.max_steps = steps_per_task
+
+
+def _callbacks(trainer: Trainer) -> list[Callback]:
+    found: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # public, but not annotated upstream
+    return found
 
 
 def _warn_of_leaks(trainer: Trainer, tasks: int) -> None:
     leaking = [
         type(callback).__name__
-        for callback in trainer.callbacks
+        for callback in _callbacks(trainer)
         if isinstance(callback, EarlyStopping)
         or (isinstance(callback, ModelCheckpoint) and callback.monitor is not None)
     ]
@@ -110,7 +115,7 @@ def _warn_of_leaks(trainer: Trainer, tasks: int) -> None:
 
 def _resolve(trainer: Trainer, ckpt_path: str | os.PathLike[str]) -> str:
     if str(ckpt_path) == "last":
-        folders = {Path(c.dirpath) for c in trainer.checkpoint_callbacks if getattr(c, "dirpath", None)}
+        folders = {Path(d) for c in trainer.checkpoint_callbacks if (d := getattr(c, "dirpath", None))}
         found = sorted((f for folder in folders for f in folder.glob("last*.ckpt")), key=lambda f: f.stat().st_mtime)
         if not found:
             raise MisconfigurationException(

@@ -1,0 +1,307 @@
+"""Train a DDPM on splits of handwritten digits, and watch what it forgets under each replay policy.
+
+python examples/ddpm_mnist_splits.py                                    # scikit-learn's 8x8 digits, no download
+python examples/ddpm_mnist_splits.py --data mnist --tasks 2             # MNIST by torchvision, 14x14
+tensorboard --logdir runs/ddpm_mnist_splits                             # scalars, histograms and scatters per arm
+"""
+
+import json
+import logging
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ddpm import DDPM
+from jsonargparse import ArgumentParser
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+from tqdm.auto import tqdm
+
+from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks
+from hopfield_replay.figures import energy_against_forgetting
+from hopfield_replay.policies import POLICIES
+from hopfield_replay.table import error_rise, summarize
+
+
+@dataclass
+class Preset:
+    """What fits 2 CPU cores: training images of each task, epochs, batch size, model width."""
+
+    train: int
+    epochs: int
+    batch_size: int
+    width: int
+
+
+PRESETS = {"digits": Preset(train=300, epochs=30, batch_size=32, width=16), "mnist": Preset(2000, 15, 64, 16)}
+
+
+def load(data: str, data_dir: Path) -> tuple[Tensor, Tensor]:
+    """Images (n, 1, h, w) in [-1, 1] and labels (n,)."""
+    if data == "digits":
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        return torch.tensor(digits.images, dtype=torch.float32)[:, None] / 8.0 - 1.0, torch.tensor(digits.target)
+    from torchvision.datasets import MNIST
+
+    try:
+        mnist = MNIST(str(data_dir), train=True, download=True)
+    except (RuntimeError, OSError) as error:
+        raise SystemExit(
+            f"MNIST is not in {data_dir} and could not be downloaded ({error}). Either use the embedded data with "
+            f"--data digits, or put the four MNIST files (train-images-idx3-ubyte, ...) into {data_dir}/MNIST/raw and "
+            f"pass --data-dir {data_dir}."
+        ) from None
+    images = mnist.data[:, None].float() / 127.5 - 1.0
+    return torch.nn.functional.avg_pool2d(images, 2), mnist.targets
+
+
+class Split(LightningDataModule):
+    """The images of some classes: one task."""
+
+    def __init__(self, images: Tensor, labels: Tensor, classes: list[int], train: int, batch_size: int) -> None:
+        super().__init__()
+        mine = torch.isin(labels, torch.tensor(classes)).nonzero().flatten()
+        mine = mine[torch.randperm(len(mine), generator=torch.Generator().manual_seed(0))]
+        train = min(train, int(0.8 * len(mine)))
+        held_out = mine[train : train + 200]
+        self.classes = classes
+        self.batch_size = batch_size
+        self.train = TensorDataset(images[mine[:train]], labels[mine[:train]])
+        self.held_out = TensorDataset(images[held_out], labels[held_out])
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.train, batch_size=self.batch_size, shuffle=True, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.held_out, batch_size=256)
+
+
+class Gallery(Callback):
+    """Keeps pictures after every task: generated samples, and reconstructions of held-out images of every task."""
+
+    timestep = 300
+
+    def __init__(self, tasks: list[Split]) -> None:
+        self.images = [split.held_out.tensors[0][:8] for split in tasks]
+        self.generated: list[Tensor] = []
+        self.reconstructed: list[list[Tensor]] = []
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, DDPM)
+        pl_module.eval()
+        self.generated.append(pl_module.sample(24))
+        noise = torch.randn(self.images[0].shape, generator=torch.Generator().manual_seed(1))
+        a = pl_module.scheduler.alphas_cumprod[self.timestep]
+        row = []
+        with torch.no_grad():
+            for images in self.images[: len(self.generated)]:
+                noisy = a.sqrt() * images + (1 - a).sqrt() * noise[: len(images)]
+                times = torch.full((len(images),), self.timestep)
+                row.append((noisy - (1 - a).sqrt() * pl_module.unet(noisy, times).sample) / a.sqrt())
+        self.reconstructed.append(row)
+        pl_module.train()
+
+
+class Epochs(Callback):
+    """Moves one progress bar through all arms, tasks and epochs."""
+
+    def __init__(self, bar: Any) -> None:
+        self.bar = bar
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.bar.update(1)
+
+
+def tiles(axis: Any, images: Tensor, title: str = "") -> None:
+    """Draw images (n, 1, h, w) as one row."""
+    axis.imshow(torch.cat(list(images[:, 0]), dim=1).clamp(-1, 1), cmap="gray", vmin=-1, vmax=1)
+    axis.set_title(title, fontsize="small", loc="left")
+    axis.set_axis_off()
+
+
+def draw_gallery(gallery: Gallery, tasks: list[Split], policy: str, folder: Path) -> None:
+    """Write samples and reconstructions, before and after, as PNG."""
+    count = len(gallery.generated)
+    figure = Figure(figsize=(9, 0.75 * count), layout="constrained")
+    for axis, images, split in zip(figure.subplots(count, 1), gallery.generated, tasks, strict=True):
+        tiles(axis, images, f"generated after training on {split.classes}")
+    figure.savefig(folder / f"samples_{policy}.png", dpi=120)
+    figure = Figure(figsize=(9, 0.85 * count), layout="constrained")
+    axes = figure.subplots(count, 3)
+    for task, split in enumerate(tasks):
+        tiles(axes[task, 0], gallery.images[task], f"held-out images of {split.classes}")
+        tiles(axes[task, 1], gallery.reconstructed[task][task], f"reconstructed at t={gallery.timestep}, just learned")
+        tiles(axes[task, 2], gallery.reconstructed[-1][task], "reconstructed after the last task")
+    figure.savefig(folder / f"reconstructions_{policy}.png", dpi=120)
+
+
+def run_arm(policy: str, tasks: list[Split], args: Any, epochs: int, width: int, bar: Any) -> dict[str, Any]:
+    """Train the same model from the same seed under one policy ("none": no replay)."""
+    seed_everything(args.seed, verbose=False)
+    started = time.perf_counter()
+    size = tasks[0].train.tensors[0].shape[-1]
+    buffer = None
+    datamodules: list[LightningDataModule] = list(tasks)
+    if policy != "none":
+        buffer = EnergyReplayBuffer(args.capacity, policy, groups="task", seed=args.seed)
+        datamodules = [ReplayDataModule(split, buffer, replay_ratio=args.replay_ratio) for split in tasks]
+    monitor = ForgettingMonitor(buffer, probe_source="val", seed=args.seed)
+    gallery = Gallery(tasks)
+    trainer = Trainer(
+        max_epochs=epochs,
+        accelerator=args.accelerator,
+        devices=1,
+        callbacks=[monitor, gallery, Epochs(bar)],
+        logger=TensorBoardLogger(args.output_dir, name=policy, version=""),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        num_sanity_val_steps=0,
+        check_val_every_n_epoch=epochs,
+        log_every_n_steps=10,
+    )
+    fit_tasks(trainer, DDPM(size, width=width), datamodules)
+    folder = Path(args.output_dir)
+    draw_gallery(gallery, tasks, policy, folder)
+    figure = energy_against_forgetting(monitor.history[-1])
+    if figure is not None:
+        figure.savefig(folder / f"energy_against_forgetting_{policy}.png", dpi=120)
+    return {
+        "policy": policy,
+        "seconds": time.perf_counter() - started,
+        "buffer_bytes": 0 if buffer is None else buffer.nbytes,
+        "tasks": [task_summary(record) for record in monitor.history],
+        "rises": [r for p in monitor.history[-1]["probes"][:-1] if (r := error_rise(p)) is not None],
+    }
+
+
+def task_summary(record: dict[str, Any]) -> dict[str, Any]:
+    """One record of the monitor's history, over the probes of all earlier tasks."""
+    rows = summarize(record)
+    earlier = [probe for probe in record["probes"] if probe["task"] < record["task"]]
+    rises = torch.cat([r for p in earlier if (r := error_rise(p)) is not None]) if earlier else None
+    intrinsic = torch.cat([probe["energy"] - probe["energy_start"] for probe in earlier]) if earlier else None
+    return {
+        "task": record["task"],
+        "intrinsic_forgetting": None if intrinsic is None else float(intrinsic.mean()),
+        "reconstruction_forgetting": None if rises is None else float(rises.mean()),
+        "reconstruction_forgetting_p95": None if rises is None else float(rises.quantile(0.95)),
+        "error_current_task": rows[-1]["error"],
+        "beta": record["beta"],
+        "n_eff": record["n_eff"],
+        "replayed": record["replayed"],
+        "boundary_seconds": record["seconds"],
+    }
+
+
+def paired_interval(first: list[Tensor], second: list[Tensor]) -> tuple[float, float, float]:
+    """Mean of second - first over the same probes, and its 95 % bootstrap interval."""
+    difference = torch.cat(second) - torch.cat(first)
+    draws = torch.randint(len(difference), (2000, len(difference)), generator=torch.Generator().manual_seed(0))
+    means = difference[draws].mean(1)
+    return float(difference.mean()), float(means.quantile(0.025)), float(means.quantile(0.975))
+
+
+def report(arms: list[dict[str, Any]]) -> str:
+    """The table, and which differences between arms are within noise."""
+    lines = [
+        "After the last task, over the held-out probes of all earlier tasks (rise since each task was learned):",
+        f"{'policy':<14}{'intrinsic':>11}{'reconstruction':>16}{'95th pct':>10}{'error, new task':>17}"
+        f"{'buffer kB':>11}{'seconds':>9}",
+    ]
+    for arm in arms:
+        last = arm["tasks"][-1]
+        lines.append(
+            f"{arm['policy']:<14}{last['intrinsic_forgetting']:>11.3f}{last['reconstruction_forgetting']:>16.4f}"
+            f"{last['reconstruction_forgetting_p95']:>10.4f}{last['error_current_task']:>17.4f}"
+            f"{arm['buffer_bytes'] / 1024:>11.1f}{arm['seconds']:>9.0f}"
+        )
+    lines.append("Differences in reconstruction forgetting (95 % bootstrap interval over probes; one run each):")
+    for i, first in enumerate(arms):
+        for second in arms[i + 1 :]:
+            mean, low, high = paired_interval(first["rises"], second["rises"])
+            verdict = "within noise" if low <= 0.0 <= high else ("less forgetting" if mean < 0 else "more forgetting")
+            lines.append(
+                f"  {second['policy']} against {first['policy']}: {mean:+.4f} [{low:+.4f}, {high:+.4f}] {verdict}"
+            )
+    return "\n".join(lines)
+
+
+def draw_curves(arms: list[dict[str, Any]], folder: Path) -> None:
+    """Reconstruction forgetting after each task, one line for each arm."""
+    figure = Figure(figsize=(5.5, 3.5), layout="constrained")
+    axis = figure.subplots()
+    for arm in arms:
+        points = [(t["task"] + 1, t["reconstruction_forgetting"]) for t in arm["tasks"] if t["task"] > 0]
+        axis.plot(*zip(*points, strict=True), marker="o", label=arm["policy"])
+    axis.set_xlabel("tasks learned")
+    axis.set_ylabel("reconstruction forgetting\nof earlier tasks (held out)")
+    axis.set_xticks([t["task"] + 1 for t in arms[0]["tasks"] if t["task"] > 0])
+    axis.set_ylim(bottom=0.0)
+    axis.legend(frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(folder / "forgetting.png", dpi=120)
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=str, choices=["digits", "mnist"], default="digits", help="which digits")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where MNIST is, or is downloaded to")
+    parser.add_argument("--tasks", type=int, default=5, help="number of tasks the ten digits are split into, 2 to 10")
+    parser.add_argument("--policies", nargs="+", default=["none", "random", "high_energy"], help="one arm for each")
+    parser.add_argument("--capacity", type=int, default=50, help="samples kept in all")
+    parser.add_argument("--replay-ratio", type=float, default=0.5, help="share of each batch that is replayed")
+    parser.add_argument("--epochs", type=int, default=None, help="epochs for each task (default: by data)")
+    parser.add_argument("--seed", type=int, default=0, help="of model, data order, buffer and noise")
+    parser.add_argument("--accelerator", type=str, default="auto", help="Lightning accelerator")
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/ddpm_mnist_splits"), help="results and logs")
+    args = parser.parse_args()
+    unknown = [policy for policy in args.policies if policy not in ("none", *POLICIES)]
+    if unknown:
+        parser.error(f"unknown policies {unknown}; choose from none, {', '.join(POLICIES)}")
+    if not 2 <= args.tasks <= 10:
+        parser.error(f"--tasks must be 2 to 10, got {args.tasks}")
+
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # lightning 2.6.6 with torch 2.15
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # data in memory needs none
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    preset = PRESETS[args.data]
+    epochs = preset.epochs if args.epochs is None else args.epochs
+    images, labels = load(args.data, args.data_dir)
+    splits = [
+        Split(images, labels, part.tolist(), preset.train, preset.batch_size)
+        for part in torch.arange(10).tensor_split(args.tasks)
+    ]
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    print(
+        f"{args.data}: tasks {[split.classes for split in splits]}, {len(splits[0].train)} training images in the first"
+    )
+    arms = []
+    with tqdm(total=len(args.policies) * args.tasks * epochs, unit="epoch") as bar:
+        for policy in args.policies:
+            bar.set_description(policy)
+            arms.append(run_arm(policy, splits, args, epochs, preset.width, bar))
+    print(report(arms))
+    draw_curves(arms, args.output_dir)
+    results = {
+        "arguments": {
+            name: value if isinstance(value, int | float | list) else str(value) for name, value in args.items()
+        },
+        "epochs": epochs,
+        "arms": [{name: value for name, value in arm.items() if name != "rises"} for arm in arms],
+    }
+    (args.output_dir / "results.json").write_text(json.dumps(results, indent=2))
+    print(f"Wrote {args.output_dir}/results.json, figures and TensorBoard logs.")
+
+
+if __name__ == "__main__":
+    main()
