@@ -186,7 +186,7 @@ def mixed_density(
     groups = [g for g, n in enumerate([*sizes, outliers]) for _ in range(n)]
     names = [f"c={c}" for c in correlations] + ["isolated"] * (outliers > 0)
     unit = patterns / patterns.norm(dim=1, keepdim=True)
-    return Setting(f"mixed density (d={d}, seed {seed})", unit, torch.tensor(groups), tuple(names))
+    return Setting(f"mixed density (d={d})", unit, torch.tensor(groups), tuple(names))
 
 
 def sphere(n: int, d: int, generator: torch.Generator) -> Tensor:
