@@ -91,7 +91,7 @@ class HopfieldBoltzmann(nn.Module):
         for _ in range(steps):
             optimizer.zero_grad()
             loss = (shares * self.negative_log_likelihood(data)).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
 
 

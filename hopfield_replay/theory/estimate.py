@@ -37,7 +37,7 @@ class Estimate:
         Example:
             >>> import torch
             >>> print(Estimate.of(torch.tensor([1.0, 2.0, 3.0])))
-            2 ± 0.577
+            2 ± 0.58
         """
         if draws.ndim != 1 or not len(draws):
             raise ValueError(f"draws must be a vector with at least one entry, got shape {tuple(draws.shape)}.")

@@ -156,17 +156,18 @@ class SelectionResult(Result):
         return sentences
 
     def figure(self) -> "Figure":
-        """Return one panel for each setting: mean and tail of each policy, with 95 % intervals."""
+        """Return one panel for each setting: what each policy protects, with 95 % intervals."""
         rows = max(len(c.arms) for c in self.comparisons)
-        figure = new_figure(4.6 * len(self.comparisons) + 1.2, 0.32 * rows + 1.6)
+        figure = new_figure(4.6 * len(self.comparisons) + 1.2, 0.42 * rows + 1.6)
         for axis, c in zip(figure.subplots(1, len(self.comparisons), squeeze=False)[0], self.comparisons, strict=True):
             places = range(len(c.arms))
             for offset, label, values in (
-                (-0.2, "mean over all samples", [a.mean for a in c.arms]),
-                (0.2, "tail: the tenth most at risk", [a.tail for a in c.arms]),
+                (-0.27, "mean over all samples", [a.mean for a in c.arms]),
+                (0.0, "tail: the tenth that will rise most", [a.tail for a in c.arms]),
+                (0.27, "the isolated tenth", [a.isolated for a in c.arms]),
             ):
                 half = [v.interval()[1] - v.mean for v in values]
-                axis.barh([p + offset for p in places], [v.mean for v in values], 0.4, xerr=half, label=label)
+                axis.barh([p + offset for p in places], [v.mean for v in values], 0.27, xerr=half, label=label)
             axis.set_yticks(list(places), [a.policy.replace(", next", ",\nnext") for a in c.arms], fontsize="small")
             axis.invert_yaxis()
             axis.set_xlabel("protected energy")
