@@ -105,15 +105,17 @@ class BoltzmannResult(Result):
 
     def verdict(self) -> str:
         """Return in which regimes the outlier rises more at its pattern, and in which replay of high energy pays."""
-        rises = [f"{g.hidden} hidden at beta {g.beta:g}" for g in self.regimes if g.rises[0].difference.direction == 1]
-        highest = [next(a for a in g.gains if a.replayed == "highest") for g in self.regimes]
-        own, everyone = (
-            sum(getattr(a, kind).direction == 1 for a in highest)
-            for kind in ("own_over_random", "everyone_over_random")
+        patterns, settled = (
+            [f"{g.hidden} hidden at beta {g.beta:g}" for g in regimes if g.rises[place].difference.direction == 1]
+            for place, regimes in enumerate((self.regimes, [g for g in self.regimes if g.outlier_merged < 1]))
         )
+        highest = [next(a for a in g.gains if a.replayed == "highest") for g in self.regimes]
+        own = sum(a.own_over_random.direction == 1 for a in highest)
+        everyone = sum(a.everyone_over_random.direction == 1 for a in highest)
         return (
-            f"The outlier rises more, at the patterns and on average, in {len(rises)} of {len(self.regimes)} regimes "
-            f"({', '.join(rises) or 'none'}). Replaying the sample of highest energy instead of a random one protects "
+            f"The outlier rises more on average, at the patterns in {len(patterns)} of {len(self.regimes)} regimes "
+            f"({', '.join(patterns) or 'none'}), at fixed points of its own in {len(settled)} "
+            f"({', '.join(settled) or 'none'}). Replaying the sample of highest energy instead of a random one protects "
             f"that sample more in {own}, and all samples together in {everyone} of {len(self.regimes)} regimes."
         )
 

@@ -10,7 +10,7 @@ from hopfield_replay import __version__
 from hopfield_replay.theory.boltzmann_replay import reproduce_boltzmann
 from hopfield_replay.theory.falsify import reproduce_falsify
 from hopfield_replay.theory.replay_gain import reproduce_replay_gain
-from hopfield_replay.theory.result import Result, markdown_table
+from hopfield_replay.theory.result import Result
 from hopfield_replay.theory.rise import reproduce_rise
 from hopfield_replay.theory.selection import reproduce_selection
 
@@ -80,8 +80,8 @@ def write_report(results: Mapping[str, Result], output_dir: str | Path, seconds:
             f"## {_TITLES[name]}\n\n![{_TITLES[name]}]({image.name})\n\n**What the numbers say**\n\n{sentences}\n\n"
             f"{result.table()}\n\n{seconds[name]:.1f} s; all numbers: [{data.name}]({data.name})\n"
         )
-    rows = [[result.statement, result.verdict()] for result in results.values()]
-    parts.insert(1, f"## Which statements hold\n\n{markdown_table(['statement', 'in this run'], rows)}\n")
+    verdicts = "\n".join(f"- *{result.statement}* {result.verdict()}" for result in results.values())
+    parts.insert(1, f"## Which statements hold\n\n{verdicts}\n")
     parts.append(f"Written by hopfield-replay {__version__}.\n")
     page = folder / "README.md"
     page.write_text("\n".join(parts), encoding="utf-8")

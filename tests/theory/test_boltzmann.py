@@ -89,7 +89,7 @@ def test_training_finds_the_mean_of_one_cluster():
     generator = torch.Generator().manual_seed(0)
     data = 0.2 * torch.randn(30, 4, dtype=torch.float64, generator=generator) + 1.0
     made = HopfieldBoltzmann(2, 4, 2.0)
-    made.train_on(data, steps=1500)
+    made.train_on(data, steps=400, lr=0.03)
     points = data.mean(0, keepdim=True)
     assert made.gradient(points).abs().max() < 1e-3  # the centre of the data is a fixed point
     best = scipy.stats.multivariate_normal(data.mean(0), np.eye(4) / 2).logpdf(data).mean()

@@ -9,7 +9,7 @@ from hopfield_replay.theory.boltzmann_replay import run_regime
 
 @pytest.fixture(scope="module")
 def result():
-    return reproduce_boltzmann(hidden=(40, 40), beta=(9.0, 12.0), steps=1000, more_steps=150, seeds=20)
+    return reproduce_boltzmann(hidden=(40, 40), beta=(9.0, 12.0), steps=700, more_steps=100, seeds=10)
 
 
 def test_outlier_rises_more_where_the_cluster_is_one_fixed_point(result):
@@ -63,7 +63,9 @@ def test_against_machines_trained_one_by_one():
 def test_result_is_plain_and_drawn(result):
     assert result.to_dict()["regimes"][0]["gains"][2]["replayed"] == "random"
     assert "| 40     | 9.0  |" in result.table() or "| 40     | 9    |" in result.table()
-    assert "in 1 of 2 regimes (40 hidden at beta 9)" in result.verdict()
+    assert (
+        "at the patterns in 1 of 2 regimes (40 hidden at beta 9), at fixed points of its own in 1" in result.verdict()
+    )
     figure = pytest.importorskip("matplotlib.figure").Figure
     assert isinstance(result.figure(), figure)
 

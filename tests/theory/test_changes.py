@@ -99,5 +99,5 @@ def test_names():
     ],
 )
 def test_refuses(make):
-    with pytest.raises(ValueError, match="need|must lie|must be"):
+    with pytest.raises(ValueError, match=r"need|must lie|must be"):
         make()

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -87,7 +89,7 @@ def test_against_concatenated_sets_in_a_loop(n, c, d, beta, mass):
     order = sorted(kinds, key=lambda name: -net[:, *zip(*kinds[name], strict=True)].mean())
     assert [found.steps[0].higher, *(s.lower for s in found.steps)] == order
     by_draw = [net[:, *zip(*kinds[name], strict=True)].mean(1) for name in order]
-    obeyed = np.all([a > b for a, b in zip(by_draw, by_draw[1:], strict=False)], axis=0)
+    obeyed = np.all([a > b for a, b in pairwise(by_draw)], axis=0)
     assert found.order_shares[0][1] == pytest.approx(obeyed.mean())
 
 
