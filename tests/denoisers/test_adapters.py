@@ -70,8 +70,7 @@ def test_denoises_a_known_signal(name, scheduler, prediction):
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_euler_estimates_what_its_own_step_does(kind):
     scheduler = diffusers.EulerDiscreteScheduler(prediction_type=kind)
-    scheduler.set_timesteps(1000)
-    network, denoiser = unet(), None
+    network = unet()
     denoiser = DiffusersDenoiser(network, scheduler)
     sigma = ((1 - scheduler.alphas_cumprod[STEP]) / scheduler.alphas_cumprod[STEP]).sqrt()
     with torch.no_grad():
@@ -85,9 +84,7 @@ def test_euler_estimates_what_its_own_step_does(kind):
 
 def test_flow_network_sees_its_own_time():
     network, times = unet(), []
-    network.register_forward_hook(
-        lambda module, args, kwargs, output: times.append(kwargs["timestep"]), with_kwargs=True
-    )
+    network.register_forward_pre_hook(lambda _, args, kwargs: times.append(kwargs["timestep"]), with_kwargs=True)
     denoiser = DiffusersDenoiser(network, diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0))
     denoiser.predict_clean(images(), 250.5)
     assert torch.equal(times[0], torch.full((6,), 250.5))
