@@ -148,8 +148,10 @@ class EnergyReplayBuffer:
         if not callable(batch) and rows(batch) != len(new):
             raise ValueError(f"The batch has {rows(batch)} rows, but ids has {len(new)}.")
         pool = _join(kept, new) if len(kept) else new
+        beta = self.beta
         if energies is None:
-            pool = _with_energies(pool, self._pool_energies(pool, task))
+            found, beta = self._pool_energies(pool, task)
+            pool = _with_energies(pool, found)
         chosen = self._choose(pool, fresh=torch.arange(len(pool)) >= len(kept))
         stays = chosen < len(kept)
         arrivals = chosen[~stays] - len(kept)
@@ -162,6 +164,7 @@ class EnergyReplayBuffer:
             self._store.put(batch(arrivals) if callable(batch) else take(batch, arrivals), slots[~stays])
         self._slots = slots
         self._kept = _pick(pool, chosen)
+        self.beta = beta
 
     def _candidates(
         self, vectors: Tensor, ids: Tensor, task: int, labels: Tensor | None, energies: Tensor | None
@@ -201,23 +204,21 @@ class EnergyReplayBuffer:
         tasks = torch.full((n,), task, dtype=torch.int64)
         return Candidates(ids, tasks, energies, matrix, sample_keys(ids, self.seed), labels)
 
-    def _pool_energies(self, pool: Candidates, task: int) -> Tensor:
-        """Energies of the pool, those of one task renewed: leave-one-out under the pool's vectors of that task."""
+    def _pool_energies(self, pool: Candidates, task: int) -> tuple[Tensor, float | None]:
+        """Energies of the pool, those of one task renewed: leave-one-out under its vectors of the pool; and beta."""
         own = (pool.tasks == task).nonzero().flatten()
         vectors = pool.vectors[own]
         beta = self.beta
         if beta is None and len(own) >= 4:
             try:
-                beta = self.beta = calibrate_beta(
-                    vectors, n_eff=min(5.0, (len(own) - 1) / 2), similarity=self.similarity
-                )
+                beta = calibrate_beta(vectors, n_eff=min(5.0, (len(own) - 1) / 2), similarity=self.similarity)
             except ValueError:  # identical samples: every beta gives them one energy
                 beta = None
         found = pool.energies.clone()
         found[own] = energy(
             vectors, vectors, 1.0 if beta is None else beta, similarity=self.similarity, exclude=torch.arange(len(own))
         )
-        return found
+        return found, beta
 
     def _choose(self, pool: Candidates, fresh: Tensor) -> Tensor:
         """Positions in the pool to keep: group after group, best first."""
