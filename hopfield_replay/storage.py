@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hopfield_replay.nested import leaves, map_leaves, rows, take
+from hopfield_replay.nested import Leaf, leaves, map_leaves, rows, take
 
 
 class SampleStore:
@@ -57,7 +57,7 @@ class SampleStore:
         return take(self._tree, slots)
 
 
-def _allocate(leaf: Tensor | list[str], capacity: int) -> Tensor | list[str]:
+def _allocate(leaf: Leaf, capacity: int) -> Tensor | list[str]:
     return torch.zeros(capacity, *leaf.shape[1:], dtype=leaf.dtype) if isinstance(leaf, Tensor) else [""] * capacity
 
 
@@ -69,7 +69,7 @@ def _check_form(path: str, kept: Any, new: Any) -> None:
         )
 
 
-def _form(leaf: Tensor | list[str]) -> str:
+def _form(leaf: Leaf) -> str:
     return f"{leaf.dtype} of shape {tuple(leaf.shape[1:])}" if isinstance(leaf, Tensor) else "text"
 
 
