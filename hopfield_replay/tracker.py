@@ -138,7 +138,9 @@ class ForgettingTracker:
             ValueError: an empty task, NaN or infinite samples (their positions are named), too few samples for beta.
             TypeError: a batch in which no floating tensor is found.
         """
-        self._vectors(source, prepare, progress)
+        read = self._vectors(source, prepare, progress)
+        self.beta = self._calibrated(read[0])
+        self._read_task = (self.next_task, *read)
         self.open_task = self.next_task
 
     def end_task(
@@ -226,8 +228,8 @@ class ForgettingTracker:
 
     def _vectors(
         self, source: TaskSource, prepare: Callable[[Any], Any], progress: Progress
-    ) -> tuple[Tensor, Tensor, Any]:
-        """Vectors (N, d), ids (N,) and labels (N,) of the task at hand, in the order of its positions; read once."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Vectors (N, d), ids (N,) and labels (N,) of the task at hand, in the order of its positions."""
         task = self.next_task
         if self._read_task is not None and self._read_task[0] == task:
             return self._read_task[1:]
@@ -253,8 +255,7 @@ class ForgettingTracker:
             named = gather_rows(torch.cat(labels))[order]  # type: ignore[arg-type]
         elif self.buffer is not None and self.buffer.groups == "label":
             raise ValueError('groups="label" needs a tensor of integers (n,) in every batch, and found none.')
-        self._read_task = (task, gather_rows(torch.cat(vectors))[order], sample_ids(task, where[order]), named)
-        return self._read_task[1:]
+        return gather_rows(torch.cat(vectors))[order], sample_ids(task, where[order]), named
 
     def _encode(self, batch: Any) -> Tensor:
         if self.encoder is None:
