@@ -350,7 +350,7 @@ class ForgettingTracker:
             "format": _FORMAT,
             "beta": self.beta,
             "open_task": self.open_task,
-            "history": self.history,
+            "history": list(self.history),  # the state must not grow with the tracker
             "probes": self._probes,
             "buffer": None if self.buffer is None else self.buffer.state_dict(),
         }
