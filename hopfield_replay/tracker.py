@@ -233,21 +233,22 @@ class ForgettingTracker:
         task = self.next_task
         if self._read_task is not None and self._read_task[0] == task:
             return self._read_task[1:]
-        positions, vectors, labels = [], [], []
+        positions, vectors, labels, bad = [], [], [], []
         for at, batch in progress(source.batches(), f"Reading task {task}"):
             found = self._encode(prepare(batch)).cpu()
-            finite = torch.isfinite(found).all(1)
-            if not bool(finite.all()):
-                bad = at[~finite]
-                raise ValueError(
-                    f"Task {task} holds NaN or infinite values in {len(bad)} samples of one batch (positions "
-                    f"{bad[:5].tolist()} of its data set). Repair or remove them before training."
-                )
+            bad.append(at[~torch.isfinite(found).all(1)])
             positions.append(at)
             vectors.append(found)
             labels.append(_labels(batch, len(at)))
-        if not positions:
+        counts = gather_rows(torch.tensor([sum(map(len, positions))]))  # every rank must come to the same error
+        if not counts.any():
             raise ValueError(f"Task {task} has no training samples: its data set is empty.")
+        if not counts.all():
+            raise ValueError(
+                f"Task {task} has {int(counts.sum())} training samples for {len(counts)} processes; each process needs "
+                "at least one."
+            )
+        _refuse(gather_rows(torch.cat(bad)), int(counts.sum()), f"Task {task}")
         where = gather_rows(torch.cat(positions))
         order = where.argsort()
         named = None
@@ -311,17 +312,19 @@ class ForgettingTracker:
             positions, held_out = ids - sample_ids(task, torch.zeros(1)), False
         else:
             found = [at for at, _ in progress(probe_source.batches(), f"Reading probes of task {task}")]
-            if not found:
+            positions, held_out = gather_rows(torch.cat([torch.arange(0), *found])).sort().values, True
+            if not len(positions):
                 raise ValueError(f"The probe data of task {task} is empty.")
-            positions, held_out = gather_rows(torch.cat(found)).sort().values, True
         all_ids = sample_ids(task, positions, held_out=held_out)
         chosen = sample_keys(all_ids, self.seed + 1).argsort(descending=True)[: self.probe_size].sort().values
         origin = source if probe_source is None else probe_source
         batch = broadcast(origin.fetch(positions[chosen]) if world()[0] == 0 else None)
+        vectors = self._encode(prepare(batch)).cpu()
+        _refuse(positions[chosen][~torch.isfinite(vectors).all(1)], len(chosen), f"The probe data of task {task}")
         return {
             "task": task,
             "ids": all_ids[chosen],
-            "vectors": self._encode(prepare(batch)).cpu(),
+            "vectors": vectors,
             "batch": None if denoiser is None else plain(batch),
         }
 
@@ -375,6 +378,14 @@ class ForgettingTracker:
         self.history = list(state["history"])
         self._probes = list(state["probes"])
         self._read_task = None
+
+
+def _refuse(bad: Tensor, count: int, name: str) -> None:
+    if len(bad):
+        raise ValueError(
+            f"{name} holds NaN or infinite values in {len(bad)} of {count} samples (positions "
+            f"{bad.sort().values[:5].tolist()} of its data set). Repair or remove them before training."
+        )
 
 
 def _images(batch: Any) -> Tensor:
