@@ -233,9 +233,17 @@ class ForgettingTracker:
         task = self.next_task
         if self._read_task is not None and self._read_task[0] == task:
             return self._read_task[1:]
-        positions, vectors, labels, bad = [], [], [], []
+        positions, vectors, labels, bad = [], list[Tensor](), [], []
         for at, batch in progress(source.batches(), f"Reading task {task}"):
             found = self._encode(prepare(batch)).cpu()
+            if len(found) != len(at):
+                raise ValueError(f"encoder must return a vector for each sample, got {len(found)} for {len(at)}.")
+            known = [*(probe["vectors"] for probe in self._probes[:1]), *vectors[:1]]
+            if known and found.shape[1] != known[0].shape[1]:
+                raise ValueError(
+                    f"Task {task} has samples of {found.shape[1]} numbers (from position {int(at[0])} of its data), "
+                    f"but those before have {known[0].shape[1]}; all need one shape. Resize them, or pass encoder=."
+                )
             bad.append(at[~torch.isfinite(found).all(1)])
             positions.append(at)
             vectors.append(found)
