@@ -138,9 +138,11 @@ class ForgettingTracker:
             ValueError: an empty task, NaN or infinite samples (their positions are named), too few samples for beta.
             TypeError: a batch in which no floating tensor is found.
         """
-        vectors, _, _ = self._vectors(source, prepare, progress)
+        read = self._vectors(source, prepare, progress)
+        self.beta = self._calibrated(read[0])
         if self.buffer is not None and self.open_task is None:
-            self.buffer.refine(vectors)
+            self.buffer.refine(read[0])
+        self._read_task = (self.next_task, *read)
         self.open_task = self.next_task
 
     def end_task(
@@ -244,26 +246,35 @@ class ForgettingTracker:
 
     def _vectors(
         self, source: TaskSource, prepare: Callable[[Any], Any], progress: Progress
-    ) -> tuple[Tensor, Tensor, Any]:
-        """Vectors (N, d), ids (N,) and labels (N,) of the task at hand, in the order of its positions; read once."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Vectors (N, d), ids (N,) and labels (N,) of the task at hand, in the order of its positions."""
         task = self.next_task
         if self._read_task is not None and self._read_task[0] == task:
             return self._read_task[1:]
-        positions, vectors, labels = [], [], []
+        positions, vectors, labels, bad = [], list[Tensor](), [], []
         for at, batch in progress(source.batches(), f"Reading task {task}"):
             found = self._encode(prepare(batch)).cpu()
-            finite = torch.isfinite(found).all(1)
-            if not bool(finite.all()):
-                bad = at[~finite]
+            if len(found) != len(at):
+                raise ValueError(f"encoder must return a vector for each sample, got {len(found)} for {len(at)}.")
+            known = [*(probe["vectors"] for probe in self._probes[:1]), *vectors[:1]]
+            if known and found.shape[1] != known[0].shape[1]:
                 raise ValueError(
-                    f"Task {task} holds NaN or infinite values in {len(bad)} samples of one batch (positions "
-                    f"{bad[:5].tolist()} of its data set). Repair or remove them before training."
+                    f"Task {task} has samples of {found.shape[1]} numbers (from position {int(at[0])} of its data), "
+                    f"but those before have {known[0].shape[1]}; all need one shape. Resize them, or pass encoder=."
                 )
+            bad.append(at[~torch.isfinite(found).all(1)])
             positions.append(at)
             vectors.append(found)
             labels.append(_labels(batch, len(at)))
-        if not positions:
+        counts = gather_rows(torch.tensor([sum(map(len, positions))]))  # every rank must come to the same error
+        if not counts.any():
             raise ValueError(f"Task {task} has no training samples: its data set is empty.")
+        if not counts.all():
+            raise ValueError(
+                f"Task {task} has {int(counts.sum())} training samples for {len(counts)} processes; each process needs "
+                "at least one."
+            )
+        _refuse(gather_rows(torch.cat(bad)), int(counts.sum()), f"Task {task}")
         where = gather_rows(torch.cat(positions))
         order = where.argsort()
         named = None
@@ -271,8 +282,7 @@ class ForgettingTracker:
             named = gather_rows(torch.cat(labels))[order]  # type: ignore[arg-type]
         elif self.buffer is not None and self.buffer.groups == "label":
             raise ValueError('groups="label" needs a tensor of integers (n,) in every batch, and found none.')
-        self._read_task = (task, gather_rows(torch.cat(vectors))[order], sample_ids(task, where[order]), named)
-        return self._read_task[1:]
+        return gather_rows(torch.cat(vectors))[order], sample_ids(task, where[order]), named
 
     def _encode(self, batch: Any) -> Tensor:
         if self.encoder is None:
@@ -328,17 +338,19 @@ class ForgettingTracker:
             positions, held_out = ids - sample_ids(task, torch.zeros(1)), False
         else:
             found = [at for at, _ in progress(probe_source.batches(), f"Reading probes of task {task}")]
-            if not found:
+            positions, held_out = gather_rows(torch.cat([torch.arange(0), *found])).sort().values, True
+            if not len(positions):
                 raise ValueError(f"The probe data of task {task} is empty.")
-            positions, held_out = gather_rows(torch.cat(found)).sort().values, True
         all_ids = sample_ids(task, positions, held_out=held_out)
         chosen = sample_keys(all_ids, self.seed + 1).argsort(descending=True)[: self.probe_size].sort().values
         origin = source if probe_source is None else probe_source
         batch = broadcast(origin.fetch(positions[chosen]) if world()[0] == 0 else None)
+        vectors = self._encode(prepare(batch)).cpu()
+        _refuse(positions[chosen][~torch.isfinite(vectors).all(1)], len(chosen), f"The probe data of task {task}")
         return {
             "task": task,
             "ids": all_ids[chosen],
-            "vectors": self._encode(prepare(batch)).cpu(),
+            "vectors": vectors,
             "batch": None if denoiser is None else plain(batch),
         }
 
@@ -389,7 +401,7 @@ class ForgettingTracker:
             "format": _FORMAT,
             "beta": self.beta,
             "open_task": self.open_task,
-            "history": self.history,
+            "history": list(self.history),  # the state must not grow with the tracker
             "probes": self._probes,
             "buffer": None if self.buffer is None else self.buffer.state_dict(),
         }
@@ -414,6 +426,14 @@ class ForgettingTracker:
         self.history = list(state["history"])
         self._probes = list(state["probes"])
         self._read_task = None
+
+
+def _refuse(bad: Tensor, count: int, name: str) -> None:
+    if len(bad):
+        raise ValueError(
+            f"{name} holds NaN or infinite values in {len(bad)} of {count} samples (positions "
+            f"{bad.sort().values[:5].tolist()} of its data set). Repair or remove them before training."
+        )
 
 
 def _images(batch: Any) -> Tensor:
