@@ -7,8 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from hopfield_replay.functional._validate import as_matrix, check_beta, check_similarity
-from hopfield_replay.functional.energy import Similarity, energy
+from hopfield_replay.functional import energy
+from hopfield_replay.functional._validate import Similarity, as_matrix, check_beta, check_similarity
 from hopfield_replay.nested import rows, take
 from hopfield_replay.policies import Candidates, Policy, as_policy, sample_keys
 from hopfield_replay.storage import SampleStore, load_tree, plain, save_tree

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hopfield_replay.functional._validate import as_matrix, check_beta, check_masses, check_similarity
-from hopfield_replay.functional.energy import Similarity, effective_patterns, energy, fixed_points, responsibilities
+from hopfield_replay.functional import effective_patterns, energy, fixed_points, responsibilities
+from hopfield_replay.functional._validate import Similarity, as_matrix, check_beta, check_masses, check_similarity
 
 _SCORES = 1 << 25  # pairwise numbers held during the calibration: 256 MB
 

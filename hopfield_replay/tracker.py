@@ -10,9 +10,9 @@ from torch import Tensor
 from hopfield_replay.buffer import EnergyReplayBuffer
 from hopfield_replay.denoisers import Denoiser
 from hopfield_replay.distributed import broadcast, gather_rows, world
-from hopfield_replay.functional._validate import check_beta, check_similarity
+from hopfield_replay.functional import effective_patterns, energy
+from hopfield_replay.functional._validate import Similarity, check_beta, check_similarity
 from hopfield_replay.functional.diffusion import reconstruction_error
-from hopfield_replay.functional.energy import Similarity, effective_patterns, energy
 from hopfield_replay.memory import HopfieldMemory
 from hopfield_replay.nested import first_floating, take
 from hopfield_replay.policies import sample_keys

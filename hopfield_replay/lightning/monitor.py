@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from hopfield_replay.buffer import EnergyReplayBuffer
 from hopfield_replay.denoisers import Denoiser, find_denoiser
-from hopfield_replay.functional.energy import Similarity
+from hopfield_replay.functional._validate import Similarity
 from hopfield_replay.lightning.logging import log_record
 from hopfield_replay.lightning.replay_loader import ReplayStream
 from hopfield_replay.source import TaskSource
