@@ -11,6 +11,8 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+from hopfield_replay.lightning.strategies import check_launcher
+
 
 class TaskCursor(Callback):
     """Remembers in every checkpoint which task was being trained, and at which step it began."""
@@ -51,7 +53,8 @@ def fit_tasks(
     Raises:
         ValueError: no tasks.
         TypeError: one datamodule in place of a list.
-        MisconfigurationException: a checkpoint that was not written under fit_tasks, or of a task that is not there.
+        MisconfigurationException: a checkpoint that was not written under fit_tasks, or of a task that is not there; a
+            strategy that cannot fit twice (ddp_spawn).
 
     Example:
         >>> import warnings; warnings.simplefilter("ignore")
@@ -73,6 +76,7 @@ def fit_tasks(
         cursor = TaskCursor()
         _callbacks(trainer).insert(0, cursor)
     _warn_of_leaks(trainer, len(datamodules))
+    check_launcher(trainer.strategy)
     start = 0
     if ckpt_path is not None:
         ckpt_path = _resolve(trainer, ckpt_path)
