@@ -20,6 +20,15 @@ class TaskCursor(Callback):
     def __init__(self) -> None:
         self.task = 0
         self.first_step = 0
+        self.steps_per_task = -1
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let max_steps count from the task's first step.
+
+        Not earlier: while optimizers are configured, trainer.estimated_stepping_batches must see the task's own limit.
+        """
+        if self.steps_per_task > 0:
+            trainer.fit_loop.epoch_loop.max_steps = self.first_step + self.steps_per_task
 
     def state_dict(self) -> dict[str, Any]:
         """The task at hand."""
@@ -81,20 +90,20 @@ def fit_tasks(
     if ckpt_path is not None:
         ckpt_path = _resolve(trainer, ckpt_path)
         start, cursor.first_step = _position(ckpt_path, len(datamodules))
-    steps_per_task = trainer.max_steps
+    cursor.steps_per_task = steps_per_task = trainer.max_steps
     try:
         for task in range(start, len(datamodules)):
             cursor.task = task
             if task > start or ckpt_path is None:
                 cursor.first_step = trainer.global_step
                 trainer.fit_loop.epoch_progress.reset()
-            if steps_per_task > 0:
-                trainer.fit_loop.epoch_loop.max_steps = cursor.first_step + steps_per_task
+            trainer.fit_loop.epoch_loop.max_steps = steps_per_task
             rank_zero_info(f"Task {task + 1} of {len(datamodules)}")
             data = datamodules[task]
             where = {"datamodule": data} if isinstance(data, LightningDataModule) else {"train_dataloaders": data}
             trainer.fit(model, **where, ckpt_path=ckpt_path if task == start else None)
     finally:
+        cursor.steps_per_task = -1
         trainer.fit_loop.epoch_loop.max_steps = steps_per_task
 
 
