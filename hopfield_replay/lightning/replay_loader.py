@@ -31,12 +31,14 @@ class ReplayStream:
     """An endless stream of draws from a buffer, whose position is part of the trainer's checkpoint.
 
     Args:
+        loader: what the draws join.
         buffer: read at every draw; an empty buffer yields nothing.
         replay_ratio: share of the joined batch that is replayed, or a function of task and step.
         seed: of the draws; each rank draws its own.
     """
 
-    def __init__(self, buffer: EnergyReplayBuffer, replay_ratio: ReplayRatio, seed: int) -> None:
+    def __init__(self, loader: Iterable[Any], buffer: EnergyReplayBuffer, replay_ratio: ReplayRatio, seed: int) -> None:
+        self.loader = loader
         self.buffer = buffer
         self.replay_ratio = check_replay_ratio(replay_ratio)
         self.seed = seed
@@ -44,6 +46,10 @@ class ReplayStream:
         self._owed = 0.0
         self._step = 0
         self._counts = [0, 0]  # new and replayed samples so far
+
+    def __len__(self) -> int:
+        """That of the loader, if it has one: Lightning takes limit_train_batches=0.5 of the length of each part."""
+        return len(self.loader)  # type: ignore[arg-type]  # a TypeError says that there is none
 
     def __iter__(self) -> Iterator["ReplayStream"]:
         return self
@@ -137,7 +143,7 @@ class ReplayLoader(CombinedLoader):
             )
         if not isinstance(buffer, EnergyReplayBuffer):
             raise TypeError(f"buffer must be an EnergyReplayBuffer, got {type(buffer).__name__}.")
-        self.stream = ReplayStream(buffer, replay_ratio, seed)
+        self.stream = ReplayStream(loader, buffer, replay_ratio, seed)
         super().__init__([loader, self.stream], mode="min_size")
 
     def __next__(self) -> Any:
