@@ -133,21 +133,3 @@ def gather_from(sources: Sequence[Source], positions: Tensor) -> Any:
     for part in parts[1:]:
         joined = concatenate(joined, part)
     return take(joined, torch.cat(order).argsort())
-
-
-def first_floating(tree: Any) -> tuple[str, Tensor] | None:
-    """Path and value of the first floating tensor with a row for each sample, or None. Other leaves are passed over."""
-    if isinstance(tree, Tensor):
-        return ("batch", tree) if tree.is_floating_point() and tree.ndim >= 2 else None
-    children: Iterator[tuple[Any, Any]]
-    if isinstance(tree, Mapping):
-        children = iter(tree.items())
-    elif isinstance(tree, tuple | list):
-        children = iter(enumerate(tree))
-    else:
-        return None
-    for key, item in children:
-        found = first_floating(item)
-        if found is not None:
-            return found[0].replace("batch", f"batch[{key!r}]", 1), found[1]
-    return None

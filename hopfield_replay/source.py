@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from hopfield_replay.distributed import world
-from hopfield_replay.nested import concatenate, first_floating, rows, take
+from hopfield_replay.nested import concatenate, rows, take
 
 
 class TaskSource:
@@ -54,8 +54,7 @@ class TaskSource:
             for number, batch in enumerate(self.loader):
                 if number == self.limit:
                     return
-                images = first_floating(batch)
-                count = rows(batch) if images is None else len(images[1])
+                count = rows(batch)
                 yield torch.arange(start, start + count), batch
                 start += count
             return

@@ -5,17 +5,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hopfield_replay.buffer import EnergyReplayBuffer
 from hopfield_replay.candidates import sample_keys
 from hopfield_replay.denoisers import Denoiser
 from hopfield_replay.distributed import broadcast, gather_rows, world
+from hopfield_replay.encoders import as_encoder, first_labels, split_batch
 from hopfield_replay.functional import effective_patterns, energy
 from hopfield_replay.functional._validate import Similarity, check_beta, check_similarity
 from hopfield_replay.functional.diffusion import reconstruction_error
 from hopfield_replay.memory import HopfieldMemory
-from hopfield_replay.nested import first_floating, take
+from hopfield_replay.nested import take
 from hopfield_replay.source import TaskSource
 from hopfield_replay.storage import plain
 
@@ -62,8 +63,9 @@ class ForgettingTracker:
         buffer: filled at the end of every task; None: measure only.
         beta: inverse temperature, or ``"auto"``: a median leave-one-out n_eff of 5 on the first task's patterns.
         similarity: ``"distance"`` or ``"dot"``.
-        encoder: maps a prepared batch to vectors (n, d), the space of the energies; None: the first floating tensor of
-            the batch, flattened.
+        encoder: maps a prepared batch to vectors (n, d), the space of the energies: a function of the batch, or a
+            module (such as a diffusers autoencoder) of its samples; None: the first floating tensor of the batch,
+            flattened.
         probe_size: samples of each task that are followed, >= 1.
         timesteps: timesteps of the reconstruction error; None: 10, 20, 30, 40 and 50 % of the denoiser's range.
         seed: of the probes and of the noise.
@@ -91,7 +93,7 @@ class ForgettingTracker:
         *,
         beta: float | Literal["auto"] = "auto",
         similarity: Similarity = "distance",
-        encoder: Callable[[Any], Tensor] | None = None,
+        encoder: Callable[[Any], Tensor] | nn.Module | None = None,
         probe_size: int = 512,
         timesteps: Sequence[int] | None = None,
         seed: int = 0,
@@ -103,12 +105,10 @@ class ForgettingTracker:
             raise ValueError(f"probe_size must be a whole number >= 1, got {probe_size!r}.")
         if timesteps is not None and not len(timesteps):
             raise ValueError("timesteps is empty; give at least one, or None for the default.")
-        if encoder is not None and not callable(encoder):
-            raise TypeError(f"encoder must be callable, got {type(encoder).__name__}.")
         self.buffer = buffer
         self.beta: float | None = None if beta == "auto" else check_beta(beta)
         self.similarity: Similarity = similarity
-        self.encoder = encoder
+        self.encoder = as_encoder(encoder)
         self.probe_size = probe_size
         self.timesteps = None if timesteps is None else list(timesteps)
         self.seed = seed
@@ -265,7 +265,7 @@ class ForgettingTracker:
             bad.append(at[~torch.isfinite(found).all(1)])
             positions.append(at)
             vectors.append(found)
-            labels.append(_labels(batch, len(at)))
+            labels.append(first_labels(batch, len(at)))
         counts = gather_rows(torch.tensor([sum(map(len, positions))]))  # every rank must come to the same error
         if not counts.any():
             raise ValueError(f"Task {task} has no training samples: its data set is empty.")
@@ -285,8 +285,6 @@ class ForgettingTracker:
         return gather_rows(torch.cat(vectors))[order], sample_ids(task, where[order]), named
 
     def _encode(self, batch: Any) -> Tensor:
-        if self.encoder is None:
-            return _images(batch).detach().flatten(1).float()
         with torch.no_grad():
             found = self.encoder(batch)
         if not isinstance(found, Tensor) or found.ndim < 2 or not found.is_floating_point():
@@ -363,10 +361,10 @@ class ForgettingTracker:
         share = torch.arange(rank, len(probe["ids"]), size)
         errors = []
         for part in share.split(256):
-            batch = prepare(take(probe["batch"], part))
+            samples, condition = split_batch(prepare(take(probe["batch"], part)))
             errors.append(
                 reconstruction_error(
-                    denoiser, _images(batch), steps, self.seed, ids=probe["ids"][part], condition=batch
+                    denoiser, samples, steps, self.seed, ids=probe["ids"][part], condition=condition
                 ).cpu()
             )
         mine = torch.cat(errors) if errors else torch.empty(0, len(steps), dtype=torch.float64)
@@ -386,9 +384,9 @@ class ForgettingTracker:
             raise ValueError("This buffer's policy needs the model's loss on every sample, but no denoiser is known.")
         positions, losses = [], []
         for at, batch in progress(source.batches(), "Losses"):
-            ready = prepare(batch)
+            samples, condition = split_batch(prepare(batch))
             errors = reconstruction_error(
-                denoiser, _images(ready), steps, self.seed, ids=sample_ids(self.next_task, at), condition=ready
+                denoiser, samples, steps, self.seed, ids=sample_ids(self.next_task, at), condition=condition
             )
             positions.append(at)
             losses.append(errors.mean(1).cpu())
@@ -434,24 +432,6 @@ def _refuse(bad: Tensor, count: int, name: str) -> None:
             f"{name} holds NaN or infinite values in {len(bad)} of {count} samples (positions "
             f"{bad.sort().values[:5].tolist()} of its data set). Repair or remove them before training."
         )
-
-
-def _images(batch: Any) -> Tensor:
-    found = first_floating(batch)
-    if found is None:
-        raise TypeError(
-            f"No floating tensor (n, *shape) in a batch of type {type(batch).__name__}; convert images to floats in "
-            "the data set, or pass encoder= (a function from a batch to vectors)."
-        )
-    return found[1]
-
-
-def _labels(batch: Any, n: int) -> Tensor | None:
-    """The first tensor of integers (n,) in a batch."""
-    if isinstance(batch, Tensor):
-        return batch.cpu().to(torch.int64) if batch.shape == (n,) and not batch.is_floating_point() else None
-    items = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
-    return next((label for item in items if (label := _labels(item, n)) is not None), None)
 
 
 def _positions(ids: Tensor, among: Tensor) -> Tensor:

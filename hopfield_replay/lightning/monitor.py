@@ -6,7 +6,7 @@ from typing import Any, Literal
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hopfield_replay.buffer import EnergyReplayBuffer
@@ -33,8 +33,8 @@ class ForgettingMonitor(Callback):
         buffer: filled at every boundary; None: measure only.
         beta: inverse temperature, or ``"auto"``: a median leave-one-out n_eff of 5 on the first task.
         similarity: ``"distance"`` or ``"dot"``.
-        encoder: maps a batch (on the device, after the transfer hooks) to vectors (n, d), the space of the energies;
-            None: the first floating tensor of the batch, flattened.
+        encoder: maps a batch (on the device, after the transfer hooks) to vectors (n, d), the space of the energies: a
+            function of the batch, or a module of its samples; None: the first floating tensor of the batch, flattened.
         denoiser: a Denoiser, or a function from the LightningModule to one; None: looked for on the module.
         probe_size: samples of each task that are followed.
         timesteps: timesteps of the reconstruction error; None: 10, 20, 30, 40 and 50 % of the denoiser's range.
@@ -58,7 +58,7 @@ class ForgettingMonitor(Callback):
         *,
         beta: float | Literal["auto"] = "auto",
         similarity: Similarity = "distance",
-        encoder: Callable[[Any], Tensor] | None = None,
+        encoder: Callable[[Any], Tensor] | nn.Module | None = None,
         denoiser: Denoiser | Callable[[LightningModule], Denoiser] | None = None,
         probe_size: int = 512,
         timesteps: Sequence[int] | None = None,

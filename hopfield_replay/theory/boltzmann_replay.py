@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from hopfield_replay.plotting import new_figure
 from hopfield_replay.theory.boltzmann import HopfieldBoltzmann
 from hopfield_replay.theory.changes import Rotation
 from hopfield_replay.theory.estimate import Estimate
-from hopfield_replay.theory.result import Result, markdown_table, new_figure
+from hopfield_replay.theory.result import Result, markdown_table
 from hopfield_replay.theory.rise import PLACES
 from hopfield_replay.theory.settings import cluster_and_outlier
 
