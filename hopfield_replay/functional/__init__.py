@@ -1,6 +1,7 @@
 """Pure functions on tensors; torch is the only import."""
 
 from hopfield_replay.functional.affinity import StreamedAffinity, affinity, far_task_energy, replay_mass
+from hopfield_replay.functional.draws import proportional
 from hopfield_replay.functional.energy import (
     effective_patterns,
     energy,
@@ -10,8 +11,9 @@ from hopfield_replay.functional.energy import (
     retrieve,
 )
 from hopfield_replay.functional.forgetting import expected_rise, replay_gain, susceptibility
-from hopfield_replay.functional.ordering import facility_location, herding, k_center, neighbour_distance, proportional
-from hopfield_replay.functional.selection import Selection, equal_quotas, greedy_replay_gain, protected_energy
+from hopfield_replay.functional.ordering import facility_location, herding, k_center, neighbour_distance
+from hopfield_replay.functional.quotas import equal_quotas
+from hopfield_replay.functional.selection import Selection, greedy_replay_gain, protected_energy
 
 __all__ = [
     "Selection",
