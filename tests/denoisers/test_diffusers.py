@@ -162,3 +162,11 @@ def test_other_types_are_refused():
         DiffusersDenoiser(lambda x, t: x, diffusers.DDPMScheduler())
     with pytest.raises(ValueError, match="prediction_type"):
         DiffusersDenoiser(unet(), diffusers.DDPMScheduler(), prediction_type="noise")
+
+
+def test_a_compiled_network():
+    network, scheduler = unet(num_class_embeds=3), diffusers.DDPMScheduler()
+    expected = DiffusersDenoiser(network, scheduler).predict_clean(images(), 10, LABELS)
+    with torch.compiler.set_stance("force_eager"):  # the wrapper is the point, not what the compiler makes of it
+        got = DiffusersDenoiser(torch.compile(network), scheduler).predict_clean(images(), 10, LABELS)
+    torch.testing.assert_close(got, expected)

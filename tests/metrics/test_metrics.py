@@ -252,6 +252,21 @@ def test_bad_input_of_the_generative_metrics():
         few.compute()
 
 
+def test_forward_gives_the_batch_and_keeps_the_rest():
+    old, new, x = draw(5, 4), draw(7, 4, seed=1), draw(9, 4, seed=2)
+    rise = energy(x, new, 1.5) - energy(x, old, 1.5)
+    metric = IntrinsicForgetting(old, new, 1.5)
+    torch.testing.assert_close(metric(x[:4]), rise[:4].mean())
+    torch.testing.assert_close(metric(x[4:]), rise[4:].mean())
+    torch.testing.assert_close(metric.compute(), rise.mean())
+    remembering = ReconstructionForgetting([1, 5], reduction="none")
+    remembering.remember(shrink(1.0), x)
+    single = remembering(shrink(0.5), x[:4], ids=range(4))
+    remembering(shrink(0.5), x[4:], ids=range(4, 9))
+    assert single.shape == (4, 2)
+    assert remembering.compute().shape == (9, 2)
+
+
 def test_names():
     assert GenerativeTaskMatrix(1, Extractor()).name == "FID-Extractor"
     assert GenerativeTaskMatrix(1, lambda x: x, distance="kid").name == "KID-lambda"
