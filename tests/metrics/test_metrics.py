@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from hopfield_replay.denoisers import CallableDenoiser
+from hopfield_replay.functional import energy
 from hopfield_replay.functional.correlation import spearman
 from hopfield_replay.functional.diffusion import reconstruction_error
-from hopfield_replay.functional.energy import energy
 from hopfield_replay.metrics import (
     EnergyForgettingCorrelation,
     GenerativeTaskMatrix,
