@@ -231,10 +231,8 @@ def _draw_regions(axis: "Axes", cells: Sequence[Cell]) -> None:
 
 
 def _relative(cell: Cell) -> float:
-    """Relative surplus of the rise of the higher energy over that of the lower one."""
-    surplus = cell.rise_outlier - cell.rise_cluster
-    largest = max(abs(cell.rise_outlier), abs(cell.rise_cluster))
-    return (surplus if cell.energy_gap > 0 else -surplus) / largest
+    """Relative surplus of the rise of the outlier, whose energy is never the lower one as c >= 0, over the cluster's."""
+    return (cell.rise_outlier - cell.rise_cluster) / max(abs(cell.rise_outlier), abs(cell.rise_cluster))
 
 
 def judge(n: int, c: float, d: int, beta: float) -> tuple[Cell, Cell]:
