@@ -231,7 +231,7 @@ def _draw_regions(axis: "Axes", cells: Sequence[Cell]) -> None:
 
 
 def _relative(cell: Cell) -> float:
-    """Relative surplus of the rise of the outlier, whose energy is never the lower one as c >= 0, over the cluster's."""
+    """Relative surplus of the outlier's rise over the cluster's; for c >= 0 the outlier's energy is never the lower."""
     return (cell.rise_outlier - cell.rise_cluster) / max(abs(cell.rise_outlier), abs(cell.rise_cluster))
 
 

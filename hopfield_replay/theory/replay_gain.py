@@ -233,8 +233,10 @@ def measure_replay_gain(
     """
     if len(setting.group_names) < 2:
         raise ValueError(f"{setting.name} has only the group {setting.group_names}; regroup it with by_energy.")
-    if draws < 2 or checked < 1:
-        raise ValueError(f"need draws >= 2 and checked >= 1, got {draws} and {checked}.")
+    if draws < 2 or checked < 1 or not changes:
+        raise ValueError(
+            f"need draws >= 2, checked >= 1 and a change; got {draws}, {checked} and {len(changes)} changes."
+        )
     patterns = setting.patterns
     targets = fixed_points(patterns, patterns, beta, similarity="dot", tol=1e-12, max_iter=10000)
     pairs = _families(setting)

@@ -90,9 +90,9 @@ class RiseResult(Result):
         counts = Counter(o.difference.direction for o in self.orders)
         shares = [o.share for o in self.orders]
         return (
-            f"{self.setting}, beta {self.beta:g}: holds on average in {counts[1]} of {len(self.orders)} comparisons, "
-            f"is reversed in {counts[-1]} and not resolved in {counts[0]}; holds in {min(shares):.0%} to "
-            f"{max(shares):.0%} of single draws."
+            f"{self.setting}, beta {self.beta:g}, {self.similarity} form: holds on average in {counts[1]} of "
+            f"{len(self.orders)} comparisons, is reversed in {counts[-1]} and not resolved in {counts[0]}; holds in "
+            f"{min(shares):.0%} to {max(shares):.0%} of single draws."
         )
 
     def table(self) -> str:
@@ -145,7 +145,9 @@ class RiseResult(Result):
             axis.axhline(0, color="black", linewidth=0.5)
         figure.axes[0].set_ylabel("mean energy rise")
         figure.axes[0].legend(title="dashed: expected", fontsize="small", title_fontsize="small")
-        figure.suptitle(f"{self.setting}, beta={self.beta}, {self.draws} draws", fontsize="medium")
+        figure.suptitle(
+            f"{self.setting}, beta={self.beta}, {self.similarity} form, {self.draws} draws", fontsize="medium"
+        )
         return figure
 
 
@@ -192,8 +194,8 @@ def measure_rise(
     """
     if len(setting.group_names) < 2:
         raise ValueError(f"{setting.name} has only the group {setting.group_names}; regroup it with by_energy.")
-    if draws < 2:
-        raise ValueError(f"draws must be >= 2, got {draws}.")
+    if draws < 2 or not changes:
+        raise ValueError(f"draws must be >= 2, got {draws}, and there must be a change, got {len(changes)}.")
     patterns = setting.patterns
     settled = fixed_points(patterns, patterns, beta, similarity=similarity, tol=1e-12, max_iter=10000)
     points = torch.cat([patterns, settled])
