@@ -11,13 +11,14 @@ from torch import Tensor
 from hopfield_replay.functional import energy, fixed_points
 from hopfield_replay.functional.energy import Similarity
 from hopfield_replay.theory.changes import Replacement, Rotation, TaskChange, Translation
-from hopfield_replay.theory.estimate import Estimate
+from hopfield_replay.theory.estimate import FLOAT_NOISE, Estimate
 from hopfield_replay.theory.result import Result, markdown_table, new_figure
 from hopfield_replay.theory.settings import Setting, by_energy, cluster_and_outlier, from_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_SAME = 1e-6  # distance below which two fixed points are one
 PLACES = ("pattern", "fixed point")
 
 
@@ -53,6 +54,8 @@ class Order:
         low: name of the group of lowest mean energy.
         difference: rise of ``high`` minus rise of ``low``, paired by draw.
         share: share of single draws in which it is positive.
+        merged: whether there is nothing to compare: the points of ``high`` are points of ``low``, too (merged fixed
+            points), or the energies of the two are equal up to float noise.
     """
 
     change: str
@@ -61,6 +64,7 @@ class Order:
     low: str
     difference: Estimate
     share: float
+    merged: bool
 
 
 @dataclass(frozen=True)
@@ -87,12 +91,16 @@ class RiseResult(Result):
 
     def verdict(self) -> str:
         """Return in how many comparisons it holds on average, and in how many single draws."""
-        counts = Counter(o.difference.direction for o in self.orders)
-        shares = [o.share for o in self.orders]
+        orders = [o for o in self.orders if not o.merged]
+        if not orders:
+            return f"{self.setting}, beta {self.beta:g}, {self.similarity} form: all merged, nothing to compare."
+        counts = Counter(o.difference.direction for o in orders)
+        shares = [o.share for o in orders]
+        merged = len(self.orders) - len(orders)
         return (
             f"{self.setting}, beta {self.beta:g}, {self.similarity} form: holds on average in {counts[1]} of "
-            f"{len(self.orders)} comparisons, is reversed in {counts[-1]} and not resolved in {counts[0]}; holds in "
-            f"{min(shares):.0%} to {max(shares):.0%} of single draws."
+            f"{len(self.orders)} comparisons, is reversed in {counts[-1]}, not resolved in {counts[0]} and merged in "
+            f"{merged}; holds in {min(shares):.0%} to {max(shares):.0%} of single draws."
         )
 
     def table(self) -> str:
@@ -114,6 +122,11 @@ class RiseResult(Result):
         """Return which way the order goes under each change, on average and in single draws."""
         sentences = []
         for o in self.orders:
+            if o.merged:
+                sentences.append(
+                    f"{o.change}, at each {o.place}: {o.high} and {o.low} have merged or have equal energies."
+                )
+                continue
             verdict = {
                 1: f"{o.high} (higher energy) rises more than {o.low} on average",
                 0: f"no difference between {o.high} (higher energy) and {o.low} could be resolved",
@@ -218,8 +231,14 @@ def measure_rise(
             difference = means[:, high] - means[:, low]
             names = setting.group_names[high], setting.group_names[low]
             share = (difference > 0).double().mean().item()
-            orders.append(Order(change.name, place, *names, Estimate.of(difference), share))
+            merged = level[high] - level[low] < FLOAT_NOISE or _merged(points[half], setting, high, low)
+            orders.append(Order(change.name, place, *names, Estimate.of(difference), share, merged))
     return RiseResult(setting.name, beta, similarity, draws, tuple(rises), tuple(orders))
+
+
+def _merged(points: Tensor, setting: Setting, high: int, low: int) -> bool:
+    apart = torch.cdist(points[setting.members(high)], points[setting.members(low)]).amin(1)
+    return bool((apart < _SAME).all())
 
 
 def _group_means(values: Tensor, setting: Setting) -> Tensor:

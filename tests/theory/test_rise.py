@@ -159,6 +159,18 @@ def test_refuses():
         measure_rise(cluster_and_outlier(), 1.0, [Rotation(0.1)], draws=1)
 
 
+def test_merged_fixed_points_are_no_reversal():
+    found = measure_rise(cluster_and_outlier(), 1.0, [Rotation(0.05)], draws=50)
+    assert [o.merged for o in found.orders] == [False, True]  # the patterns differ, their fixed points do not
+    assert found.orders[0].difference.direction == -1  # at the patterns a small beta does reverse
+    assert found.orders[1].difference.direction == 0
+    orthogonal = measure_rise(cluster_and_outlier(3, 0.0, 8), 4.0, [Rotation(0.05)], draws=5)
+    assert all(o.merged for o in orthogonal.orders)  # equal energies
+    assert "all merged" in orthogonal.verdict()
+    assert "merged in 1;" in found.verdict()
+    assert "have merged or have equal energies" in found.findings()[1]
+
+
 def test_names_load_lazily():
     code = (
         "import sys, hopfield_replay.theory as t; assert 'torch' not in sys.modules; t.reproduce_rise(draws=2); "
