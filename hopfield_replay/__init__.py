@@ -11,11 +11,13 @@ __version__ = "0.1.0.dev0"
 if TYPE_CHECKING:
     from hopfield_replay import functional as functional
     from hopfield_replay.buffer import EnergyReplayBuffer as EnergyReplayBuffer
+    from hopfield_replay.greedy_gain import GreedyGain as GreedyGain
     from hopfield_replay.lightning import ForgettingMonitor as ForgettingMonitor
     from hopfield_replay.lightning import ReplayDataModule as ReplayDataModule
     from hopfield_replay.lightning import ReplayLoader as ReplayLoader
     from hopfield_replay.lightning import fit_tasks as fit_tasks
     from hopfield_replay.memory import HopfieldMemory as HopfieldMemory
+    from hopfield_replay.policies import balanced as balanced
     from hopfield_replay.source import TaskSource as TaskSource
     from hopfield_replay.temperature import Diagnosis as Diagnosis
     from hopfield_replay.temperature import calibrate_beta as calibrate_beta
@@ -26,10 +28,12 @@ _HOMES = {
     "EnergyReplayBuffer": "buffer",
     "ForgettingMonitor": "lightning",
     "ForgettingTracker": "tracker",
+    "GreedyGain": "greedy_gain",
     "HopfieldMemory": "memory",
     "ReplayDataModule": "lightning",
     "ReplayLoader": "lightning",
     "TaskSource": "source",
+    "balanced": "policies",
     "calibrate_beta": "temperature",
     "fit_tasks": "lightning",
 }

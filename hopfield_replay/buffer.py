@@ -1,20 +1,24 @@
 """EnergyReplayBuffer: a bounded, resumable memory of samples, chosen by a policy."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from hopfield_replay.functional._validate import as_matrix, check_beta, check_similarity
-from hopfield_replay.functional.energy import Similarity, energy
-from hopfield_replay.nested import rows, take
-from hopfield_replay.policies import Candidates, Policy, as_policy, sample_keys
-from hopfield_replay.storage import SampleStore, load_tree, plain, save_tree
-from hopfield_replay.temperature import calibrate_beta
+from hopfield_replay.candidates import Candidates, as_plain, from_plain, no_candidates, offered
+from hopfield_replay.choice import choose, weigh
+from hopfield_replay.functional import energy
+from hopfield_replay.functional._validate import Similarity, check_beta, check_similarity
+from hopfield_replay.nested import Source, gather_from, rows, take
+from hopfield_replay.policies import Policy, as_policy
+from hopfield_replay.storage import SampleStore, check_rows, load_tree, plain, save_tree
+from hopfield_replay.temperature import calibrate_beta, default_n_eff
 
-_FORMAT = "hopfield-replay buffer 1"
+_FORMAT = "hopfield-replay buffer 1"  # of the state; raised when its parts change
 
 
 class EnergyReplayBuffer:
@@ -25,9 +29,14 @@ class EnergyReplayBuffer:
 
     Args:
         capacity: how many samples are kept, >= 1.
-        policy: a name (see ``hopfield_replay.policies.POLICIES``) or an object with ``select(candidates, k)``.
+        policy: a name (see ``hopfield_replay.policies.POLICIES``) or an object with ``select(candidates, k)``. The
+            default keeps the samples whose joint replay protects the most energy, see
+            :class:`hopfield_replay.GreedyGain`.
+        storage: folder for memory-mapped files that hold the samples, for buffers larger than memory; None: in memory.
         groups: None: all samples compete; ``"task"`` or ``"label"``: equal shares for each task or label, unused places
             going to the others. A share shrinks by dropping its last picks.
+        sampling: ``"uniform"``, or by priority: sample i is drawn with chances proportional to 1/rank, the highest
+            energy (or, with ``"rise"``, the highest rise at the last boundary) having rank 1.
         beta: inverse temperature of energies that are computed here; ``"auto"`` calibrates it at the first update.
         similarity: ``"distance"`` or ``"dot"``, of energies that are computed here.
         seed: of the random policies and of :meth:`sample`.
@@ -50,9 +59,11 @@ class EnergyReplayBuffer:
     def __init__(
         self,
         capacity: int,
-        policy: str | Policy = "high_energy",
+        policy: str | Policy = "greedy_gain",
         *,
         groups: Literal["task", "label"] | None = None,
+        storage: str | os.PathLike[str] | None = None,
+        sampling: Literal["uniform", "energy", "rise"] = "uniform",
         beta: float | Literal["auto"] = "auto",
         similarity: Similarity = "distance",
         seed: int = 0,
@@ -63,17 +74,22 @@ class EnergyReplayBuffer:
             raise ValueError(f"capacity must be at least 1, got {capacity}. For no replay, use no buffer.")
         if groups not in (None, "task", "label"):
             raise ValueError(f'groups must be None, "task" or "label", got {groups!r}.')
+        if sampling not in ("uniform", "energy", "rise"):
+            raise ValueError(f'sampling must be "uniform", "energy" or "rise", got {sampling!r}.')
         check_similarity(similarity)
         self.capacity = capacity
         self.policy = as_policy(policy)
         self.groups = groups
+        self.sampling = sampling
         self.similarity: Similarity = similarity
         self.seed = seed
         self.beta: float | None = None if beta == "auto" else check_beta(beta)
         self._generator = torch.Generator().manual_seed(seed)
-        self._store = SampleStore(capacity)
-        self._kept = _no_candidates()
+        self._store = SampleStore(capacity, storage)
+        self._kept = no_candidates()
         self._slots = torch.empty(0, dtype=torch.int64)  # row in the store of each kept sample, in the order of _kept
+        self._observed = torch.empty(0, 0, dtype=torch.float64)  # (len, boundaries) energies after each, nan before
+        self._reserve: tuple[Candidates, Any] | None = None  # over-provisioned candidates of the newest task
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -121,8 +137,12 @@ class EnergyReplayBuffer:
         task: int,
         labels: Tensor | None = None,
         energies: Tensor | None = None,
+        losses: Tensor | None = None,
+        observed: Tensor | None = None,
     ) -> None:
         """Offer samples of one task; the policy decides which of them, and of those kept so far, stay.
+
+        Nothing changes if it fails.
 
         Args:
             batch: the n samples, any nesting of tensors (n, ...) and lists of n strings; or a function that, given
@@ -133,118 +153,142 @@ class EnergyReplayBuffer:
             labels: (n,) integers; needed for ``groups="label"``.
             energies: (n,) energies of the samples. If None they are the leave-one-out energies under this call's
                 vectors and those kept of the same task (whose energies are then renewed, too).
+            losses: (n,) the model's loss on each sample; needed for the policy ``"high_loss"``.
+            observed: (len,) energies of the samples kept so far after this task, in the order of :attr:`ids`, for their
+                history; None: none is recorded.
 
         Raises:
             ValueError: shapes that do not fit, duplicate ids, NaN energies, more groups than places.
             TypeError: leaves that are not tensors or strings, vectors that are not floating.
         """
-        new = self._candidates(vectors, ids, task, labels, energies)
-        kept = self._kept
-        if len(kept) and kept.vectors.shape[1:] != new.vectors.shape[1:]:
-            raise ValueError(
-                f"vectors have dimension {new.vectors.shape[1]}, but the buffer holds vectors of dimension "
-                f"{kept.vectors.shape[1]}; use one encoder for all tasks."
-            )
+        new = offered(vectors, ids, task, labels, energies, losses, self.seed)
+        if labels is None and self.groups == "label":
+            raise ValueError('groups="label" needs labels, got None.')
+        if len(self) and (labels is None) != (self.labels is None):
+            raise ValueError("labels must be given at every update or at none.")
         if not callable(batch) and rows(batch) != len(new):
             raise ValueError(f"The batch has {rows(batch)} rows, but ids has {len(new)}.")
-        pool = _join(kept, new) if len(kept) else new
+        if observed is not None and observed.shape != (len(self),):
+            raise ValueError(f"observed must have shape ({len(self)},), got {tuple(observed.shape)}.")
+        reserve = self._reserve
+        if reserve is not None and int(reserve[0].tasks[0]) != task:
+            reserve = None  # its data is gone, and the next task came without a second phase
+        held = self._kept if reserve is None else self._kept.join(reserve[0])
+        if len(held) and held.vectors.shape[1:] != new.vectors.shape[1:]:
+            raise ValueError(
+                f"vectors have dimension {new.vectors.shape[1]}, but the buffer holds vectors of dimension "
+                f"{held.vectors.shape[1]}; use one encoder for all tasks."
+            )
+        if torch.isin(new.ids, held.ids).any():
+            known = new.ids[torch.isin(new.ids, held.ids)]
+            raise ValueError(f"ids {known[:5].tolist()} are already in the buffer; give each sample its own id.")
+        pool = held.join(new) if len(held) else new
+        own = (pool.tasks == task).nonzero().flatten()
+        calibrated = self._calibrated(pool.pick(own))
+        beta = 1.0 if calibrated is None else calibrated
         if energies is None:
-            pool = _with_energies(pool, self._pool_energies(pool, task))
-        chosen = self._choose(pool, fresh=torch.arange(len(pool)) >= len(kept))
-        stays = chosen < len(kept)
-        arrivals = chosen[~stays] - len(kept)
+            pool = replace(pool, energies=self._pool_energies(pool, own, beta))
+        pool = replace(pool, beta=beta, similarity=self.similarity, places=self.capacity)
+        fresh = torch.arange(len(pool)) >= len(self._kept)
+        chosen, spare = choose(pool, fresh, self.policy, self.groups, self.capacity)
+        if len(spare):
+            pool = weigh(pool, torch.cat([chosen, spare]))
+
+        if observed is not None:
+            seen = torch.cat([self._observed, observed.detach().cpu().to(torch.float64)[:, None]], dim=1)
+        else:
+            seen = self._observed
+        sources: list[Source] = [] if reserve is None else [(len(reserve[0]), partial(take, reserve[1]))]
+        self._commit(
+            pool, chosen, spare, [*sources, (len(new), batch if callable(batch) else partial(take, batch))], seen
+        )
+        self.beta = calibrated
+
+    def refine(self, patterns: Tensor, *, masses: Tensor | None = None) -> None:
+        """Choose anew, now that the next task is known, among the over-provisioned candidates; then release them.
+
+        Does nothing for policies without a second phase, and when there is nothing in reserve.
+
+        Args:
+            patterns: vectors (N, d) or (N, *shape) of the next task.
+            masses: (N,), >= 0; ones if None.
+
+        Raises:
+            ValueError, TypeError: as :func:`hopfield_replay.functional.energy`.
+        """
+        if self._reserve is None:
+            return
+        spares, samples = self._reserve
+        pool = self._kept.join(spares)
+        beta = 1.0 if self.beta is None else self.beta
+        pool = replace(
+            pool,
+            next_energies=energy(
+                pool.vectors,
+                patterns.detach().cpu().to(pool.vectors.dtype),
+                beta,
+                masses=masses,
+                similarity=self.similarity,
+            ),
+            beta=beta,
+            similarity=self.similarity,
+            places=self.capacity,
+        )
+        fresh = torch.arange(len(pool)) >= len(self._kept)
+        chosen, _ = choose(pool, fresh, self.policy, self.groups, self.capacity)
+        self._commit(weigh(pool, chosen), chosen, chosen[:0], [(len(spares), partial(take, samples))], self._observed)
+
+    @property
+    def observed(self) -> Tensor:
+        """(len, boundaries) float64 energies of the kept samples after each boundary; nan before they were kept."""
+        return self._observed
+
+    @property
+    def rises(self) -> Tensor:
+        """(len,) float64 rise of each energy from its own task to the last boundary; 0 while there was none."""
+        if not self._observed.shape[1]:
+            return torch.zeros(len(self), dtype=torch.float64)
+        return (self._observed[:, -1] - self.energies).nan_to_num(nan=0.0)
+
+    def _commit(self, pool: Candidates, chosen: Tensor, spare: Tensor, sources: Sequence[Source], seen: Tensor) -> None:
+        """Make ``chosen`` of the pool (kept samples, then the sources') the buffer, and ``spare`` the reserve."""
+        kept = len(self._kept)
+        stays = chosen < kept
+        every = [(kept, lambda index: self._store.get(self._slots[index])), *sources]
+        arrivals = gather_from(every, chosen[~stays]) if bool((~stays).any()) else None
+        reserve = (pool.pick(spare), gather_from(every, spare)) if len(spare) else None
         slots = torch.full((len(chosen),), -1, dtype=torch.int64)
         slots[stays] = self._slots[chosen[stays]]
         occupied = torch.zeros(self.capacity, dtype=torch.bool)
         occupied[slots[stays]] = True
-        slots[~stays] = (~occupied).nonzero().flatten()[: len(arrivals)]
-        if len(arrivals):
-            self._store.put(batch(arrivals) if callable(batch) else take(batch, arrivals), slots[~stays])
+        slots[~stays] = (~occupied).nonzero().flatten()[: int((~stays).sum())]
+        if arrivals is not None:
+            self._store.put(arrivals, slots[~stays])
+        history = torch.full((len(chosen), seen.shape[1]), torch.nan, dtype=torch.float64)
+        history[stays] = seen[chosen[stays]]
+        self._observed = history
         self._slots = slots
-        self._kept = _pick(pool, chosen)
+        self._kept = replace(pool.pick(chosen), next_energies=None)
+        self._reserve = reserve
 
-    def _candidates(
-        self, vectors: Tensor, ids: Tensor, task: int, labels: Tensor | None, energies: Tensor | None
-    ) -> Candidates:
-        matrix = as_matrix(vectors, "vectors").detach().cpu()
-        matrix = matrix if matrix.dtype == torch.float64 else matrix.to(torch.float32)
-        n = len(matrix)
-        ids = _integers(ids, n, "ids")
-        if n == 0:
-            raise ValueError("Nothing was offered: vectors has no rows (an empty data set?).")
-        if len(ids.unique()) != n:
-            values, counts = ids.unique(return_counts=True)
-            raise ValueError(f"ids must be distinct, but {values[counts > 1][:5].tolist()} are repeated.")
-        known = ids[torch.isin(ids, self.ids)]
-        if len(known):
-            raise ValueError(f"ids {known[:5].tolist()} are already in the buffer; give each sample its own id.")
-        if isinstance(task, bool) or not isinstance(task, int):
-            raise TypeError(f"task must be a whole number, got {task!r}.")
-        if task < 0:
-            raise ValueError(f"task must not be negative, got {task}.")
-        if labels is not None:
-            labels = _integers(labels, n, "labels")
-        elif self.groups == "label":
-            raise ValueError('groups="label" needs labels, got None.')
-        if len(self) and (labels is None) != (self.labels is None):
-            raise ValueError("labels must be given at every update or at none.")
-        if energies is None:
-            energies = torch.zeros(n, dtype=torch.float64)
-        else:
-            if not isinstance(energies, Tensor) or energies.shape != (n,):
-                raise ValueError(
-                    f"energies must be a tensor of shape ({n},), got {getattr(energies, 'shape', energies)}."
-                )
-            energies = energies.detach().cpu().to(torch.float64)
-            if bool(energies.isnan().any()):
-                raise ValueError(f"energies hold NaN for ids {ids[energies.isnan()][:5].tolist()}.")
-        tasks = torch.full((n,), task, dtype=torch.int64)
-        return Candidates(ids, tasks, energies, matrix, sample_keys(ids, self.seed), labels)
+    def _calibrated(self, pool: Candidates) -> float | None:
+        """The buffer's beta; before one is known, calibrated on these candidates; None where that cannot be."""
+        if self.beta is not None or len(pool) < 4:
+            return self.beta
+        try:
+            return calibrate_beta(pool.vectors, n_eff=default_n_eff(len(pool)), similarity=self.similarity)
+        except ValueError:  # identical samples: every beta gives them one energy
+            return None
 
-    def _pool_energies(self, pool: Candidates, task: int) -> Tensor:
-        """Energies of the pool, those of one task renewed: leave-one-out under the pool's vectors of that task."""
-        own = (pool.tasks == task).nonzero().flatten()
+    def _pool_energies(self, pool: Candidates, own: Tensor, beta: float) -> Tensor:
+        """Energies of the pool, those of ``own`` renewed: leave-one-out under the vectors of ``own``."""
         vectors = pool.vectors[own]
-        beta = self.beta
-        if beta is None and len(own) >= 4:
-            try:
-                beta = self.beta = calibrate_beta(
-                    vectors, n_eff=min(5.0, (len(own) - 1) / 2), similarity=self.similarity
-                )
-            except ValueError:  # identical samples: every beta gives them one energy
-                beta = None
         found = pool.energies.clone()
-        found[own] = energy(
-            vectors, vectors, 1.0 if beta is None else beta, similarity=self.similarity, exclude=torch.arange(len(own))
-        )
+        found[own] = energy(vectors, vectors, beta, similarity=self.similarity, exclude=torch.arange(len(own)))
         return found
 
-    def _choose(self, pool: Candidates, fresh: Tensor) -> Tensor:
-        """Positions in the pool to keep: group after group, best first."""
-        if self.groups is None:
-            group = torch.zeros_like(pool.ids)
-        else:
-            group = pool.tasks if self.groups == "task" else pool.labels  # type: ignore[assignment]
-        names, counts = group.unique(return_counts=True)
-        if len(names) > self.capacity:
-            raise ValueError(
-                f"{len(names)} groups ({self.groups}) cannot share a capacity of {self.capacity}; raise the "
-                f"capacity to at least {len(names)}."
-            )
-        chosen = []
-        for name, quota in zip(names, equal_shares(counts.tolist(), self.capacity), strict=True):
-            members = (group == name).nonzero().flatten()
-            if bool(fresh[members].any()):
-                picks = self.policy.select(_pick(pool, members), quota)
-                if len(picks) != quota or len(picks.unique()) != quota:
-                    raise ValueError(f"{self.policy!r} must select {quota} distinct candidates, got {picks.tolist()}.")
-                chosen.append(members[picks])
-            else:
-                chosen.append(members[:quota])  # its data is gone: the first picks of its own order stay
-        return torch.cat(chosen)
-
     def draw(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Positions (n,) in [0, len) of samples drawn uniformly with replacement.
+        """Positions (n,) in [0, len) of samples drawn with replacement, by :attr:`sampling`.
 
         Raises:
             ValueError: n below 1, or an empty buffer.
@@ -253,11 +297,19 @@ class EnergyReplayBuffer:
             raise ValueError(f"n must be a whole number >= 1, got {n!r}.")
         if not len(self):
             raise ValueError("The buffer is empty: nothing can be drawn before the first update.")
-        # priorities are uniform; the same two lines serve any others
-        edges = torch.ones(len(self), dtype=torch.float64).cumsum(0)
+        edges = self._priorities().cumsum(0)
         generator = self._generator if generator is None else generator
         points = torch.rand(n, dtype=torch.float64, generator=generator) * edges[-1]
         return torch.searchsorted(edges, points, right=True).clamp_(max=len(self) - 1)
+
+    def _priorities(self) -> Tensor:
+        """Weight (len,) of each sample in a draw."""
+        if self.sampling == "uniform":
+            return torch.ones(len(self), dtype=torch.float64)
+        score = self.energies if self.sampling == "energy" else self.rises
+        ranks = torch.empty(len(self), dtype=torch.float64)
+        ranks[score.argsort(descending=True, stable=True)] = torch.arange(1, len(self) + 1, dtype=torch.float64)
+        return 1.0 / ranks
 
     def gather(self, positions: Tensor) -> Any:
         """The samples at these positions, as copies, in the nesting they came in."""
@@ -269,41 +321,55 @@ class EnergyReplayBuffer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that is needed to go on: tensors and plain Python only, loadable with ``weights_only=True``."""
-        kept = self._kept
         return {
             "format": _FORMAT,
-            "capacity": self.capacity,
             "beta": self.beta,
             "generator": self._generator.get_state(),
+            "kept": as_plain(self._kept) if len(self) else None,
             "samples": plain(self._store.get(self._slots)) if len(self) else None,
-            "ids": kept.ids,
-            "tasks": kept.tasks,
-            "labels": kept.labels,
-            "energies": kept.energies,
-            "vectors": kept.vectors,
+            "observed": self._observed,
+            "reserve": None if self._reserve is None else as_plain(self._reserve[0]),
+            "reserve_samples": None if self._reserve is None else plain(self._reserve[1]),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state; nothing changes if it does not fit.
 
         Raises:
-            ValueError: another format, or more samples than this buffer's capacity.
+            ValueError: another format, parts that are missing or do not fit together, more samples than this buffer's
+                capacity.
         """
-        if state.get("format") != _FORMAT:
-            raise ValueError(f"Not a state of an EnergyReplayBuffer of this version: format {state.get('format')!r}.")
-        count = len(state["ids"])
-        if count > self.capacity:
-            raise ValueError(f"The state holds {count} samples, more than this buffer's capacity of {self.capacity}.")
-        store = SampleStore(self.capacity)
-        if count:
-            store.put(state["samples"], torch.arange(count))
+        if not isinstance(state, Mapping) or state.get("format") != _FORMAT:
+            given = state.get("format") if isinstance(state, Mapping) else type(state).__name__
+            raise ValueError(f"Not a state of an EnergyReplayBuffer of this version: format {given!r}.")
+        try:
+            kept = no_candidates() if state["kept"] is None else from_plain(state["kept"])
+            reserve = None
+            if state["reserve"] is not None:
+                reserve = (from_plain(state["reserve"]), state["reserve_samples"])
+                check_rows(state["reserve_samples"], len(reserve[0]))
+            if len(kept):
+                check_rows(state["samples"], len(kept))
+            observed = state["observed"].cpu()
+            beta = None if state["beta"] is None else check_beta(state["beta"])
+            if observed.ndim != 2 or len(observed) != len(kept) or observed.dtype != torch.float64:
+                raise ValueError(f"observed has shape {tuple(observed.shape)} for {len(kept)} samples")
+            torch.Generator().set_state(state["generator"].cpu())
+        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+            raise ValueError(f"The state of the buffer is damaged: {error!r}.") from error
+        if len(kept) > self.capacity:
+            raise ValueError(
+                f"The state holds {len(kept)} samples, more than this buffer's capacity of {self.capacity}."
+            )
+        self._store.clear()
+        if len(kept):
+            self._store.put(state["samples"], torch.arange(len(kept)))
         self._generator.set_state(state["generator"].cpu())
-        self._store = store
-        self._slots = torch.arange(count)
-        self.beta = state["beta"]
-        kept = {name: state[name] for name in ("ids", "tasks", "energies", "vectors", "labels")}
-        kept = {name: None if value is None else value.cpu() for name, value in kept.items()}
-        self._kept = Candidates(keys=sample_keys(kept["ids"], self.seed), **kept)
+        self._slots = torch.arange(len(kept))
+        self._observed = observed
+        self._reserve = reserve
+        self.beta = beta
+        self._kept = kept
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to a safetensors file (no pickle); an existing file is replaced only when all is written."""
@@ -317,54 +383,3 @@ class EnergyReplayBuffer:
             ValueError: not such a file, or more samples than this buffer's capacity.
         """
         self.load_state_dict(load_tree(path))
-
-
-def equal_shares(counts: list[int], capacity: int) -> list[int]:
-    """Places for groups of these sizes: equal shares; what a small group leaves goes to the others, earlier ones first.
-
-    Example:
-        >>> equal_shares([100, 3, 100], 20)
-        [9, 3, 8]
-    """
-    shares = [0] * len(counts)
-    left = min(capacity, sum(counts))
-    while left:
-        hungry = [i for i, count in enumerate(counts) if shares[i] < count]
-        each, extra = divmod(left, len(hungry))
-        for position, i in enumerate(hungry):
-            portion = min(counts[i] - shares[i], each + (position < extra))
-            shares[i] += portion
-            left -= portion
-    return shares
-
-
-def _no_candidates() -> Candidates:
-    integers, reals = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.float64)
-    return Candidates(integers, integers, reals, torch.empty(0, 0), reals)
-
-
-def _integers(values: Tensor, n: int, name: str) -> Tensor:
-    if not isinstance(values, Tensor) or values.is_floating_point() or values.is_complex():
-        raise TypeError(f"{name} must be a tensor of integers, got {getattr(values, 'dtype', type(values).__name__)}.")
-    if values.shape != (n,):
-        raise ValueError(f"{name} must have shape ({n},), one for each row of vectors, got {tuple(values.shape)}.")
-    return values.detach().cpu().to(torch.int64)
-
-
-def _fields(candidates: Candidates) -> dict[str, Tensor | None]:
-    return {name: getattr(candidates, name) for name in candidates.__dataclass_fields__}
-
-
-def _pick(candidates: Candidates, index: Tensor) -> Candidates:
-    return Candidates(**{k: None if v is None else v[index] for k, v in _fields(candidates).items()})  # type: ignore[arg-type]
-
-
-def _join(first: Candidates, second: Candidates) -> Candidates:
-    other = _fields(second)
-    return Candidates(
-        **{k: None if v is None else torch.cat([v, other[k].to(v.dtype)]) for k, v in _fields(first).items()}  # type: ignore
-    )
-
-
-def _with_energies(candidates: Candidates, energies: Tensor) -> Candidates:
-    return Candidates(**{**_fields(candidates), "energies": energies})  # type: ignore[arg-type]

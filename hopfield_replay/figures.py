@@ -44,7 +44,9 @@ def energy_against_forgetting(record: dict[str, Any]) -> Figure | None:
 
 
 def spearman(a: Tensor, b: Tensor) -> float:
-    """Spearman's rank correlation, ties ranked by their mean; nan if one side is constant."""
+    """Spearman's rank correlation, ties ranked by their mean; nan if one side is constant (or one number only)."""
+    if len(a) < 2:
+        return float("nan")
     return float(torch.corrcoef(torch.stack([_ranks(a), _ranks(b)]))[0, 1])
 
 

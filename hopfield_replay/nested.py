@@ -1,19 +1,21 @@
 """Batches as any nesting of dicts, tuples and lists, whose leaves have one row for each sample.
 
-A leaf is a tensor of shape (n, ...) or a list of n strings (captions).
+A leaf is a tensor of shape (n, ...) or a list or tuple of n strings (captions; the default collate function of a
+DataLoader makes a tuple of them when a sample is a tuple).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-Leaf = Tensor | list[str]
+Leaf = Tensor | list[str] | tuple[str, ...]
+Source = tuple[int, Callable[[Tensor], Any]]  # how many samples there are, and a function that returns some of them
 
 
 def _is_text(tree: Any) -> bool:
-    return isinstance(tree, list) and len(tree) > 0 and all(isinstance(item, str) for item in tree)
+    return type(tree) in (list, tuple) and len(tree) > 0 and all(isinstance(item, str) for item in tree)
 
 
 def leaves(tree: Any, path: str = "batch") -> Iterator[tuple[str, Leaf]]:
@@ -54,7 +56,7 @@ def map_leaves(function: Callable[..., Any], tree: Any, *others: Any, path: str 
             return type(tree)(*items)
         return tuple(items) if isinstance(tree, tuple) else items
     for other in others:
-        if not isinstance(other, Tensor) and not isinstance(other, list):
+        if not isinstance(other, Tensor) and not _is_text(other):
             raise ValueError(f"{path} is {_describe(tree)}, but in the other batch it is {_describe(other)}.")
     return function(path, tree, *others)
 
@@ -92,7 +94,7 @@ def take(tree: Any, index: Tensor) -> Any:
     def pick(_: str, leaf: Leaf) -> Leaf:
         if isinstance(leaf, Tensor):
             return leaf[index.to(leaf.device)]
-        return [leaf[i] for i in index.tolist()]
+        return type(leaf)(leaf[i] for i in index.tolist())
 
     return map_leaves(pick, tree)
 
@@ -108,11 +110,29 @@ def concatenate(first: Any, second: Any) -> Any:
                     "shape and dtype."
                 )
             return torch.cat([a, b.to(a.device)])
-        if isinstance(a, list) and isinstance(b, list):
-            return a + b
+        if _is_text(a) and _is_text(b):
+            return type(a)([*a, *b])
         raise ValueError(f"{path} is {_describe(a)} in one batch and {_describe(b)} in the other.")
 
     return map_leaves(join, first, second)
+
+
+def gather_from(sources: Sequence[Source], positions: Tensor) -> Any:
+    """Samples at these positions, counted through all sources one after the other, in this order."""
+    parts, order, start = [], [], 0
+    for count, read in sources:
+        mine = ((positions >= start) & (positions < start + count)).nonzero().flatten()
+        if len(mine):
+            found = read(positions[mine] - start)
+            if rows(found) != len(mine):
+                raise ValueError(f"{rows(found)} samples came back for {len(mine)} positions.")
+            parts.append(found)
+            order.append(mine)
+        start += count
+    joined = parts[0]
+    for part in parts[1:]:
+        joined = concatenate(joined, part)
+    return take(joined, torch.cat(order).argsort())
 
 
 def first_floating(tree: Any) -> tuple[str, Tensor] | None:

@@ -1,34 +1,14 @@
 """Which samples to keep: a policy orders candidates, best first, with one method."""
 
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Candidates:
-    """Samples among which a policy chooses: those kept so far and new ones.
-
-    Attributes:
-        ids: (n,) int64, one for each sample, stable over its life.
-        tasks: (n,) int64, the task that each sample came from.
-        energies: (n,) float64, leave-one-out energy of each sample under its task's patterns; +inf: nothing is near.
-        vectors: (n, d), the space of the energies.
-        keys: (n,) float64 in (0, 1), a uniform random number that belongs to the sample's id for good.
-        labels: (n,) int64, or None.
-    """
-
-    ids: Tensor
-    tasks: Tensor
-    energies: Tensor
-    vectors: Tensor
-    keys: Tensor
-    labels: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.ids)
+from hopfield_replay.candidates import Candidates
+from hopfield_replay.functional import facility_location, herding, k_center, neighbour_distance, proportional
+from hopfield_replay.greedy_gain import GreedyGain
 
 
 @runtime_checkable
@@ -105,27 +85,132 @@ class Proportional:
 
     Weights are :math:`w_i = E_i - \min_j E_j` plus a hundredth of their mean, so that the lowest energy keeps a chance.
 
-    Source: Kool, van Hoof, Welling, "Stochastic beams and where to find them" (2019), section 2.
+    Source: Kool, van Hoof, Welling, arXiv:1903.06059.
     """
 
     def select(self, candidates: Candidates, k: int) -> Tensor:
-        """The k largest log w_i + Gumbel(key_i)."""
+        """A draw of k that is the same for the same ids and seed."""
         energies = candidates.energies
         finite = energies[torch.isfinite(energies)]
         if not len(finite):
             return _best(candidates.keys, candidates.ids, k)
         above = energies.clamp(max=float(finite.max())) - finite.min()
-        weights = above + 0.01 * above.mean() + torch.finfo(torch.float64).tiny
-        gumbel = -torch.log(-torch.log(candidates.keys))
-        return _best(weights.log() + gumbel, candidates.ids, k)
+        return proportional(above + 0.01 * above.mean() + _TINY, k, candidates.keys)
 
 
-_POLICIES: dict[str, type[Policy]] = {
+class HighLoss:
+    """Keep samples at random, without replacement, with chances proportional to the model's loss on them.
+
+    The loss-aware reservoir: over a stream each sample's random key stays, so the choice does not depend on batches.
+
+    Source: Buzzega et al., arXiv:2010.05595 (loss-aware reservoir sampling), drawn by Gumbel top-k.
+    """
+
+    needs_losses = True
+
+    def select(self, candidates: Candidates, k: int) -> Tensor:
+        """A draw of k that is the same for the same ids, losses and seed."""
+        if candidates.losses is None:
+            raise ValueError('The policy "high_loss" needs losses: update(..., losses=) or a monitor with a denoiser.')
+        return proportional(candidates.losses.clamp(min=0.0) + _TINY, k, candidates.keys)
+
+
+class NearestNeighbour:
+    """Keep the samples that are farthest from their k-th nearest neighbour: isolation without a temperature.
+
+    Args:
+        neighbours: k, >= 1.
+    """
+
+    def __init__(self, neighbours: int = 10) -> None:
+        if isinstance(neighbours, bool) or not isinstance(neighbours, int) or neighbours < 1:
+            raise ValueError(f"neighbours must be a whole number >= 1, got {neighbours!r}.")
+        self.neighbours = neighbours
+
+    def select(self, candidates: Candidates, k: int) -> Tensor:
+        """The k largest distances to the k-th nearest other candidate."""
+        if len(candidates) < 2:
+            return torch.arange(k)
+        return _best(
+            neighbour_distance(candidates.vectors, min(self.neighbours, len(candidates) - 1)), candidates.ids, k
+        )
+
+
+class ByVectors:
+    """Keep what an order of the vectors puts first, such as k_center, facility_location or herding.
+
+    Args:
+        order: maps vectors (n, d) and k to positions (k,), best first.
+    """
+
+    def __init__(self, order: Callable[[Tensor, int], Tensor]) -> None:
+        self.order = order
+
+    def select(self, candidates: Candidates, k: int) -> Tensor:
+        """The first k of the order; candidates are sorted by id first, so that every arrival gives one choice."""
+        by_id = candidates.ids.argsort()
+        return by_id[self.order(candidates.vectors[by_id], k)]
+
+
+class Balanced:
+    """Another policy within each task or label, in equal shares, taken in turns."""
+
+    def __init__(self, policy: "Policy", by: Literal["task", "label"]) -> None:
+        self.policy = policy
+        self.by = by
+        self.oversample: int = getattr(policy, "oversample", 1)
+        self.needs_losses: bool = getattr(policy, "needs_losses", False)
+
+    def select(self, candidates: Candidates, k: int) -> Tensor:
+        """The first of every group, then the second of every group, until k are chosen."""
+        group = candidates.tasks if self.by == "task" else candidates.labels
+        if group is None:
+            raise ValueError('balanced(by="label") needs labels, and the candidates have none.')
+        ranks = torch.empty(len(candidates), dtype=torch.float64)
+        for name in group.unique():
+            members = (group == name).nonzero().flatten()
+            quota = min(k, len(members))
+            ranks[members] = torch.inf
+            ranks[members[self.policy.select(candidates.pick(members), quota)]] = torch.arange(quota).double()
+        order: Tensor = (ranks * (len(candidates) + 1) + group.unique(return_inverse=True)[1]).argsort(stable=True)
+        return order[:k]
+
+
+def balanced(policy: "str | Policy", by: Literal["task", "label"] = "label") -> Balanced:
+    """A policy that gives every task or label an equal share of the places, within whatever it may choose from.
+
+    Args:
+        policy: a name or an object with ``select``.
+        by: ``"task"`` or ``"label"``.
+
+    Raises:
+        ValueError: another ``by``, or an unknown policy.
+
+    Example:
+        >>> import torch
+        >>> c = Candidates(torch.arange(4), torch.zeros(4), torch.tensor([9.0, 8.0, 7.0, 1.0]), torch.eye(4),
+        ...     torch.rand(4), labels=torch.tensor([0, 0, 0, 1]))
+        >>> balanced("high_energy", by="label").select(c, 2)
+        tensor([0, 3])
+    """
+    if by not in ("task", "label"):
+        raise ValueError(f'by must be "task" or "label", got {by!r}.')
+    return Balanced(as_policy(policy), by)
+
+
+_TINY = float(torch.finfo(torch.float64).tiny)  # a weight that is drawn last of all, but can be drawn
+_POLICIES: dict[str, Callable[[], "Policy"]] = {
+    "greedy_gain": GreedyGain,
     "high_energy": HighEnergy,
     "low_energy": LowEnergy,
     "random": Random,
     "reservoir": Reservoir,
     "proportional": Proportional,
+    "nearest_neighbour": NearestNeighbour,
+    "k_center": lambda: ByVectors(k_center),
+    "facility_location": lambda: ByVectors(facility_location),
+    "herding": lambda: ByVectors(herding),
+    "high_loss": HighLoss,
 }
 POLICIES = tuple(_POLICIES)
 
@@ -146,24 +231,3 @@ def as_policy(policy: str | Policy) -> Policy:
     if isinstance(policy, type) or not isinstance(policy, Policy):
         raise TypeError(f"policy must be a name or an object with a method select(candidates, k), got {policy!r}.")
     return policy
-
-
-def sample_keys(ids: Tensor, seed: int) -> Tensor:
-    """One uniform number in (0, 1) for each id, float64, a function of the id and the seed alone.
-
-    The mixing function of SplitMix64 (Steele, Lea, Flood, 2014): a draw does not depend on order, batch or rank.
-
-    Example:
-        >>> import torch
-        >>> sample_keys(torch.tensor([3, 4]), seed=0).equal(sample_keys(torch.tensor([4, 3]), seed=0).flip(0))
-        True
-    """
-
-    def mix(z: Tensor) -> Tensor:
-        for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
-            z = (z ^ ((z >> shift) & ((1 << (64 - shift)) - 1))) * factor
-        return z ^ ((z >> 31) & ((1 << 33) - 1))
-
-    golden = -0x61C8864680B583EB
-    mixed = mix(mix(ids.to(torch.int64).cpu() + golden) + torch.tensor(seed) * golden)
-    return (((mixed >> 11) & ((1 << 53) - 1)).to(torch.float64) + 0.5) / (1 << 53)

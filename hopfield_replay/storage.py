@@ -1,6 +1,8 @@
 """Where kept samples live: rows of a nesting of tensors that is allocated once, and files without pickle."""
 
+import fcntl
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hopfield_replay.nested import leaves, map_leaves, rows, take
+from hopfield_replay.nested import Leaf, leaves, map_leaves, rows, take
 
 
 class SampleStore:
@@ -17,11 +19,14 @@ class SampleStore:
 
     Args:
         capacity: number of rows, >= 1.
+        folder: where the rows lie as memory-mapped files, one for each tensor; None: in memory. The files are scratch
+            space of one store: another store on the same folder is refused while this one lives.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, folder: str | os.PathLike[str] | None = None) -> None:
         self.capacity = capacity
         self._tree: Any = None
+        self._folder = None if folder is None else _Scratch(Path(folder))
 
     @property
     def nbytes(self) -> int:
@@ -40,7 +45,7 @@ class SampleStore:
         if rows(samples) != len(slots):
             raise ValueError(f"{rows(samples)} samples were given for {len(slots)} places.")
         if self._tree is None:
-            self._tree = map_leaves(lambda _, leaf: _allocate(leaf, self.capacity), samples)
+            self._tree = map_leaves(self._allocate, samples)
         map_leaves(_check_form, self._tree, samples)
 
         def write(_: str, kept: Any, new: Any) -> None:
@@ -52,13 +57,53 @@ class SampleStore:
 
         map_leaves(write, self._tree, samples)
 
+    def clear(self) -> None:
+        """Forget all rows and their form."""
+        self._tree = None
+
+    def _allocate(self, _: str, leaf: Leaf) -> Tensor | list[str]:
+        if not isinstance(leaf, Tensor):
+            return [""] * self.capacity
+        shape = (self.capacity, *leaf.shape[1:])
+        return torch.zeros(shape, dtype=leaf.dtype) if self._folder is None else self._folder.tensor(shape, leaf.dtype)
+
     def get(self, slots: Tensor) -> Any:
         """Copies of these rows, in the nesting they came in."""
         return take(self._tree, slots)
 
 
-def _allocate(leaf: Tensor | list[str], capacity: int) -> Tensor | list[str]:
-    return torch.zeros(capacity, *leaf.shape[1:], dtype=leaf.dtype) if isinstance(leaf, Tensor) else [""] * capacity
+def check_rows(samples: Any, count: int) -> None:
+    """Refuse samples whose number is not ``count``."""
+    if rows(samples) != count:
+        raise ValueError(f"{rows(samples)} samples for {count} ids")
+
+
+class _Scratch:
+    """A folder for memory-mapped files that belongs to one process at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = folder / "in_use"
+        self._lock_file = self._lock.open("a")
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock_file.close()
+            raise ValueError(
+                f"storage={str(folder)!r} is in use by another buffer; give each buffer (and each rank) its own folder."
+            ) from None
+        self._folder = folder
+        self._count = 0
+
+    def tensor(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """A zeroed tensor in a new file."""
+        path = self._folder / f"{self._count}.bin"
+        self._count += 1
+        path.unlink(missing_ok=True)
+        size = math.prod(shape)
+        if not size:
+            return torch.zeros(shape, dtype=dtype)
+        return torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(shape)
 
 
 def _check_form(path: str, kept: Any, new: Any) -> None:
@@ -69,7 +114,7 @@ def _check_form(path: str, kept: Any, new: Any) -> None:
         )
 
 
-def _form(leaf: Tensor | list[str]) -> str:
+def _form(leaf: Leaf) -> str:
     return f"{leaf.dtype} of shape {tuple(leaf.shape[1:])}" if isinstance(leaf, Tensor) else "text"
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hopfield_replay.functional._validate import as_matrix, check_beta, check_masses, check_similarity
-from hopfield_replay.functional.energy import Similarity, effective_patterns, energy, fixed_points, responsibilities
+from hopfield_replay.functional import effective_patterns, energy, fixed_points, responsibilities
+from hopfield_replay.functional._validate import Similarity, as_matrix, check_beta, check_masses, check_similarity
 
 _SCORES = 1 << 25  # pairwise numbers held during the calibration: 256 MB
 
@@ -116,6 +116,11 @@ def calibrate_beta(
         else:
             high = middle
     return math.sqrt(low * high)
+
+
+def default_n_eff(count: int) -> float:
+    """The target of ``beta="auto"`` for ``count`` patterns: 5, or half of the others where there are fewer than 11."""
+    return min(5.0, (count - 1) / 2) if count > 3 else 1.5
 
 
 @dataclass(frozen=True)

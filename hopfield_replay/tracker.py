@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.buffer import EnergyReplayBuffer
+from hopfield_replay.candidates import sample_keys
 from hopfield_replay.denoisers import Denoiser
 from hopfield_replay.distributed import broadcast, gather_rows, world
-from hopfield_replay.functional._validate import check_beta, check_similarity
+from hopfield_replay.functional import effective_patterns, energy
+from hopfield_replay.functional._validate import Similarity, check_beta, check_similarity
 from hopfield_replay.functional.diffusion import reconstruction_error
-from hopfield_replay.functional.energy import Similarity, effective_patterns, energy
 from hopfield_replay.memory import HopfieldMemory
 from hopfield_replay.nested import first_floating, take
-from hopfield_replay.policies import sample_keys
 from hopfield_replay.source import TaskSource
 from hopfield_replay.storage import plain
 
@@ -125,7 +125,7 @@ class ForgettingTracker:
     def begin_task(
         self, source: TaskSource, *, prepare: Callable[[Any], Any] = _as_is, progress: Progress = _silent
     ) -> None:
-        """Read the new task's data, before a training step is spent on it.
+        """Read the new task's data, before a training step is spent on it, and refine the buffer's choice with it.
 
         Calling it again for a task that has begun (a resumed run) changes nothing.
 
@@ -138,7 +138,11 @@ class ForgettingTracker:
             ValueError: an empty task, NaN or infinite samples (their positions are named), too few samples for beta.
             TypeError: a batch in which no floating tensor is found.
         """
-        self._vectors(source, prepare, progress)
+        read = self._vectors(source, prepare, progress)
+        self.beta = self._calibrated(read[0])
+        if self.buffer is not None and self.open_task is None:
+            self.buffer.refine(read[0])
+        self._read_task = (self.next_task, *read)
         self.open_task = self.next_task
 
     def end_task(
@@ -207,14 +211,30 @@ class ForgettingTracker:
             "probes": [_entry(probe, old) for probe, old in zip(probes, [*self._probes, None], strict=True)],
         }
         if self.buffer is not None:
-            energies = energy(vectors, vectors, beta, similarity=self.similarity, exclude=own)
+            kept = None
+            if len(self.buffer):
+                kept = energy(
+                    self.buffer.vectors.to(patterns.dtype),
+                    patterns,
+                    beta,
+                    masses=masses,
+                    similarity=self.similarity,
+                    exclude=_positions(self.buffer.ids, pattern_ids),
+                )
+            losses = None
+            if getattr(self.buffer.policy, "needs_losses", False):
+                losses = self._losses(source, denoiser, steps, prepare, progress)
+            if self.buffer.beta is None:
+                self.buffer.beta = beta
             self.buffer.update(
                 lambda chosen: broadcast(source.fetch(chosen) if world()[0] == 0 else None),
                 vectors,
                 ids=ids,
                 task=task,
                 labels=labels,
-                energies=energies,
+                energies=energy(vectors, vectors, beta, similarity=self.similarity, exclude=own),
+                losses=losses,
+                observed=kept,
             )
         for probe in probes:
             probe.setdefault("energy_start", probe["energy"])
@@ -226,26 +246,35 @@ class ForgettingTracker:
 
     def _vectors(
         self, source: TaskSource, prepare: Callable[[Any], Any], progress: Progress
-    ) -> tuple[Tensor, Tensor, Any]:
-        """Vectors (N, d), ids (N,) and labels (N,) of the task at hand, in the order of its positions; read once."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Vectors (N, d), ids (N,) and labels (N,) of the task at hand, in the order of its positions."""
         task = self.next_task
         if self._read_task is not None and self._read_task[0] == task:
             return self._read_task[1:]
-        positions, vectors, labels = [], [], []
+        positions, vectors, labels, bad = [], list[Tensor](), [], []
         for at, batch in progress(source.batches(), f"Reading task {task}"):
             found = self._encode(prepare(batch)).cpu()
-            finite = torch.isfinite(found).all(1)
-            if not bool(finite.all()):
-                bad = at[~finite]
+            if len(found) != len(at):
+                raise ValueError(f"encoder must return a vector for each sample, got {len(found)} for {len(at)}.")
+            known = [*(probe["vectors"] for probe in self._probes[:1]), *vectors[:1]]
+            if known and found.shape[1] != known[0].shape[1]:
                 raise ValueError(
-                    f"Task {task} holds NaN or infinite values in {len(bad)} samples of one batch (positions "
-                    f"{bad[:5].tolist()} of its data set). Repair or remove them before training."
+                    f"Task {task} has samples of {found.shape[1]} numbers (from position {int(at[0])} of its data), "
+                    f"but those before have {known[0].shape[1]}; all need one shape. Resize them, or pass encoder=."
                 )
+            bad.append(at[~torch.isfinite(found).all(1)])
             positions.append(at)
             vectors.append(found)
             labels.append(_labels(batch, len(at)))
-        if not positions:
+        counts = gather_rows(torch.tensor([sum(map(len, positions))]))  # every rank must come to the same error
+        if not counts.any():
             raise ValueError(f"Task {task} has no training samples: its data set is empty.")
+        if not counts.all():
+            raise ValueError(
+                f"Task {task} has {int(counts.sum())} training samples for {len(counts)} processes; each process needs "
+                "at least one."
+            )
+        _refuse(gather_rows(torch.cat(bad)), int(counts.sum()), f"Task {task}")
         where = gather_rows(torch.cat(positions))
         order = where.argsort()
         named = None
@@ -253,8 +282,7 @@ class ForgettingTracker:
             named = gather_rows(torch.cat(labels))[order]  # type: ignore[arg-type]
         elif self.buffer is not None and self.buffer.groups == "label":
             raise ValueError('groups="label" needs a tensor of integers (n,) in every batch, and found none.')
-        self._read_task = (task, gather_rows(torch.cat(vectors))[order], sample_ids(task, where[order]), named)
-        return self._read_task[1:]
+        return gather_rows(torch.cat(vectors))[order], sample_ids(task, where[order]), named
 
     def _encode(self, batch: Any) -> Tensor:
         if self.encoder is None:
@@ -310,17 +338,19 @@ class ForgettingTracker:
             positions, held_out = ids - sample_ids(task, torch.zeros(1)), False
         else:
             found = [at for at, _ in progress(probe_source.batches(), f"Reading probes of task {task}")]
-            if not found:
+            positions, held_out = gather_rows(torch.cat([torch.arange(0), *found])).sort().values, True
+            if not len(positions):
                 raise ValueError(f"The probe data of task {task} is empty.")
-            positions, held_out = gather_rows(torch.cat(found)).sort().values, True
         all_ids = sample_ids(task, positions, held_out=held_out)
         chosen = sample_keys(all_ids, self.seed + 1).argsort(descending=True)[: self.probe_size].sort().values
         origin = source if probe_source is None else probe_source
         batch = broadcast(origin.fetch(positions[chosen]) if world()[0] == 0 else None)
+        vectors = self._encode(prepare(batch)).cpu()
+        _refuse(positions[chosen][~torch.isfinite(vectors).all(1)], len(chosen), f"The probe data of task {task}")
         return {
             "task": task,
             "ids": all_ids[chosen],
-            "vectors": self._encode(prepare(batch)).cpu(),
+            "vectors": vectors,
             "batch": None if denoiser is None else plain(batch),
         }
 
@@ -343,13 +373,35 @@ class ForgettingTracker:
         order = gather_rows(share).argsort()
         return gather_rows(mine)[order]
 
+    def _losses(
+        self,
+        source: TaskSource,
+        denoiser: Denoiser | None,
+        steps: list[int] | None,
+        prepare: Callable[[Any], Any],
+        progress: Progress,
+    ) -> Tensor:
+        """Mean reconstruction error of every training sample of the task, in the order of its positions."""
+        if denoiser is None or steps is None:
+            raise ValueError("This buffer's policy needs the model's loss on every sample, but no denoiser is known.")
+        positions, losses = [], []
+        for at, batch in progress(source.batches(), "Losses"):
+            ready = prepare(batch)
+            errors = reconstruction_error(
+                denoiser, _images(ready), steps, self.seed, ids=sample_ids(self.next_task, at), condition=ready
+            )
+            positions.append(at)
+            losses.append(errors.mean(1).cpu())
+        order = gather_rows(torch.cat(positions)).argsort()
+        return gather_rows(torch.cat(losses))[order]
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that is needed to go on: tensors and plain Python only, loadable with ``weights_only=True``."""
         return {
             "format": _FORMAT,
             "beta": self.beta,
             "open_task": self.open_task,
-            "history": self.history,
+            "history": list(self.history),  # the state must not grow with the tracker
             "probes": self._probes,
             "buffer": None if self.buffer is None else self.buffer.state_dict(),
         }
@@ -374,6 +426,14 @@ class ForgettingTracker:
         self.history = list(state["history"])
         self._probes = list(state["probes"])
         self._read_task = None
+
+
+def _refuse(bad: Tensor, count: int, name: str) -> None:
+    if len(bad):
+        raise ValueError(
+            f"{name} holds NaN or infinite values in {len(bad)} of {count} samples (positions "
+            f"{bad.sort().values[:5].tolist()} of its data set). Repair or remove them before training."
+        )
 
 
 def _images(batch: Any) -> Tensor:

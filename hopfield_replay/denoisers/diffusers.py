@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from hopfield_replay.denoisers.conditioning import arguments, move
 from hopfield_replay.denoisers.schedule import FlowSchedule, Prediction, Schedule, VarianceSchedule
@@ -22,8 +23,7 @@ def schedule_of(scheduler: Any) -> tuple[Schedule, Prediction]:
     """
     config: Any = getattr(scheduler, "config", None)
     kind: Prediction = getattr(config, "prediction_type", "epsilon")
-    flow = kind == "flow_prediction" or "FlowMatch" in type(scheduler).__name__
-    if flow:
+    if kind == "flow_prediction" or hasattr(scheduler, "scale_noise"):  # the forward process of flow matching
         return FlowSchedule(config.num_train_timesteps), "flow_prediction"
     alphas_cumprod = getattr(scheduler, "alphas_cumprod", None)
     if not isinstance(alphas_cumprod, Tensor):
@@ -51,6 +51,8 @@ class DiffusersDenoiser(ScheduledDenoiser):
         scheduler: its diffusers scheduler, of any kind with alphas_cumprod, or a flow-matching one.
         prediction_type: overrides the scheduler's.
         learned_variance: the network returns twice the channels, of which the first half is the prediction.
+        average: a diffusers EMAModel of the network, whose averaged weights are used in place of the network's. (An
+            average that is a module, such as a copy, is passed as the model itself.)
 
     Raises:
         ValueError: the scheduler has no known noise levels; and on use: a condition that is missing or ambiguous,
@@ -74,13 +76,19 @@ class DiffusersDenoiser(ScheduledDenoiser):
         *,
         prediction_type: Prediction | None = None,
         learned_variance: bool = False,
+        average: Any = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+        if average is not None and not hasattr(average, "shadow_params"):
+            raise TypeError(
+                f"average must be a diffusers EMAModel, got {type(average).__name__}; pass a copy as the model itself."
+            )
         schedule, kind = schedule_of(scheduler)
         super().__init__(schedule, prediction_type or kind)
         self.model = model
         self.learned_variance = learned_variance
+        self.average = average
 
     def predict(self, noisy: Tensor, timestep: float, condition: Any) -> Tensor:
         """What the network predicts for the noisy samples."""
@@ -89,8 +97,14 @@ class DiffusersDenoiser(ScheduledDenoiser):
         dtype = torch.float32 if isinstance(self.schedule, FlowSchedule) else torch.int64
         times = torch.full((len(noisy),), timestep, dtype=dtype, device=inputs.device)
         extra = move(arguments(self.model, condition), inputs.device, inputs.dtype)
+        extra |= {"timestep": times, "return_dict": False}
         with evaluating(self.model):
-            (prediction,) = self.model(inputs, timestep=times, return_dict=False, **extra)[:1]
+            if self.average is None:
+                prediction = self.model(inputs, **extra)[0]
+            else:
+                names = (name for name, _ in self.model.named_parameters())
+                weights = (value.to(weight.device, weight.dtype) for value in self.average.shadow_params)
+                prediction = functional_call(self.model, dict(zip(names, weights, strict=True)), (inputs,), extra)[0]
         result: Tensor = prediction
         return first_half(result, inputs) if self.learned_variance else result
 

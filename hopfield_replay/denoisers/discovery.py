@@ -53,7 +53,7 @@ def _describe(found: list[tuple[str, Any]]) -> str:
     return ", ".join(f"{path} ({type(value).__name__})" for path, value in found)
 
 
-def find_denoiser(module: nn.Module) -> Denoiser | None:
+def find_denoiser(module: nn.Module, *, averaged: bool = False) -> Denoiser | None:
     """Find the one denoiser of a module, e.g. of a LightningModule.
 
     In this order: the module itself if it is a :class:`Denoiser`; an attribute that is one; a diffusers network
@@ -63,12 +63,14 @@ def find_denoiser(module: nn.Module) -> Denoiser | None:
 
     Args:
         module: any torch module.
+        averaged: take the moving average of the trained network instead: inside an AveragedModel, a frozen network
+            of the same make, or a diffusers EMAModel.
 
     Returns:
         The denoiser; None if there is no network, or no scheduler to go with it.
 
     Raises:
-        ValueError: several candidates; the message lists them.
+        ValueError: several candidates; the message lists them. No average, if one is asked for.
 
     Example:
         >>> find_denoiser(nn.Linear(2, 2)) is None
@@ -81,20 +83,35 @@ def find_denoiser(module: nn.Module) -> Denoiser | None:
     if ready:
         denoiser: Denoiser = _one(module, "denoisers", ready)
         return denoiser
-    averaged = {id(value) for _, value, inside in attributes if inside}
+    inside = {id(value) for _, value, is_average in attributes if is_average}
     networks = _unique([(path, value) for path, value, _ in attributes if _is_network(value)])
     if _is_network(module):
         networks = [("itself", module)]
     schedulers = _unique([(path, value) for path, value, _ in attributes if _is_scheduler(value)])
     if not networks or not schedulers:
         return None
-    network = _one(module, "denoising networks", _trained(networks, averaged))
+    network = _one(module, "denoising networks", _trained(networks, inside))
     first_schedule, first_kind = schedule_of(schedulers[0][1])
     for _, scheduler in schedulers[1:]:
         schedule, kind = schedule_of(scheduler)
         if kind != first_kind or not _equal(schedule, first_schedule):
             _one(module, "noise schedulers that differ in their noise levels or prediction type", schedulers)
-    return DiffusersDenoiser(network, schedulers[0][1])
+    scheduler = schedulers[0][1]
+    if not averaged or id(network) in inside:
+        return DiffusersDenoiser(network, scheduler)
+    copies = [(path, value) for path, value in networks if value is not network and _alike(value, network)]
+    shadows = _unique([(path, value) for path, value, _ in attributes if hasattr(value, "shadow_params")])
+    if not copies and not shadows:
+        raise ValueError(f"{type(module).__name__} holds no average of its {type(network).__name__}.")
+    average = _one(module, "averages", copies + shadows)
+    if copies:
+        return DiffusersDenoiser(average, scheduler)
+    return DiffusersDenoiser(network, scheduler, average=average)
+
+
+def _alike(first: nn.Module, second: nn.Module) -> bool:
+    shapes = [{name: weight.shape for name, weight in item.named_parameters()} for item in (first, second)]
+    return shapes[0] == shapes[1]
 
 
 def _trained(networks: list[tuple[str, Any]], averaged: set[int]) -> list[tuple[str, Any]]:

@@ -1,6 +1,7 @@
 """Noise schedules: how much of the signal and of the noise a noisy sample holds at a timestep."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
@@ -85,6 +86,32 @@ class FlowSchedule:
         return 1 - share, share
 
 
+@dataclass(frozen=True)
+class ContinuousSchedule:
+    r"""Schedule of continuous time from two functions, e.g. variance exploding: a = 1, s = t.
+
+    Args:
+        signal: a_t of a time t.
+        noise: s_t of a time t.
+
+    Example:
+        >>> ContinuousSchedule(signal=lambda t: 1.0, noise=lambda t: t).amounts(0.5)
+        (1.0, 0.5)
+    """
+
+    signal: Callable[[float], float]
+    noise: Callable[[float], float]
+
+    @property
+    def num_timesteps(self) -> None:
+        """None: time is unbounded."""
+        return
+
+    def amounts(self, timestep: float) -> tuple[float, float]:
+        """Return (a_t, s_t) at a time."""
+        return self.signal(timestep), self.noise(timestep)
+
+
 def check_prediction(prediction_type: str) -> None:
     """Refuse what is no known parametrisation."""
     if prediction_type not in get_args(Prediction):
@@ -113,4 +140,4 @@ def clean_from(prediction: Tensor, noisy: Tensor, signal: float, noise: float, k
     return (noisy - noise * prediction) / (signal + noise)
 
 
-__all__ = ["FlowSchedule", "Prediction", "Schedule", "VarianceSchedule"]
+__all__ = ["ContinuousSchedule", "FlowSchedule", "Prediction", "Schedule", "VarianceSchedule"]

@@ -68,10 +68,27 @@ def check_timesteps(denoiser: Denoiser, timesteps: Sequence[float] | Tensor) -> 
     return values
 
 
-def check_chunk_size(chunk_size: int) -> None:
+def check_count(count: int, name: str) -> None:
     """Refuse anything but a positive whole number."""
-    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
-        raise ValueError(f"chunk_size must be a whole number >= 1, got {chunk_size!r}.")
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"{name} must be a whole number >= 1, got {count!r}.")
+
+
+def amounts(denoiser: Denoiser, timestep: float, like: Tensor) -> tuple[float, float]:
+    """Amounts (a_t, s_t) of signal and noise, read off how the denoiser noises a one without noise, and noise alone."""
+    one, zero = (torch.full((1, *like.shape[1:]), value, dtype=torch.float64) for value in (1.0, 0.0))
+    return float(denoiser.noise(one, timestep, zero).mean()), float(denoiser.noise(zero, timestep, one).mean())
+
+
+def sigmas(denoiser: Denoiser, timesteps: Sequence[float]) -> list[float]:
+    """Noise-to-signal ratios s_t / a_t = SNR^(-1/2), positive and finite."""
+    ratios = {step: denoiser.snr(step) for step in timesteps}
+    for step, ratio in ratios.items():
+        if not (math.isfinite(ratio) and ratio > 0):
+            raise ValueError(
+                f"the signal-to-noise ratio at timestep {step} is {ratio}; it must be positive and finite."
+            )
+    return [ratios[step] ** -0.5 for step in timesteps]
 
 
 def take(condition: Any, window: slice, n: int) -> Any:
@@ -84,7 +101,8 @@ def take(condition: Any, window: slice, n: int) -> Any:
                 f"condition holds a tensor of shape {tuple(condition.shape)} for {n} samples; its first dimension must "
                 f"be {n} (expand what all samples share)."
             )
-        return condition[window]
+        part = condition[window]
+        return part.clone() if part.is_inference() and not torch.is_inference_mode_enabled() else part
     if isinstance(condition, Mapping):
         return {key: take(value, window, n) for key, value in condition.items()}
     if isinstance(condition, list | tuple):

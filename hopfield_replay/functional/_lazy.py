@@ -20,6 +20,11 @@ class Gains(Protocol):
         """Number of candidates."""
         ...
 
+    @property
+    def exact_bounds(self) -> bool:
+        """Whether the bounds are the gains themselves."""
+        ...
+
     def bound(self, index: list[int]) -> list[float]:
         """Upper bounds on the present marginal gains, cheaper than the gains or the gains themselves."""
         ...
@@ -95,7 +100,7 @@ class LazyGreedy:
                 aside.append(heapq.heappop(self._heap))  # at most a tie, which the lower index wins
             elif not self._refresh():
                 heapq.heappop(self._heap)
-                computed[i] = self.gains.exact([i])[0]
+                computed[i] = -bound if self.gains.exact_bounds else self.gains.exact([i])[0]
                 best = max(best, computed[i])
                 pick = min(j for j, gain in computed.items() if gain >= best * (1 - self.tie))
         aside += [(-gain, i) for i, gain in computed.items() if i != pick]

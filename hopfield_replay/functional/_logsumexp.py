@@ -1,13 +1,11 @@
 """The streaming log-sum-exp under every energy: patterns pass by in tiles, and only sums per query are kept."""
 
+import math
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
-
-from hopfield_replay.functional._validate import Similarity
-
-_TILE_ELEMENTS = 1 << 20  # scores held at a time: 8 MB in float64, whatever the number of patterns
 
 
 @dataclass(frozen=True)
@@ -16,86 +14,106 @@ class Sums:
 
     Attributes:
         log_mass: (n,) log of the masses that were summed, log sum_mu w_mu; -inf where nothing is left.
-        logsumexp: (n,) log sum_mu w_mu exp(score_mu); -inf where nothing is left.
-        log_square: (n,) log sum_mu (w_mu exp(score_mu))^2.
+        log_mean: (n,) log of the mean, log(sum_mu w_mu exp(s_mu) / sum_mu w_mu); -inf where nothing is left.
+        concentration: (n,) sum_mu p_mu^2 of the responsibilities, 0 where nothing is left; or None.
         mean: (n, d) responsibility-weighted mean of the patterns (the retrieval), zeros where nothing is left; or None.
     """
 
     log_mass: Tensor
-    logsumexp: Tensor
-    log_square: Tensor
-    mean: Tensor | None
+    log_mean: Tensor
+    concentration: Tensor | None = None
+    mean: Tensor | None = None
+
+    @property
+    def logsumexp(self) -> Tensor:
+        """(n,) log sum_mu w_mu exp(s_mu)."""
+        return self.log_mass + self.log_mean
 
 
-def scores(x: Tensor, patterns: Tensor, beta: float, similarity: Similarity) -> Tensor:
-    """Scores (n, N) in float64: beta <x, xi> (dot) or -beta |x - xi|^2 / 2 (distance)."""
-    if similarity == "dot":
-        return beta * (x @ patterns.T)
-    # -|x - xi|^2 / 2 through the product; exact zeros for x = xi are restored by the clamp up to rounding
-    half = x @ patterns.T - 0.5 * x.square().sum(1, keepdim=True) - 0.5 * patterns.square().sum(1)
-    return beta * half.clamp_(max=0.0)
+class Accumulator:
+    """Running sums of n queries, in float64, relative to the largest score so far (in bits)."""
+
+    def __init__(self, x: Tensor, *, square: bool, mean: bool) -> None:
+        n, d = x.shape
+        self.mass = x.new_zeros(n, dtype=torch.float64)
+        self.peak = torch.full_like(self.mass, -torch.inf)
+        self.total = torch.zeros_like(self.mass)
+        self.square = torch.zeros_like(self.mass) if square else None
+        self.moment = x.new_zeros(n, d, dtype=torch.float64) if mean else None
+
+    def add(self, window: slice, top: Tensor, total: Tensor, square: Tensor | None, moment: Tensor | None) -> None:
+        """Add a tile's sums of 2^(u - top), of their squares and of their products with the patterns."""
+        top = top.to(torch.float64)
+        peak = torch.maximum(self.peak[window], top)
+        safe = peak.masked_fill(peak == -torch.inf, 0.0)
+        old, new = (self.peak[window] - safe).exp2_(), (top - safe).exp2_()
+        self.total[window] = self.total[window] * old + total * new
+        if self.square is not None and square is not None:
+            self.square[window] = self.square[window] * old.square() + square * new.square()
+        if self.moment is not None and moment is not None:
+            self.moment[window].mul_(old[:, None]).add_(moment * new[:, None])
+        self.peak[window] = peak
+
+    def finish(self, offset: Tensor, centre: Tensor) -> Sums:
+        """The sums of absolute scores: ``offset`` (n,) natural logarithm and the centre (d,) put back."""
+        log_mass = self.mass.log()
+        empty = (self.total == 0) | (self.mass == 0)
+        log_total = ((self.total.log2() + self.peak) * math.log(2)).masked_fill_(empty, -torch.inf)
+        log_mean = (log_total - log_mass + offset).masked_fill_(empty, -torch.inf)
+        full = self.total.masked_fill(empty, 1.0)
+        concentration = None if self.square is None else (self.square / full.square()).masked_fill_(empty, 0.0)
+        mean = None
+        if self.moment is not None:
+            mean = self.moment.div_(full[:, None]).add_(centre).masked_fill_(empty[:, None], 0.0)
+        return Sums(log_mass.masked_fill_(empty, -torch.inf), log_mean, concentration, mean)
 
 
-def remaining_log_mass(masses: Tensor | None, exclude: Tensor | None, n: int, patterns: Tensor) -> Tensor:
-    """Log of the total mass without the excluded pattern, (n,), without subtracting (which would cancel)."""
-    count = len(patterns)
-    weights = torch.ones(count, dtype=torch.float64, device=patterns.device) if masses is None else masses
-    if exclude is None:
-        return weights.sum().log().expand(n)
-    zero = weights.new_zeros(1)
-    before = torch.cat([zero, weights.cumsum(0)])
-    after = torch.cat([weights.flip(0).cumsum(0).flip(0), zero])
-    without = before[:-1] + after[1:] if count else before[:-1]
-    return torch.cat([without, before[-1:]])[exclude].log()  # index -1 picks the whole
-
-
-@torch.no_grad()
-def stream(
-    x: Tensor,
-    patterns: Tensor,
-    beta: float,
-    *,
-    masses: Tensor | None,
-    similarity: Similarity,
-    exclude: Tensor | None,
-    mean: bool = False,
-) -> Sums:
-    """Sum over the patterns tile by tile; arguments are validated by the caller."""
-    n, d = x.shape
-    centre = patterns.mean(0, dtype=torch.float64) if similarity == "distance" and len(patterns) else None
-    peak = torch.full((n,), -torch.inf, dtype=torch.float64, device=x.device)
-    total, square = torch.zeros_like(peak), torch.zeros_like(peak)
-    moment = torch.zeros(n, d, dtype=torch.float64, device=x.device) if mean else None
-    rows = max(1, min(n, 1024))
-    columns = max(1, _TILE_ELEMENTS // max(rows, d))
-    for row in range(0, n, rows):
-        queries = x[row : row + rows].to(torch.float64)
-        if centre is not None:
-            queries = queries - centre
-        window = slice(row, row + rows)
-        for column in range(0, len(patterns), columns):
-            tile = patterns[column : column + columns].to(torch.float64)
-            logits = scores(queries, tile if centre is None else tile - centre, beta, similarity)
-            if masses is not None:
-                logits += masses[column : column + columns].log()
-            if exclude is not None:
-                inside = exclude[window] - column
-                hit = ((inside >= 0) & (inside < len(tile)) & (exclude[window] >= 0)).nonzero().flatten()
-                logits[hit, inside[hit]] = -torch.inf
-            top = torch.maximum(peak[window], logits.max(1).values)
-            safe = top.masked_fill(top == -torch.inf, 0.0)
-            weights = (logits - safe[:, None]).exp_()
-            decay = (peak[window] - safe).exp_()
-            total[window] = total[window] * decay + weights.sum(1)
-            square[window] = square[window] * decay.square() + weights.square().sum(1)
-            if moment is not None:
-                moment[window] = moment[window] * decay[:, None] + weights @ tile
-            peak[window] = top
-    shift = peak.masked_fill(peak == -torch.inf, 0.0)
-    retrieval = None if moment is None else moment / total.masked_fill(total == 0, 1.0)[:, None]
+def merge(parts: list[Sums]) -> Sums:
+    """The sums over several sets of patterns together; the order of the parts decides the rounding only."""
+    if len(parts) == 1:
+        return parts[0]
+    log_masses = torch.stack([part.log_mass for part in parts])
+    log_means = torch.stack([part.log_mean for part in parts])
+    log_mass = torch.logsumexp(log_masses, 0)
+    empty = log_mass == -torch.inf
+    shares = (log_masses - log_mass.masked_fill(empty, 0.0)).exp()
+    # near 0 (beta -> 0) expm1 and log1p keep the digits that exp and log lose
+    finite = log_means.masked_fill(shares == 0, 0.0)
+    log_mean = torch.where(
+        finite.abs().amax(0) < 0.5,
+        (shares * finite.expm1()).sum(0).log1p(),
+        torch.logsumexp(log_masses + log_means, 0) - log_mass,
+    ).masked_fill_(empty, -torch.inf)
+    weights = (log_masses + log_means - (log_mass + log_mean).masked_fill(empty, 0.0)).exp()
+    concentrations = [part.concentration for part in parts if part.concentration is not None]
+    means = [part.mean for part in parts if part.mean is not None]
     return Sums(
-        log_mass=remaining_log_mass(masses, exclude, n, patterns),
-        logsumexp=total.log() + shift,
-        log_square=square.log() + 2 * shift,
-        mean=retrieval,
+        log_mass,
+        log_mean,
+        (weights.square() * torch.stack(concentrations)).sum(0) if concentrations else None,
+        (weights[:, :, None] * torch.stack(means)).sum(0) if means else None,
+    )
+
+
+def gather(sums: Sums, group: dist.ProcessGroup) -> Sums:
+    """Merge the sums of all ranks in the order of the ranks, so that every rank gets the same bits: one all_gather."""
+    columns = [sums.log_mass, sums.log_mean]
+    if sums.concentration is not None:
+        columns.append(sums.concentration)
+    packed = torch.stack(columns, 1)
+    if sums.mean is not None:
+        packed = torch.cat([packed, sums.mean], 1)
+    ranks = [torch.empty_like(packed) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(ranks, packed.contiguous(), group=group)
+    first = len(columns)
+    return merge(
+        [
+            Sums(
+                part[:, 0],
+                part[:, 1],
+                None if sums.concentration is None else part[:, 2],
+                None if sums.mean is None else part[:, first:],
+            )
+            for part in ranks
+        ]
     )

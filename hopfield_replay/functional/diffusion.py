@@ -1,13 +1,15 @@
 """How well a diffusion model reconstructs given samples, with noise that is paired between measurements."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hopfield_replay.functional._batches import (
-    check_chunk_size,
+    amounts,
+    check_count,
     check_denoiser,
     check_ids,
     check_samples,
@@ -37,6 +39,7 @@ def reconstruction_error(
     timesteps: Sequence[float] | Tensor,
     noise_seed: int,
     *,
+    draws: int = 1,
     ids: Tensor | Sequence[int] | None = None,
     condition: Any = None,
     chunk_size: int = 128,
@@ -52,6 +55,7 @@ def reconstruction_error(
         x: clean samples, floating, (n, *shape), scaled as the model was trained on.
         timesteps: T timesteps, each in 0 <= t < denoiser.num_timesteps.
         noise_seed: whole number; the same before and after.
+        draws: noise draws that the error of a sample at a timestep is averaged over, >= 1.
         ids: (n,) whole numbers that name the samples; 0..n-1 if None.
         condition: None, or any nesting of tensors whose first dimension is n.
         chunk_size: samples that go through the model at a time, >= 1.
@@ -80,15 +84,110 @@ def reconstruction_error(
     clean = check_samples(x)
     steps = check_timesteps(denoiser, timesteps)
     named = check_ids(ids, len(clean))
-    check_chunk_size(chunk_size)
-    errors = torch.empty(len(clean), len(steps), dtype=torch.float64, device=clean.device)
+    check_count(draws, "draws")
+    check_count(chunk_size, "chunk_size")
+    errors = torch.zeros(len(clean), len(steps), dtype=torch.float64, device=clean.device)
     with evaluating(denoiser):
         for window in windows(len(clean), chunk_size):
             part, given = clean[window], take(condition, window, len(clean))
             for column, step in enumerate(steps):
-                noisy = denoiser.noise(part, step, paired_noise(part, named[window], step, noise_seed))
-                errors[window, column] = squared_error(part, denoiser.predict_clean(noisy, step, given))
+                for draw in range(draws):
+                    noisy = denoiser.noise(part, step, paired_noise(part, named[window], step, noise_seed, draw))
+                    predicted = denoiser.predict_clean(noisy, step, given)
+                    errors[window, column] += squared_error(part, predicted) / draws
     return errors
 
 
-__all__ = ["reconstruction_error"]
+@torch.no_grad()
+def ddim_denoise(denoiser: Denoiser, noisy: Tensor, timesteps: Sequence[float], condition: Any = None) -> Tensor:
+    r"""Denoise along falling timesteps without fresh noise (DDIM): one evaluation of the model at each.
+
+    From the estimate :math:`\hat x_0` at t and :math:`\hat\epsilon = (x_t - a_t \hat x_0) / s_t` follows
+    :math:`x_{t'} = a_{t'} \hat x_0 + s_{t'} \hat\epsilon` at the next timestep t'; the last estimate is returned.
+
+    Args:
+        denoiser: the diffusion model.
+        noisy: samples at the first timestep, floating, (n, *shape).
+        timesteps: one timestep at least, falling, each with noise (s_t > 0).
+        condition: None, or any nesting of tensors whose first dimension is n.
+
+    Returns:
+        Clean samples, (n, *shape).
+
+    Raises:
+        TypeError, ValueError: as :func:`reconstruction_error`; timesteps that do not fall.
+
+    Source: Song, Meng, Ermon, arXiv:2010.02502, equation 12 with sigma = 0.
+    """
+    check_denoiser(denoiser)
+    steps = check_timesteps(denoiser, timesteps)
+    levels = [amounts(denoiser, step, noisy) for step in steps]
+    if any(later >= earlier for earlier, later in pairwise(steps)):
+        raise ValueError(f"timesteps must fall, got {steps}.")
+    if levels[-1][1] == 0:
+        raise ValueError(f"timestep {steps[-1]} has no noise; end with a larger one.")
+    with evaluating(denoiser):
+        clean = denoiser.predict_clean(noisy, steps[0], condition)
+        for (signal, noise), (next_signal, next_noise), step in zip(levels, levels[1:], steps[1:], strict=False):
+            direction = (noisy.to(clean.device) - signal * clean) / noise
+            noisy = next_signal * clean + next_noise * direction
+            clean = denoiser.predict_clean(noisy, step, condition)
+    return clean
+
+
+@torch.no_grad()
+def multistep_reconstruction_error(
+    denoiser: Denoiser,
+    x: Tensor,
+    timesteps: Sequence[float] | Tensor,
+    noise_seed: int,
+    *,
+    steps: int = 10,
+    ids: Tensor | Sequence[int] | None = None,
+    condition: Any = None,
+    chunk_size: int = 128,
+) -> Tensor:
+    """Reconstruction error after several DDIM steps from each timestep, with the noise of :func:`reconstruction_error`.
+
+    Where one step returns the mean of all clean samples that fit, several return one sample that the model generates.
+
+    Args:
+        denoiser: the diffusion model.
+        x: clean samples, floating, (n, *shape).
+        timesteps: T timesteps > 0 to start from.
+        noise_seed: whole number; the same before and after.
+        steps: evaluations of the model, evenly from the start down to start / steps, >= 1; fewer where whole timesteps
+            coincide. 1 is :func:`reconstruction_error`.
+        ids: (n,) whole numbers that name the samples; 0..n-1 if None.
+        condition: None, or any nesting of tensors whose first dimension is n.
+        chunk_size: samples that go through the model at a time, >= 1.
+
+    Returns:
+        (n, T) float64, in squared units of x.
+
+    Raises:
+        TypeError, ValueError: as :func:`reconstruction_error`.
+
+    Source: Song, Meng, Ermon, arXiv:2010.02502, section 5.4 (reconstruction).
+    """
+    check_denoiser(denoiser)
+    check_count(steps, "steps")
+    check_count(chunk_size, "chunk_size")
+    clean = check_samples(x)
+    starts = check_timesteps(denoiser, timesteps)
+    named = check_ids(ids, len(clean))
+    errors = torch.empty(len(clean), len(starts), dtype=torch.float64, device=clean.device)
+    whole = denoiser.num_timesteps is not None
+    for column, start in enumerate(starts):
+        path = [start * (steps - index) / steps for index in range(steps)]
+        if whole:
+            path = [start, *sorted({round(step) for step in path[1:]} - {0, start}, reverse=True)]
+        for window in windows(len(clean), chunk_size):
+            part = clean[window]
+            noisy = denoiser.noise(part, start, paired_noise(part, named[window], start, noise_seed))
+            result = ddim_denoise(denoiser, noisy, path, take(condition, window, len(clean)))
+            errors[window, column] = squared_error(part, result)
+    return errors
+
+
+__all__ = ["ddim_denoise", "multistep_reconstruction_error", "reconstruction_error"]

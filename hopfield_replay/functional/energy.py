@@ -11,49 +11,28 @@ the timestep with signal-to-noise ratio beta (up to a constant); the dot form is
 and of Takeda, Oizumi and Karakida (arXiv:2605.27975), for patterns of unit norm.
 """
 
-import warnings
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from hopfield_replay.functional._logsumexp import Sums, scores, stream
-from hopfield_replay.functional._validate import (
-    Similarity,
-    as_pair,
-    check_beta,
-    check_exclude,
-    check_masses,
-    check_similarity,
-)
-
-
-def _sums(
-    x: Tensor,
-    patterns: Tensor,
-    beta: float,
-    masses: Tensor | None,
-    similarity: Similarity,
-    exclude: Tensor | None,
-    mean: bool = False,
-    names: str = "",
-) -> tuple[Tensor, Sums]:
-    check_similarity(similarity)
-    beta = check_beta(beta)
-    queries, stored = as_pair(x, patterns)
-    weights = check_masses(masses, stored, f"{names}masses")
-    index = check_exclude(exclude, len(queries), stored)
-    return queries, stream(queries, stored, beta, masses=weights, similarity=similarity, exclude=index, mean=mean)
+from hopfield_replay.functional._arguments import Arguments, check, common_centre
+from hopfield_replay.functional._gradients import Energy, energy_of
+from hopfield_replay.functional._stream import Precision, stream
+from hopfield_replay.functional._validate import Similarity
+from hopfield_replay.functional.tiles import PatternTiles
 
 
 def energy(
     x: Tensor,
-    patterns: Tensor,
+    patterns: Tensor | PatternTiles,
     beta: float,
     *,
     masses: Tensor | None = None,
     similarity: Similarity = "distance",
     exclude: Tensor | None = None,
     normalize: bool = True,
+    precision: Precision = "auto",
 ) -> Tensor:
     r"""Modern Hopfield energy of each query under the patterns.
 
@@ -69,6 +48,9 @@ def energy(
         exclude: LongTensor (n,): the index of the pattern that x[i] itself is, -1 for none. The energy is then the
             leave-one-out energy: that of x[i] under all patterns but this one, masses normalised over the others.
         normalize: divide the masses by their sum, so that the energy does not change with the mere number of patterns.
+        precision: ``"float64"``; ``"float32"``, in which the best 16 scores of each query are computed again in
+            float64; ``"fast"``: float32 without that; or ``"auto"``: float64 for float64 inputs and small problems
+            (n N d <= 1e9), float32 otherwise.
 
     Returns:
         (n,) float64, in units of squared distance. +inf where no mass is left (no patterns, or all masses zero).
@@ -87,178 +69,37 @@ def energy(
 
     Source: Takeda, Oizumi, Karakida, arXiv:2605.27975 (dot form).
     """
-    queries, sums = _sums(x, patterns, beta, masses, similarity, exclude)
-    return _energy(queries, sums, beta, similarity, normalize)
+    arguments = check(x, patterns, beta, masses, similarity, exclude, precision)
+    return differentiable(arguments, normalize, None)
 
 
-def _energy(queries: Tensor, sums: Sums, beta: float, similarity: Similarity, normalize: bool) -> Tensor:
-    logsumexp = sums.logsumexp
-    if normalize:
-        logsumexp = torch.where(logsumexp == -torch.inf, logsumexp, logsumexp - sums.log_mass)
-    if similarity == "distance":
-        return -logsumexp / beta
-    return 0.5 * queries.to(torch.float64).square().sum(1) - logsumexp / beta
+@dataclass(frozen=True)
+class EnergyPass:
+    """What one pass over the patterns tells about n queries.
+
+    Attributes:
+        energy: (n,) float64.
+        retrieval: (n, d) float64, the responsibility-weighted mean of the patterns.
+        gradient: (n, d) float64, of the energy with respect to the query: x - retrieval.
+    """
+
+    energy: Tensor
+    retrieval: Tensor
+    gradient: Tensor
 
 
-def responsibilities(
+def energy_and_retrieval(
     x: Tensor,
-    patterns: Tensor,
+    patterns: Tensor | PatternTiles,
     beta: float,
     *,
     masses: Tensor | None = None,
     similarity: Similarity = "distance",
     exclude: Tensor | None = None,
-) -> Tensor:
-    r"""Responsibility of each pattern for each query: :math:`p_\mu(x) = \mathrm{softmax}_\mu(\log w_\mu + s_\mu(x))`.
-
-    The only function here whose result, and memory, is (n, N).
-
-    Args:
-        x: queries, (n, d) or (n, *shape).
-        patterns: (N, d) or (N, *shape).
-        beta: inverse temperature, > 0.
-        masses: (N,), >= 0; ones if None.
-        similarity: ``"distance"`` or ``"dot"``.
-        exclude: (n,) index of the pattern that x[i] itself is (its responsibility is 0), -1 for none.
-
-    Returns:
-        (n, N) float64; rows sum to 1, or are all 0 where no mass is left.
-
-    Raises:
-        ValueError, TypeError: as :func:`energy`.
-
-    Example:
-        >>> import torch
-        >>> responsibilities(torch.zeros(1, 2), torch.eye(2), beta=1.0)
-        tensor([[0.5000, 0.5000]], dtype=torch.float64)
-
-    Source: arXiv:2008.02217, equation 3 (the softmax of the update rule).
-    """
-    queries, sums = _sums(x, patterns, beta, masses, similarity, exclude)
-    stored = patterns.reshape(len(patterns), -1).to(torch.float64)
-    centre = stored.mean(0) if similarity == "distance" and len(stored) else torch.zeros_like(queries[:0]).sum(0)
-    logits = scores(queries.to(torch.float64) - centre, stored - centre, float(beta), similarity)
-    if masses is not None:
-        logits += masses.to(torch.float64).log()
-    if exclude is not None:
-        rows = (exclude >= 0).nonzero().flatten()
-        logits[rows, exclude[rows]] = -torch.inf
-    shift = sums.logsumexp.masked_fill(sums.logsumexp == -torch.inf, 0.0)
-    return (logits - shift[:, None]).exp()
-
-
-def retrieve(
-    x: Tensor,
-    patterns: Tensor,
-    beta: float,
-    *,
-    masses: Tensor | None = None,
-    similarity: Similarity = "distance",
-    steps: int = 1,
-) -> Tensor:
-    r"""Retrieval: ``steps`` times :math:`x \leftarrow \sum_\mu p_\mu(x)\, \xi_\mu`, which never raises the energy.
-
-    In the distance form one step is the optimal denoiser's estimate of the clean sample at signal-to-noise ratio beta.
-
-    Args:
-        x: queries, (n, d) or (n, *shape).
-        patterns: (N, d) or (N, *shape).
-        beta: inverse temperature, > 0.
-        masses: (N,), >= 0; ones if None.
-        similarity: ``"distance"`` or ``"dot"``.
-        steps: number of updates, >= 1.
-
-    Returns:
-        (n, d) float64; zeros where no mass is left (so that the gradient x - retrieval is x).
-
-    Raises:
-        ValueError, TypeError: as :func:`energy`; steps below 1.
-
-    Example:
-        >>> import torch
-        >>> retrieve(torch.tensor([[0.9, 0.0]]), torch.eye(2), beta=50.0).round(decimals=6)
-        tensor([[1., 0.]], dtype=torch.float64)
-
-    Source: arXiv:2008.02217, equation 3.
-    """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps must be a whole number >= 1, got {steps!r}.")
-    for _ in range(steps):
-        _, sums = _sums(x, patterns, beta, masses, similarity, None, mean=True)
-        assert sums.mean is not None
-        x = sums.mean
-    return x
-
-
-def fixed_points(
-    x: Tensor,
-    patterns: Tensor,
-    beta: float,
-    *,
-    masses: Tensor | None = None,
-    similarity: Similarity = "distance",
-    tol: float = 1e-10,
-    max_iter: int = 1000,
-) -> Tensor:
-    r"""Fixed point of the retrieval that is reached from each query.
-
-    Iterates until every coordinate moves by at most ``tol``. Several queries may end in one (merged) fixed point: then
-    beta is too small to tell their patterns apart.
-
-    Args:
-        x: start points, (n, d) or (n, *shape).
-        patterns: (N, d) or (N, *shape).
-        beta: inverse temperature, > 0.
-        masses: (N,), >= 0; ones if None.
-        similarity: ``"distance"`` or ``"dot"``.
-        tol: largest change of a coordinate in the last step, > 0, in units of x.
-        max_iter: largest number of retrievals, >= 1. Points that still move then are returned as is, with a warning.
-
-    Returns:
-        (n, d) float64.
-
-    Raises:
-        ValueError, TypeError: as :func:`energy`; ``tol`` or ``max_iter`` out of range.
-
-    Example:
-        >>> import torch
-        >>> fixed_points(torch.eye(2), torch.eye(2), beta=1.0).round(decimals=4)  # merged: both end in the mean
-        tensor([[0.5000, 0.5000],
-                [0.5000, 0.5000]], dtype=torch.float64)
-
-    Source: arXiv:2008.02217, theorems 1 and 2 (convergence of the update).
-    """
-    if not tol > 0:
-        raise ValueError(f"tol must be positive, got {tol}.")
-    if isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1:
-        raise ValueError(f"max_iter must be a whole number >= 1, got {max_iter!r}.")
-    points = x.reshape(len(x), -1).to(torch.float64) if isinstance(x, Tensor) and x.ndim > 1 else x
-    moving = torch.arange(len(points), device=points.device)
-    for _ in range(max_iter):
-        following = retrieve(points[moving], patterns, beta, masses=masses, similarity=similarity)
-        change = (following - points[moving]).abs().amax(1) if len(moving) else points.new_zeros(0)
-        points = points.index_copy(0, moving, following)
-        moving = moving[change > tol]
-        if not len(moving):
-            return points
-    warnings.warn(
-        f"{len(moving)} of {len(points)} points still moved by more than tol={tol} after max_iter={max_iter} "
-        "retrievals; raise max_iter or tol.",
-        stacklevel=2,
-    )
-    return points
-
-
-def effective_patterns(
-    x: Tensor,
-    patterns: Tensor,
-    beta: float,
-    *,
-    masses: Tensor | None = None,
-    similarity: Similarity = "distance",
-    exclude: Tensor | None = None,
-) -> Tensor:
-    r"""Effective number of patterns that share a query: :math:`n_\mathrm{eff}(x) = 1 / \sum_\mu p_\mu(x)^2`.
+    normalize: bool = True,
+    precision: Precision = "auto",
+) -> EnergyPass:
+    r"""Energy, retrieval and gradient :math:`\nabla E(x) = x - \sum_\mu p_\mu(x)\, \xi_\mu` from one pass.
 
     Args:
         x: queries, (n, d) or (n, *shape).
@@ -267,29 +108,50 @@ def effective_patterns(
         masses: (N,), >= 0; ones if None.
         similarity: ``"distance"`` or ``"dot"``.
         exclude: (n,) index of the pattern that x[i] itself is, -1 for none.
+        normalize: as in :func:`energy`.
+        precision: as in :func:`energy`.
 
     Returns:
-        (n,) float64 in [1, N]; 0 where no mass is left.
+        Three tensors without autograd history. Where no mass is left: energy +inf, retrieval 0, gradient x.
 
     Raises:
         ValueError, TypeError: as :func:`energy`.
 
     Example:
         >>> import torch
-        >>> effective_patterns(torch.zeros(1, 4), torch.eye(4), beta=1.0).round(decimals=6)
-        tensor([4.], dtype=torch.float64)
+        >>> found = energy_and_retrieval(torch.zeros(1, 2), torch.eye(2), beta=1.0)
+        >>> found.energy.tolist(), found.retrieval.tolist(), found.gradient.tolist()
+        ([0.5], [[0.5, 0.5]], [[-0.5, -0.5]])
 
-    Source: inverse participation ratio; Kish's effective sample size of the responsibilities.
+    Source: arXiv:2008.02217, equations 2 and 3.
     """
-    _, sums = _sums(x, patterns, beta, masses, similarity, exclude)
-    empty = sums.logsumexp == -torch.inf
-    return (2 * sums.logsumexp - sums.log_square).exp().masked_fill(empty, 0.0)
+    arguments = check(x, patterns, beta, masses, similarity, exclude, precision)
+    queries = arguments.queries.detach()
+    sums = stream(
+        queries,
+        arguments.patterns,
+        arguments.beta,
+        similarity=similarity,
+        exclude=arguments.exclude,
+        mean=True,
+        precision=precision,
+    )
+    assert sums.mean is not None
+    energies = energy_of(queries, sums, arguments.beta, similarity, normalize)
+    return EnergyPass(energies, sums.mean, queries - sums.mean)
+
+
+def differentiable(arguments: Arguments, normalize: bool, centre: Tensor | None) -> Tensor:
+    """The energy of checked arguments, with its gradients."""
+    stored = arguments.patterns
+    energies: Tensor = Energy.apply(arguments.queries, stored.resident, stored.masses, arguments, normalize, centre)
+    return energies
 
 
 def energy_rise(
     x: Tensor,
-    old: Tensor,
-    new: Tensor,
+    old: Tensor | PatternTiles,
+    new: Tensor | PatternTiles,
     beta: float,
     *,
     old_masses: Tensor | None = None,
@@ -297,6 +159,7 @@ def energy_rise(
     similarity: Similarity = "distance",
     exclude_old: Tensor | None = None,
     normalize: bool = True,
+    precision: Precision = "auto",
 ) -> Tensor:
     r"""Intrinsic forgetting: the rise :math:`\Delta E(x) = E(x \mid X_\mathrm{new}) - E(x \mid X_\mathrm{old})`.
 
@@ -310,6 +173,9 @@ def energy_rise(
         similarity: ``"distance"`` or ``"dot"``.
         exclude_old: (n,) index in ``old`` of the pattern that x[i] itself is, -1 for none (leave-one-out).
         normalize: divide each set's masses by their sum; otherwise the number of patterns alone changes the energy.
+        precision: ``"float64"``; ``"float32"``, in which the best 16 scores of each query are computed again in
+            float64; ``"fast"``: float32 without that; or ``"auto"``: float64 for float64 inputs and small problems
+            (n N d <= 1e9), float32 otherwise.
 
     Returns:
         (n,) float64, in units of squared distance; positive: forgotten. +inf if ``new`` holds no mass, -inf if ``old``
@@ -326,18 +192,11 @@ def energy_rise(
 
     Source: Takeda, Oizumi, Karakida, arXiv:2605.27975 (definition of intrinsic forgetting).
     """
-    queries, before = _sums(x, old, beta, old_masses, similarity, exclude_old, names="old_")
-    _, after = _sums(x, new, beta, new_masses, similarity, None, names="new_")
-    rise = _energy(queries, after, beta, similarity, normalize) - _energy(queries, before, beta, similarity, normalize)
-    return torch.where((after.logsumexp == -torch.inf) & (before.logsumexp == -torch.inf), 0.0, rise)
+    before = check(x, old, beta, old_masses, similarity, exclude_old, precision, "old_")
+    after = check(x, new, beta, new_masses, similarity, None, precision, "new_")
+    centre = common_centre(before.patterns, after.patterns)
+    old_energy, new_energy = (differentiable(arguments, normalize, centre) for arguments in (before, after))
+    return (new_energy - old_energy).masked_fill((new_energy == torch.inf) & (old_energy == torch.inf), 0.0)
 
 
-__all__ = [
-    "Similarity",
-    "effective_patterns",
-    "energy",
-    "energy_rise",
-    "fixed_points",
-    "responsibilities",
-    "retrieve",
-]
+__all__ = ["EnergyPass", "energy", "energy_and_retrieval", "energy_rise"]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.functional._validate import Similarity, as_pair, check_beta, check_masses
-from hopfield_replay.functional.energy import energy, responsibilities
+from hopfield_replay.functional.energy import energy
+from hopfield_replay.functional.responsibilities import responsibilities
 
 _CHUNK_ELEMENTS = 1 << 22  # responsibilities held at a time: 32 MB
 
@@ -187,8 +188,9 @@ def expected_rise(x: Tensor, patterns: Tensor, beta: float, *, masses: Tensor | 
     offset = stored - stored.mean(0)  # the covariance does not see the shift, rounding does
     norms = offset.square().sum(1)
     rows = max(1, _CHUNK_ELEMENTS // len(stored))
-    rises = []
-    for chunk in torch.split(queries, rows):
+    rises = torch.empty(len(queries), dtype=torch.float64, device=queries.device)
+    for start in range(0, len(queries), rows):
+        chunk = queries[start : start + rows]
         p = responsibilities(chunk, given, beta, masses=masses, similarity="dot")
         point = chunk.to(torch.float64)
         square = point.square().sum(1)
@@ -197,5 +199,5 @@ def expected_rise(x: Tensor, patterns: Tensor, beta: float, *, masses: Tensor | 
         trace = dimension - beta * (p @ norms - (p @ offset).square().sum(1))
         quadratic = square - beta * (p * (along - mean).square()).sum(1)
         slope = square - (point * (p @ stored)).sum(1)
-        rises.append(0.5 * (square * trace - quadratic) - 0.5 * (dimension - 1) * slope)
-    return torch.cat(rises)
+        rises[start : start + rows] = 0.5 * (square * trace - quadratic) - 0.5 * (dimension - 1) * slope
+    return rises

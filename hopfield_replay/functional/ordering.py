@@ -1,7 +1,5 @@
 """Orders of samples by geometry or by chance: what other replay policies keep, best first."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -78,16 +76,22 @@ class _Closeness:
         # before the first pick every vector is farther than any other could be: the first pick is the medoid
         self._nearest = points.new_full((len(points),), 2 * float(points.square().sum(1).max().sqrt()))
         small = len(points) ** 2 <= _KEPT_ELEMENTS
-        self._rows = torch.cat([rows.float() for rows in self._all_rows()]) if small else None
+        self._rows = self._all_rows() if small else None
 
     @property
     def candidates(self) -> int:
         return len(self._points)
 
-    def _all_rows(self) -> Iterator[Tensor]:
+    @property
+    def exact_bounds(self) -> bool:
+        return True
+
+    def _all_rows(self) -> Tensor:
         every = torch.arange(len(self._points), device=self._points.device)
+        rows = torch.empty(len(every), len(every), dtype=torch.float32, device=every.device)
         for index in torch.split(every, max(1, _CHUNK_ELEMENTS // len(every))):
-            yield self._distances(index)
+            rows[index] = self._distances(index).float()
+        return rows
 
     def _distances(self, index: Tensor) -> Tensor:
         rows = half_squared_distances(self._points[index], self._points).mul_(2).sqrt_()

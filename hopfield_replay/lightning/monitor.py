@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
@@ -12,9 +11,10 @@ from tqdm.auto import tqdm
 
 from hopfield_replay.buffer import EnergyReplayBuffer
 from hopfield_replay.denoisers import Denoiser, find_denoiser
-from hopfield_replay.functional.energy import Similarity
+from hopfield_replay.functional._validate import Similarity
 from hopfield_replay.lightning.logging import log_record
 from hopfield_replay.lightning.replay_loader import ReplayStream
+from hopfield_replay.lightning.strategies import check_launcher, check_whole_model
 from hopfield_replay.source import TaskSource
 from hopfield_replay.table import forgetting_table
 from hopfield_replay.tracker import ForgettingTracker
@@ -100,20 +100,8 @@ class ForgettingMonitor(Callback):
         if stage != "fit":
             return
         self._ran = False
-        strategy = trainer.strategy
-        # the public name of what starts the processes; only plain subprocesses keep callbacks between fits
-        launcher = getattr(strategy, "_start_method", "popen") if isinstance(strategy, DDPStrategy) else "popen"
-        if launcher != "popen":
-            raise MisconfigurationException(
-                f'strategy="ddp_{launcher}" ends its processes with every fit and loses what the callback knows; use '
-                'strategy="ddp".'
-            )
-        sharded: tuple[type, ...] = (FSDPStrategy, ModelParallelStrategy)
-        if isinstance(strategy, sharded) or type(strategy).__name__ == "DeepSpeedStrategy":
-            raise MisconfigurationException(
-                f"{type(strategy).__name__} cannot run the model outside of a training step (Lightning issue 20255), "
-                "so probes cannot be measured; use a strategy that keeps whole models, such as ddp."
-            )
+        check_launcher(trainer.strategy)
+        check_whole_model(trainer.strategy)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the task's data."""
@@ -174,7 +162,7 @@ class ForgettingMonitor(Callback):
         """The task's own loader, and the share of replay beside it."""
         loaders = trainer.train_dataloader
         if isinstance(loaders, list) and len(loaders) == 2 and isinstance(loaders[1], ReplayStream):
-            return loaders[0], loaders[1].replay_ratio
+            return loaders[0], loaders[1].share
         if loaders is None or isinstance(loaders, list | tuple | dict):
             raise MisconfigurationException(
                 f"A task's samples cannot be told from a training loader of type {type(loaders).__name__}; use one "

@@ -7,7 +7,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from hopfield_replay.buffer import EnergyReplayBuffer
-from hopfield_replay.lightning.replay_loader import ReplayLoader, check_replay_ratio
+from hopfield_replay.lightning.replay_loader import ReplayLoader, ReplayRatio, check_replay_ratio
 
 _FORWARDED = (
     "prepare_data",
@@ -45,7 +45,8 @@ class ReplayDataModule(LightningDataModule):
     Args:
         datamodule: the task's data; a LightningDataModule or a single training loader.
         buffer: where replayed samples come from; a ForgettingMonitor fills it.
-        replay_ratio: share of every training batch that is replayed, in (0, 1).
+        replay_ratio: share of every training batch that is replayed, in (0, 1); or a function of task and step, see
+            :class:`ReplayLoader`.
         seed: of the draws.
 
     Raises:
@@ -65,7 +66,7 @@ class ReplayDataModule(LightningDataModule):
         datamodule: LightningDataModule | Iterable[Any],
         buffer: EnergyReplayBuffer,
         *,
-        replay_ratio: float = 0.5,
+        replay_ratio: ReplayRatio = 0.5,
         seed: int = 0,
     ) -> None:
         if not isinstance(buffer, EnergyReplayBuffer):

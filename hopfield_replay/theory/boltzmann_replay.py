@@ -116,7 +116,7 @@ class BoltzmannResult(Result):
             f"The outlier rises more on average, at the patterns in {len(patterns)} of {len(self.regimes)} regimes "
             f"({', '.join(patterns) or 'none'}), at fixed points of its own in {len(settled)} "
             f"({', '.join(settled) or 'none'}). Replaying the sample of highest energy instead of a random one "
-            f"protects that sample more in {own} and all samples together in {everyone} of {len(self.regimes)} regimes."
+            f"protects that sample more in {own}, and all together in {everyone} of {len(self.regimes)} regimes."
         )
 
     def table(self) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.functional import energy, fixed_points
-from hopfield_replay.functional.energy import Similarity
+from hopfield_replay.functional._validate import Similarity
 from hopfield_replay.theory.changes import Replacement, Rotation, TaskChange, Translation
 from hopfield_replay.theory.estimate import FLOAT_NOISE, Estimate
 from hopfield_replay.theory.result import Result, markdown_table, new_figure

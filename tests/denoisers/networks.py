@@ -27,5 +27,28 @@ def text_unet(**settings):
     return UNet2DConditionModel(**{**defaults, **settings})
 
 
+def dit(**settings):
+    from diffusers import DiTTransformer2DModel
+
+    defaults = {
+        "sample_size": 8, "in_channels": 1, "num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 4,
+        "patch_size": 2, "num_embeds_ada_norm": 10, "norm_num_groups": 1,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    return DiTTransformer2DModel(**{**defaults, **settings})
+
+
+def transformer(**settings):
+    from diffusers import Transformer2DModel
+
+    defaults = {
+        "sample_size": 8, "in_channels": 1, "out_channels": 1, "num_layers": 1, "num_attention_heads": 2,
+        "attention_head_dim": 4, "patch_size": 2, "num_embeds_ada_norm": 10, "norm_type": "ada_norm_zero",
+        "norm_elementwise_affine": False, "norm_num_groups": 1,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    return Transformer2DModel(**{**defaults, **settings})
+
+
 def images(n: int = 6, seed: int = 0) -> Tensor:
     return torch.randn(n, 1, 8, 8, generator=torch.Generator().manual_seed(seed))

@@ -89,3 +89,20 @@ def test_controlnets_and_autoencoders_are_no_denoisers():
     vae = diffusers.AutoencoderKL(norm_num_groups=2, block_out_channels=(4,))
     holder = Holder(vae=vae, net=text_unet(), s=diffusers.DDPMScheduler(), z=torch.nn.Identity())
     assert find_denoiser(holder).model is holder.net
+
+
+def test_the_average_on_request():
+    from diffusers.training_utils import EMAModel
+
+    network, scheduler = unet(), diffusers.DDPMScheduler()
+    averaged, frozen = AveragedModel(network), copy.deepcopy(network).requires_grad_(False)
+    shadow = EMAModel(network.parameters())
+    assert find_denoiser(Holder(net=network, e=averaged, s=scheduler), averaged=True).model is averaged.module
+    assert find_denoiser(Holder(e=averaged, s=scheduler), averaged=True).model is averaged.module
+    assert find_denoiser(Holder(net=network, e=frozen, s=scheduler), averaged=True).model is frozen
+    found = find_denoiser(Holder(net=network, e=shadow, s=scheduler), averaged=True)
+    assert (found.model, found.average) == (network, shadow)
+    with pytest.raises(ValueError, match="no average"):
+        find_denoiser(Holder(net=network, s=scheduler), averaged=True)
+    with pytest.raises(ValueError, match="several averages"):
+        find_denoiser(Holder(net=network, a=averaged, b=shadow, s=scheduler), averaged=True)

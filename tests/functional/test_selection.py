@@ -101,28 +101,31 @@ def test_quotas_are_exact_and_certified(instance, seed):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_screening_in_float32_changes_no_pick(monkeypatch, dtype, scale, transposed):
+@pytest.mark.parametrize("weighted", [False, True])
+def test_screening_in_float32_changes_no_pick(monkeypatch, dtype, scale, transposed, weighted):
     monkeypatch.setattr(gains_module, "_SMALL", 0)
     g = torch.Generator().manual_seed(5)
     vectors = torch.randn(70, 3, generator=g)
     vectors[50:] = vectors[:20]  # exact ties
-    matrix = (scale * torch.exp(-torch.cdist(vectors[:60], vectors).square())).to(dtype)
+    matrix = (scale * torch.exp(-torch.cdist(vectors[:61], vectors).square())).to(dtype)
     if transposed:
         matrix = matrix.T.contiguous().T
     exact = matrix.to(torch.float64)
-    covered, picks = torch.zeros(60, dtype=torch.float64), []
+    covered, picks = torch.zeros(61, dtype=torch.float64), []
+    weights = torch.rand(61, generator=g, dtype=torch.float64) if weighted else torch.ones(61, dtype=torch.float64)
     for _ in range(30):
-        marginal = (torch.log1p(exact + covered[:, None]) - torch.log1p(covered)[:, None]).sum(0)
+        marginal = torch.log1p(exact + covered[:, None]) - torch.log1p(covered)[:, None]
         if scale < 1:  # the difference of logarithms cancels; to first order the gain is the ratio
-            marginal = (exact / (1 + covered)[:, None]).sum(0)
+            marginal = exact / (1 + covered)[:, None]
+        marginal = weights @ marginal
         marginal[picks] = -1
         picks.append(int((marginal >= marginal.max() * (1 - 1e-9)).nonzero()[0]))
         covered += exact[:, picks[-1]]
-    chosen = greedy_replay_gain(matrix, 30, tighten=4)
+    chosen = greedy_replay_gain(matrix, 30, weights=weights, tighten=4)
     assert chosen.indices.tolist() == picks
-    assert math.isclose(chosen.value, float(torch.log1p(covered).sum()), rel_tol=1e-9)
+    assert math.isclose(chosen.value, float(weights @ torch.log1p(covered)), rel_tol=1e-9)
     monkeypatch.setattr(gains_module, "_SMALL", 1 << 20)
-    small = greedy_replay_gain(matrix, 30, tighten=4)
+    small = greedy_replay_gain(matrix, 30, weights=weights, tighten=4)
     assert small.indices.tolist() == picks
     assert small.upper_bound <= chosen.upper_bound <= small.upper_bound * (1 + 1e-4) + 1e-3
 

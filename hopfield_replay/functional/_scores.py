@@ -1,0 +1,135 @@
+"""Scores of queries under a tile of patterns, in units of bits and around a common centre."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hopfield_replay.functional._validate import Similarity
+from hopfield_replay.functional.tiles import Tile
+
+LOG2_E = 1 / math.log(2)  # scores are kept in base 2: exp2 costs a quarter of exp on the CPU
+STRIPS = 32  # columns of a tile of scores come in multiples of this, for maxima of strips
+
+
+@dataclass(frozen=True)
+class TileShape:
+    """How many queries and patterns are multiplied together."""
+
+    rows: int
+    columns: int
+
+    @classmethod
+    def of(cls, x: Tensor) -> "TileShape":
+        """Tiles for which the product is fast while scores stay in the cache (measured, see tests/benchmarks)."""
+        n, d = x.shape
+        if x.device.type == "cpu":
+            rows, columns, elements = 256 if d > 256 else 512, 2048, 1 << 22
+        else:
+            rows, columns, elements = 4096, 8192, 1 << 26
+        columns = min(columns, max(columns // 2, elements // max(d, 1)))
+        return cls(min(rows, max(n, 1)), columns // STRIPS * STRIPS)
+
+
+@dataclass(frozen=True)
+class ReadyTile:
+    """A tile with its constants: centred patterns (m, d) and the part of the scores that does not see the queries."""
+
+    source: Tile
+    centred: Tensor
+    bias: Tensor
+
+    @property
+    def width(self) -> int:
+        """Number of patterns."""
+        return len(self.centred)
+
+
+class Scores:
+    r"""Scores u = log2(w) + beta log2(e) s(x, xi) - offset(x) of all queries, block by block.
+
+    With x' = x - c and xi' = xi - c for one centre c, what depends on both is a product of small vectors:
+    -|x - xi|^2 / 2 = <x', xi'> - |xi'|^2 / 2 - |x'|^2 / 2 and <x, xi> = <x', xi'> + <c, xi'> + <x, c>. The last terms
+    are the offset, added in float64 at the end; the middle ones, with the masses, are a bias computed in float64.
+    """
+
+    def __init__(
+        self, x: Tensor, centre: Tensor, beta: float, similarity: Similarity, dtype: torch.dtype, shape: TileShape
+    ) -> None:
+        self.x, self.similarity, self.shape = x, similarity, shape
+        self.beta, self.scale = beta, beta * LOG2_E
+        self.dtype = dtype
+        # the centre is rounded once: queries and patterns of any dtype are moved by the same vector
+        self.centre = centre.to(dtype).to(torch.float64)
+        n, d = x.shape
+        self.blocks = [slice(row, min(n, row + shape.rows)) for row in range(0, n, shape.rows)]
+        # as large as a tile of patterns at most: otherwise each block is made anew for each tile
+        self._kept = [self._block(window) for window in self.blocks] if n * d <= shape.columns * d else None
+        self._scores = torch.empty(shape.rows * shape.columns, dtype=dtype, device=x.device)
+        self._tile = torch.empty(0, dtype=dtype, device=x.device)
+
+    def _block(self, window: slice) -> Tensor:
+        return self._moved(self.x[window]).mul_(self.scale)
+
+    def _moved(self, points: Tensor, out: Tensor | None = None) -> Tensor:
+        """Centred points, subtracted in the wider of their dtype and ours, kept in ours."""
+        dtype = torch.promote_types(points.dtype, self.dtype)
+        out = torch.empty_like(points, dtype=self.dtype) if out is None else out
+        moved: Tensor = torch.sub(points.to(dtype), self.centre.to(dtype), out=out)
+        return moved
+
+    def ready(self, tile: Tile, masses: bool = True) -> ReadyTile:
+        """Centre a tile and compute its bias, with log2 of the masses or (``masses=False``) without."""
+        width = len(tile.patterns)
+        if self._tile.shape[0] < width:
+            self._tile = torch.empty_like(tile.patterns, dtype=self.dtype)
+        centred = self._moved(tile.patterns, self._tile[:width])
+        if self.similarity == "distance":
+            bias = torch.linalg.vector_norm(centred, dim=1, dtype=torch.float64).square_().mul_(-0.5 * self.scale)
+        else:
+            # products rounded one by one (their errors average), summed in float64
+            bias = (centred * self.centre.to(self.dtype)).sum(1, dtype=torch.float64).mul_(self.scale)
+        if masses and tile.masses is not None:
+            bias += tile.masses.log2()
+        return ReadyTile(tile, centred, bias)
+
+    def block(self, number: int, tile: ReadyTile) -> Tensor:
+        """Scores (rows, columns) of one block of queries; columns after the tile's patterns are -inf.
+
+        The result is overwritten by the next call.
+        """
+        window = self.blocks[number]
+        queries = self._block(window) if self._kept is None else self._kept[number]
+        columns = -(-tile.width // STRIPS) * STRIPS
+        scores = self._scores[: len(queries) * columns].view(len(queries), columns)
+        torch.addmm(tile.bias.to(self.dtype), queries, tile.centred.T, out=scores[:, : tile.width])
+        scores[:, tile.width :] = -torch.inf
+        return scores
+
+    def offset(self) -> Tensor:
+        """What all scores of a query have in common, (n,) float64, as a natural logarithm."""
+        parts = [self.x.new_zeros(0, dtype=torch.float64)]
+        for window in self.blocks:
+            queries = self.x[window].to(torch.float64)
+            if self.similarity == "distance":
+                parts.append(-0.5 * (queries - self.centre).square_().sum(1))
+            else:
+                parts.append(queries @ self.centre)
+        return torch.cat(parts) * self.beta
+
+    def reach(self) -> float:
+        """Largest beta |x - c|^2."""
+        largest = [(self.x[window] - self.centre).square_().sum(1).amax() for window in self.blocks]
+        return self.beta * float(max(largest, default=0.0))
+
+    def exact(self, rows: Tensor, patterns: Tensor, offset: Tensor) -> Tensor:
+        """Scores, in float64 and without masses, of pairs: queries ``rows`` (p,) and ``patterns`` (p, d)."""
+        queries = self.x[rows]
+        if self.similarity == "distance":
+            # rounding of the differences is relative to them: nothing cancels in the sum of their squares
+            dtype = torch.promote_types(torch.promote_types(queries.dtype, patterns.dtype), self.dtype)
+            between = queries.to(dtype) - patterns.to(dtype)
+            square: Tensor = torch.linalg.vector_norm(between, dim=1, dtype=torch.float64).square_()
+            return square.mul_(-0.5 * self.scale).sub_(offset[rows], alpha=LOG2_E)
+        return self.scale * (queries.to(torch.float64) * (patterns.to(torch.float64) - self.centre)).sum(1)

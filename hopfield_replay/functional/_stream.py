@@ -1,0 +1,161 @@
+"""One pass of all patterns over all queries: which arithmetic, which tiles, and what is summed."""
+
+from dataclasses import replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from hopfield_replay.functional._logsumexp import Accumulator, Sums, gather
+from hopfield_replay.functional._rescore import Best
+from hopfield_replay.functional._scores import LOG2_E, ReadyTile, Scores, TileShape
+from hopfield_replay.functional._validate import Similarity
+from hopfield_replay.functional.tiles import PatternTiles, Tile
+
+Precision = Literal["auto", "float64", "float32", "fast"]
+
+SMALL_PROBLEM = 10**9  # n N d up to which float64 costs a fraction of a second
+BEST = 16  # scores of each query that are computed again in float64
+
+
+def check_precision(precision: str) -> None:
+    """Refuse what is not a known precision."""
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision must be one of {get_args(Precision)}, got {precision!r}.")
+
+
+def arithmetic(x: Tensor, patterns: PatternTiles, precision: Precision) -> torch.dtype:
+    """The dtype to compute in: float64 where the inputs have it or where it is cheap."""
+    if precision != "auto":
+        return torch.float64 if precision == "float64" else torch.float32
+    wide = torch.float64 in (x.dtype, patterns.dtype)
+    return torch.float64 if wide or x.numel() * len(patterns) <= SMALL_PROBLEM else torch.float32
+
+
+@torch.no_grad()
+def stream(
+    x: Tensor,
+    patterns: PatternTiles,
+    beta: float,
+    *,
+    similarity: Similarity,
+    exclude: Tensor | None = None,
+    square: bool = False,
+    mean: bool = False,
+    precision: Precision = "auto",
+    centre: Tensor | None = None,
+) -> Sums:
+    """Sum over the patterns tile by tile; arguments are validated by the caller.
+
+    Args:
+        x: (n, d).
+        patterns: read once (twice in float32, for the best scores).
+        beta: inverse temperature.
+        similarity: ``"distance"`` or ``"dot"``.
+        exclude: (n,) indices among all patterns, -1 for none.
+        square: also sum the squares (concentration).
+        mean: also sum the patterns (retrieval).
+        precision: see :func:`arithmetic`.
+        centre: (d,) float64; that of the patterns if None. Give one for sums whose difference is wanted.
+    """
+    if centre is None:
+        found = patterns.centre
+        centre = x.new_zeros(x.shape[1], dtype=torch.float64) if found is None else found[1]
+    dtype = arithmetic(x, patterns, precision)
+    scores = Scores(x, centre, beta, similarity, dtype, TileShape.of(x))
+    flat = sums_of_flat(scores, patterns, exclude)
+    if flat is None or square or mean:
+        rescored = BEST if dtype != torch.float64 and precision != "fast" else 0
+        result = sums_of(scores, patterns, exclude, square, mean, rescored)
+        result = result if flat is None else replace(result, log_mean=flat.log_mean)
+    else:
+        result = flat
+    if similarity == "distance":
+        result.log_mean.clamp_(max=0.0)  # a mean of numbers up to 1
+    return result if patterns.group is None else gather(result, patterns.group)
+
+
+def sums_of(
+    scores: Scores, patterns: PatternTiles, exclude: Tensor | None, square: bool, mean: bool, rescored: int
+) -> Sums:
+    """Largest score and sums relative to it, tile by tile; the ``rescored`` best are computed again in float64."""
+    sums = Accumulator(scores.x, square=square, mean=mean)
+    best = Best(scores, rescored) if rescored else None
+    for tile in patterns.tiles(scores.shape.columns):
+        ready = scores.ready(tile)
+        sums.mass += tile_mass(tile, exclude, len(scores.x))
+        for number, window in enumerate(scores.blocks):
+            block = scores.block(number, ready)
+            leave_out(block, tile, exclude, window, -torch.inf)
+            top = block.amax(1) if best is None else best.update(window, block, tile.start)
+            add_block(sums, window, block, top, ready)
+    if best is not None:
+        best.correct(sums, patterns)
+    return sums.finish(scores.offset(), scores.centre)
+
+
+def add_block(sums: Accumulator, window: slice, block: Tensor, top: Tensor, tile: ReadyTile) -> None:
+    """Turn a block of scores into weights, in place, and add their sums."""
+    weights = block.sub_(top.masked_fill(top == -torch.inf, 0.0)[:, None]).exp2_()
+    square = moment = None
+    if sums.square is not None:
+        square = torch.linalg.vector_norm(weights, dim=1).to(torch.float64).square_()
+    if sums.moment is not None:
+        moment = (weights[:, : tile.width] @ tile.centred).to(torch.float64)
+    sums.add(window, top, weights.sum(1).to(torch.float64), square, moment)
+
+
+def leave_out(block: Tensor, tile: Tile, exclude: Tensor | None, window: slice, value: float) -> None:
+    """Overwrite the score of each query's own pattern where this tile holds it."""
+    if exclude is not None:
+        rows, columns = own(exclude[window], tile)
+        block[rows, columns] = value
+
+
+def own(exclude: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
+    """Queries whose excluded pattern lies in the tile, and its column there."""
+    inside = exclude - tile.start
+    rows = ((inside >= 0) & (inside < len(tile.patterns)) & (exclude >= 0)).nonzero().flatten()
+    return rows, inside[rows]
+
+
+def tile_mass(tile: Tile, exclude: Tensor | None, n: int) -> Tensor:
+    """Mass of the tile for each query, (n,), or () if it is the same for all: never by subtraction, which cancels."""
+    width = len(tile.patterns)
+    masses = tile.masses
+    if masses is None:
+        masses = torch.ones(width, dtype=torch.float64, device=tile.patterns.device)
+    if exclude is None:
+        return masses.sum()
+    rows, columns = own(exclude, tile)
+    zero = masses.new_zeros(1)
+    before = torch.cat([zero, masses.cumsum(0)])
+    after = torch.cat([masses.flip(0).cumsum(0).flip(0), zero])
+    result = masses.sum().repeat(n)
+    result[rows] = before[columns] + after[columns + 1]
+    return result
+
+
+def sums_of_flat(scores: Scores, patterns: PatternTiles, exclude: Tensor | None) -> Sums | None:
+    """The sums where all scores are close to 0 (beta -> 0), or None where they are not.
+
+    log(1 + e) loses the digits of e, so sum w expm1(u) and log1p take the place of sum w exp(u) and log.
+    """
+    if scores.beta >= 1 or scores.reach() > 1:
+        return None
+    n = len(scores.x)
+    mass = torch.zeros(n, dtype=torch.float64, device=scores.x.device)
+    excess = torch.zeros_like(mass)
+    for tile in patterns.tiles(scores.shape.columns):
+        ready = scores.ready(tile, masses=False)
+        mass += tile_mass(tile, exclude, n)
+        for number, window in enumerate(scores.blocks):
+            block = scores.block(number, ready)[:, : ready.width].div_(LOG2_E)
+            if block.abs().amax() > 0.5:
+                return None
+            leave_out(block, tile, exclude, window, 0.0)
+            part = block.expm1_()
+            excess[window] += part.sum(1) if tile.masses is None else part @ tile.masses.to(part.dtype)
+    empty = mass == 0
+    log_mean = (excess / mass.masked_fill(empty, 1.0)).log1p_() + scores.offset()
+    return Sums(mass.log(), log_mean.masked_fill_(empty, -torch.inf))

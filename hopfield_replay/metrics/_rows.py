@@ -1,0 +1,63 @@
+"""The base of metrics whose state is rows, gathered also where a rank has none."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class RowMetric(Metric):
+    """A metric whose list states are kept flat, so that ranks may hold any number of rows, also none.
+
+    torchmetrics gathers a list state on the ranks where it is not empty: a rank without rows would leave the others
+    waiting. Here every list begins with an empty tensor, and rows are flattened, for an empty tensor of unknown width
+    joins with nothing else.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better: bool | None = None
+
+    width: Tensor
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._kinds: dict[str, torch.dtype] = {}
+        self.add_state("width", torch.tensor(0), dist_reduce_fx="max")
+
+    def add_rows(self, name: str, dtype: torch.dtype) -> None:
+        """Declare a state of rows (n, width), or of numbers (n,)."""
+        self._kinds[name] = dtype
+        self.add_state(name, [], dist_reduce_fx="cat")
+        self._begin(name)
+
+    def append(self, name: str, rows: Tensor) -> None:
+        """Add rows to a state; all matrices of a metric have one width."""
+        if rows.ndim == 2:
+            if int(self.width) not in (0, rows.shape[1]):
+                raise ValueError(f"rows had {int(self.width)} columns before, now {rows.shape[1]}.")
+            self.width = torch.full_like(self.width, rows.shape[1])
+        getattr(self, name).append(rows.detach().to(self.device, self._kinds[name]).flatten())
+
+    def rows(self, name: str) -> Tensor:
+        """All rows of a state, (n, width), in the order of the ranks; (n,) if no matrix was ever added."""
+        held = getattr(self, name)
+        flat = held if isinstance(held, Tensor) else torch.cat(held)
+        return flat.view(-1, int(self.width)) if int(self.width) else flat
+
+    def number(self, value: float) -> Tensor:
+        """A result, float64 on the metric's device."""
+        return torch.tensor(value, dtype=torch.float64, device=self.device)
+
+    def reset(self) -> None:
+        """Forget everything that was added."""
+        super().reset()
+        for name in self._kinds:
+            self._begin(name)
+
+    def _begin(self, name: str) -> None:
+        getattr(self, name).append(torch.zeros(0, dtype=self._kinds[name], device=self.device))
+
+
+__all__ = ["RowMetric"]
