@@ -16,7 +16,7 @@ from hopfield_replay.theory.changes import Rotation
 from hopfield_replay.theory.estimate import Estimate
 from hopfield_replay.theory.result import Result, markdown_table, new_figure
 from hopfield_replay.theory.rise import PLACES, Order, measure_rise
-from hopfield_replay.theory.settings import cluster_and_outlier, mixed_density
+from hopfield_replay.theory.settings import SAME_POINT, cluster_and_outlier, mixed_density
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +26,6 @@ VERDICTS = ("holds", "equal", "merged", "reversed")
 _WORDS = {"equal": "the rises differ by at most 1 %", "merged": "the points merge", "reversed": "it is reversed"}
 _COLOURS = {"holds": "#4c9f70", "equal": "#e8e8e8", "merged": "#8d99ae", "reversed": "#d1495b"}
 _EQUAL = 0.01  # relative difference of the expected rises below which they are called equal
-_SAME = 1e-6  # distance below which two fixed points are one
 _NOISE = {"pattern": 1e-12, "fixed point": 1e-9}  # differences below are ties: float noise, iteration tolerance
 
 
@@ -283,7 +282,7 @@ def _cell(n: int, c: float, beta: float, place: str, points: Tensor, patterns: T
         merged_fraction=found.merged_fraction,
         warned=bool(found.warnings),
     )
-    if (points[0] - points[1]).norm().item() < _SAME:
+    if (points[0] - points[1]).norm().item() < SAME_POINT:
         return cell
     relative = _relative(cell)
     verdict = "equal" if abs(relative) <= _EQUAL else "holds" if relative > 0 else "reversed"

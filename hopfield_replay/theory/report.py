@@ -27,7 +27,8 @@ _TITLES = {
 _PREAMBLE = """\
 The statements of Takeda, Oizumi and Karakida, "Continual Learning in Modern Hopfield Networks with an Application to
 Diffusion Models" (arXiv:2605.27975), checked on networks whose energies are exact. Every sentence under "What the
-numbers say" is worked out from the numbers of this run; `±` is one standard error, intervals are 95 %.
+numbers say" is worked out from the numbers of this run; `±` is one standard error, intervals are 95 %. No correction is
+made for the number of comparisons: about one in twenty differences that do not exist will look resolved.
 
 ## What could not be checked
 The paper's full text was not at hand. The statements below are this library's reading of its claims, and the following

@@ -13,12 +13,11 @@ from hopfield_replay.functional._validate import Similarity
 from hopfield_replay.theory.changes import Replacement, Rotation, TaskChange, Translation
 from hopfield_replay.theory.estimate import FLOAT_NOISE, Estimate
 from hopfield_replay.theory.result import Result, markdown_table, new_figure
-from hopfield_replay.theory.settings import Setting, by_energy, cluster_and_outlier, from_file
+from hopfield_replay.theory.settings import SAME_POINT, Setting, asked_for
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SAME = 1e-6  # distance below which two fixed points are one
 PLACES = ("pattern", "fixed point")
 
 
@@ -142,7 +141,7 @@ class RiseResult(Result):
         """Return one panel of bars for each change, with 95 % intervals and the expectation as a dashed line."""
         changes = list(dict.fromkeys(r.change for r in self.rises))
         groups = list(dict.fromkeys(r.group for r in self.rises))
-        figure = new_figure(2.6 * len(changes) + 0.6, 3.6)
+        figure = new_figure(2.6 * len(changes) + 2.0, 3.6)
         width = 0.8 / len(groups)
         for axis, change in zip(figure.subplots(1, len(changes), squeeze=False)[0], changes, strict=True):
             for row in (r for r in self.rises if r.change == change):
@@ -157,7 +156,9 @@ class RiseResult(Result):
             axis.set_title(change, fontsize="medium")
             axis.axhline(0, color="black", linewidth=0.5)
         figure.axes[0].set_ylabel("mean energy rise")
-        figure.axes[0].legend(title="dashed: expected", fontsize="small", title_fontsize="small")
+        title = "dashed: expected" if any(r.expected is not None for r in self.rises) else None
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right upper", title=title)
         figure.suptitle(
             f"{self.setting}, beta={self.beta}, {self.similarity} form, {self.draws} draws", fontsize="medium"
         )
@@ -199,6 +200,7 @@ def measure_rise(
         ValueError: fewer than two groups or draws.
 
     Example:
+        >>> from hopfield_replay.theory import cluster_and_outlier
         >>> result = measure_rise(cluster_and_outlier(), 8.0, [Rotation(0.05)], draws=50)
         >>> [o.high for o in result.orders]
         ['outlier', 'outlier']
@@ -238,7 +240,7 @@ def measure_rise(
 
 def _merged(points: Tensor, setting: Setting, high: int, low: int) -> bool:
     apart = torch.cdist(points[setting.members(high)], points[setting.members(low)]).amin(1)
-    return bool((apart < _SAME).all())
+    return bool((apart < SAME_POINT).all())
 
 
 def _group_means(values: Tensor, setting: Setting) -> Tensor:
@@ -279,9 +281,7 @@ def reproduce_rise(
     Returns:
         The result.
     """
-    setting = cluster_and_outlier(n, c, d) if patterns is None else from_file(patterns)
-    if len(setting.group_names) == 1:
-        setting = by_energy(setting, beta)
+    setting = asked_for(n, c, d, beta, patterns)
     changes = [*(Rotation(e, variance) for e in eps), Replacement(replaced), Translation(shift)]
     return measure_rise(setting, beta, changes, draws=draws, seed=seed, similarity=similarity)
 

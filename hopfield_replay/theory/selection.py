@@ -163,7 +163,8 @@ class SelectionResult(Result):
             axis.invert_yaxis()
             axis.set_xlabel("protected energy")
             axis.set_title(f"{c.setting}\n{c.change}, {c.k} of {c.samples}", fontsize="small")
-        figure.axes[0].legend(fontsize="small", loc="lower right")
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(handles))
         return figure
 
 
