@@ -4,24 +4,33 @@ Ratios are medians over paired rounds: in each round every candidate runs once a
 baseline of the same round. `python tests/benchmarks/energy.py --json out.json`; `--device cuda` for a GPU.
 """
 
+import argparse
+import json
+import platform
 import resource
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from hopfield_replay.functional import energy, energy_and_retrieval
+from hopfield_replay.functional import PatternTiles, _stream, energy, energy_and_retrieval
+from hopfield_replay.functional._logsumexp import Sums, gather
 from hopfield_replay.functional._scores import TileShape
 
 BETA = 10.0
+CPU_SIZES = {64: 100_000, 784: 20_000, 3072: 10_000, 16384: 4_000}
+GPU_SIZES = {64: 2_000_000, 1024: 1_000_000, 3072: 500_000, 16384: 100_000}
 
 
 def data(n: int, count: int, d: int, kind: str = "centred", device: str = "cpu") -> tuple[Tensor, Tensor]:
-    """Clustered patterns with mean |xi - c|^2 of 64, as unscaled digits have; half of the queries are patterns."""
+    """Clustered patterns, mean |xi - c|^2 of 64 (digits have about 50), and queries of which half are patterns."""
     generator = torch.Generator(device).manual_seed(0)
     options = {"generator": generator, "device": device}
     centres = torch.randn(50, d, **options)
@@ -67,7 +76,11 @@ def product(x: Tensor, patterns: Tensor, dtype: torch.dtype) -> Callable[[], Non
             tile = patterns[column : column + shape.columns]
             for row in range(0, len(x), shape.rows):
                 block = x[row : row + shape.rows]
-                torch.mm(block, tile.T, out=buffer[: len(block) * len(tile)].view(len(block), len(tile)))
+                out = buffer[: len(block) * len(tile)].view(len(block), len(tile))
+                if dtype == torch.bfloat16:  # what the engine needs: products of bfloat16, summed and kept in float32
+                    torch.mm(block, tile.T, out_dtype=torch.float32)
+                else:
+                    torch.mm(block, tile.T, out=out)
 
     return run
 
@@ -123,7 +136,7 @@ def peak(d: int, n: int, count: int) -> float:
     x, patterns = torch.rand(n, d), torch.rand(count, d)
     energy(x[:8], patterns[:64], BETA, precision="float32")  # libraries allocate once
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    energy(x, patterns, BETA, exclude=torch.arange(n), precision="float32")
+    energy(x, patterns, BETA, exclude=torch.arange(n) % count, precision="float32")
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
@@ -134,6 +147,140 @@ def memory(d: int, n: int, count: int) -> dict[str, float]:
         command = [sys.executable, __file__, "--peak", str(d), str(n), str(size)]
         return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
-    shape = TileShape.of(torch.empty(n, d, device="meta").to_empty(device="cpu"))
+    shape = TileShape.of(torch.empty(n, d))
     tiles = 4 * (shape.columns * d + shape.rows * shape.columns) / 2**20
     return {"N": in_a_process(count), "8 N": in_a_process(8 * count), "a tile and its scores": tiles}
+
+
+def on_rank(rank: int, d: int, n: int, count: int, rounds: int, port: int) -> None:
+    """Two ranks with half of the patterns each: time of a pass with the gather over that of the same pass alone."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    x, patterns = data(n, count, d)
+    own = patterns[rank * count // 2 : (rank + 1) * count // 2]
+    alone, together = PatternTiles(own), PatternTiles(own, group=dist.group.WORLD)
+    len(together)  # counting over the ranks is done once, at the first use
+    times: dict[str, list[float]] = {"alone": [], "gather": []}
+    for _ in range(rounds):
+        dist.barrier()
+        start = time.perf_counter()
+        energy(x, alone, BETA, precision="float32")
+        middle = time.perf_counter()
+        dist.barrier()
+        gathering = time.perf_counter()
+        sums = Sums(torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64))
+        gather(sums, dist.group.WORLD)
+        times["gather"].append(time.perf_counter() - gathering)
+        times["alone"].append(middle - start)
+    energy(x, together, BETA, precision="float32")
+    if rank == 0:
+        print(json.dumps({name: median(values) for name, values in times.items()}))
+    dist.destroy_process_group()
+
+
+def ranks(d: int, n: int, count: int, rounds: int) -> dict[str, float]:
+    """Share of the gather in a pass over two gloo ranks."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, __file__, "--rank"]
+    numbers = [str(value) for value in (d, n, count, rounds, port)]
+    other = subprocess.Popen([*command, "1", *numbers], stdout=subprocess.DEVNULL)
+    first = subprocess.run([*command, "0", *numbers], check=True, capture_output=True, text=True)
+    other.wait()
+    seconds = json.loads(first.stdout)
+    return {"gather / local pass": seconds["gather"] / seconds["alone"], "gather, seconds": seconds["gather"]}
+
+
+def on_gpu(d: int, n: int, count: int, rounds: int) -> dict[str, float]:
+    """Share of cuBLAS alone that is reached: time of torch.mm on the same tiles over that of the energy."""
+    x, patterns = data(n, count, d, device="cuda")
+    own = torch.arange(n, device="cuda")
+    result: dict[str, float] = {}
+    for precision, dtype in (("float32", torch.float32), ("tf32", torch.float32), ("bfloat16", torch.bfloat16)):
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        candidates: dict[str, Callable[[], object]] = {"mm": product(x, patterns, dtype)}
+        for name, best in (("sums", 0), ("sums, best re-scored", 16)):
+            candidates[name] = gpu_energy(x, patterns, own, precision, best)
+        ratios = paired(candidates, "mm", rounds, "cuda")
+        seconds = ratios.pop("mm, seconds")
+        result |= {f"{precision}, {name}: share of mm": 1 / ratio for name, ratio in ratios.items()}
+        result[f"{precision}, mm: TFLOP/s"] = 2 * n * count * d / seconds / 1e12
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    energy(x, patterns, BETA, exclude=own, precision="bfloat16")
+    result["bfloat16, peak extra MB"] = (torch.cuda.max_memory_allocated() - before) / 2**20
+    some = slice(0, 256)
+    exact = energy(x[some], patterns, BETA, exclude=own[some], precision="float64")
+    for precision in ("float32", "fast", "tf32", "bfloat16"):
+        found = energy(x[some], patterns, BETA, exclude=own[some], precision=precision)
+        result[f"{precision}, error"] = float((found - exact).abs().max())
+    return result
+
+
+def gpu_energy(x: Tensor, patterns: Tensor, own: Tensor, precision: str, best: int) -> Callable[[], Tensor]:
+    """The energies with ``best`` scores of each query computed again."""
+
+    def run() -> Tensor:
+        before, _stream.BEST = _stream.BEST, best
+        try:
+            return energy(x, patterns, BETA, exclude=own, precision=precision)
+        finally:
+            _stream.BEST = before
+
+    return run
+
+
+def show(title: str, rows: dict[str, dict[str, float]]) -> None:
+    """Print one table: a line for each measurement, a column for each case."""
+    print(f"\n{title}")
+    width = max(len(name) for values in rows.values() for name in values)
+    print(" " * width, *(f"{case:>12}" for case in rows))
+    for name in next(iter(rows.values())):
+        print(f"{name:{width}}", *(f"{values[name]:12.3g}" for values in rows.values()))
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor of the number of patterns")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    parser.add_argument("--peak", type=int, nargs=3, metavar=("D", "N_QUERIES", "N"), help=argparse.SUPPRESS)
+    parser.add_argument("--rank", type=int, nargs=6, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.peak:
+        print(peak(*options.peak))
+        return
+    if options.rank:
+        on_rank(*options.rank)
+        return
+    results: dict[str, dict[str, dict[str, float]]] = {}
+    if options.device == "cuda":
+        hardware = torch.cuda.get_device_name()
+        sizes = {f"d={d}": (d, 16384, int(count * options.scale)) for d, count in GPU_SIZES.items()}
+        results["GPU"] = {case: on_gpu(*size, options.rounds) for case, size in sizes.items()}
+    else:
+        hardware = f"{platform.machine()}, one thread, torch {torch.__version__}"
+        sizes = {f"d={d}": (d, 1000, int(count * options.scale)) for d, count in CPU_SIZES.items()}
+        results["Time over torch.mm on the same tiles"] = {
+            case: speed(*size, options.rounds) for case, size in sizes.items()
+        }
+        results["Largest error against float64, beta 1 to 1e5"] = {
+            f"d={d}": error(d, 200, 4000) for d in CPU_SIZES if d <= 3072
+        }
+        results["Peak extra memory, MB"] = {
+            case: memory(size[0], 1000, 4 * 2**20 // size[0]) for case, size in sizes.items()
+        }
+        results["Two gloo ranks"] = {"d=784": ranks(784, 1000, 20000, options.rounds)}
+    print(hardware)
+    for title, rows in results.items():
+        show(title, rows)
+    if options.json:
+        options.json.write_text(json.dumps({"hardware": hardware, "beta": BETA, "results": results}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
