@@ -331,9 +331,9 @@ def equal_shares(counts: list[int], capacity: int) -> list[int]:
     left = min(capacity, sum(counts))
     while left:
         hungry = [i for i, count in enumerate(counts) if shares[i] < count]
-        each, extra = divmod(left, len(hungry))
-        for position, i in enumerate(hungry):
-            portion = min(counts[i] - shares[i], each + (position < extra))
+        each = left // len(hungry)
+        for i in hungry if each else hungry[:left]:
+            portion = min(counts[i] - shares[i], max(each, 1))
             shares[i] += portion
             left -= portion
     return shares
