@@ -69,9 +69,9 @@ def test_bad_input():
         HopfieldMemory(torch.eye(4), "best")
     with pytest.raises(ValueError, match="at least 3 patterns, got 2; pass beta as a number"):
         HopfieldMemory(torch.eye(2))
-    with pytest.raises(ValueError, match="beta .* must be positive and finite, got 0"):
+    with pytest.raises(ValueError, match=r"beta .* must be positive and finite, got 0"):
         HopfieldMemory(torch.eye(4), 0.0)
-    with pytest.raises(TypeError, match="patterns must be a torch.Tensor, got ndarray"):
+    with pytest.raises(TypeError, match=r"patterns must be a torch.Tensor, got ndarray"):
         HopfieldMemory(PATTERNS, 1.0)
     with pytest.raises(ValueError, match=r"patterns holds NaN .*\[1\]"):
         HopfieldMemory(torch.tensor([[0.0, 1.0], [torch.nan, 0.0]]), 1.0)

@@ -74,7 +74,7 @@ def test_gradients_are_not_kept():
         ({"x": torch.zeros(2, 3).double(), "t": ["a", "b"]}, "is now torch.float64"),
         (
             {"x": torch.zeros(2, 3), "t": torch.zeros(2)},
-            r"batch\['t'\] was kept as text so far, but is now torch.float32",
+            r"batch\['t'\] was kept as text .* torch.float32",
         ),
         ({"x": torch.zeros(2, 3), "t": [torch.zeros(2), torch.zeros(2)]}, r"batch\['t'\] is a list of 5 items"),
         ({"x": torch.zeros(2, 3)}, "has keys"),
