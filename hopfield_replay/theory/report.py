@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hopfield_replay import __version__
+from hopfield_replay.plotting import new_figure
 from hopfield_replay.theory.boltzmann_replay import reproduce_boltzmann
 from hopfield_replay.theory.falsify import reproduce_falsify
 from hopfield_replay.theory.replay_gain import reproduce_replay_gain
-from hopfield_replay.theory.result import Result, new_figure
+from hopfield_replay.theory.result import Result
 from hopfield_replay.theory.rise import reproduce_rise
 from hopfield_replay.theory.selection import reproduce_selection
 from hopfield_replay.theory.settings import digits
