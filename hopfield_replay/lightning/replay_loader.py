@@ -1,6 +1,7 @@
 """ReplayLoader: a task's loader whose batches carry replayed samples along."""
 
 from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,7 +25,9 @@ def check_replay_ratio(replay_ratio: float) -> float:
 
 
 class ReplayStream:
-    """An endless stream of draws from a buffer, whose position is part of the trainer's checkpoint.
+    """An endless stream of draws from a buffer: a function of the seed, the rank and the epoch.
+
+    Its position within an epoch is part of the trainer's checkpoint.
 
     Args:
         loader: what the draws join.
@@ -38,8 +41,22 @@ class ReplayStream:
         self.buffer = buffer
         self.replay_ratio = replay_ratio
         self.seed = seed
+        self._epoch = 0
         self._generator: torch.Generator | None = None
         self._owed = 0.0
+
+    @property
+    def batch_sampler(self) -> SimpleNamespace:
+        """Where Lightning looks for a ``set_epoch`` to call when an epoch begins."""
+        return SimpleNamespace(sampler=self)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin an epoch's draws; the epoch at hand goes on.
+
+        Lightning restores the position inside an unfinished epoch only: an epoch's draws cannot build on the last one's.
+        """
+        if epoch != self._epoch:
+            self._epoch, self._generator, self._owed = epoch, None, 0.0
 
     def __len__(self) -> int:
         """That of the loader, if it has one: Lightning takes limit_train_batches=0.5 of the length of each part."""
@@ -60,7 +77,8 @@ class ReplayStream:
         if not len(self.buffer):
             return None
         if self._generator is None:
-            self._generator = torch.Generator().manual_seed(self.seed + 1_000_003 * world()[0])
+            self._generator = torch.Generator()
+            self._generator.manual_seed(self.seed + 1_000_003 * world()[0] + 7_368_787 * self._epoch)
         self._owed += batch_size * self.replay_ratio / (1.0 - self.replay_ratio)
         count = int(self._owed + 0.5)
         self._owed -= count
@@ -69,14 +87,15 @@ class ReplayStream:
     def state_dict(self) -> dict[str, Any]:
         """Position of the stream: tensors and plain Python."""
         return {
+            "epoch": self._epoch,
             "owed": self._owed,
             "generator": None if self._generator is None else self._generator.get_state(),
             "rank": world()[0],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where the state was taken; a checkpoint holds rank 0's, the other ranks start their own stream anew."""
-        self._owed = state["owed"]
+        """Go on where the state was taken; a checkpoint holds rank 0's, the others begin their epoch anew."""
+        self._epoch, self._generator, self._owed = state["epoch"], None, state["owed"]
         if state["generator"] is not None and state["rank"] == world()[0]:
             self._generator = torch.Generator()
             self._generator.set_state(state["generator"].cpu())
