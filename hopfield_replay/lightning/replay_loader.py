@@ -53,7 +53,8 @@ class ReplayStream:
     def set_epoch(self, epoch: int) -> None:
         """Begin an epoch's draws; the epoch at hand goes on.
 
-        Lightning restores the position inside an unfinished epoch only: an epoch's draws cannot build on the last one's.
+        Lightning restores the position inside an unfinished epoch only, so that no epoch's draws may build on the last
+        one's.
         """
         if epoch != self._epoch:
             self._epoch, self._generator, self._owed = epoch, None, 0.0

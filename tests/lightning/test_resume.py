@@ -1,10 +1,10 @@
 """What a resumed run has in common with one that was never interrupted.
 
-Lightning restores weights, optimizers, loops and callbacks, but not torch's global random numbers. The module here draws
-none, and its loaders do not shuffle; so from a checkpoint at an epoch's end the rest of the run is the same in every bit.
-(Under max_steps Lightning takes an epoch's end for its middle; the number of steps is right, the batches are others.)
-From a checkpoint inside an epoch a plain DataLoader starts again at its first batch (Lightning warns of it): the replayed
-samples are still the same, and everything is when the loader can be resumed.
+Lightning restores weights, optimizers, loops and callbacks, but not torch's global random numbers. The module here
+draws none, and its loaders do not shuffle; so from a checkpoint at an epoch's end the rest of the run is the same in
+every bit. (Under max_steps Lightning takes an epoch's end for its middle: the number of steps is right, the batches are
+others.) From a checkpoint inside an epoch a plain DataLoader starts again at its first batch, and Lightning warns of
+it: the replayed samples are still the same, and everything is when the loader can be resumed.
 """
 
 import os
