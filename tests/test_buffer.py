@@ -9,8 +9,9 @@ import torch
 from scipy.stats import chisquare
 
 from hopfield_replay import EnergyReplayBuffer, calibrate_beta
-from hopfield_replay.buffer import equal_shares
-from hopfield_replay.policies import POLICIES, Candidates
+from hopfield_replay.candidates import Candidates
+from hopfield_replay.functional import equal_quotas
+from hopfield_replay.policies import POLICIES
 from tests.functional import numpy_energy as reference
 from tests.test_nested import Pair, expected_rows, same
 
@@ -43,7 +44,7 @@ def through_a_file(state):
 
 def test_energies_are_leave_one_out_under_the_offered_vectors():
     x = images(12)
-    buffer = EnergyReplayBuffer(12, beta=0.8)
+    buffer = EnergyReplayBuffer(12, "high_energy", beta=0.8)
     buffer.update(x, x, ids=torch.arange(12) + 5, task=0)
     expected = reference.energy(x.numpy(), x.numpy(), 0.8, exclude=np.arange(12))
     np.testing.assert_allclose(buffer.energies.numpy(), expected[buffer.ids.numpy() - 5], rtol=1e-10)
@@ -68,7 +69,7 @@ def test_a_second_call_for_a_task_renews_the_energies_of_that_task_only():
 def test_given_energies_are_used():
     x = images(6)
     energies = torch.tensor([0.0, 5.0, -1.0, torch.inf, 2.0, 3.0])
-    buffer = EnergyReplayBuffer(3)
+    buffer = EnergyReplayBuffer(3, "high_energy")
     buffer.update(x, x, ids=torch.arange(6), task=0, energies=energies)
     assert buffer.ids.tolist() == [3, 1, 5]
     assert buffer.energies.tolist() == [math.inf, 5.0, 3.0]
@@ -77,7 +78,7 @@ def test_given_energies_are_used():
 
 def test_beta_auto_is_calibrated_once():
     x = images(40)
-    buffer = EnergyReplayBuffer(10)
+    buffer = EnergyReplayBuffer(10, "high_energy")
     buffer.update(x[:20], x[:20], ids=torch.arange(20), task=0)
     assert buffer.beta == calibrate_beta(x[:20])
     buffer.update(x[20:], 3 * x[20:], ids=torch.arange(20, 40), task=1)
@@ -86,11 +87,11 @@ def test_beta_auto_is_calibrated_once():
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_tiny_and_identical_sets_need_no_beta(count):
-    buffer = EnergyReplayBuffer(5)
+    buffer = EnergyReplayBuffer(5, "high_energy")
     buffer.update(images(count), images(count), ids=torch.arange(count), task=0)
     assert len(buffer) == count
     same_ones = torch.ones(9, 4)
-    other = EnergyReplayBuffer(5)
+    other = EnergyReplayBuffer(5, "high_energy")
     other.update(same_ones, same_ones, ids=torch.arange(9), task=0)
     assert other.ids.tolist() == [0, 1, 2, 3, 4]
 
@@ -100,14 +101,14 @@ def test_all_stay_while_there_is_room_and_never_more_than_the_capacity(policy):
     buffer = EnergyReplayBuffer(9, policy)
     for task in range(5):
         x = images(4, seed=task)
-        buffer.update(x, x, ids=torch.arange(4) + 10 * task, task=task)
+        buffer.update(x, x, ids=torch.arange(4) + 10 * task, task=task, losses=torch.arange(4.0))
         assert len(buffer) == min(9, 4 * (task + 1))
         assert len(buffer.ids.unique()) == len(buffer)
     assert torch.equal(buffer.tasks, buffer.ids // 10)
 
 
 def test_high_energy_over_tasks_keeps_the_highest_of_all():
-    buffer = EnergyReplayBuffer(5)
+    buffer = EnergyReplayBuffer(5, "high_energy")
     everything = {}
     for task in range(3):
         energies = torch.from_numpy(np.random.default_rng(task).normal(size=7))
@@ -155,7 +156,7 @@ def test_a_share_of_a_task_is_a_uniform_choice_of_that_task():
 
 
 def test_shares_of_tasks_shrink_by_their_last_picks():
-    buffer = EnergyReplayBuffer(6, groups="task")
+    buffer = EnergyReplayBuffer(6, "high_energy", groups="task")
     for task in range(3):
         x = images(10, seed=task)
         energies = torch.arange(10.0) + 100 * (2 - task)
@@ -165,7 +166,7 @@ def test_shares_of_tasks_shrink_by_their_last_picks():
 
 def test_shares_of_labels_use_the_places_that_small_groups_leave():
     labels = torch.tensor([0] * 10 + [1] * 2 + [2] * 10)
-    buffer = EnergyReplayBuffer(12, groups="label")
+    buffer = EnergyReplayBuffer(12, "high_energy", groups="label")
     buffer.update(images(22), images(22), ids=torch.arange(22), task=0, labels=labels, energies=torch.arange(22.0))
     assert buffer.labels.bincount().tolist() == [5, 2, 5]
     assert sorted(buffer.ids.tolist()) == [5, 6, 7, 8, 9, 10, 11, 17, 18, 19, 20, 21]
@@ -175,12 +176,13 @@ def test_shares_of_labels_use_the_places_that_small_groups_leave():
 def test_equal_shares_are_as_equal_as_the_sizes_allow(seed):
     rng = np.random.default_rng(seed)
     counts = rng.integers(1, 12, size=rng.integers(1, 7)).tolist()
-    for capacity in range(len(counts), 45):
+    groups = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    for capacity in range(len(counts), sum(counts) + 1):
         shares = [0] * len(counts)
         for _ in range(min(capacity, sum(counts))):  # one place at a time to the poorest that has any left
             poorest = min((i for i in range(len(counts)) if shares[i] < counts[i]), key=lambda i: (shares[i], i))
             shares[poorest] += 1
-        assert equal_shares(counts, capacity) == shares
+        assert equal_quotas(groups, capacity).tolist() == shares
 
 
 # -- how it is kept
@@ -252,7 +254,7 @@ def test_nothing_that_is_kept_holds_the_offered_batch_alive(policy):
     for task in range(3):
         big = images(3000, seed=task)
         ids = torch.arange(3000) + 10000 * task
-        buffer.update(big[:], big[:], ids=ids, task=task, labels=ids % 2, energies=big[:, 0])
+        buffer.update(big[:], big[:], ids=ids, task=task, labels=ids % 2, energies=big[:, 0], losses=big[:, 0].abs())
     found = list(every_tensor(buffer)) + list(every_tensor(buffer.state_dict())) + list(every_tensor(buffer.sample(2)))
     assert len(found) > 10
     for tensor in found:
@@ -306,7 +308,7 @@ def test_draws_of_no_number(n):
 
 
 def test_an_empty_buffer_has_nothing_to_draw():
-    buffer = EnergyReplayBuffer(3)
+    buffer = EnergyReplayBuffer(3, "high_energy")
     assert len(buffer) == 0
     assert buffer.nbytes == 0
     with pytest.raises(ValueError, match="The buffer is empty: nothing can be drawn before the first update"):
@@ -332,7 +334,7 @@ def test_a_restored_buffer_goes_on_as_the_first_would_have(policy, kind, by_file
     def feed(buffer, task):
         x = images(11, seed=task)
         ids = torch.arange(11) + 100 * task
-        buffer.update(make(x), x, ids=ids, task=task, labels=ids % 3)
+        buffer.update(make(x), x, ids=ids, task=task, labels=ids % 3, losses=x[:, 0].abs())
 
     first = EnergyReplayBuffer(10, policy, groups="label", seed=4)
     for task in range(3):
@@ -363,7 +365,7 @@ def test_a_state_is_a_snapshot():
 
 
 def test_an_empty_state_and_one_without_labels(tmp_path):
-    buffer = EnergyReplayBuffer(5)
+    buffer = EnergyReplayBuffer(5, "high_energy")
     EnergyReplayBuffer(5).save(tmp_path / "empty")
     buffer.load(tmp_path / "empty")
     assert len(buffer) == 0
@@ -462,7 +464,7 @@ BAD = {
     "no tensors": ({"batch": {"image": [object()] * 9}}, TypeError, r"batch\['image'\]\[0\] is object; .*collate_fn"),
     "too many labels": ({"labels": IDS}, ValueError, r"groups \(label\) cannot share a capacity of 8; raise"),
     "a failing reader": ({"batch": failing}, OSError, "the disk is gone"),
-    "a short reader": ({"batch": lambda at: {"image": X[:1]}}, ValueError, "1 samples were given for . places"),
+    "a short reader": ({"batch": lambda at: {"image": X[:1]}}, ValueError, "1 samples came back for . positions"),
 }
 
 

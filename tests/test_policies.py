@@ -7,19 +7,27 @@ import pytest
 import torch
 from scipy.stats import chisquare, kstest
 
-from hopfield_replay.policies import POLICIES, Candidates, HighEnergy, Policy, Random, as_policy, sample_keys
+from hopfield_replay.candidates import Candidates, sample_keys
+from hopfield_replay.policies import POLICIES, HighEnergy, Policy, Random, as_policy
 
 
 def candidates(n=20, seed=0, ids=None, energies=None, key_seed=0):
     rng = np.random.default_rng(seed)
     ids = torch.from_numpy(rng.permutation(1000)[:n]) if ids is None else ids
     energies = torch.from_numpy(rng.normal(size=n)) if energies is None else energies
-    return Candidates(ids, torch.zeros(n, dtype=torch.int64), energies, torch.zeros(n, 1), sample_keys(ids, key_seed))
+    return Candidates(
+        ids,
+        torch.zeros(n, dtype=torch.int64),
+        energies,
+        torch.zeros(n, 1),
+        sample_keys(ids, key_seed),
+        losses=1.0 + energies.abs(),
+    )
 
 
 def shuffled(c, seed=7):
     order = torch.randperm(len(c), generator=torch.Generator().manual_seed(seed))
-    return Candidates(c.ids[order], c.tasks[order], c.energies[order], c.vectors[order], c.keys[order])
+    return c.pick(order)
 
 
 def key(sample_id, seed):

@@ -243,7 +243,7 @@ def test_encoder_and_prepare():
     expected = reference.energy(x, x, 2.0, exclude=np.arange(12))
     np.testing.assert_allclose(tracker.history[0]["probes"][0]["energy"], expected, rtol=1e-5)
     assert {shape[1:] for shape, _ in seen} == {(1, 2, 2)}
-    assert seen[0][1] == ["image", "text"]
+    assert seen[0][1] == ["text"]  # the condition: what the batch holds besides the images
     kept = tracker.buffer.gather(torch.arange(3))
     assert kept["image"].dtype == torch.uint8  # what the loader yields, not what the model sees
     assert torch.equal(kept["image"], raw[tracker.buffer.ids])
@@ -431,9 +431,9 @@ class Words(IterableDataset):
         (source(with_row(torch.nan)), ValueError, r"Task 0 holds NaN or inf.* 1 of 9 samples \(positions \[5\] of its"),
         (source(with_row(-torch.inf, 8)), ValueError, r"Task 0 holds NaN or inf.*positions \[8\].*Repair or remove"),
         (TaskSource([torch.ones(4, 3), torch.ones(4, 2)]), ValueError, r"2 numbers \(from position 4 .* have 3; all"),
-        (TaskSource([torch.ones(4, 3).long()]), TypeError, "No floating tensor .* in a batch of type Tensor; convert"),
-        (TaskSource([{"y": torch.ones(4)}]), TypeError, "No floating tensor .* in a batch of type dict.*encoder="),
-        (TaskSource(DataLoader(Words(), batch_size=2)), TypeError, "No floating tensor .* in a batch of type list"),
+        (TaskSource([torch.ones(4, 3).long()]), ValueError, r"batch \(Tensor\) holds no floating tensor .* Convert"),
+        (TaskSource([{"y": torch.ones(4)}]), ValueError, r"batch \(dict\) holds no floating tensor .*encoder"),
+        (TaskSource(DataLoader(Words(), batch_size=2)), ValueError, r"batch \(list\) holds no floating tensor"),
     ],
 )
 def test_bad_data_is_refused_before_the_training(data, error, message):
@@ -505,7 +505,7 @@ def test_a_denoiser_of_unbounded_time_needs_timesteps():
         ({"probe_size": 0}, ValueError, "probe_size must be a whole number >= 1, got 0"),
         ({"probe_size": 2.5}, ValueError, "probe_size must be a whole number >= 1, got 2.5"),
         ({"timesteps": []}, ValueError, "timesteps is empty; give at least one, or None"),
-        ({"encoder": "vae"}, TypeError, "encoder must be callable, got str"),
+        ({"encoder": "vae"}, TypeError, "encoder must be None, a torch module or a function of the batch, got str"),
         ({"beta": 0.0}, ValueError, r"beta .* must be positive and finite, got 0.0"),
         ({"similarity": "cosine"}, ValueError, "similarity must be one of"),
     ],
