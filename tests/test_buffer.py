@@ -73,7 +73,6 @@ def test_given_energies_are_used():
     buffer.update(x, x, ids=torch.arange(6), task=0, energies=energies)
     assert buffer.ids.tolist() == [3, 1, 5]
     assert buffer.energies.tolist() == [math.inf, 5.0, 3.0]
-    assert buffer.beta is None  # nothing was computed
 
 
 def test_beta_auto_is_calibrated_once():
