@@ -250,7 +250,7 @@ def draw_curves(arms: list[dict[str, Any]], folder: Path) -> None:
     axis.set_xlabel("tasks learned")
     axis.set_ylabel("reconstruction forgetting\nof earlier tasks (held out)")
     axis.set_xticks([t["task"] + 1 for t in arms[0]["tasks"] if t["task"] > 0])
-    axis.set_ylim(bottom=0.0)
+    axis.axhline(0.0, color="0.7", linewidth=0.8, zorder=0)
     axis.legend(frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(folder / "forgetting.png", dpi=120)
