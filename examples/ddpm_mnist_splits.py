@@ -127,7 +127,7 @@ class Epochs(Callback):
 
 def tiles(axis: Any, images: Tensor, title: str = "") -> None:
     """Draw images (n, 1, h, w) as one row."""
-    axis.imshow(torch.cat(list(images[:, 0]), dim=1).clamp(-1, 1), cmap="gray", vmin=-1, vmax=1)
+    axis.imshow(torch.cat(list(images[:, 0]), dim=1).clamp(-1, 1).numpy(), cmap="gray", vmin=-1, vmax=1)
     axis.set_title(title, fontsize="small", loc="left")
     axis.set_axis_off()
 
@@ -276,6 +276,12 @@ def main() -> None:
         parser.error(f"unknown policies {unknown}; choose from none, {', '.join(POLICIES)}")
     if not 2 <= args.tasks <= 10:
         parser.error(f"--tasks must be 2 to 10, got {args.tasks}")
+    if args.capacity < 1:
+        parser.error(f"--capacity must be at least 1, got {args.capacity}; for no replay use --policies none")
+    if not 0.0 < args.replay_ratio < 1.0:
+        parser.error(f"--replay-ratio must lie in (0, 1), got {args.replay_ratio}; for no replay use --policies none")
+    if args.epochs is not None and args.epochs < 1:
+        parser.error(f"--epochs must be at least 1, got {args.epochs}")
 
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # lightning 2.6.6 with torch 2.15
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # data in memory needs none
