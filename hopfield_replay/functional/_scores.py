@@ -54,7 +54,7 @@ def exact_float32(device: torch.device, exact: bool = True) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class ReadyTile:
-    """A tile with its constants: centred patterns (m, d), also as oneDNN wants them, and what does not see the queries."""
+    """Centred patterns (m, d), the same as oneDNN wants them, and the bias (m,) that no query changes."""
 
     source: Tile
     centred: Tensor
