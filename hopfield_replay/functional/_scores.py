@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from hopfield_replay.functional import _onednn
 from hopfield_replay.functional._validate import Similarity
 from hopfield_replay.functional.tiles import Tile
 
@@ -53,11 +54,12 @@ def exact_float32(device: torch.device, exact: bool = True) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class ReadyTile:
-    """A tile with its constants: centred patterns (m, d) and the part of the scores that does not see the queries."""
+    """Centred patterns (m, d), the same as oneDNN wants them, and the bias (m,) that no query changes."""
 
     source: Tile
     centred: Tensor
     bias: Tensor
+    converted: Tensor | None = None
 
     @property
     def width(self) -> int:
@@ -84,6 +86,7 @@ class Scores:
         # the centre is rounded once: queries and patterns of any dtype are moved by the same vector
         self.centre = centre.to(self.dtype).to(torch.float64)
         n, d = x.shape
+        self._onednn = product == "float32" and x.device.type == "cpu" and _onednn.chosen(d)
         self.blocks = [slice(row, min(n, row + shape.rows)) for row in range(0, n, shape.rows)]
         # as large as a tile of patterns at most: otherwise each block is made anew for each tile
         self._kept = [self._block(window) for window in self.blocks] if n * d <= shape.columns * d else None
@@ -119,7 +122,7 @@ class Scores:
             bias = (centred * self.centre.to(self.dtype)).sum(1, dtype=torch.float64).mul_(self.scale)
         if masses and tile.masses is not None:
             bias += tile.masses.log2()
-        return ReadyTile(tile, centred, bias)
+        return ReadyTile(tile, centred, bias, centred.to_mkldnn() if self._onednn else None)
 
     def block(self, number: int, tile: ReadyTile) -> Tensor:
         """Scores (rows, columns) of one block of queries; columns after the tile's patterns are -inf.
@@ -133,6 +136,8 @@ class Scores:
         if self.rounded:
             products = self.products(number, tile, scores[:, : tile.width])
             torch.add(bias, products, alpha=self.scale, out=scores[:, : tile.width])
+        elif tile.converted is not None:
+            _onednn.linear(self._queries(number), tile.converted, bias, scores[:, : tile.width])
         else:
             with exact_float32(self.x.device):
                 torch.addmm(bias, self._queries(number), tile.centred.T, out=scores[:, : tile.width])
