@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hopfield_replay.policies import balanced as balanced
     from hopfield_replay.source import TaskSource as TaskSource
     from hopfield_replay.temperature import Diagnosis as Diagnosis
+    from hopfield_replay.temperature import beta_at_timestep as beta_at_timestep
     from hopfield_replay.temperature import calibrate_beta as calibrate_beta
     from hopfield_replay.tracker import ForgettingTracker as ForgettingTracker
 
@@ -37,6 +38,7 @@ _HOMES = {
     "ReplayLoader": "lightning",
     "TaskSource": "source",
     "balanced": "policies",
+    "beta_at_timestep": "temperature",
     "calibrate_beta": "temperature",
     "fit_tasks": "lightning",
     "forecast": "forecasting",

@@ -1,11 +1,13 @@
 """HopfieldMemory: patterns, masses and inverse temperature as one object."""
 
-from typing import Literal, Self
+from collections.abc import Iterable
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
 from hopfield_replay import functional as F
+from hopfield_replay.functional import PatternTiles
 from hopfield_replay.functional._validate import Similarity, as_matrix, check_beta, check_masses, check_similarity
 from hopfield_replay.temperature import Diagnosis, calibrate_beta, default_n_eff, diagnose
 
@@ -16,7 +18,10 @@ class HopfieldMemory:
     .. math:: E_d(x) = -\frac1\beta \log \sum_\mu w_\mu e^{-\beta|x-\xi_\mu|^2/2}, \quad \sum_\mu w_\mu = 1
 
     Args:
-        patterns: (N, d) or (N, *shape), floating and finite; N >= 1, and N >= 3 for ``beta="auto"``.
+        patterns: (N, d) or (N, *shape), floating and finite; N >= 1, and N >= 3 for ``beta="auto"``. Or patterns that
+            do not fit: an iterable of batches that can be read again and again (a DataLoader without shuffling,
+            batches of a memory-mapped file), or :class:`~hopfield_replay.functional.PatternTiles`, also spread over
+            ranks. They are streamed once for each result, in memory that does not grow with N.
         beta: inverse temperature, > 0; ``"auto"`` calibrates it to a median leave-one-out n_eff of 5 (less for fewer
             than 11 patterns, see :func:`~hopfield_replay.calibrate_beta`).
         masses: (N,), >= 0; ones if None. They are normalised to sum 1 inside every energy.
@@ -39,17 +44,24 @@ class HopfieldMemory:
 
     def __init__(
         self,
-        patterns: Tensor,
+        patterns: Tensor | Iterable[Any],
         beta: float | Literal["auto"] = "auto",
         *,
         masses: Tensor | None = None,
         similarity: Similarity = "distance",
     ) -> None:
         check_similarity(similarity)
-        self.patterns = as_matrix(patterns, "patterns")
+        self.patterns: Tensor | PatternTiles
+        if isinstance(patterns, Tensor) or hasattr(patterns, "__array__"):
+            self.patterns = as_matrix(patterns, "patterns")  # type: ignore[arg-type]  # refuses arrays
+            self.masses = check_masses(masses, self.patterns)
+        else:
+            self.patterns = patterns if isinstance(patterns, PatternTiles) else PatternTiles(patterns)
+            self.masses = None
+            if masses is not None:
+                raise TypeError("Patterns in batches bring their masses along: yield pairs (patterns, masses).")
         if not len(self.patterns):
             raise ValueError("A HopfieldMemory needs at least one pattern, got none (an empty data set?).")
-        self.masses = check_masses(masses, self.patterns)
         self.similarity: Similarity = similarity
         if isinstance(beta, str):
             if beta != "auto":
@@ -64,11 +76,17 @@ class HopfieldMemory:
         return len(self.patterns)
 
     def __repr__(self) -> str:
-        n, d = self.patterns.shape
-        return f"HopfieldMemory(patterns=({n}, {d}), beta={self.beta:.6g}, similarity={self.similarity!r})"
+        d = self.patterns.shape[1] if isinstance(self.patterns, Tensor) else self.patterns.dimension
+        return f"HopfieldMemory(patterns=({len(self)}, {d}), beta={self.beta:.6g}, similarity={self.similarity!r})"
 
     def to(self, device: torch.device | str) -> Self:
-        """Move patterns and masses to a device, in place; returns the memory itself."""
+        """Move patterns and masses to a device, in place; returns the memory itself.
+
+        Raises:
+            TypeError: patterns in batches stay on the device their batches come on.
+        """
+        if not isinstance(self.patterns, Tensor):
+            raise TypeError("Patterns in batches cannot be moved; yield the batches on that device.")
         self.patterns = self.patterns.to(device)
         self.masses = None if self.masses is None else self.masses.to(device)
         return self
@@ -78,7 +96,13 @@ class HopfieldMemory:
         return F.energy(x, self.patterns, self.beta, masses=self.masses, similarity=self.similarity, exclude=exclude)
 
     def responsibilities(self, x: Tensor, *, exclude: Tensor | None = None) -> Tensor:
-        """Responsibility (n, N) of each pattern for each query."""
+        """Responsibility (n, N) of each pattern for each query; needs the patterns as one tensor.
+
+        Raises:
+            TypeError: patterns in batches.
+        """
+        if not isinstance(self.patterns, Tensor):
+            raise TypeError("Responsibilities are (n, N) and need the patterns as one tensor, not in batches.")
         return F.responsibilities(
             x, self.patterns, self.beta, masses=self.masses, similarity=self.similarity, exclude=exclude
         )

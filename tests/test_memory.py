@@ -1,10 +1,14 @@
 """HopfieldMemory gives what the literal loops give for its patterns, masses, beta and similarity."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from hopfield_replay import HopfieldMemory, calibrate_beta
+from hopfield_replay.functional import PatternTiles
 from hopfield_replay.memory import default_n_eff
 from tests.functional import numpy_energy as reference
 
@@ -81,3 +85,36 @@ def test_bad_input():
         HopfieldMemory(torch.eye(4), 1.0, similarity="cosine")
     with pytest.raises(ValueError, match="x and patterns must have the same dimension, got x with d = 3"):
         HopfieldMemory(torch.eye(4), 1.0).energy(torch.eye(3))
+
+
+@pytest.mark.parametrize("similarity", ["distance", "dot"])
+def test_patterns_in_batches_give_what_the_whole_gives(similarity, tmp_path):
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(50, 4)))
+    path = tmp_path / "patterns.bin"
+    x.numpy().tofile(path)
+    mapped = torch.from_file(str(path), size=x.numel(), dtype=torch.float64).view(50, 4)
+    whole = HopfieldMemory(x, 1.3, similarity=similarity)
+    queries, own = x[:9] + 0.0, torch.arange(9)
+    for patterns in ([x[:20], x[20:]], DataLoader(x, batch_size=16), PatternTiles(mapped), [mapped[:1], mapped[1:]]):
+        memory = HopfieldMemory(patterns, 1.3, similarity=similarity)
+        assert len(memory) == 50
+        assert torch.allclose(memory.energy(queries, exclude=own), whole.energy(queries, exclude=own), rtol=1e-12)
+        assert torch.allclose(memory.retrieve(queries), whole.retrieve(queries), rtol=1e-10)
+        assert torch.allclose(memory.effective_patterns(queries), whole.effective_patterns(queries), rtol=1e-10)
+        assert "(50, 4)" in repr(memory)
+    automatic = HopfieldMemory([x[:20], x[20:]], similarity=similarity)
+    assert math.isclose(automatic.beta, HopfieldMemory(x, similarity=similarity).beta, rel_tol=1e-4)
+
+
+def test_patterns_in_batches_bad_input():
+    x = torch.randn(8, 2)
+    with pytest.raises(TypeError, match="bring their masses along"):
+        HopfieldMemory([x], 1.0, masses=torch.ones(8))
+    with pytest.raises(TypeError, match="need the patterns as one tensor"):
+        HopfieldMemory([x], 1.0).responsibilities(x)
+    with pytest.raises(TypeError, match="cannot be moved"):
+        HopfieldMemory([x], 1.0).to("cpu")
+    with pytest.raises(TypeError, match="more than once"):
+        HopfieldMemory((part for part in [x]), 1.0)
+    with pytest.raises(ValueError, match="at least one pattern"):
+        HopfieldMemory([x[:0]], 1.0)

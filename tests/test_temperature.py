@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from hopfield_replay import calibrate_beta
+from hopfield_replay import beta_at_timestep, calibrate_beta
+from hopfield_replay.functional import PatternTiles, energy
 from hopfield_replay.temperature import diagnose, spread_indices
 from tests.functional import numpy_energy as reference
 
@@ -89,14 +90,18 @@ def test_identical_patterns(count):
 def test_copies_bound_n_eff_from_below():
     copies = torch.from_numpy(normal(10)).repeat_interleave(6, dim=0)  # five others are always identical
     assert calibrate_beta(copies, n_eff=6.0) > 0
-    with pytest.raises(ValueError, match=r"stays at 5 or above.*Remove duplicates or raise n_eff"):
+    with pytest.raises(
+        ValueError, match=r"stays at 5, because.*identical to others. Remove duplicates or change the target"
+    ):
         calibrate_beta(copies, n_eff=3.0)
 
 
 def test_masses_on_few_patterns_bound_n_eff_from_above():
     masses = torch.zeros(20)
     masses[:3] = 1.0
-    with pytest.raises(ValueError, match=r"No beta reaches n_eff = 5.0: the largest is .*masses concentrated"):
+    with pytest.raises(
+        ValueError, match=r"No beta reaches n_eff = 5.0: at the smallest beta it is .*masses concentrated"
+    ):
         calibrate_beta(torch.from_numpy(normal(20)), masses=masses)
 
 
@@ -157,3 +162,67 @@ def test_diagnosis_refuses():
         diagnose(torch.eye(5), 1.0, queries=1)
     with pytest.raises(ValueError, match=r"beta .* must be positive and finite, got -1.0"):
         diagnose(torch.eye(5), -1.0)
+
+
+# -- patterns in batches, other targets
+
+
+def batches(x, size=7):
+    return [x[i : i + size] for i in range(0, len(x), size)]
+
+
+@pytest.mark.parametrize("similarity", ["distance", "dot"])
+def test_patterns_in_batches_are_calibrated_and_diagnosed_as_the_whole(similarity):
+    x = torch.from_numpy(np.random.default_rng(3).normal(size=(60, 5)))
+    whole = calibrate_beta(x, n_eff=4.0, similarity=similarity)
+    assert math.isclose(calibrate_beta(PatternTiles(batches(x)), n_eff=4.0, similarity=similarity), whole, rel_tol=1e-4)
+    one = diagnose(x, whole, similarity=similarity)
+    other = diagnose(PatternTiles(batches(x)), whole, similarity=similarity)
+    assert math.isclose(one.merged_fraction, other.merged_fraction, abs_tol=0.05)  # ends that meet slowly
+    for name in ("n_eff", "self_responsibility", "energy_spread"):
+        assert math.isclose(getattr(one, name), getattr(other, name), rel_tol=1e-6, abs_tol=1e-9), name
+
+
+@pytest.mark.parametrize("similarity", ["distance", "dot"])
+def test_self_responsibility_is_met(similarity):
+    x = np.random.default_rng(4).normal(size=(40, 6))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    beta = calibrate_beta(torch.from_numpy(x), self_responsibility=0.7, similarity=similarity)
+    scores = beta * x @ x.T if similarity == "dot" else -beta / 2 * np.square(x[:, None] - x[None]).sum(2)
+    p = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    assert math.isclose(np.sort(np.diag(p))[(len(x) - 1) // 2], 0.7, rel_tol=1e-4)
+
+
+@pytest.mark.parametrize("target", [0.0, 1.0, -1.0])
+def test_self_responsibility_out_of_range(target):
+    with pytest.raises(ValueError, match=r"self_responsibility must lie in \(0, 1\)"):
+        calibrate_beta(torch.randn(9, 2), self_responsibility=target)
+
+
+def test_the_energy_at_a_timesteps_beta_is_the_log_density_of_noised_data():
+    class Scheduler:
+        alphas_cumprod = torch.linspace(0.99, 0.02, 50, dtype=torch.float64)
+
+    rng = np.random.default_rng(5)
+    data, y, t = rng.normal(size=(30, 3)), rng.normal(size=(8, 3)), 21
+    alpha = float(Scheduler.alphas_cumprod[t])
+    beta = beta_at_timestep(Scheduler(), t)
+    a, variance = math.sqrt(alpha), 1 - alpha
+    square = np.square(a * y[:, None] - a * data[None]).sum(2)
+    density = np.exp(-square / (2 * variance)).mean(1) / (2 * math.pi * variance) ** 1.5
+    expected = -variance / alpha * np.log(density) - 3 / (2 * beta) * math.log(2 * math.pi * variance)
+    found = energy(torch.from_numpy(y), torch.from_numpy(data), beta)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "timestep", "error", "message"),
+    [
+        (object(), 0, TypeError, "object has no alphas_cumprod"),
+        (type("S", (), {"alphas_cumprod": torch.tensor([0.5])})(), 1, ValueError, r"timestep .* in \[0, 1\), got 1"),
+        (type("S", (), {"alphas_cumprod": torch.tensor([1.0])})(), 0, ValueError, "positive and finite, got inf"),
+    ],
+)
+def test_no_beta_at_a_timestep(scheduler, timestep, error, message):
+    with pytest.raises(error, match=message):
+        beta_at_timestep(scheduler, timestep)
