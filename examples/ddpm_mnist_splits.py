@@ -261,7 +261,9 @@ def main() -> None:
     parser.add_argument("--data", type=str, choices=["digits", "mnist"], default="digits", help="which digits")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where MNIST is, or is downloaded to")
     parser.add_argument("--tasks", type=int, default=5, help="number of tasks the ten digits are split into, 2 to 10")
-    parser.add_argument("--policies", nargs="+", default=["none", "random", "high_energy"], help="one arm for each")
+    parser.add_argument(
+        "--policies", nargs="+", default=["none", "random", "high_energy", "greedy_gain"], help="one arm for each"
+    )
     parser.add_argument("--capacity", type=int, default=50, help="samples kept in all")
     parser.add_argument("--replay-ratio", type=float, default=0.5, help="share of each batch that is replayed")
     parser.add_argument("--epochs", type=int, default=None, help="epochs for each task (default: by data)")

@@ -11,6 +11,8 @@ __version__ = "0.1.0.dev0"
 if TYPE_CHECKING:
     from hopfield_replay import functional as functional
     from hopfield_replay.buffer import EnergyReplayBuffer as EnergyReplayBuffer
+    from hopfield_replay.forecast import Forecast as Forecast
+    from hopfield_replay.forecast import forecast as forecast
     from hopfield_replay.greedy_gain import GreedyGain as GreedyGain
     from hopfield_replay.lightning import ForgettingMonitor as ForgettingMonitor
     from hopfield_replay.lightning import ReplayDataModule as ReplayDataModule
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Diagnosis": "temperature",
     "EnergyReplayBuffer": "buffer",
+    "Forecast": "forecast",
     "ForgettingMonitor": "lightning",
     "ForgettingTracker": "tracker",
     "GreedyGain": "greedy_gain",
@@ -36,6 +39,7 @@ _HOMES = {
     "balanced": "policies",
     "calibrate_beta": "temperature",
     "fit_tasks": "lightning",
+    "forecast": "forecast",
 }
 
 

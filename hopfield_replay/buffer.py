@@ -183,9 +183,12 @@ class EnergyReplayBuffer:
             known = new.ids[torch.isin(new.ids, held.ids)]
             raise ValueError(f"ids {known[:5].tolist()} are already in the buffer; give each sample its own id.")
         pool = held.join(new) if len(held) else new
+        own = (pool.tasks == task).nonzero().flatten()
+        calibrated = self._calibrated(pool.pick(own))
+        beta = 1.0 if calibrated is None else calibrated
         if energies is None:
-            pool = replace(pool, energies=self._pool_energies(pool, task))
-        pool = replace(pool, beta=self._beta_of(pool), similarity=self.similarity, places=self.capacity)
+            pool = replace(pool, energies=self._pool_energies(pool, own, beta))
+        pool = replace(pool, beta=beta, similarity=self.similarity, places=self.capacity)
         fresh = torch.arange(len(pool)) >= len(self._kept)
         chosen, spare = choose(pool, fresh, self.policy, self.groups, self.capacity)
         if len(spare):
@@ -199,6 +202,7 @@ class EnergyReplayBuffer:
         self._commit(
             pool, chosen, spare, [*sources, (len(new), batch if callable(batch) else partial(take, batch))], seen
         )
+        self.beta = calibrated
 
     def refine(self, patterns: Tensor, *, masses: Tensor | None = None) -> None:
         """Choose anew, now that the next task is known, among the over-provisioned candidates; then release them.
@@ -216,16 +220,17 @@ class EnergyReplayBuffer:
             return
         spares, samples = self._reserve
         pool = self._kept.join(spares)
+        beta = 1.0 if self.beta is None else self.beta
         pool = replace(
             pool,
             next_energies=energy(
                 pool.vectors,
                 patterns.detach().cpu().to(pool.vectors.dtype),
-                self._beta_of(pool),
+                beta,
                 masses=masses,
                 similarity=self.similarity,
             ),
-            beta=self._beta_of(pool),
+            beta=beta,
             similarity=self.similarity,
             places=self.capacity,
         )
@@ -266,27 +271,20 @@ class EnergyReplayBuffer:
         self._kept = replace(pool.pick(chosen), next_energies=None)
         self._reserve = reserve
 
-    def _beta_of(self, pool: Candidates) -> float:
-        """The buffer's beta; before one is known, calibrated on these candidates where they allow it."""
-        if self.beta is None and len(pool) >= 4:
-            try:
-                self.beta = calibrate_beta(pool.vectors, n_eff=default_n_eff(len(pool)), similarity=self.similarity)
-            except ValueError:  # identical samples: every beta gives them one energy
-                return 1.0
-        return 1.0 if self.beta is None else self.beta
+    def _calibrated(self, pool: Candidates) -> float | None:
+        """The buffer's beta; before one is known, calibrated on these candidates; None where that cannot be."""
+        if self.beta is not None or len(pool) < 4:
+            return self.beta
+        try:
+            return calibrate_beta(pool.vectors, n_eff=default_n_eff(len(pool)), similarity=self.similarity)
+        except ValueError:  # identical samples: every beta gives them one energy
+            return None
 
-    def _pool_energies(self, pool: Candidates, task: int) -> Tensor:
-        """Energies of the pool, those of one task renewed: leave-one-out under the pool's vectors of that task."""
-        own = (pool.tasks == task).nonzero().flatten()
-        members = pool.pick(own)
+    def _pool_energies(self, pool: Candidates, own: Tensor, beta: float) -> Tensor:
+        """Energies of the pool, those of ``own`` renewed: leave-one-out under the vectors of ``own``."""
+        vectors = pool.vectors[own]
         found = pool.energies.clone()
-        found[own] = energy(
-            members.vectors,
-            members.vectors,
-            self._beta_of(members),
-            similarity=self.similarity,
-            exclude=torch.arange(len(own)),
-        )
+        found[own] = energy(vectors, vectors, beta, similarity=self.similarity, exclude=torch.arange(len(own)))
         return found
 
     def draw(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:

@@ -55,6 +55,20 @@ def _part(batch: Any) -> tuple[Tensor | None, Any]:
     return None, batch
 
 
+def first_labels(batch: Any, n: int) -> Tensor | None:
+    """The first tensor of integers (n,) in a batch, int64 on the CPU, or None.
+
+    Example:
+        >>> first_labels((torch.zeros(2, 3), torch.tensor([4, 5])), 2)
+        tensor([4, 5])
+    """
+    if isinstance(batch, Tensor):
+        whole = batch.shape == (n,) and not batch.is_floating_point() and not batch.is_complex()
+        return batch.cpu().to(torch.int64) if whole else None
+    items = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
+    return next((label for item in items if (label := first_labels(item, n)) is not None), None)
+
+
 def pixels(batch: Any) -> Tensor:
     """Encode a batch as its own samples: the first floating tensor, flattened to (n, d). Cached latents work as well.
 
@@ -201,4 +215,4 @@ def as_encoder(encoder: Encoder | nn.Module | None) -> Encoder:
     raise TypeError(f"encoder must be None, a torch module or a function of the batch, got {type(encoder).__name__}.")
 
 
-__all__ = ["Encoder", "LatentEncoder", "ModuleEncoder", "as_encoder", "pixels", "split_batch"]
+__all__ = ["Encoder", "LatentEncoder", "ModuleEncoder", "as_encoder", "first_labels", "pixels", "split_batch"]

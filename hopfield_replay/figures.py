@@ -1,19 +1,16 @@
 """Figures of forgetting; needs matplotlib (pip install "hopfield-replay[tensorboard]")."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
+from hopfield_replay.functional.correlation import spearman
+from hopfield_replay.plotting import new_figure
 from hopfield_replay.table import error_rise
 
-try:
+if TYPE_CHECKING:
     from matplotlib.figure import Figure
-except ImportError as error:
-    raise ImportError('Figures need matplotlib: pip install "hopfield-replay[tensorboard]".') from error
 
 
-def energy_against_forgetting(record: dict[str, Any]) -> Figure | None:
+def energy_against_forgetting(record: dict[str, Any]) -> "Figure | None":
     """Per-sample scatter after one task: what the energies say against what the model lost.
 
     Left: reconstruction forgetting against the energy before the task change; right: against the energy rise. Each dot
@@ -25,7 +22,7 @@ def energy_against_forgetting(record: dict[str, Any]) -> Figure | None:
     earlier = [(p, r) for p in record["probes"] if p["task"] < record["task"] and (r := error_rise(p)) is not None]
     if not earlier:
         return None
-    figure = Figure(figsize=(9.0, 4.0), layout="constrained")
+    figure = new_figure(9.0, 4.0)
     axes = figure.subplots(1, 2, sharey=True)
     for axis, name, label in (
         (axes[0], "energy_start", "energy after its own task"),
@@ -41,15 +38,3 @@ def energy_against_forgetting(record: dict[str, Any]) -> Figure | None:
     axes[0].set_ylabel("reconstruction forgetting")
     figure.suptitle(f"After task {record['task']}")
     return figure
-
-
-def spearman(a: Tensor, b: Tensor) -> float:
-    """Spearman's rank correlation, ties ranked by their mean; nan if one side is constant."""
-    return float(torch.corrcoef(torch.stack([_ranks(a), _ranks(b)]))[0, 1])
-
-
-def _ranks(values: Tensor) -> Tensor:
-    _, inverse, counts = values.unique(return_inverse=True, return_counts=True)
-    ends = counts.cumsum(0).to(torch.float64)
-    ranks: Tensor = (ends - (counts - 1) / 2)[inverse]
-    return ranks

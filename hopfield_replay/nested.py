@@ -1,6 +1,7 @@
 """Batches as any nesting of dicts, tuples and lists, whose leaves have one row for each sample.
 
-A leaf is a tensor of shape (n, ...) or a list of n strings (captions).
+A leaf is a tensor of shape (n, ...) or a list or tuple of n strings (captions; the default collate function of a
+DataLoader makes a tuple of them when a sample is a tuple).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Leaf = Tensor | list[str]
+Leaf = Tensor | list[str] | tuple[str, ...]
 Source = tuple[int, Callable[[Tensor], Any]]  # how many samples there are, and a function that returns some of them
 
 
 def _is_text(tree: Any) -> bool:
-    return isinstance(tree, list) and len(tree) > 0 and all(isinstance(item, str) for item in tree)
+    return type(tree) in (list, tuple) and len(tree) > 0 and all(isinstance(item, str) for item in tree)
 
 
 def leaves(tree: Any, path: str = "batch") -> Iterator[tuple[str, Leaf]]:
@@ -55,7 +56,7 @@ def map_leaves(function: Callable[..., Any], tree: Any, *others: Any, path: str 
             return type(tree)(*items)
         return tuple(items) if isinstance(tree, tuple) else items
     for other in others:
-        if not isinstance(other, Tensor) and not isinstance(other, list):
+        if not isinstance(other, Tensor) and not _is_text(other):
             raise ValueError(f"{path} is {_describe(tree)}, but in the other batch it is {_describe(other)}.")
     return function(path, tree, *others)
 
@@ -93,7 +94,7 @@ def take(tree: Any, index: Tensor) -> Any:
     def pick(_: str, leaf: Leaf) -> Leaf:
         if isinstance(leaf, Tensor):
             return leaf[index.to(leaf.device)]
-        return [leaf[i] for i in index.tolist()]
+        return type(leaf)(leaf[i] for i in index.tolist())
 
     return map_leaves(pick, tree)
 
@@ -109,8 +110,8 @@ def concatenate(first: Any, second: Any) -> Any:
                     "shape and dtype."
                 )
             return torch.cat([a, b.to(a.device)])
-        if isinstance(a, list) and isinstance(b, list):
-            return a + b
+        if _is_text(a) and _is_text(b):
+            return type(a)([*a, *b])
         raise ValueError(f"{path} is {_describe(a)} in one batch and {_describe(b)} in the other.")
 
     return map_leaves(join, first, second)
@@ -132,21 +133,3 @@ def gather_from(sources: Sequence[Source], positions: Tensor) -> Any:
     for part in parts[1:]:
         joined = concatenate(joined, part)
     return take(joined, torch.cat(order).argsort())
-
-
-def first_floating(tree: Any) -> tuple[str, Tensor] | None:
-    """Path and value of the first floating tensor with a row for each sample, or None. Other leaves are passed over."""
-    if isinstance(tree, Tensor):
-        return ("batch", tree) if tree.is_floating_point() and tree.ndim >= 2 else None
-    children: Iterator[tuple[Any, Any]]
-    if isinstance(tree, Mapping):
-        children = iter(tree.items())
-    elif isinstance(tree, tuple | list):
-        children = iter(enumerate(tree))
-    else:
-        return None
-    for key, item in children:
-        found = first_floating(item)
-        if found is not None:
-            return found[0].replace("batch", f"batch[{key!r}]", 1), found[1]
-    return None

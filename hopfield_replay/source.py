@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from hopfield_replay.distributed import world
-from hopfield_replay.nested import concatenate, first_floating, rows, take
+from hopfield_replay.nested import concatenate, rows, take
 
 
 class TaskSource:
@@ -28,7 +28,7 @@ class TaskSource:
     def __init__(self, loader: Iterable[Any], *, limit: int | None = None) -> None:
         if not hasattr(loader, "__iter__"):
             raise TypeError(f"Expected a DataLoader or an iterable of batches, got {type(loader).__name__}.")
-        if iter(loader) is loader and not hasattr(loader, "__len__"):
+        if isinstance(loader, Iterator) and not hasattr(loader, "__len__"):
             raise TypeError(
                 f"{type(loader).__name__} can be read only once; give a DataLoader or an object that can be iterated "
                 "again."
@@ -54,8 +54,7 @@ class TaskSource:
             for number, batch in enumerate(self.loader):
                 if number == self.limit:
                     return
-                images = first_floating(batch)
-                count = rows(batch) if images is None else len(images[1])
+                count = rows(batch)
                 yield torch.arange(start, start + count), batch
                 start += count
             return
@@ -97,4 +96,5 @@ class TaskSource:
             collate_fn=self.loader.collate_fn,
             worker_init_fn=self.loader.worker_init_fn,
             multiprocessing_context=self.loader.multiprocessing_context,
+            generator=torch.Generator(),  # reading must not move the global generator that the training draws from
         )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hopfield_replay.nested import leaves, map_leaves, rows, take
+from hopfield_replay.nested import Leaf, leaves, map_leaves, rows, take
 
 
 class SampleStore:
@@ -61,7 +61,7 @@ class SampleStore:
         """Forget all rows and their form."""
         self._tree = None
 
-    def _allocate(self, _: str, leaf: Tensor | list[str]) -> Tensor | list[str]:
+    def _allocate(self, _: str, leaf: Leaf) -> Tensor | list[str]:
         if not isinstance(leaf, Tensor):
             return [""] * self.capacity
         shape = (self.capacity, *leaf.shape[1:])
@@ -114,7 +114,7 @@ def _check_form(path: str, kept: Any, new: Any) -> None:
         )
 
 
-def _form(leaf: Tensor | list[str]) -> str:
+def _form(leaf: Leaf) -> str:
     return f"{leaf.dtype} of shape {tuple(leaf.shape[1:])}" if isinstance(leaf, Tensor) else "text"
 
 

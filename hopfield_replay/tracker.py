@@ -5,17 +5,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hopfield_replay.buffer import EnergyReplayBuffer
 from hopfield_replay.candidates import sample_keys
 from hopfield_replay.denoisers import Denoiser
 from hopfield_replay.distributed import broadcast, gather_rows, world
+from hopfield_replay.encoders import as_encoder, first_labels, split_batch
 from hopfield_replay.functional import effective_patterns, energy
 from hopfield_replay.functional._validate import Similarity, check_beta, check_similarity
 from hopfield_replay.functional.diffusion import reconstruction_error
 from hopfield_replay.memory import HopfieldMemory
-from hopfield_replay.nested import first_floating, take
+from hopfield_replay.nested import take
 from hopfield_replay.source import TaskSource
 from hopfield_replay.storage import plain
 
@@ -62,8 +63,9 @@ class ForgettingTracker:
         buffer: filled at the end of every task; None: measure only.
         beta: inverse temperature, or ``"auto"``: a median leave-one-out n_eff of 5 on the first task's patterns.
         similarity: ``"distance"`` or ``"dot"``.
-        encoder: maps a prepared batch to vectors (n, d), the space of the energies; None: the first floating tensor of
-            the batch, flattened.
+        encoder: maps a prepared batch to vectors (n, d), the space of the energies: a function of the batch, or a
+            module (such as a diffusers autoencoder) of its samples; None: the first floating tensor of the batch,
+            flattened.
         probe_size: samples of each task that are followed, >= 1.
         timesteps: timesteps of the reconstruction error; None: 10, 20, 30, 40 and 50 % of the denoiser's range.
         seed: of the probes and of the noise.
@@ -91,7 +93,7 @@ class ForgettingTracker:
         *,
         beta: float | Literal["auto"] = "auto",
         similarity: Similarity = "distance",
-        encoder: Callable[[Any], Tensor] | None = None,
+        encoder: Callable[[Any], Tensor] | nn.Module | None = None,
         probe_size: int = 512,
         timesteps: Sequence[int] | None = None,
         seed: int = 0,
@@ -103,12 +105,10 @@ class ForgettingTracker:
             raise ValueError(f"probe_size must be a whole number >= 1, got {probe_size!r}.")
         if timesteps is not None and not len(timesteps):
             raise ValueError("timesteps is empty; give at least one, or None for the default.")
-        if encoder is not None and not callable(encoder):
-            raise TypeError(f"encoder must be callable, got {type(encoder).__name__}.")
         self.buffer = buffer
         self.beta: float | None = None if beta == "auto" else check_beta(beta)
         self.similarity: Similarity = similarity
-        self.encoder = encoder
+        self.encoder = as_encoder(encoder)
         self.probe_size = probe_size
         self.timesteps = None if timesteps is None else list(timesteps)
         self.seed = seed
@@ -138,9 +138,11 @@ class ForgettingTracker:
             ValueError: an empty task, NaN or infinite samples (their positions are named), too few samples for beta.
             TypeError: a batch in which no floating tensor is found.
         """
-        vectors, _, _ = self._vectors(source, prepare, progress)
+        read = self._vectors(source, prepare, progress)
+        self.beta = self._calibrated(read[0])
         if self.buffer is not None and self.open_task is None:
-            self.buffer.refine(vectors)
+            self.buffer.refine(read[0])
+        self._read_task = (self.next_task, *read)
         self.open_task = self.next_task
 
     def end_task(
@@ -244,26 +246,35 @@ class ForgettingTracker:
 
     def _vectors(
         self, source: TaskSource, prepare: Callable[[Any], Any], progress: Progress
-    ) -> tuple[Tensor, Tensor, Any]:
-        """Vectors (N, d), ids (N,) and labels (N,) of the task at hand, in the order of its positions; read once."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Vectors (N, d), ids (N,) and labels (N,) of the task at hand, in the order of its positions."""
         task = self.next_task
         if self._read_task is not None and self._read_task[0] == task:
             return self._read_task[1:]
-        positions, vectors, labels = [], [], []
+        positions, vectors, labels, bad = [], list[Tensor](), [], []
         for at, batch in progress(source.batches(), f"Reading task {task}"):
             found = self._encode(prepare(batch)).cpu()
-            finite = torch.isfinite(found).all(1)
-            if not bool(finite.all()):
-                bad = at[~finite]
+            if len(found) != len(at):
+                raise ValueError(f"encoder must return a vector for each sample, got {len(found)} for {len(at)}.")
+            known = [*(probe["vectors"] for probe in self._probes[:1]), *vectors[:1]]
+            if known and found.shape[1] != known[0].shape[1]:
                 raise ValueError(
-                    f"Task {task} holds NaN or infinite values in {len(bad)} samples of one batch (positions "
-                    f"{bad[:5].tolist()} of its data set). Repair or remove them before training."
+                    f"Task {task} has samples of {found.shape[1]} numbers (from position {int(at[0])} of its data), "
+                    f"but those before have {known[0].shape[1]}; all need one shape. Resize them, or pass encoder=."
                 )
+            bad.append(at[~torch.isfinite(found).all(1)])
             positions.append(at)
             vectors.append(found)
-            labels.append(_labels(batch, len(at)))
-        if not positions:
+            labels.append(first_labels(batch, len(at)))
+        counts = gather_rows(torch.tensor([sum(map(len, positions))]))  # every rank must come to the same error
+        if not counts.any():
             raise ValueError(f"Task {task} has no training samples: its data set is empty.")
+        if not counts.all():
+            raise ValueError(
+                f"Task {task} has {int(counts.sum())} training samples for {len(counts)} processes; each process needs "
+                "at least one."
+            )
+        _refuse(gather_rows(torch.cat(bad)), int(counts.sum()), f"Task {task}")
         where = gather_rows(torch.cat(positions))
         order = where.argsort()
         named = None
@@ -271,12 +282,9 @@ class ForgettingTracker:
             named = gather_rows(torch.cat(labels))[order]  # type: ignore[arg-type]
         elif self.buffer is not None and self.buffer.groups == "label":
             raise ValueError('groups="label" needs a tensor of integers (n,) in every batch, and found none.')
-        self._read_task = (task, gather_rows(torch.cat(vectors))[order], sample_ids(task, where[order]), named)
-        return self._read_task[1:]
+        return gather_rows(torch.cat(vectors))[order], sample_ids(task, where[order]), named
 
     def _encode(self, batch: Any) -> Tensor:
-        if self.encoder is None:
-            return _images(batch).detach().flatten(1).float()
         with torch.no_grad():
             found = self.encoder(batch)
         if not isinstance(found, Tensor) or found.ndim < 2 or not found.is_floating_point():
@@ -328,17 +336,19 @@ class ForgettingTracker:
             positions, held_out = ids - sample_ids(task, torch.zeros(1)), False
         else:
             found = [at for at, _ in progress(probe_source.batches(), f"Reading probes of task {task}")]
-            if not found:
+            positions, held_out = gather_rows(torch.cat([torch.arange(0), *found])).sort().values, True
+            if not len(positions):
                 raise ValueError(f"The probe data of task {task} is empty.")
-            positions, held_out = gather_rows(torch.cat(found)).sort().values, True
         all_ids = sample_ids(task, positions, held_out=held_out)
         chosen = sample_keys(all_ids, self.seed + 1).argsort(descending=True)[: self.probe_size].sort().values
         origin = source if probe_source is None else probe_source
         batch = broadcast(origin.fetch(positions[chosen]) if world()[0] == 0 else None)
+        vectors = self._encode(prepare(batch)).cpu()
+        _refuse(positions[chosen][~torch.isfinite(vectors).all(1)], len(chosen), f"The probe data of task {task}")
         return {
             "task": task,
             "ids": all_ids[chosen],
-            "vectors": self._encode(prepare(batch)).cpu(),
+            "vectors": vectors,
             "batch": None if denoiser is None else plain(batch),
         }
 
@@ -351,10 +361,10 @@ class ForgettingTracker:
         share = torch.arange(rank, len(probe["ids"]), size)
         errors = []
         for part in share.split(256):
-            batch = prepare(take(probe["batch"], part))
+            samples, condition = split_batch(prepare(take(probe["batch"], part)))
             errors.append(
                 reconstruction_error(
-                    denoiser, _images(batch), steps, self.seed, ids=probe["ids"][part], condition=batch
+                    denoiser, samples, steps, self.seed, ids=probe["ids"][part], condition=condition
                 ).cpu()
             )
         mine = torch.cat(errors) if errors else torch.empty(0, len(steps), dtype=torch.float64)
@@ -374,9 +384,9 @@ class ForgettingTracker:
             raise ValueError("This buffer's policy needs the model's loss on every sample, but no denoiser is known.")
         positions, losses = [], []
         for at, batch in progress(source.batches(), "Losses"):
-            ready = prepare(batch)
+            samples, condition = split_batch(prepare(batch))
             errors = reconstruction_error(
-                denoiser, _images(ready), steps, self.seed, ids=sample_ids(self.next_task, at), condition=ready
+                denoiser, samples, steps, self.seed, ids=sample_ids(self.next_task, at), condition=condition
             )
             positions.append(at)
             losses.append(errors.mean(1).cpu())
@@ -389,7 +399,7 @@ class ForgettingTracker:
             "format": _FORMAT,
             "beta": self.beta,
             "open_task": self.open_task,
-            "history": self.history,
+            "history": list(self.history),  # the state must not grow with the tracker
             "probes": self._probes,
             "buffer": None if self.buffer is None else self.buffer.state_dict(),
         }
@@ -416,22 +426,12 @@ class ForgettingTracker:
         self._read_task = None
 
 
-def _images(batch: Any) -> Tensor:
-    found = first_floating(batch)
-    if found is None:
-        raise TypeError(
-            f"No floating tensor (n, *shape) in a batch of type {type(batch).__name__}; convert images to floats in "
-            "the data set, or pass encoder= (a function from a batch to vectors)."
+def _refuse(bad: Tensor, count: int, name: str) -> None:
+    if len(bad):
+        raise ValueError(
+            f"{name} holds NaN or infinite values in {len(bad)} of {count} samples (positions "
+            f"{bad.sort().values[:5].tolist()} of its data set). Repair or remove them before training."
         )
-    return found[1]
-
-
-def _labels(batch: Any, n: int) -> Tensor | None:
-    """The first tensor of integers (n,) in a batch."""
-    if isinstance(batch, Tensor):
-        return batch.cpu().to(torch.int64) if batch.shape == (n,) and not batch.is_floating_point() else None
-    items = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
-    return next((label for item in items if (label := _labels(item, n)) is not None), None)
 
 
 def _positions(ids: Tensor, among: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from hopfield_replay.buffer import EnergyReplayBuffer
+from hopfield_replay.figures import energy_against_forgetting
 from hopfield_replay.table import error_rise, summarize
 
 
@@ -46,9 +47,8 @@ def _views(logger: TensorBoardLogger, record: dict[str, Any], step: int) -> None
         if rise is not None:
             board.add_histogram(f"reconstruction_forgetting/task_{probe['task']}", rise, step)
     try:
-        from hopfield_replay.figures import energy_against_forgetting
-    except ImportError:
+        figure = energy_against_forgetting(record)
+    except ImportError:  # TensorBoard without matplotlib: scalars and histograms are there
         return
-    figure = energy_against_forgetting(record)
     if figure is not None:
         board.add_figure("energy_against_forgetting", figure, step)

@@ -4,17 +4,17 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hopfield_replay.buffer import EnergyReplayBuffer
 from hopfield_replay.denoisers import Denoiser, find_denoiser
 from hopfield_replay.functional._validate import Similarity
 from hopfield_replay.lightning.logging import log_record
-from hopfield_replay.replay_stream import ReplayStream
+from hopfield_replay.lightning.replay_loader import ReplayStream
+from hopfield_replay.lightning.strategies import check_launcher, check_whole_model
 from hopfield_replay.source import TaskSource
 from hopfield_replay.table import forgetting_table
 from hopfield_replay.tracker import ForgettingTracker
@@ -33,8 +33,8 @@ class ForgettingMonitor(Callback):
         buffer: filled at every boundary; None: measure only.
         beta: inverse temperature, or ``"auto"``: a median leave-one-out n_eff of 5 on the first task.
         similarity: ``"distance"`` or ``"dot"``.
-        encoder: maps a batch (on the device, after the transfer hooks) to vectors (n, d), the space of the energies;
-            None: the first floating tensor of the batch, flattened.
+        encoder: maps a batch (on the device, after the transfer hooks) to vectors (n, d), the space of the energies: a
+            function of the batch, or a module of its samples; None: the first floating tensor of the batch, flattened.
         denoiser: a Denoiser, or a function from the LightningModule to one; None: looked for on the module.
         probe_size: samples of each task that are followed.
         timesteps: timesteps of the reconstruction error; None: 10, 20, 30, 40 and 50 % of the denoiser's range.
@@ -58,7 +58,7 @@ class ForgettingMonitor(Callback):
         *,
         beta: float | Literal["auto"] = "auto",
         similarity: Similarity = "distance",
-        encoder: Callable[[Any], Tensor] | None = None,
+        encoder: Callable[[Any], Tensor] | nn.Module | None = None,
         denoiser: Denoiser | Callable[[LightningModule], Denoiser] | None = None,
         probe_size: int = 512,
         timesteps: Sequence[int] | None = None,
@@ -100,20 +100,8 @@ class ForgettingMonitor(Callback):
         if stage != "fit":
             return
         self._ran = False
-        strategy = trainer.strategy
-        # the public name of what starts the processes; only plain subprocesses keep callbacks between fits
-        launcher = getattr(strategy, "_start_method", "popen") if isinstance(strategy, DDPStrategy) else "popen"
-        if launcher != "popen":
-            raise MisconfigurationException(
-                f'strategy="ddp_{launcher}" ends its processes with every fit and loses what the callback knows; use '
-                'strategy="ddp".'
-            )
-        sharded: tuple[type, ...] = (FSDPStrategy, ModelParallelStrategy)
-        if isinstance(strategy, sharded) or type(strategy).__name__ == "DeepSpeedStrategy":
-            raise MisconfigurationException(
-                f"{type(strategy).__name__} cannot run the model outside of a training step (Lightning issue 20255), "
-                "so probes cannot be measured; use a strategy that keeps whole models, such as ddp."
-            )
+        check_launcher(trainer.strategy)
+        check_whole_model(trainer.strategy)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the task's data."""

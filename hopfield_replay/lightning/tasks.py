@@ -11,6 +11,8 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+from hopfield_replay.lightning.strategies import check_launcher
+
 
 class TaskCursor(Callback):
     """Remembers in every checkpoint which task was being trained, and at which step it began."""
@@ -18,6 +20,15 @@ class TaskCursor(Callback):
     def __init__(self) -> None:
         self.task = 0
         self.first_step = 0
+        self.steps_per_task = -1
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let max_steps count from the task's first step.
+
+        Not earlier: while optimizers are configured, trainer.estimated_stepping_batches must see the task's own limit.
+        """
+        if self.steps_per_task > 0:
+            trainer.fit_loop.epoch_loop.max_steps = self.first_step + self.steps_per_task
 
     def state_dict(self) -> dict[str, Any]:
         """The task at hand."""
@@ -51,7 +62,8 @@ def fit_tasks(
     Raises:
         ValueError: no tasks.
         TypeError: one datamodule in place of a list.
-        MisconfigurationException: a checkpoint that was not written under fit_tasks, or of a task that is not there.
+        MisconfigurationException: a checkpoint that was not written under fit_tasks, or of a task that is not there; a
+            strategy that cannot fit twice (ddp_spawn).
 
     Example:
         >>> import warnings; warnings.simplefilter("ignore")
@@ -73,24 +85,25 @@ def fit_tasks(
         cursor = TaskCursor()
         _callbacks(trainer).insert(0, cursor)
     _warn_of_leaks(trainer, len(datamodules))
+    check_launcher(trainer.strategy)
     start = 0
     if ckpt_path is not None:
         ckpt_path = _resolve(trainer, ckpt_path)
         start, cursor.first_step = _position(ckpt_path, len(datamodules))
-    steps_per_task = trainer.max_steps
+    cursor.steps_per_task = steps_per_task = trainer.max_steps
     try:
         for task in range(start, len(datamodules)):
             cursor.task = task
             if task > start or ckpt_path is None:
                 cursor.first_step = trainer.global_step
                 trainer.fit_loop.epoch_progress.reset()
-            if steps_per_task > 0:
-                trainer.fit_loop.epoch_loop.max_steps = cursor.first_step + steps_per_task
+            trainer.fit_loop.epoch_loop.max_steps = steps_per_task
             rank_zero_info(f"Task {task + 1} of {len(datamodules)}")
             data = datamodules[task]
             where = {"datamodule": data} if isinstance(data, LightningDataModule) else {"train_dataloaders": data}
             trainer.fit(model, **where, ckpt_path=ckpt_path if task == start else None)
     finally:
+        cursor.steps_per_task = -1
         trainer.fit_loop.epoch_loop.max_steps = steps_per_task
 
 

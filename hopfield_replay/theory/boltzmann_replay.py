@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from hopfield_replay.plotting import new_figure
 from hopfield_replay.theory.boltzmann import HopfieldBoltzmann
 from hopfield_replay.theory.changes import Rotation
 from hopfield_replay.theory.estimate import Estimate
-from hopfield_replay.theory.result import Result, markdown_table, new_figure
+from hopfield_replay.theory.result import Result, markdown_table
 from hopfield_replay.theory.rise import PLACES
 from hopfield_replay.theory.settings import cluster_and_outlier
 
@@ -115,8 +116,8 @@ class BoltzmannResult(Result):
         return (
             f"The outlier rises more on average, at the patterns in {len(patterns)} of {len(self.regimes)} regimes "
             f"({', '.join(patterns) or 'none'}), at fixed points of its own in {len(settled)} "
-            f"({', '.join(settled) or 'none'}). Replaying the sample of highest energy instead of a random one protects "
-            f"that sample more in {own}, and all samples together in {everyone} of {len(self.regimes)} regimes."
+            f"({', '.join(settled) or 'none'}). Replaying the sample of highest energy instead of a random one "
+            f"protects that sample more in {own}, and all together in {everyone} of {len(self.regimes)} regimes."
         )
 
     def table(self) -> str:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.functional import energy, expected_rise
-from hopfield_replay.functional.energy import Similarity
+from hopfield_replay.functional._validate import Similarity
 from hopfield_replay.theory.settings import sphere
 
 

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from hopfield_replay.functional import energy, expected_rise, fixed_points
 from hopfield_replay.memory import HopfieldMemory
+from hopfield_replay.plotting import new_figure
 from hopfield_replay.temperature import Diagnosis
 from hopfield_replay.theory.changes import Rotation
 from hopfield_replay.theory.estimate import Estimate
-from hopfield_replay.theory.result import Result, markdown_table, new_figure
+from hopfield_replay.theory.result import Result, markdown_table
 from hopfield_replay.theory.rise import PLACES, Order, measure_rise
 from hopfield_replay.theory.settings import cluster_and_outlier, mixed_density
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.functional import energy, fixed_points, replay_gain, responsibilities, susceptibility
+from hopfield_replay.plotting import new_figure
 from hopfield_replay.theory.changes import Rotation
 from hopfield_replay.theory.estimate import Estimate
-from hopfield_replay.theory.result import Result, markdown_table, new_figure
+from hopfield_replay.theory.result import Result, markdown_table
 from hopfield_replay.theory.settings import Setting, by_energy, cluster_and_outlier, from_file
 
 if TYPE_CHECKING:

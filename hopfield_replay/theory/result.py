@@ -61,24 +61,4 @@ def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> 
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
 
 
-def new_figure(width: float, height: float) -> "Figure":
-    """Return an empty matplotlib figure that belongs to no window and no global state.
-
-    Args:
-        width: inches, > 0.
-        height: inches, > 0.
-
-    Returns:
-        The figure; ``figure.savefig(path)`` writes it.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("figures need matplotlib: pip install 'hopfield-replay[tensorboard]'") from error
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-__all__ = ["Result", "markdown_table", "new_figure"]
+__all__ = ["Result", "markdown_table"]

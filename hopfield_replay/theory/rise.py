@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.functional import energy, fixed_points
-from hopfield_replay.functional.energy import Similarity
+from hopfield_replay.functional._validate import Similarity
+from hopfield_replay.plotting import new_figure
 from hopfield_replay.theory.changes import Replacement, Rotation, TaskChange, Translation
 from hopfield_replay.theory.estimate import Estimate
-from hopfield_replay.theory.result import Result, markdown_table, new_figure
+from hopfield_replay.theory.result import Result, markdown_table
 from hopfield_replay.theory.settings import Setting, by_energy, cluster_and_outlier, from_file
 
 if TYPE_CHECKING:

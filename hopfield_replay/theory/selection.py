@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from hopfield_replay.candidates import Candidates, sample_keys
 from hopfield_replay.functional import (
     affinity,
     energy,
@@ -20,10 +21,11 @@ from hopfield_replay.functional import (
     replay_mass,
 )
 from hopfield_replay.memory import HopfieldMemory
-from hopfield_replay.policies import POLICIES, Candidates, as_policy, sample_keys
+from hopfield_replay.plotting import new_figure
+from hopfield_replay.policies import POLICIES, as_policy
 from hopfield_replay.theory.changes import NewTask, Rotation, TaskChange
 from hopfield_replay.theory.estimate import Estimate
-from hopfield_replay.theory.result import Result, markdown_table, new_figure
+from hopfield_replay.theory.result import Result, markdown_table
 from hopfield_replay.theory.settings import Setting, cluster_and_outlier, digits, mixed_density
 
 if TYPE_CHECKING:

@@ -4,16 +4,11 @@ Ratios are medians over paired rounds: in each round every candidate runs once a
 baseline of the same round. `python tests/benchmarks/energy.py --json out.json`; `--device cuda` for a GPU.
 """
 
-import argparse
-import json
-import os
-import platform
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 
 import torch
@@ -26,7 +21,7 @@ BETA = 10.0
 
 
 def data(n: int, count: int, d: int, kind: str = "centred", device: str = "cpu") -> tuple[Tensor, Tensor]:
-    """Clustered patterns with mean |xi - c|^2 of 64, as unscaled digits have, and queries of which half are patterns."""
+    """Clustered patterns with mean |xi - c|^2 of 64, as unscaled digits have; half of the queries are patterns."""
     generator = torch.Generator(device).manual_seed(0)
     options = {"generator": generator, "device": device}
     centres = torch.randn(50, d, **options)
