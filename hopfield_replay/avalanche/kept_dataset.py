@@ -21,13 +21,24 @@ class Form:
         collate_fn: its collate function.
         in_item: names of the data attributes that are appended to each item, in this order.
         as_number: for each other part of an item, whether it is a Python number.
+
+    Raises:
+        TypeError: samples that are not tensors, under the ``eval`` transformations.
     """
 
     def __init__(self, dataset: Any) -> None:
+        dataset = dataset.eval()
         self.dataset_type: type = type(dataset)
         self.collate_fn = dataset.collate_fn
         self.in_item = [attribute.name for attribute in data_attributes(dataset) if attribute.use_in_getitem]
         item = dataset[0]
+        try:
+            self.collate_fn([item])
+        except TypeError as error:
+            raise TypeError(
+                f"Samples of this data set cannot be put into a minibatch ({error}). Give it an eval transformation "
+                "that makes tensors of them, e.g. torchvision's ToTensor."
+            ) from error
         parts = item.values() if isinstance(item, dict) else item if isinstance(item, tuple | list) else [item]
         self.as_number = [isinstance(part, int | float) for part in parts]
 

@@ -78,6 +78,7 @@ class EnergyPrioritizedBuffer(BalancedExemplarsBuffer):  # type: ignore[misc]  #
             self.memory, beta=beta, similarity=similarity, encoder=encoder, probe_size=1, seed=seed
         )
         self._form: Form | None = None
+        self._groups: dict[int, ExemplarsBuffer] | None = None  # built when it is read
         super().__init__(max_size)
 
     def __len__(self) -> int:
@@ -85,7 +86,7 @@ class EnergyPrioritizedBuffer(BalancedExemplarsBuffer):  # type: ignore[misc]  #
 
     def pre_adapt(self, agent: Any, exp: Any) -> None:
         """Read the new experience before it is trained on, and refine the choice in its light."""
-        if len(exp.dataset):
+        if len(exp.dataset) and not self._too_few(exp.dataset):
             self._checked(exp.dataset)
             self._tracker.begin_task(ExperienceSource(exp.dataset), prepare=self._prepare(agent))
             self._groups = None
@@ -115,9 +116,9 @@ class EnergyPrioritizedBuffer(BalancedExemplarsBuffer):  # type: ignore[misc]  #
         if not len(new_data):
             return
         form = self._checked(new_data)
-        few = self._tracker.beta is None and len(new_data) < 3
+        few = self._too_few(new_data)
         if few:
-            self._tracker.beta = 1.0  # too few samples to calibrate on: all of them are equally isolated
+            self._tracker.beta = 1.0  # for this experience alone
         needs_losses = getattr(self.memory.policy, "needs_losses", False)
         try:
             self._tracker.end_task(
@@ -140,7 +141,7 @@ class EnergyPrioritizedBuffer(BalancedExemplarsBuffer):  # type: ignore[misc]  #
             new_size: >= 1, and at least the number of groups.
         """
         old = self.memory
-        self.memory = EnergyReplayBuffer(
+        new = EnergyReplayBuffer(
             new_size,
             old.policy,
             groups=old.groups,
@@ -154,8 +155,8 @@ class EnergyPrioritizedBuffer(BalancedExemplarsBuffer):  # type: ignore[misc]  #
             stays, _ = choose(kept, torch.zeros(len(kept), dtype=torch.bool), old.policy, old.groups, new_size)
             state["kept"] = as_plain(kept.pick(stays))
             state["samples"], state["observed"] = take(state["samples"], stays), state["observed"][stays]
-        self.memory.load_state_dict(state)
-        self._tracker.buffer = self.memory
+        new.load_state_dict(state)
+        self.memory = self._tracker.buffer = new
         self.max_size = new_size
         self._groups = None
 
@@ -183,7 +184,11 @@ class EnergyPrioritizedBuffer(BalancedExemplarsBuffer):  # type: ignore[misc]  #
 
     @buffer_groups.setter
     def buffer_groups(self, groups: dict[int, ExemplarsBuffer]) -> None:
-        self._groups: dict[int, ExemplarsBuffer] | None = None  # upstream's constructor sets it; it is built when read
+        self._groups = None  # upstream's constructor assigns an empty dict
+
+    def _too_few(self, dataset: Any) -> bool:
+        """Whether beta is still to be calibrated, and cannot be on so few samples."""
+        return self._tracker.beta is None and len(dataset) < 3
 
     def _checked(self, dataset: Any) -> Form:
         form = Form(dataset)
