@@ -22,6 +22,7 @@ from hopfield_replay.avalanche.replay_loader import ReplayMinibatchLoader
 from hopfield_replay.avalanche.replay_plugin import EnergyReplayPlugin
 from hopfield_replay.avalanche.selection_strategy import EnergySelectionStrategy
 from hopfield_replay.avalanche.storage_policy import EnergyPrioritizedBuffer
+from hopfield_replay.avalanche.wandb_logger import WandBLogger
 
 __all__ = [
     "Denoiser",
@@ -33,6 +34,7 @@ __all__ = [
     "LightningModuleTraining",
     "ReconstructionForgetting",
     "ReplayMinibatchLoader",
+    "WandBLogger",
     "denoising_loss",
     "load_checkpoint",
     "loss_evaluator",

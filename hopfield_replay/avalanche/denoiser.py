@@ -11,8 +11,8 @@ from hopfield_replay.denoisers import DiffusersDenoiser
 class Denoiser(nn.Module):
     """An unconditional diffusers network whose forward pass noises clean images and predicts what was added.
 
-    With :func:`denoising_loss` as criterion the stock strategies and regularisation plugins train it: Naive, EWC,
-    Synaptic Intelligence, MAS. It is a :class:`hopfield_replay.denoisers.Denoiser`, too, so forgetting can be measured.
+    With :func:`denoising_loss` as criterion the stock strategies and regularisation plugins train it, such as Naive
+    with EWC or MAS. It is a :class:`hopfield_replay.denoisers.Denoiser`, too, so forgetting can be measured.
     (Learning without Forgetting distils class scores, of which a denoiser has none.) Networks that take class labels
     are trained by :class:`DiffusionTraining`: stock strategies give a model nothing but x.
 

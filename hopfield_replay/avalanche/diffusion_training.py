@@ -20,8 +20,7 @@ class DiffusionTraining(SupervisedTemplate):  # type: ignore[misc]  # avalanche 
     """Trains a diffusers network on the images of each minibatch: noise them, predict, compare.
 
     A network with a class embedding is given the targets. Evaluation draws the same noise and timesteps for an
-    experience every time, and leaves the random numbers of the training alone: losses before and after a task can be
-    compared.
+    experience every time, so that its losses before and after a task can be compared.
 
     Args:
         model: a diffusers network, e.g. UNet2DModel.

@@ -40,9 +40,10 @@ def test_save_and_resume_in_the_middle_of_a_stream(tmp_path, kind, policy):
     save_checkpoint(strategy, tmp_path / "strategy.pkl")
     del strategy
     torch.manual_seed(99)
+    evaluated, _ = load_checkpoint(strategy_of(policy), tmp_path / "strategy.pkl")
+    assert evaluated.eval(made.test_stream) == parts[-1]
     resumed, experiences = load_checkpoint(strategy_of(policy), tmp_path / "strategy.pkl")
     assert experiences == 2
-    assert resumed.eval(made.test_stream) == parts[-1]
     finish(resumed, made, experiences, 3, parts)
 
     assert parts == whole
