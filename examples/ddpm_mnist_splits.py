@@ -6,87 +6,22 @@ tensorboard --logdir runs/ddpm_mnist_splits                             # scalar
 """
 
 import json
-import logging
 import time
-import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from ddpm import DDPM
 from jsonargparse import ArgumentParser
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
+from splits import PRESETS, Split, be_quiet, load, split_classes, train_tasks, unknown_policies
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
 from tqdm.auto import tqdm
 
-from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks
 from hopfield_replay.figures import energy_against_forgetting
-from hopfield_replay.policies import POLICIES
 from hopfield_replay.table import error_rise, summarize
-
-
-@dataclass
-class Preset:
-    """What fits 2 CPU cores: training images of each task, epochs, batch size, model width, CPU threads."""
-
-    train: int
-    epochs: int
-    batch_size: int
-    width: int
-    threads: int
-
-
-PRESETS = {
-    # convolutions of 8x8 images are too small to share between threads: a busy second core would slow both down
-    "digits": Preset(train=300, epochs=30, batch_size=32, width=16, threads=1),
-    "mnist": Preset(train=2000, epochs=15, batch_size=64, width=16, threads=2),
-}
-
-
-def load(data: str, data_dir: Path) -> tuple[Tensor, Tensor]:
-    """Images (n, 1, h, w) in [-1, 1] and labels (n,)."""
-    if data == "digits":
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        return torch.tensor(digits.images, dtype=torch.float32)[:, None] / 8.0 - 1.0, torch.tensor(digits.target)
-    from torchvision.datasets import MNIST
-
-    try:
-        mnist = MNIST(str(data_dir), train=True, download=True)
-    except (RuntimeError, OSError) as error:
-        raise SystemExit(
-            f"MNIST is not in {data_dir} and could not be downloaded ({error}). Either use the embedded data with "
-            f"--data digits, or put the four MNIST files (train-images-idx3-ubyte, ...) into {data_dir}/MNIST/raw and "
-            f"pass --data-dir {data_dir}."
-        ) from None
-    images = mnist.data[:, None].float() / 127.5 - 1.0
-    return torch.nn.functional.avg_pool2d(images, 2), mnist.targets
-
-
-class Split(LightningDataModule):
-    """The images of some classes: one task."""
-
-    def __init__(self, images: Tensor, labels: Tensor, classes: list[int], train: int, batch_size: int) -> None:
-        super().__init__()
-        mine = torch.isin(labels, torch.tensor(classes)).nonzero().flatten()
-        mine = mine[torch.randperm(len(mine), generator=torch.Generator().manual_seed(0))]
-        train = min(train, int(0.8 * len(mine)))
-        held_out = mine[train : train + 200]
-        self.classes = classes
-        self.batch_size = batch_size
-        self.train = TensorDataset(images[mine[:train]], labels[mine[:train]])
-        self.held_out = TensorDataset(images[held_out], labels[held_out])
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self.train, batch_size=self.batch_size, shuffle=True, drop_last=True)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self.held_out, batch_size=256)
 
 
 class Gallery(Callback):
@@ -102,15 +37,16 @@ class Gallery(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, DDPM)
         pl_module.eval()
-        self.generated.append(pl_module.sample(24))
+        self.generated.append(pl_module.sample(24).cpu())
         noise = torch.randn(self.images[0].shape, generator=torch.Generator().manual_seed(1))
-        a = pl_module.scheduler.alphas_cumprod[self.timestep]
+        a = pl_module.scheduler.alphas_cumprod[self.timestep].cpu()
         row = []
         with torch.no_grad():
             for images in self.images[: len(self.generated)]:
                 noisy = a.sqrt() * images + (1 - a).sqrt() * noise[: len(images)]
-                times = torch.full((len(images),), self.timestep)
-                row.append((noisy - (1 - a).sqrt() * pl_module.unet(noisy, times).sample) / a.sqrt())
+                times = torch.full((len(images),), self.timestep, device=pl_module.device)
+                predicted = pl_module.unet(noisy.to(pl_module.device), times).sample.cpu()
+                row.append((noisy - (1 - a).sqrt() * predicted) / a.sqrt())
         self.reconstructed.append(row)
         pl_module.train()
 
@@ -127,7 +63,7 @@ class Epochs(Callback):
 
 def tiles(axis: Any, images: Tensor, title: str = "") -> None:
     """Draw images (n, 1, h, w) as one row."""
-    axis.imshow(torch.cat(list(images[:, 0]), dim=1).clamp(-1, 1), cmap="gray", vmin=-1, vmax=1)
+    axis.imshow(torch.cat(list(images[:, 0]), dim=1).clamp(-1, 1).numpy(), cmap="gray", vmin=-1, vmax=1)
     axis.set_title(title, fontsize="small", loc="left")
     axis.set_axis_off()
 
@@ -150,30 +86,20 @@ def draw_gallery(gallery: Gallery, tasks: list[Split], policy: str, folder: Path
 
 def run_arm(policy: str, tasks: list[Split], args: Any, epochs: int, width: int, bar: Any) -> dict[str, Any]:
     """Train the same model from the same seed under one policy ("none": no replay)."""
-    seed_everything(args.seed, verbose=False)
     started = time.perf_counter()
-    size = tasks[0].train.tensors[0].shape[-1]
-    buffer = None
-    datamodules: list[LightningDataModule] = list(tasks)
-    if policy != "none":
-        buffer = EnergyReplayBuffer(args.capacity, policy, groups="task", seed=args.seed)
-        datamodules = [ReplayDataModule(split, buffer, replay_ratio=args.replay_ratio) for split in tasks]
-    monitor = ForgettingMonitor(buffer, probe_source="val", seed=args.seed)
     gallery = Gallery(tasks)
-    trainer = Trainer(
-        max_epochs=epochs,
+    _, monitor = train_tasks(
+        policy,
+        tasks,
+        capacity=args.capacity,
+        replay_ratio=args.replay_ratio,
+        epochs=epochs,
+        width=width,
+        seed=args.seed,
         accelerator=args.accelerator,
-        devices=1,
-        callbacks=[monitor, gallery, Epochs(bar)],
+        callbacks=[gallery, Epochs(bar)],
         logger=TensorBoardLogger(args.output_dir, name=policy, version=""),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-        check_val_every_n_epoch=epochs,
-        log_every_n_steps=5,
     )
-    fit_tasks(trainer, DDPM(size, width=width), datamodules)
     folder = Path(args.output_dir)
     draw_gallery(gallery, tasks, policy, folder)
     figure = energy_against_forgetting(monitor.history[-1])
@@ -182,7 +108,7 @@ def run_arm(policy: str, tasks: list[Split], args: Any, epochs: int, width: int,
     return {
         "policy": policy,
         "seconds": time.perf_counter() - started,
-        "buffer_bytes": 0 if buffer is None else buffer.nbytes,
+        "buffer_bytes": 0 if monitor.buffer is None else monitor.buffer.nbytes,
         "tasks": [task_summary(record) for record in monitor.history],
         "rises": [r for p in monitor.history[-1]["probes"][:-1] if (r := error_rise(p)) is not None],
     }
@@ -258,7 +184,7 @@ def draw_curves(arms: list[dict[str, Any]], folder: Path) -> None:
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=str, choices=["digits", "mnist"], default="digits", help="which digits")
+    parser.add_argument("--data", type=str, choices=list(PRESETS), default="digits", help="which digits")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where MNIST is, or is downloaded to")
     parser.add_argument("--tasks", type=int, default=5, help="number of tasks the ten digits are split into, 2 to 10")
     parser.add_argument(
@@ -267,27 +193,29 @@ def main() -> None:
     parser.add_argument("--capacity", type=int, default=50, help="samples kept in all")
     parser.add_argument("--replay-ratio", type=float, default=0.5, help="share of each batch that is replayed")
     parser.add_argument("--epochs", type=int, default=None, help="epochs for each task (default: by data)")
-    parser.add_argument("--seed", type=int, default=0, help="of model, data order, buffer and noise")
+    parser.add_argument("--seed", type=int, default=0, help="of model, data split, data order, buffer and noise")
     parser.add_argument("--accelerator", type=str, default="auto", help="Lightning accelerator")
     parser.add_argument("--output-dir", type=Path, default=Path("runs/ddpm_mnist_splits"), help="results and logs")
     args = parser.parse_args()
-    unknown = [policy for policy in args.policies if policy not in ("none", *POLICIES)]
-    if unknown:
-        parser.error(f"unknown policies {unknown}; choose from none, {', '.join(POLICIES)}")
+    if wrong := unknown_policies(args.policies):
+        parser.error(wrong)
     if not 2 <= args.tasks <= 10:
         parser.error(f"--tasks must be 2 to 10, got {args.tasks}")
+    if args.capacity < 1:
+        parser.error(f"--capacity must be at least 1, got {args.capacity}; for no replay use --policies none")
+    if not 0.0 < args.replay_ratio < 1.0:
+        parser.error(f"--replay-ratio must lie in (0, 1), got {args.replay_ratio}; for no replay use --policies none")
+    if args.epochs is not None and args.epochs < 1:
+        parser.error(f"--epochs must be at least 1, got {args.epochs}")
 
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # lightning 2.6.6 with torch 2.15
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # data in memory needs none
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    be_quiet()
     preset = PRESETS[args.data]
     torch.set_num_threads(min(preset.threads, torch.get_num_threads()))
     epochs = preset.epochs if args.epochs is None else args.epochs
     images, labels = load(args.data, args.data_dir)
     splits = [
-        Split(images, labels, part.tolist(), preset.train, preset.batch_size)
-        for part in torch.arange(10).tensor_split(args.tasks)
+        Split(images, labels, classes, preset.train, preset.batch_size, args.seed)
+        for classes in split_classes(args.tasks)
     ]
     args.output_dir.mkdir(parents=True, exist_ok=True)
     print(

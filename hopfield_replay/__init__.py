@@ -11,8 +11,8 @@ __version__ = "0.1.0.dev0"
 if TYPE_CHECKING:
     from hopfield_replay import functional as functional
     from hopfield_replay.buffer import EnergyReplayBuffer as EnergyReplayBuffer
-    from hopfield_replay.forecast import Forecast as Forecast
-    from hopfield_replay.forecast import forecast as forecast
+    from hopfield_replay.forecasting import Forecast as Forecast
+    from hopfield_replay.forecasting import forecast as forecast
     from hopfield_replay.greedy_gain import GreedyGain as GreedyGain
     from hopfield_replay.lightning import ForgettingMonitor as ForgettingMonitor
     from hopfield_replay.lightning import ReplayDataModule as ReplayDataModule
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Diagnosis": "temperature",
     "EnergyReplayBuffer": "buffer",
-    "Forecast": "forecast",
+    "Forecast": "forecasting",
     "ForgettingMonitor": "lightning",
     "ForgettingTracker": "tracker",
     "GreedyGain": "greedy_gain",
@@ -39,8 +39,10 @@ _HOMES = {
     "balanced": "policies",
     "calibrate_beta": "temperature",
     "fit_tasks": "lightning",
-    "forecast": "forecast",
+    "forecast": "forecasting",
 }
+
+__all__ = ["functional", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -139,6 +139,7 @@ class EnergyReplayBuffer:
         energies: Tensor | None = None,
         losses: Tensor | None = None,
         observed: Tensor | None = None,
+        beta: float | None = None,
     ) -> None:
         """Offer samples of one task; the policy decides which of them, and of those kept so far, stay.
 
@@ -156,6 +157,7 @@ class EnergyReplayBuffer:
             losses: (n,) the model's loss on each sample; needed for the policy ``"high_loss"``.
             observed: (len,) energies of the samples kept so far after this task, in the order of :attr:`ids`, for their
                 history; None: none is recorded.
+            beta: inverse temperature of the given energies, which becomes the buffer's if it has none yet.
 
         Raises:
             ValueError: shapes that do not fit, duplicate ids, NaN energies, more groups than places.
@@ -184,11 +186,11 @@ class EnergyReplayBuffer:
             raise ValueError(f"ids {known[:5].tolist()} are already in the buffer; give each sample its own id.")
         pool = held.join(new) if len(held) else new
         own = (pool.tasks == task).nonzero().flatten()
-        calibrated = self._calibrated(pool.pick(own))
-        beta = 1.0 if calibrated is None else calibrated
+        calibrated = check_beta(beta) if self.beta is None and beta is not None else self._calibrated(pool.pick(own))
+        value = 1.0 if calibrated is None else calibrated
         if energies is None:
-            pool = replace(pool, energies=self._pool_energies(pool, own, beta))
-        pool = replace(pool, beta=beta, similarity=self.similarity, places=self.capacity)
+            pool = replace(pool, energies=self._pool_energies(pool, own, value))
+        pool = replace(pool, beta=value, similarity=self.similarity, places=self.capacity)
         fresh = torch.arange(len(pool)) >= len(self._kept)
         chosen, spare = choose(pool, fresh, self.policy, self.groups, self.capacity)
         if len(spare):

@@ -126,7 +126,12 @@ def offered(
 
 
 def _integers(values: Tensor, n: int, name: str) -> Tensor:
-    if not isinstance(values, Tensor) or values.is_floating_point() or values.is_complex():
+    if (
+        not isinstance(values, Tensor)
+        or values.is_floating_point()
+        or values.is_complex()
+        or values.dtype == torch.bool
+    ):
         raise TypeError(f"{name} must be a tensor of integers, got {getattr(values, 'dtype', type(values).__name__)}.")
     if values.shape != (n,):
         raise ValueError(f"{name} must have shape ({n},), one for each row of vectors, got {tuple(values.shape)}.")

@@ -46,7 +46,7 @@ def choose(
         if bool(fresh[members].any()):
             more = min(len(members), quota * getattr(policy, "oversample", 1))
             picks = policy.select(pool.pick(members), more)
-            if len(picks) != more or len(picks.unique()) != more:
+            if len(picks) != more or len(picks.unique()) != more or not _inside(picks, len(members)):
                 raise ValueError(f"{policy!r} must select {more} distinct candidates, got {picks.tolist()}.")
             chosen.append(members[picks[:quota]])
             spare.append(members[picks[quota:]])
@@ -64,3 +64,7 @@ def weigh(pool: Candidates, stays: Tensor) -> Candidates:
     weights = torch.zeros_like(pool.weights)
     weights[stays] = torch.zeros(len(stays), dtype=torch.float64).index_add(0, nearest, pool.weights)
     return replace(pool, weights=weights)
+
+
+def _inside(picks: Tensor, count: int) -> bool:
+    return bool(((picks >= 0) & (picks < count)).all())

@@ -38,7 +38,7 @@ def forecast(
         output_dir: where forecast.json and forecast.png are written; nowhere if not given.
     """
     from hopfield_replay.datasets import load_data
-    from hopfield_replay.forecast import forecast as compute
+    from hopfield_replay.forecasting import forecast as compute
 
     known, coming = load_data(old), load_data(new)
     labels = None

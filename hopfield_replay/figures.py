@@ -30,7 +30,7 @@ def energy_against_forgetting(record: dict[str, Any]) -> "Figure | None":
     ):
         for probe, rise in earlier:
             x = probe["energy"] - probe["energy_start"] if name == "rise" else probe["energy_start"]
-            rho = spearman(x, rise)
+            rho = spearman(x, rise) if len(x) > 2 else float("nan")
             axis.scatter(x, rise, s=8, alpha=0.5, linewidths=0, label=f"task {probe['task']}: Spearman {rho:+.2f}")
         axis.set_xlabel(label)
         axis.axhline(0.0, color="0.7", linewidth=0.8, zorder=0)

@@ -1,5 +1,6 @@
 """GreedyGain: keep the samples whose joint replay protects the most energy."""
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -70,9 +71,11 @@ class GreedyGain:
 
     def selection(self, candidates: Candidates, k: int, *, tighten: int = 0) -> Selection:
         """The greedy set with its certificate: value, upper bound on the optimum and guaranteed share."""
+        if len(candidates) < 2:  # nothing to choose, and no distances to choose by
+            return _whole(len(candidates))
+        by_id = candidates.ids.argsort()  # ties go to the smaller id, so that every arrival gives one choice
+        candidates = candidates.pick(by_id)
         vectors = candidates.vectors
-        if len(vectors) < 2:  # nothing to choose, and no distances to choose by
-            return _whole(len(vectors))
         targets = torch.arange(0, len(vectors), -(-len(vectors) // _TARGETS))
         if candidates.next_energies is not None:
             energies: Tensor | float = candidates.next_energies[targets]
@@ -81,12 +84,13 @@ class GreedyGain:
             energies, risk = far_task_energy(vectors), candidates.energies[targets]
         else:  # dot form: unit-norm patterns of an unrelated task have <x, xi> about 0
             energies, risk = 0.5 * vectors[targets].to(torch.float64).square().sum(1), candidates.energies[targets]
+        mass = replay_mass(candidates.places, self.replay_ratio)  # not of k: a mass that changes would not be nested
         rows = StreamedAffinity(
             vectors[targets],
             vectors,
             energies,
             candidates.beta,
-            masses=replay_mass(max(k, candidates.places), self.replay_ratio),
+            masses=mass,
             similarity=candidates.similarity,
         )
         matrix: Tensor | StreamedAffinity = rows
@@ -97,10 +101,10 @@ class GreedyGain:
                 vectors,
                 energies,
                 candidates.beta,
-                masses=replay_mass(max(k, candidates.places), self.replay_ratio),
+                masses=mass,
                 similarity=candidates.similarity,
             )
-        return greedy_replay_gain(
+        found = greedy_replay_gain(
             matrix,
             k,
             weights=None if candidates.weights is None else candidates.weights[targets],
@@ -109,6 +113,7 @@ class GreedyGain:
             beta=candidates.beta,
             tighten=tighten,
         )
+        return replace(found, indices=by_id[found.indices])
 
 
 def _whole(count: int) -> Selection:

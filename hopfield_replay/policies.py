@@ -94,7 +94,7 @@ class Proportional:
         finite = energies[torch.isfinite(energies)]
         if not len(finite):
             return _best(candidates.keys, candidates.ids, k)
-        above = energies.clamp(max=float(finite.max())) - finite.min()
+        above = energies.clamp(float(finite.min()), float(finite.max())) - finite.min()
         return proportional(above + 0.01 * above.mean() + _TINY, k, candidates.keys)
 
 

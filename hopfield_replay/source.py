@@ -58,7 +58,7 @@ class TaskSource:
                 yield torch.arange(start, start + count), batch
                 start += count
             return
-        share = torch.arange(rank, self._length(), size)
+        share = torch.arange(self._length())[rank::size]
         step = self._batch_size()
         for start, batch in zip(range(0, len(share), step), self._read(share), strict=True):
             yield share[start : start + step], batch

@@ -224,8 +224,6 @@ class ForgettingTracker:
             losses = None
             if getattr(self.buffer.policy, "needs_losses", False):
                 losses = self._losses(source, denoiser, steps, prepare, progress)
-            if self.buffer.beta is None:
-                self.buffer.beta = beta
             self.buffer.update(
                 lambda chosen: broadcast(source.fetch(chosen) if world()[0] == 0 else None),
                 vectors,
@@ -235,6 +233,7 @@ class ForgettingTracker:
                 energies=energy(vectors, vectors, beta, similarity=self.similarity, exclude=own),
                 losses=losses,
                 observed=kept,
+                beta=beta,
             )
         for probe in probes:
             probe.setdefault("energy_start", probe["energy"])
@@ -340,7 +339,7 @@ class ForgettingTracker:
             if not len(positions):
                 raise ValueError(f"The probe data of task {task} is empty.")
         all_ids = sample_ids(task, positions, held_out=held_out)
-        chosen = sample_keys(all_ids, self.seed + 1).argsort(descending=True)[: self.probe_size].sort().values
+        chosen = sample_keys(all_ids, -1 - self.seed).argsort(descending=True)[: self.probe_size].sort().values
         origin = source if probe_source is None else probe_source
         batch = broadcast(origin.fetch(positions[chosen]) if world()[0] == 0 else None)
         vectors = self._encode(prepare(batch)).cpu()

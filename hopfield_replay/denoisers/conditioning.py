@@ -12,7 +12,8 @@ _SAMPLES = ("sample", "hidden_states", "timestep", "return_dict")
 
 def accepted(network: nn.Module) -> dict[str, inspect.Parameter]:
     """Parameters of the network's forward besides the samples and the timestep."""
-    parameters = inspect.signature(network.forward).parameters
+    original = getattr(network, "_orig_mod", network)  # torch.compile hides the signature
+    parameters = inspect.signature(original.forward).parameters
     return {name: value for name, value in parameters.items() if name not in _SAMPLES}
 
 

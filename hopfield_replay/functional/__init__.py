@@ -1,21 +1,35 @@
 """Pure functions on tensors; torch is the only import."""
 
 from hopfield_replay.functional.affinity import StreamedAffinity, affinity, far_task_energy, replay_mass
+from hopfield_replay.functional.correlation import Correlation, ranks, spearman, spearman_interval
+from hopfield_replay.functional.denoiser import Denoiser
+from hopfield_replay.functional.diffusion import ddim_denoise, multistep_reconstruction_error, reconstruction_error
+from hopfield_replay.functional.draws import proportional
 from hopfield_replay.functional.energy import EnergyPass, energy, energy_and_retrieval, energy_rise
 from hopfield_replay.functional.forgetting import expected_rise, replay_gain, susceptibility
-from hopfield_replay.functional.ordering import facility_location, herding, k_center, neighbour_distance, proportional
+from hopfield_replay.functional.likelihood import log_likelihood
+from hopfield_replay.functional.model_energy import elbo_weights, model_energy, timestep_of_beta, timesteps_between
+from hopfield_replay.functional.neighbours import knn_distance, precision_recall
+from hopfield_replay.functional.ordering import facility_location, herding, k_center, neighbour_distance
+from hopfield_replay.functional.quotas import equal_quotas
 from hopfield_replay.functional.responsibilities import effective_patterns, responsibilities
 from hopfield_replay.functional.retrieval import fixed_points, retrieve
-from hopfield_replay.functional.selection import Selection, equal_quotas, greedy_replay_gain, protected_energy
+from hopfield_replay.functional.selection import Selection, greedy_replay_gain, protected_energy
+from hopfield_replay.functional.task_matrix import TaskSummary, task_summary
 from hopfield_replay.functional.tiles import PatternTiles
 
 __all__ = [
+    "Correlation",
+    "Denoiser",
     "EnergyPass",
     "PatternTiles",
     "Selection",
     "StreamedAffinity",
+    "TaskSummary",
     "affinity",
+    "ddim_denoise",
     "effective_patterns",
+    "elbo_weights",
     "energy",
     "energy_and_retrieval",
     "energy_rise",
@@ -27,12 +41,24 @@ __all__ = [
     "greedy_replay_gain",
     "herding",
     "k_center",
+    "knn_distance",
+    "log_likelihood",
+    "model_energy",
+    "multistep_reconstruction_error",
     "neighbour_distance",
+    "precision_recall",
     "proportional",
     "protected_energy",
+    "ranks",
+    "reconstruction_error",
     "replay_gain",
     "replay_mass",
     "responsibilities",
     "retrieve",
+    "spearman",
+    "spearman_interval",
     "susceptibility",
+    "task_summary",
+    "timestep_of_beta",
+    "timesteps_between",
 ]

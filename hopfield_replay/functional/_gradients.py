@@ -8,7 +8,7 @@ from torch import Tensor
 from hopfield_replay.functional._arguments import Arguments
 from hopfield_replay.functional._logsumexp import Sums
 from hopfield_replay.functional._scores import LOG2_E, Scores, TileShape
-from hopfield_replay.functional._stream import leave_out, own, stream
+from hopfield_replay.functional._stream import leave_out, own_columns, stream
 from hopfield_replay.functional._validate import Similarity
 from hopfield_replay.functional.tiles import PatternTiles
 
@@ -90,7 +90,7 @@ def _to_patterns(
     found = tiles.centre
     centre = grad.new_zeros(queries.shape[1]) if found is None else found[1]
     shape = TileShape.of(queries)
-    scores = Scores(queries.detach(), centre, beta, similarity, torch.float64, shape)
+    scores = Scores(queries.detach(), centre, beta, similarity, "float64", shape)
     empty = sums.log_mean == -torch.inf
     upstream = grad.masked_fill(empty, 0.0)
     level = ((sums.logsumexp - scores.offset()) * LOG2_E).masked_fill_(empty, 0.0)
@@ -102,12 +102,13 @@ def _to_patterns(
     for tile in tiles.tiles(shape.columns):
         ready = scores.ready(tile, masses=False)
         columns = slice(tile.start, tile.start + ready.width)
-        if normalize and exclude is not None:
-            rows, left_out = own(exclude, tile)
-            weighed[columns].index_add_(0, left_out, -inverse_mass[rows])
+        own = None if exclude is None else own_columns(exclude, tile)
+        if normalize and own is not None:
+            rows = (own >= 0).nonzero().flatten()
+            weighed[columns].index_add_(0, own[rows], -inverse_mass[rows])
         for number, window in enumerate(scores.blocks):
             block = scores.block(number, ready)[:, : ready.width]
-            leave_out(block, tile, exclude, window, -torch.inf)
+            leave_out(block, None if own is None else own[window], -torch.inf)
             shares = block.sub_(level[window, None]).exp2_().mul_(upstream[window, None])
             weighed[columns] -= shares.sum(0) / beta
             if tile.masses is not None:

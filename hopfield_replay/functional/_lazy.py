@@ -60,6 +60,7 @@ class LazyGreedy:
         every = list(range(self.gains.candidates))
         self.picks: list[int] = []
         self.values: list[float] = []
+        self._full: list[tuple[float, int]] = []  # entries of groups whose quota is used up
         self._heap = [(-bound, i) for bound, i in zip(self.gains.bound(every), every, strict=True)]
         heapq.heapify(self._heap)
         self._bounded_at = [0] * len(every)  # number of picks at which the bound was last computed
@@ -76,6 +77,9 @@ class LazyGreedy:
     def largest(self, quotas: Sequence[int]) -> float:
         """Sum of the largest bounds on the present gains, ``quotas`` of them in each group."""
         left, total, seen = list(quotas), 0.0, []
+        self._heap += self._full
+        self._full.clear()
+        heapq.heapify(self._heap)
         while self._heap and any(left):
             bound, i = self._heap[0]
             if not left[self.groups[i]]:
@@ -95,7 +99,7 @@ class LazyGreedy:
         while self._heap and -self._heap[0][0] >= best * (1 - self.tie):
             bound, i = self._heap[0]
             if not self.quotas[self.groups[i]]:
-                aside.append(heapq.heappop(self._heap))
+                self._full.append(heapq.heappop(self._heap))
             elif i > pick >= 0 and -bound <= best * (1 + self.tie):
                 aside.append(heapq.heappop(self._heap))  # at most a tie, which the lower index wins
             elif not self._refresh():

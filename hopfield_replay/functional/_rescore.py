@@ -1,6 +1,7 @@
 """The best scores of each query, found on the way in float32 and computed again in float64."""
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +16,32 @@ _NUMBERS = 1 << 18  # gathered at a time
 _LARGE_TILE = 1 << 62  # nothing is copied: as large as they come
 
 
+class Strips(Protocol):
+    """A block of scores, seen as strips of columns with a known maximum each."""
+
+    maxima: Tensor
+    """(rows, strips) largest score of each strip."""
+    top: Tensor
+    """(rows,) largest score of each row."""
+
+    def scores(self, rows: Tensor, strips: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores of some (row, strip) pairs, (p, width), and the columns they stand in."""
+
+
+class StridedStrips:
+    """Every 32nd column makes a strip, so that neighbours (often alike) lie in different ones and maxima vectorise."""
+
+    def __init__(self, block: Tensor) -> None:
+        self._strips = block.view(len(block), -1, STRIPS)
+        self.maxima = self._strips.amax(1)
+        self.top = self.maxima.amax(1)
+
+    def scores(self, rows: Tensor, strips: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores of some (row, strip) pairs, (p, width), and the columns they stand in."""
+        steps = torch.arange(self._strips.shape[1], device=rows.device)
+        return self._strips[rows, :, strips], steps * STRIPS + strips[:, None]
+
+
 class Best:
     """The k largest scores of each query, (n, k), and where they are.
 
@@ -27,28 +54,24 @@ class Best:
         self.values = torch.full((n, k), -torch.inf, device=device)
         self.indices = torch.full((n, k), -1, dtype=torch.int64, device=device)
 
-    def update(self, window: slice, block: Tensor, start: int) -> Tensor:
-        """Take note of a block's best scores, whose first column is pattern ``start``; returns its row maxima.
+    def update(self, window: slice, strips: Strips, start: int) -> None:
+        """Take note of the best scores of a block whose first column is pattern ``start``.
 
-        Only strips of columns whose maximum beats the k-th best so far are looked at.
+        Only strips whose maximum beats the k-th best so far are looked at.
         """
-        strips = block.view(len(block), -1, STRIPS)
-        maxima = strips.amax(1)
-        top = maxima.amax(1)
         values, indices = self.values[window], self.indices[window]
-        k = values.shape[1]
-        peak = torch.maximum(values[:, 0], top)
-        least = torch.maximum(values[:, -1], peak - _NEGLIGIBLE_BITS).clamp_(min=torch.finfo(block.dtype).min)
+        k, maxima = values.shape[1], strips.maxima
+        peak = torch.maximum(values[:, 0], strips.top)
+        least = torch.maximum(values[:, -1], peak - _NEGLIGIBLE_BITS).clamp_(min=torch.finfo(values.dtype).min)
         rows, strip = (maxima >= least[:, None]).nonzero(as_tuple=True)
-        if len(rows) > len(block) * k // 2:
+        if len(rows) > len(values) * k // 2:
             # early tiles: the k-th of the strips' maxima bounds the k-th of all scores from below
-            least = torch.maximum(least, maxima.topk(min(k, STRIPS)).values[:, -1])
+            least = torch.maximum(least, maxima.topk(min(k, maxima.shape[1])).values[:, -1])
             rows, strip = (maxima >= least[:, None]).nonzero(as_tuple=True)
         if len(rows):
-            found = strips[rows, :, strip]
+            found, columns = strips.scores(rows, strip)
             pair, step = (found >= least[rows, None]).nonzero(as_tuple=True)
-            self._insert(values, indices, rows[pair], found[pair, step], start + step * STRIPS + strip[pair])
-        return top
+            self._insert(values, indices, rows[pair], found[pair, step], start + columns[pair, step])
 
     def _insert(self, values: Tensor, indices: Tensor, rows: Tensor, scores: Tensor, columns: Tensor) -> None:
         """Merge candidates, sorted by row, of which a row may have any number."""

@@ -1,13 +1,19 @@
 """Scores of queries under a tile of patterns, in units of bits and around a common centre."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from hopfield_replay.functional import _onednn
 from hopfield_replay.functional._validate import Similarity
 from hopfield_replay.functional.tiles import Tile
+
+Product = Literal["float64", "float32", "tf32", "bfloat16"]
 
 LOG2_E = 1 / math.log(2)  # scores are kept in base 2: exp2 costs a quarter of exp on the CPU
 STRIPS = 32  # columns of a tile of scores come in multiples of this, for maxima of strips
@@ -27,18 +33,33 @@ class TileShape:
         if x.device.type == "cpu":
             rows, columns, elements = 256 if d > 256 else 512, 2048, 1 << 22
         else:
-            rows, columns, elements = 4096, 8192, 1 << 26
+            rows, columns, elements = 8192, 16384, 1 << 28
         columns = min(columns, max(columns // 2, elements // max(d, 1)))
         return cls(min(rows, max(n, 1)), columns // STRIPS * STRIPS)
 
 
+@contextmanager
+def exact_float32(device: torch.device, exact: bool = True) -> Iterator[None]:
+    """On a GPU multiply float32 as such (or as tf32), whatever the process has set; put its setting back."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest" if exact else "high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 @dataclass(frozen=True)
 class ReadyTile:
-    """A tile with its constants: centred patterns (m, d) and the part of the scores that does not see the queries."""
+    """Centred patterns (m, d), the same as oneDNN wants them, and the bias (m,) that no query changes."""
 
     source: Tile
     centred: Tensor
     bias: Tensor
+    converted: Tensor | None = None
 
     @property
     def width(self) -> int:
@@ -55,28 +76,37 @@ class Scores:
     """
 
     def __init__(
-        self, x: Tensor, centre: Tensor, beta: float, similarity: Similarity, dtype: torch.dtype, shape: TileShape
+        self, x: Tensor, centre: Tensor, beta: float, similarity: Similarity, product: Product, shape: TileShape
     ) -> None:
-        self.x, self.similarity, self.shape = x, similarity, shape
+        self.x, self.similarity, self.product, self.shape = x, similarity, product, shape
         self.beta, self.scale = beta, beta * LOG2_E
-        self.dtype = dtype
+        self.dtype = torch.float64 if product == "float64" else torch.float32
+        # rounded queries are multiplied as they are, the others after scaling, which saves a pass over the products
+        self.rounded = product in ("tf32", "bfloat16")
         # the centre is rounded once: queries and patterns of any dtype are moved by the same vector
-        self.centre = centre.to(dtype).to(torch.float64)
+        self.centre = centre.to(self.dtype).to(torch.float64)
         n, d = x.shape
+        self._onednn = product == "float32" and x.device.type == "cpu" and _onednn.chosen(d)
         self.blocks = [slice(row, min(n, row + shape.rows)) for row in range(0, n, shape.rows)]
         # as large as a tile of patterns at most: otherwise each block is made anew for each tile
         self._kept = [self._block(window) for window in self.blocks] if n * d <= shape.columns * d else None
-        self._scores = torch.empty(shape.rows * shape.columns, dtype=dtype, device=x.device)
-        self._tile = torch.empty(0, dtype=dtype, device=x.device)
+        self._scores = torch.empty(shape.rows * shape.columns, dtype=self.dtype, device=x.device)
+        self._tile = torch.empty(0, dtype=self.dtype, device=x.device)
 
     def _block(self, window: slice) -> Tensor:
-        return self._moved(self.x[window]).mul_(self.scale)
+        moved = self._moved(self.x[window])
+        return moved if self.rounded else moved.mul_(self.scale)
 
     def _moved(self, points: Tensor, out: Tensor | None = None) -> Tensor:
-        """Centred points, subtracted in the wider of their dtype and ours, kept in ours."""
+        """Centred points, subtracted in the wider of their dtype and ours, rounded to what is multiplied."""
         dtype = torch.promote_types(points.dtype, self.dtype)
         out = torch.empty_like(points, dtype=self.dtype) if out is None else out
         moved: Tensor = torch.sub(points.to(dtype), self.centre.to(dtype), out=out)
+        if self.product == "bfloat16":
+            return moved.bfloat16()
+        if self.product == "tf32":
+            # to 10 bits of mantissa, as the hardware would: the norms below must be those of the rounded vectors
+            moved.view(torch.int32).add_(1 << 12).bitwise_and_(-1 << 13)
         return moved
 
     def ready(self, tile: Tile, masses: bool = True) -> ReadyTile:
@@ -92,30 +122,58 @@ class Scores:
             bias = (centred * self.centre.to(self.dtype)).sum(1, dtype=torch.float64).mul_(self.scale)
         if masses and tile.masses is not None:
             bias += tile.masses.log2()
-        return ReadyTile(tile, centred, bias)
+        return ReadyTile(tile, centred, bias, centred.to_mkldnn() if self._onednn else None)
 
     def block(self, number: int, tile: ReadyTile) -> Tensor:
         """Scores (rows, columns) of one block of queries; columns after the tile's patterns are -inf.
 
         The result is overwritten by the next call.
         """
-        window = self.blocks[number]
-        queries = self._block(window) if self._kept is None else self._kept[number]
         columns = -(-tile.width // STRIPS) * STRIPS
-        scores = self._scores[: len(queries) * columns].view(len(queries), columns)
-        torch.addmm(tile.bias.to(self.dtype), queries, tile.centred.T, out=scores[:, : tile.width])
+        rows = self.blocks[number].stop - self.blocks[number].start
+        scores = self._scores[: rows * columns].view(rows, columns)
+        bias = tile.bias.to(self.dtype)
+        if self.rounded:
+            products = self.products(number, tile, scores[:, : tile.width])
+            torch.add(bias, products, alpha=self.scale, out=scores[:, : tile.width])
+        elif tile.converted is not None:
+            _onednn.linear(self._queries(number), tile.converted, bias, scores[:, : tile.width])
+        else:
+            with exact_float32(self.x.device):
+                torch.addmm(bias, self._queries(number), tile.centred.T, out=scores[:, : tile.width])
         scores[:, tile.width :] = -torch.inf
         return scores
+
+    def products(self, number: int, tile: ReadyTile, out: Tensor | None = None) -> Tensor:
+        """Products (rows, width) of one block with a tile, without bias, to be multiplied by :attr:`factor`."""
+        queries = self._queries(number)
+        if self.product == "bfloat16":
+            return torch.mm(queries, tile.centred.T, out_dtype=torch.float32)
+        with exact_float32(self.x.device, self.product != "tf32"):
+            if out is None:
+                out = self._scores[: len(queries) * tile.width].view(len(queries), tile.width)
+            product: Tensor = torch.mm(queries, tile.centred.T, out=out)
+            return product
+
+    @property
+    def factor(self) -> float:
+        """What :meth:`products` are multiplied by to become scores."""
+        return self.scale if self.rounded else 1.0
+
+    def _queries(self, number: int) -> Tensor:
+        return self._block(self.blocks[number]) if self._kept is None else self._kept[number]
 
     def offset(self) -> Tensor:
         """What all scores of a query have in common, (n,) float64, as a natural logarithm."""
         parts = [self.x.new_zeros(0, dtype=torch.float64)]
         for window in self.blocks:
-            queries = self.x[window].to(torch.float64)
-            if self.similarity == "distance":
-                parts.append(-0.5 * (queries - self.centre).square_().sum(1))
+            if self.similarity == "dot":
+                parts.append(self.x[window].to(torch.float64) @ self.centre)
+            elif self.rounded:
+                # of the rounded vector: then the error of a score shrinks with the distance, and is 0 at a pattern
+                parts.append(-0.5 * self._moved(self.x[window]).to(torch.float64).square_().sum(1))
             else:
-                parts.append(queries @ self.centre)
+                parts.append(-0.5 * (self.x[window] - self.centre).square_().sum(1))
         return torch.cat(parts) * self.beta
 
     def reach(self) -> float:

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.functional._logsumexp import Accumulator, Sums, gather
-from hopfield_replay.functional._rescore import Best
-from hopfield_replay.functional._scores import LOG2_E, ReadyTile, Scores, TileShape
+from hopfield_replay.functional._rescore import Best, StridedStrips
+from hopfield_replay.functional._scores import LOG2_E, Product, ReadyTile, Scores, TileShape
 from hopfield_replay.functional._validate import Similarity
 from hopfield_replay.functional.tiles import PatternTiles, Tile
 
-Precision = Literal["auto", "float64", "float32", "fast"]
+Precision = Literal["auto", "float64", "float32", "fast", "tf32", "bfloat16"]
 
 SMALL_PROBLEM = 10**9  # n N d up to which float64 costs a fraction of a second
 BEST = 16  # scores of each query that are computed again in float64
@@ -24,12 +24,16 @@ def check_precision(precision: str) -> None:
         raise ValueError(f"precision must be one of {get_args(Precision)}, got {precision!r}.")
 
 
-def arithmetic(x: Tensor, patterns: PatternTiles, precision: Precision) -> torch.dtype:
-    """The dtype to compute in: float64 where the inputs have it or where it is cheap."""
+def arithmetic(x: Tensor, patterns: PatternTiles, precision: Precision) -> Product:
+    """The product to compute with: float64 where the inputs have it or where it is cheap."""
+    if precision in ("tf32", "bfloat16") and x.device.type != "cuda":
+        raise ValueError(f"precision={precision!r} needs a GPU, got tensors on {x.device}. Use 'float32' or 'fast'.")
+    if precision == "fast":
+        return "float32"
     if precision != "auto":
-        return torch.float64 if precision == "float64" else torch.float32
+        return precision
     wide = torch.float64 in (x.dtype, patterns.dtype)
-    return torch.float64 if wide or x.numel() * len(patterns) <= SMALL_PROBLEM else torch.float32
+    return "float64" if wide or x.numel() * len(patterns) <= SMALL_PROBLEM else "float32"
 
 
 @torch.no_grad()
@@ -61,11 +65,11 @@ def stream(
     if centre is None:
         found = patterns.centre
         centre = x.new_zeros(x.shape[1], dtype=torch.float64) if found is None else found[1]
-    dtype = arithmetic(x, patterns, precision)
-    scores = Scores(x, centre, beta, similarity, dtype, TileShape.of(x))
+    product = arithmetic(x, patterns, precision)
+    scores = Scores(x, centre, beta, similarity, product, TileShape.of(x))
     flat = sums_of_flat(scores, patterns, exclude)
     if flat is None or square or mean:
-        rescored = BEST if dtype != torch.float64 and precision != "fast" else 0
+        rescored = BEST if product != "float64" and precision != "fast" else 0
         result = sums_of(scores, patterns, exclude, square, mean, rescored)
         result = result if flat is None else replace(result, log_mean=flat.log_mean)
     else:
@@ -81,59 +85,78 @@ def sums_of(
     """Largest score and sums relative to it, tile by tile; the ``rescored`` best are computed again in float64."""
     sums = Accumulator(scores.x, square=square, mean=mean)
     best = Best(scores, rescored) if rescored else None
+    fused = scores.x.device.type == "cuda" and scores.dtype == torch.float32 and not (square or mean)
+    add = add_fused if fused else add_plain
     for tile in patterns.tiles(scores.shape.columns):
         ready = scores.ready(tile)
-        sums.mass += tile_mass(tile, exclude, len(scores.x))
+        own = None if exclude is None else own_columns(exclude, tile)
+        sums.mass += tile_mass(tile, own)
         for number, window in enumerate(scores.blocks):
-            block = scores.block(number, ready)
-            leave_out(block, tile, exclude, window, -torch.inf)
-            top = block.amax(1) if best is None else best.update(window, block, tile.start)
-            add_block(sums, window, block, top, ready)
+            add(scores, number, ready, None if own is None else own[window], sums, best)
     if best is not None:
         best.correct(sums, patterns)
     return sums.finish(scores.offset(), scores.centre)
 
 
-def add_block(sums: Accumulator, window: slice, block: Tensor, top: Tensor, tile: ReadyTile) -> None:
+def add_fused(
+    scores: Scores, number: int, tile: ReadyTile, own: Tensor | None, sums: Accumulator, best: Best | None
+) -> None:
+    """On a GPU: read the products once, for the sums alone."""
+    from hopfield_replay.functional._fused import FusedStrips  # imports Triton
+
+    window = scores.blocks[number]
+    strips = FusedStrips(scores.products(number, tile), tile.bias.to(scores.dtype), scores.factor, own)
+    if best is not None:
+        best.update(window, strips, tile.source.start)
+    sums.add(window, strips.top, strips.total(), None, None)
+
+
+def add_plain(
+    scores: Scores, number: int, tile: ReadyTile, own: Tensor | None, sums: Accumulator, best: Best | None
+) -> None:
     """Turn a block of scores into weights, in place, and add their sums."""
+    window = scores.blocks[number]
+    block = scores.block(number, tile)
+    leave_out(block, own, -torch.inf)
+    if best is None:
+        top = block.amax(1)
+    else:
+        strips = StridedStrips(block)
+        best.update(window, strips, tile.source.start)
+        top = strips.top
     weights = block.sub_(top.masked_fill(top == -torch.inf, 0.0)[:, None]).exp2_()
     square = moment = None
     if sums.square is not None:
         square = torch.linalg.vector_norm(weights, dim=1).to(torch.float64).square_()
     if sums.moment is not None:
-        moment = (weights[:, : tile.width] @ tile.centred).to(torch.float64)
+        moment = (weights[:, : tile.width] @ tile.centred.to(weights.dtype)).to(torch.float64)
     sums.add(window, top, weights.sum(1).to(torch.float64), square, moment)
 
 
-def leave_out(block: Tensor, tile: Tile, exclude: Tensor | None, window: slice, value: float) -> None:
-    """Overwrite the score of each query's own pattern where this tile holds it."""
-    if exclude is not None:
-        rows, columns = own(exclude[window], tile)
-        block[rows, columns] = value
-
-
-def own(exclude: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
-    """Queries whose excluded pattern lies in the tile, and its column there."""
+def own_columns(exclude: Tensor, tile: Tile) -> Tensor:
+    """Column of the tile that each query leaves out, (n,), -1 where that lies elsewhere."""
     inside = exclude - tile.start
-    rows = ((inside >= 0) & (inside < len(tile.patterns)) & (exclude >= 0)).nonzero().flatten()
-    return rows, inside[rows]
+    return torch.where((exclude >= 0) & (inside >= 0) & (inside < len(tile.patterns)), inside, -1)
 
 
-def tile_mass(tile: Tile, exclude: Tensor | None, n: int) -> Tensor:
+def leave_out(block: Tensor, own: Tensor | None, value: float) -> None:
+    """Overwrite the score of each query's own pattern where this tile holds it."""
+    if own is not None:
+        rows = (own >= 0).nonzero().flatten()
+        block[rows, own[rows]] = value
+
+
+def tile_mass(tile: Tile, own: Tensor | None) -> Tensor:
     """Mass of the tile for each query, (n,), or () if it is the same for all: never by subtraction, which cancels."""
-    width = len(tile.patterns)
     masses = tile.masses
     if masses is None:
-        masses = torch.ones(width, dtype=torch.float64, device=tile.patterns.device)
-    if exclude is None:
+        masses = torch.ones(len(tile.patterns), dtype=torch.float64, device=tile.patterns.device)
+    if own is None:
         return masses.sum()
-    rows, columns = own(exclude, tile)
     zero = masses.new_zeros(1)
     before = torch.cat([zero, masses.cumsum(0)])
     after = torch.cat([masses.flip(0).cumsum(0).flip(0), zero])
-    result = masses.sum().repeat(n)
-    result[rows] = before[columns] + after[columns + 1]
-    return result
+    return torch.where(own >= 0, before[own.clamp(min=0)] + after[own + 1], before[-1])
 
 
 def sums_of_flat(scores: Scores, patterns: PatternTiles, exclude: Tensor | None) -> Sums | None:
@@ -143,17 +166,17 @@ def sums_of_flat(scores: Scores, patterns: PatternTiles, exclude: Tensor | None)
     """
     if scores.beta >= 1 or scores.reach() > 1:
         return None
-    n = len(scores.x)
-    mass = torch.zeros(n, dtype=torch.float64, device=scores.x.device)
+    mass = torch.zeros(len(scores.x), dtype=torch.float64, device=scores.x.device)
     excess = torch.zeros_like(mass)
     for tile in patterns.tiles(scores.shape.columns):
         ready = scores.ready(tile, masses=False)
-        mass += tile_mass(tile, exclude, n)
+        own = None if exclude is None else own_columns(exclude, tile)
+        mass += tile_mass(tile, own)
         for number, window in enumerate(scores.blocks):
             block = scores.block(number, ready)[:, : ready.width].div_(LOG2_E)
             if block.abs().amax() > 0.5:
                 return None
-            leave_out(block, tile, exclude, window, 0.0)
+            leave_out(block, None if own is None else own[window], 0.0)
             part = block.expm1_()
             excess[window] += part.sum(1) if tile.masses is None else part @ tile.masses.to(part.dtype)
     empty = mass == 0

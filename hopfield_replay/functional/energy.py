@@ -49,8 +49,8 @@ def energy(
             leave-one-out energy: that of x[i] under all patterns but this one, masses normalised over the others.
         normalize: divide the masses by their sum, so that the energy does not change with the mere number of patterns.
         precision: ``"float64"``; ``"float32"``, in which the best 16 scores of each query are computed again in
-            float64; ``"fast"``: float32 without that; or ``"auto"``: float64 for float64 inputs and small problems
-            (n N d <= 1e9), float32 otherwise.
+            float64; ``"fast"``: float32 without that; on a GPU also ``"tf32"`` and ``"bfloat16"`` products with it; or
+            ``"auto"``: float64 for float64 inputs and small problems (n N d <= 1e9), float32 otherwise.
 
     Returns:
         (n,) float64, in units of squared distance. +inf where no mass is left (no patterns, or all masses zero).
@@ -174,8 +174,8 @@ def energy_rise(
         exclude_old: (n,) index in ``old`` of the pattern that x[i] itself is, -1 for none (leave-one-out).
         normalize: divide each set's masses by their sum; otherwise the number of patterns alone changes the energy.
         precision: ``"float64"``; ``"float32"``, in which the best 16 scores of each query are computed again in
-            float64; ``"fast"``: float32 without that; or ``"auto"``: float64 for float64 inputs and small problems
-            (n N d <= 1e9), float32 otherwise.
+            float64; ``"fast"``: float32 without that; on a GPU also ``"tf32"`` and ``"bfloat16"`` products with it; or
+            ``"auto"``: float64 for float64 inputs and small problems (n N d <= 1e9), float32 otherwise.
 
     Returns:
         (n,) float64, in units of squared distance; positive: forgotten. +inf if ``new`` holds no mass, -inf if ``old``

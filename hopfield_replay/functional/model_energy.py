@@ -67,9 +67,10 @@ def model_energy(
     Args:
         denoiser: the diffusion model.
         x: clean samples, floating, (n, *shape).
-        timesteps: two or more, best evenly spaced in log SNR (:func:`timesteps_between`); 8 are usable.
+        timesteps: two or more, best evenly spaced in log SNR (:func:`timesteps_between`).
         noise_seed: whole number; the same before and after.
-        draws: noise draws at each timestep, >= 1.
+        draws: noise draws at each timestep, >= 1. The noise of one draw is large beside the differences between
+            samples: to rank samples by their energy average several.
         ids: (n,) whole numbers that name the samples; 0..n-1 if None.
         condition: None, or any nesting of tensors whose first dimension is n.
         chunk_size: samples that go through the model at a time, >= 1.

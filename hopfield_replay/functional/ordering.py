@@ -1,8 +1,9 @@
-"""Orders of samples by geometry or by chance: what other replay policies keep, best first."""
+"""Orders of samples by their geometry: what other replay policies keep, best first."""
 
 import torch
 from torch import Tensor
 
+from hopfield_replay.functional._counts import check_count
 from hopfield_replay.functional._distances import half_squared_distances
 from hopfield_replay.functional._lazy import LazyGreedy
 from hopfield_replay.functional._validate import as_matrix
@@ -11,16 +12,9 @@ _CHUNK_ELEMENTS = 1 << 22  # distances, or vector entries, held at a time: 32 MB
 _KEPT_ELEMENTS = 1 << 27  # distances that facility_location keeps instead of computing them again: 512 MB
 
 
-def _check_k(k: int, count: int) -> None:
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"k must be a whole number, got {k!r}.")
-    if not 1 <= k <= count:
-        raise ValueError(f"k must lie between 1 and the number to choose from, {count}, got {k}.")
-
-
 def _centred(vectors: Tensor, k: int) -> Tensor:
     matrix = as_matrix(vectors, "vectors").to(torch.float64)
-    _check_k(k, len(matrix))
+    check_count(k, len(matrix), "vectors")
     return matrix - matrix.mean(0)
 
 
@@ -220,42 +214,3 @@ def neighbour_distance(vectors: Tensor, neighbours: int = 10) -> Tensor:
         # through differences: the product leaves 1e-7 of the norm where copies are 0 apart
         result[index] = (points[nearest] - points[index, None]).square().sum(2).sqrt().max(1).values
     return result
-
-
-def proportional(weights: Tensor, k: int, uniforms: Tensor) -> Tensor:
-    r"""Draw k samples without replacement, each draw with probability proportional to the weights that are left.
-
-    The k largest keys log w_i - log(-log u_i) (Gumbel top-k), in falling order. The same uniforms give the same draw.
-
-    Args:
-        weights: (n,) >= 0.
-        k: number of draws, from 1 to the number of positive weights.
-        uniforms: (n,) independent uniform numbers in [0, 1); float64 for large n.
-
-    Returns:
-        (k,) int64 in the order of drawing.
-
-    Raises:
-        ValueError: shapes that differ, weights that are negative or not finite, more draws than positive weights.
-
-    Example:
-        >>> import torch
-        >>> proportional(torch.tensor([1.0, 0.0, 3.0]), 2, torch.tensor([0.5, 0.9, 0.2]))  # keys .37, -inf, .62
-        tensor([2, 0])
-
-    Source: Kool, van Hoof, Welling, arXiv:1903.06059 (equivalent to Efraimidis, Spirakis, 2006).
-    """
-    if weights.ndim != 1 or weights.shape != uniforms.shape:
-        raise ValueError(
-            "weights and uniforms must be vectors of one length, "
-            f"got shapes {tuple(weights.shape)} and {tuple(uniforms.shape)}."
-        )
-    if not bool(((weights >= 0) & weights.isfinite()).all()):
-        raise ValueError("weights must be finite and not negative.")
-    if not bool(((uniforms >= 0) & (uniforms <= 1)).all()):
-        raise ValueError("uniforms must lie in [0, 1).")
-    _check_k(k, int((weights > 0).sum()))
-    tiny = torch.finfo(torch.float64).tiny  # a uniform of exactly 0 draws last, but before every weight of 0
-    keys = weights.to(torch.float64).log() - (-uniforms.to(torch.float64).clamp(min=tiny).log()).log()
-    keys[weights == 0] = -torch.inf
-    return keys.argsort(descending=True, stable=True)[:k]

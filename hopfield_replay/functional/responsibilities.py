@@ -5,7 +5,7 @@ from torch import Tensor
 
 from hopfield_replay.functional._arguments import check
 from hopfield_replay.functional._scores import LOG2_E, Scores, TileShape
-from hopfield_replay.functional._stream import Precision, leave_out, stream
+from hopfield_replay.functional._stream import Precision, leave_out, own_columns, stream
 from hopfield_replay.functional._validate import Similarity
 from hopfield_replay.functional.tiles import PatternTiles
 
@@ -57,15 +57,16 @@ def responsibilities(
         tiles.centre[1],
         arguments.beta,
         similarity,
-        torch.float64,
+        "float64",
         TileShape.of(queries),
     )
     level = ((sums.logsumexp - scores.offset()) * LOG2_E).masked_fill_(sums.log_mean == -torch.inf, torch.inf)
     for tile in tiles.tiles(scores.shape.columns):
         ready = scores.ready(tile)
+        own = None if arguments.exclude is None else own_columns(arguments.exclude, tile)
         for number, window in enumerate(scores.blocks):
             block = scores.block(number, ready)
-            leave_out(block, tile, arguments.exclude, window, -torch.inf)
+            leave_out(block, None if own is None else own[window], -torch.inf)
             block.sub_(level[window, None]).exp2_()
             result[window, tile.start : tile.start + ready.width] = block[:, : ready.width]
     return result
@@ -91,8 +92,8 @@ def effective_patterns(
         similarity: ``"distance"`` or ``"dot"``.
         exclude: (n,) index of the pattern that x[i] itself is, -1 for none.
         precision: ``"float64"``; ``"float32"``, in which the best 16 scores of each query are computed again in
-            float64; ``"fast"``: float32 without that; or ``"auto"``: float64 for float64 inputs and small problems
-            (n N d <= 1e9), float32 otherwise.
+            float64; ``"fast"``: float32 without that; on a GPU also ``"tf32"`` and ``"bfloat16"`` products with it; or
+            ``"auto"``: float64 for float64 inputs and small problems (n N d <= 1e9), float32 otherwise.
 
     Returns:
         (n,) float64 in [1, N]; 0 where no mass is left.

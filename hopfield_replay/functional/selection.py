@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hopfield_replay.functional._counts import check_count
 from hopfield_replay.functional._gains import ProtectedEnergy
 from hopfield_replay.functional._lazy import LazyGreedy
 from hopfield_replay.functional._validate import check_beta
 from hopfield_replay.functional.affinity import StreamedAffinity
+from hopfield_replay.functional.quotas import check_quotas
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,13 +110,13 @@ def greedy_replay_gain(
     Source: Nemhauser, Wolsey, Fisher (1978) for the guarantee; Minoux (1978) for lazy evaluation.
     """
     n, count = affinity.shape if isinstance(affinity, StreamedAffinity) else _check_affinity(affinity)
-    _check_k(k, count)
+    check_count(k, count, "candidates")
     beta = check_beta(beta)
     if isinstance(tighten, bool) or not isinstance(tighten, int) or tighten < 0:
         raise ValueError(f"tighten must be a whole number >= 0, got {tighten!r}.")
     weights = _check_weights(weights, n, affinity.device)
     tail = _tail(affinity, weights, tail_share, risk)
-    group_of, left = _check_groups(groups, quotas, k, count)
+    group_of, left = check_quotas(groups, quotas, k, count)
 
     function = ProtectedEnergy(affinity, _blend(weights, tail, tail_weight))
     greedy = LazyGreedy(function, group_of, list(left))
@@ -165,36 +167,6 @@ def protected_energy(affinity: Tensor | StreamedAffinity, indices: Tensor, *, be
     for i in chosen:
         function.add(i)
     return function.totals / beta
-
-
-def equal_quotas(groups: Tensor, k: int) -> Tensor:
-    r"""Equal shares of k picks for the groups; what a small group cannot use goes to the others.
-
-    Args:
-        groups: (C,) integer group of each candidate, counted from 0.
-        k: number of picks, from 1 to C. With k below the number of groups the first k groups get one each.
-
-    Returns:
-        (G,) int64 with sum k; no quota exceeds its group's size, and those below it differ by at most 1.
-
-    Raises:
-        ValueError, TypeError: groups that are not integers from 0; k out of range.
-
-    Example:
-        >>> import torch
-        >>> equal_quotas(torch.tensor([0, 1, 1, 1, 2, 2, 2, 2]), 6)
-        tensor([1, 3, 2])
-    """
-    _check_group_index(groups, None)
-    _check_k(k, len(groups))
-    sizes = torch.bincount(groups)
-    quotas = torch.zeros_like(sizes)
-    while (left := k - int(quotas.sum())) > 0:
-        unfilled = (quotas < sizes).nonzero().flatten()
-        share = max(1, left // len(unfilled))
-        unfilled = unfilled[:left]
-        quotas[unfilled] = torch.minimum(quotas[unfilled] + share, sizes[unfilled])
-    return quotas
 
 
 def _dual_bound(function: ProtectedEnergy, groups: list[int], quotas: list[int], steps: int) -> float:
@@ -261,13 +233,6 @@ def _check_affinity(affinity: Tensor) -> tuple[int, int]:
     return affinity.shape[0], affinity.shape[1]
 
 
-def _check_k(k: int, count: int) -> None:
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"k must be a whole number, got {k!r}.")
-    if not 1 <= k <= count:
-        raise ValueError(f"k must lie between 1 and the number of candidates, {count}, got {k}.")
-
-
 def _check_weights(weights: Tensor | None, n: int, device: torch.device) -> Tensor:
     if weights is None:
         return torch.ones(n, dtype=torch.float64, device=device)
@@ -277,30 +242,3 @@ def _check_weights(weights: Tensor | None, n: int, device: torch.device) -> Tens
     if not (float(weights.min()) >= 0 and 0 < float(weights.sum()) < math.inf):
         raise ValueError("weights must be finite and not negative, and not all zero.")
     return weights
-
-
-def _check_group_index(groups: Tensor, count: int | None) -> None:
-    if groups.is_floating_point() or groups.is_complex() or groups.dtype == torch.bool:
-        raise TypeError(f"groups must hold integers, got {groups.dtype}.")
-    if groups.ndim != 1 or (count is not None and len(groups) != count):
-        expected = "one group for each candidate" if count is None else f"shape ({count},)"
-        raise ValueError(f"groups must have {expected}, got {tuple(groups.shape)}.")
-    if len(groups) and int(groups.min()) < 0:
-        raise ValueError(f"groups must be counted from 0, got {int(groups.min())}.")
-
-
-def _check_groups(groups: Tensor | None, quotas: Tensor | None, k: int, count: int) -> tuple[list[int], list[int]]:
-    if groups is None:
-        if quotas is not None:
-            raise ValueError("quotas need groups: pass the group of each candidate too.")
-        return [0] * count, [k]
-    _check_group_index(groups, count)
-    if quotas is None:
-        quotas = equal_quotas(groups, k)
-    sizes = torch.bincount(groups, minlength=len(quotas))
-    if len(sizes) != len(quotas) or bool((quotas < 0).any()) or bool((quotas > sizes).any()) or int(quotas.sum()) != k:
-        raise ValueError(
-            f"quotas must be one number for each of the {len(sizes)} groups, from 0 to its size {sizes.tolist()}, "
-            f"with sum k = {k}; got {quotas.tolist()}."
-        )
-    return groups.tolist(), quotas.tolist()

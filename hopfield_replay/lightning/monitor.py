@@ -25,9 +25,8 @@ class ForgettingMonitor(Callback):
 
     One fit is one task. At its start the task's data is read (so bad samples stop the run before a step is spent); at
     its end probes of all tasks are measured, the buffer takes its share of the task, and everything is logged. Works
-    on any
-    LightningModule: energies need data only; reconstruction errors need a denoiser, which is found on the module where
-    it holds a diffusers network and scheduler, or is given. List a weight-averaging callback before this one.
+    on any LightningModule: energies need data only; reconstruction errors need a denoiser, which is found on the module
+    where it holds a diffusers network and scheduler, or is given. List a weight-averaging callback before this one.
 
     Args:
         buffer: filled at every boundary; None: measure only.
@@ -43,8 +42,10 @@ class ForgettingMonitor(Callback):
         seed: of the probes and of the noise.
 
     Raises:
-        MisconfigurationException: a strategy under which boundaries cannot be measured (ddp_spawn, sharded models), or
-            data in which a task's samples cannot be found.
+        MisconfigurationException: a strategy under which boundaries cannot be measured (ddp_spawn, sharded models);
+            data in which a task's samples cannot be found; a training loader without a batch.
+        TypeError: a denoiser that is none.
+        ValueError: a probe_source that is neither; and see ForgettingTracker for both.
 
     Example:
         >>> monitor = ForgettingMonitor(EnergyReplayBuffer(100), probe_size=64)
@@ -67,6 +68,11 @@ class ForgettingMonitor(Callback):
     ) -> None:
         if probe_source not in ("train", "val"):
             raise ValueError(f'probe_source must be "train" or "val", got {probe_source!r}.')
+        if denoiser is not None and not isinstance(denoiser, Denoiser) and not callable(denoiser):
+            raise TypeError(
+                "denoiser must have num_timesteps, noise, predict_clean and snr, or be a function from the module to "
+                f"such an object; got {type(denoiser).__name__}."
+            )
         self.tracker = ForgettingTracker(
             buffer,
             beta=beta,
@@ -104,9 +110,17 @@ class ForgettingMonitor(Callback):
         check_whole_model(trainer.strategy)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the task's data."""
+        """Read the task's data, and look for all that its end will need: errors cost no training yet."""
         self._ran = True
-        loader, _ = self._training(trainer)
+        loader, stream = self._training(trainer)
+        if stream is not None and stream.buffer is not self.buffer:
+            rank_zero_warn(
+                f"The training batches replay from {stream.buffer!r}, but the monitor fills {self.buffer!r}: what is "
+                "replayed is not measured. Give one buffer to ForgettingMonitor and to ReplayDataModule."
+            )
+        if self.probe_source == "val":
+            self._validation(trainer)
+        self._find_denoiser(pl_module)
         self.tracker.begin_task(
             self._source(trainer, loader), prepare=trainer.strategy.batch_to_device, progress=_bar(trainer)
         )
@@ -120,23 +134,31 @@ class ForgettingMonitor(Callback):
         if self._ran:
             return
         if self.tracker.open_task is not None:  # killed between the task's last checkpoint and on_train_end
+            pl_module.to(trainer.strategy.root_device)  # Lightning has taken it away already
             self._end_task(trainer, pl_module)
-        elif self.history:
+            pl_module.cpu()
+        elif trainer.num_training_batches == 0:
+            raise MisconfigurationException(
+                f"The training loader of task {self.tracker.next_task} yields no batch, so nothing was trained: the "
+                "data set is empty, or smaller than one batch and the loader has drop_last=True."
+            )
+        elif self.history and trainer.ckpt_path is None:  # else: resumed where the ledger is complete
             rank_zero_warn(
                 f"This fit trained nothing: the trainer's limits (max_epochs={trainer.max_epochs}, "
-                f"max_steps={trainer.max_steps}) were already reached by the fits before it. Use "
-                "hopfield_replay.fit_tasks(trainer, model, datamodules), which renews them for every task."
+                f"max_steps={trainer.max_steps}, limit_train_batches={trainer.limit_train_batches}) leave nothing to "
+                "do after the fits before it. Use hopfield_replay.fit_tasks(trainer, model, datamodules), which renews "
+                "max_epochs and max_steps for every task."
             )
 
     def _end_task(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        loader, replay_ratio = self._training(trainer)
+        loader, stream = self._training(trainer)
         probes = None
         if self.probe_source == "val":
             probes = self._source(trainer, self._validation(trainer))
         record = self.tracker.end_task(
             self._source(trainer, loader),
             denoiser=self._find_denoiser(pl_module),
-            replay_ratio=replay_ratio,
+            replay_ratio=0.0 if stream is None else stream.share,
             probe_source=probes,
             prepare=trainer.strategy.batch_to_device,
             progress=_bar(trainer),
@@ -158,19 +180,21 @@ class ForgettingMonitor(Callback):
             )
         return found
 
-    def _training(self, trainer: Trainer) -> tuple[Iterable[Any], float]:
-        """The task's own loader, and the share of replay beside it."""
+    def _training(self, trainer: Trainer) -> tuple[Iterable[Any], ReplayStream | None]:
+        """The task's own loader, and the replay beside it."""
         loaders = trainer.train_dataloader
         if isinstance(loaders, list) and len(loaders) == 2 and isinstance(loaders[1], ReplayStream):
-            return loaders[0], loaders[1].share
+            return loaders[0], loaders[1]
         if loaders is None or isinstance(loaders, list | tuple | dict):
             raise MisconfigurationException(
                 f"A task's samples cannot be told from a training loader of type {type(loaders).__name__}; use one "
                 "DataLoader for each task (wrapped in ReplayDataModule for replay)."
             )
-        return loaders, 0.0
+        return loaders, None
 
     def _validation(self, trainer: Trainer) -> Iterable[Any]:
+        if trainer.enable_validation:
+            trainer.fit_loop.epoch_loop.val_loop.setup_data()  # Lightning may do it later, or, resuming, not at all
         loaders = trainer.val_dataloaders
         if isinstance(loaders, list | tuple) and loaders:
             loaders = loaders[0]

@@ -1,6 +1,7 @@
 """ReplayLoader: a task's loader whose batches carry replayed samples along."""
 
 from collections.abc import Callable, Iterable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -28,7 +29,9 @@ def check_replay_ratio(replay_ratio: ReplayRatio) -> ReplayRatio:
 
 
 class ReplayStream:
-    """An endless stream of draws from a buffer, whose position is part of the trainer's checkpoint.
+    """An endless stream of draws from a buffer: a function of the seed, the rank and the epoch.
+
+    Its position within an epoch is part of the trainer's checkpoint.
 
     Args:
         loader: what the draws join.
@@ -42,10 +45,25 @@ class ReplayStream:
         self.buffer = buffer
         self.replay_ratio = check_replay_ratio(replay_ratio)
         self.seed = seed
+        self._epoch = 0
         self._generator: torch.Generator | None = None
         self._owed = 0.0
-        self._step = 0
+        self._step = 0  # batches of the epoch
         self._counts = [0, 0]  # new and replayed samples so far
+
+    @property
+    def batch_sampler(self) -> SimpleNamespace:
+        """Where Lightning looks for a ``set_epoch`` to call when an epoch begins."""
+        return SimpleNamespace(sampler=self)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin an epoch's draws; the epoch at hand goes on.
+
+        Lightning restores the position inside an unfinished epoch only, so that no epoch's draws may build on the last
+        one's.
+        """
+        if epoch != self._epoch:
+            self._epoch, self._generator, self._owed, self._step = epoch, None, 0.0, 0
 
     def __len__(self) -> int:
         """That of the loader, if it has one: Lightning takes limit_train_batches=0.5 of the length of each part."""
@@ -61,8 +79,19 @@ class ReplayStream:
     def share(self) -> float:
         """Share of the samples trained on that were replayed: the ratio, or what a schedule came to so far."""
         if callable(self.replay_ratio):
-            return self._counts[1] / max(1, sum(self._counts))
+            return self._counts[1] / sum(self._counts) if any(self._counts) else self._ratio()
         return self.replay_ratio
+
+    def _ratio(self) -> float:
+        """The ratio at this step."""
+        if not callable(self.replay_ratio):
+            return self.replay_ratio
+        task = int(self.buffer.tasks.max()) + 1 if len(self.buffer) else 0
+        step = self._epoch * (_length(self.loader)) + self._step
+        ratio = self.replay_ratio(task, step)
+        if not 0.0 <= ratio < 1.0:
+            raise ValueError(f"The replay_ratio of task {task}, step {step} must lie in [0, 1), got {ratio}.")
+        return ratio
 
     def draw(self, batch_size: int) -> Any:
         """Samples to replay beside a batch of this size; None if the buffer is empty or none is due yet.
@@ -73,13 +102,9 @@ class ReplayStream:
         if not len(self.buffer):
             return None
         if self._generator is None:
-            self._generator = torch.Generator().manual_seed(self.seed + 1_000_003 * world()[0])
-        ratio = self.replay_ratio
-        if callable(ratio):
-            task = int(self.buffer.tasks.max()) + 1
-            ratio = ratio(task, self._step)
-            if not 0.0 <= ratio < 1.0:
-                raise ValueError(f"The replay_ratio of task {task}, step {self._step} must lie in [0, 1), got {ratio}.")
+            self._generator = torch.Generator()
+            self._generator.manual_seed(self.seed + 1_000_003 * world()[0] + 7_368_787 * self._epoch)
+        ratio = self._ratio()
         self._step += 1
         self._owed += batch_size * ratio / (1.0 - ratio)
         count = int(self._owed + 0.5)
@@ -90,6 +115,7 @@ class ReplayStream:
     def state_dict(self) -> dict[str, Any]:
         """Position of the stream: tensors and plain Python."""
         return {
+            "epoch": self._epoch,
             "owed": self._owed,
             "step": self._step,
             "counts": self._counts,
@@ -98,11 +124,20 @@ class ReplayStream:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where the state was taken; a checkpoint holds rank 0's, the other ranks start their own stream anew."""
-        self._owed, self._step, self._counts = state["owed"], state["step"], list(state["counts"])
+        """Go on where the state was taken; a checkpoint holds rank 0's, the others begin their epoch anew."""
+        self._epoch, self._generator, self._owed = state["epoch"], None, state["owed"]
+        self._step, self._counts = state["step"], list(state["counts"])
         if state["generator"] is not None and state["rank"] == world()[0]:
             self._generator = torch.Generator()
             self._generator.set_state(state["generator"].cpu())
+
+
+def _length(loader: Iterable[Any]) -> int:
+    """Batches of an epoch; 0 if that is unknown."""
+    try:
+        return len(loader)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):
+        return 0
 
 
 class ReplayLoader(CombinedLoader):

@@ -97,6 +97,9 @@ def fit_tasks(
             if task > start or ckpt_path is None:
                 cursor.first_step = trainer.global_step
                 trainer.fit_loop.epoch_progress.reset()
+                # a resumed fit with nothing left to do leaves it set (and Lightning sets it whenever max_steps is)
+                trainer.fit_loop.epoch_loop.max_steps = -1
+                trainer.fit_loop.restarting = False
             trainer.fit_loop.epoch_loop.max_steps = steps_per_task
             rank_zero_info(f"Task {task + 1} of {len(datamodules)}")
             data = datamodules[task]

@@ -5,8 +5,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from hopfield_replay.functional import energy_rise
 from hopfield_replay.functional._validate import Similarity
-from hopfield_replay.functional.energy import energy_rise
 from hopfield_replay.metrics._rows import RowMetric
 
 

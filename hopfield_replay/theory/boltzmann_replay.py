@@ -12,13 +12,12 @@ from hopfield_replay.theory.changes import Rotation
 from hopfield_replay.theory.estimate import Estimate
 from hopfield_replay.theory.result import Result, markdown_table
 from hopfield_replay.theory.rise import PLACES
-from hopfield_replay.theory.settings import cluster_and_outlier
+from hopfield_replay.theory.settings import SAME_POINT, cluster_and_outlier
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REPLAYED = ("highest", "lowest", "random")  # the last is what the others are compared with
-_SAME = 1e-6  # distance below which two fixed points are one
 
 
 @dataclass(frozen=True)
@@ -298,7 +297,7 @@ def run_regime(
         )
         for a, name in enumerate(REPLAYED)
     ]
-    together = torch.cdist(settled, settled) < _SAME
+    together = torch.cdist(settled, settled) < SAME_POINT
     together[:, range(count), range(count)] = False
     outlier_merged = together[:, -1].any(1).double().mean().item()
     cluster_merged = together[:, :-1, :-1].any(2).double().mean().item()

@@ -177,6 +177,9 @@ class Replacement(TaskChange):
 class Translation(TaskChange):
     """Move all patterns by one vector of random direction.
 
+    Norms change, so the two forms of the energy disagree: the distance form rises by about length^2 / 2, the dot form
+    changes by about -<shift, x>, whose mean over directions is zero.
+
     Attributes:
         length: of the vector, >= 0.
     """

@@ -17,7 +17,7 @@ from hopfield_replay.theory.changes import Rotation
 from hopfield_replay.theory.estimate import Estimate
 from hopfield_replay.theory.result import Result, markdown_table
 from hopfield_replay.theory.rise import PLACES, Order, measure_rise
-from hopfield_replay.theory.settings import cluster_and_outlier, mixed_density
+from hopfield_replay.theory.settings import SAME_POINT, cluster_and_outlier, mixed_density
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +27,6 @@ VERDICTS = ("holds", "equal", "merged", "reversed")
 _WORDS = {"equal": "the rises differ by at most 1 %", "merged": "the points merge", "reversed": "it is reversed"}
 _COLOURS = {"holds": "#4c9f70", "equal": "#e8e8e8", "merged": "#8d99ae", "reversed": "#d1495b"}
 _EQUAL = 0.01  # relative difference of the expected rises below which they are called equal
-_SAME = 1e-6  # distance below which two fixed points are one
 _NOISE = {"pattern": 1e-12, "fixed point": 1e-9}  # differences below are ties: float noise, iteration tolerance
 
 
@@ -232,10 +231,8 @@ def _draw_regions(axis: "Axes", cells: Sequence[Cell]) -> None:
 
 
 def _relative(cell: Cell) -> float:
-    """Relative surplus of the rise of the higher energy over that of the lower one."""
-    surplus = cell.rise_outlier - cell.rise_cluster
-    largest = max(abs(cell.rise_outlier), abs(cell.rise_cluster))
-    return (surplus if cell.energy_gap > 0 else -surplus) / largest
+    """Relative surplus of the outlier's rise over the cluster's; for c >= 0 the outlier's energy is never the lower."""
+    return (cell.rise_outlier - cell.rise_cluster) / max(abs(cell.rise_outlier), abs(cell.rise_cluster))
 
 
 def judge(n: int, c: float, d: int, beta: float) -> tuple[Cell, Cell]:
@@ -286,7 +283,7 @@ def _cell(n: int, c: float, beta: float, place: str, points: Tensor, patterns: T
         merged_fraction=found.merged_fraction,
         warned=bool(found.warnings),
     )
-    if (points[0] - points[1]).norm().item() < _SAME:
+    if (points[0] - points[1]).norm().item() < SAME_POINT:
         return cell
     relative = _relative(cell)
     verdict = "equal" if abs(relative) <= _EQUAL else "holds" if relative > 0 else "reversed"

@@ -13,7 +13,7 @@ from hopfield_replay.plotting import new_figure
 from hopfield_replay.theory.changes import Rotation
 from hopfield_replay.theory.estimate import Estimate
 from hopfield_replay.theory.result import Result, markdown_table
-from hopfield_replay.theory.settings import Setting, by_energy, cluster_and_outlier, from_file
+from hopfield_replay.theory.settings import Setting, asked_for
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,17 +110,22 @@ class ReplayGainResult(Result):
 
     def verdict(self) -> str:
         """Return the order of the self-gains and of the totals, on average and in single rotations."""
+        first = [t for t in self.totals if t.source == self.totals[0].source]
         whole = ", ".join(f"{share:.0%} ({change})" for change, share in self.order_shares)
         totals = [t for t in self.totals if t.source == self.totals[-1].source]
         signs = {1: "more", 0: "no different", -1: "less"}
         raw, net = (
             {signs[getattr(t, kind).direction] for t in totals} for kind in ("raw_over_first", "net_over_first")
         )
+        changes = [
+            f"{t.raw_over_first.mean / f.raw.mean:+.1%} and {t.net_over_first.mean / f.net.mean:+.1%} for {t.change}"
+            for t, f in zip(totals, first, strict=True)
+        ]
         return (
             f"To itself: the largest mean net gain is that of {self.steps[0].higher}. {whole} of single "
             f"rotations obey the whole order. Summed over all targets, replaying {totals[0].source} instead of "
             f"{self.totals[0].source} gives {' or '.join(sorted(raw))} raw gain and {' or '.join(sorted(net))} net "
-            "gain."
+            f"gain ({', '.join(changes)})."
         )
 
     def table(self) -> str:
@@ -226,6 +231,7 @@ def measure_replay_gain(
         ValueError: fewer than two groups or draws.
 
     Example:
+        >>> from hopfield_replay.theory import cluster_and_outlier
         >>> result = measure_replay_gain(cluster_and_outlier(), 8.0, [Rotation(0.05)], draws=50)
         >>> result.steps[0].higher, result.largest_error < 1e-12
         ('outlier itself', True)
@@ -234,8 +240,10 @@ def measure_replay_gain(
     """
     if len(setting.group_names) < 2:
         raise ValueError(f"{setting.name} has only the group {setting.group_names}; regroup it with by_energy.")
-    if draws < 2 or checked < 1:
-        raise ValueError(f"need draws >= 2 and checked >= 1, got {draws} and {checked}.")
+    if draws < 2 or checked < 1 or not changes:
+        raise ValueError(
+            f"need draws >= 2, checked >= 1 and a change; got {draws}, {checked} and {len(changes)} changes."
+        )
     patterns = setting.patterns
     targets = fixed_points(patterns, patterns, beta, similarity="dot", tol=1e-12, max_iter=10000)
     pairs = _families(setting)
@@ -375,9 +383,7 @@ def reproduce_replay_gain(
     Returns:
         The result.
     """
-    setting = cluster_and_outlier(n, c, d) if patterns is None else from_file(patterns)
-    if len(setting.group_names) == 1:
-        setting = by_energy(setting, beta)
+    setting = asked_for(n, c, d, beta, patterns)
     return measure_replay_gain(setting, beta, [Rotation(e, variance) for e in eps], mass=mass, draws=draws, seed=seed)
 
 

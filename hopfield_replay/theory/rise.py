@@ -12,9 +12,9 @@ from hopfield_replay.functional import energy, fixed_points
 from hopfield_replay.functional._validate import Similarity
 from hopfield_replay.plotting import new_figure
 from hopfield_replay.theory.changes import Replacement, Rotation, TaskChange, Translation
-from hopfield_replay.theory.estimate import Estimate
+from hopfield_replay.theory.estimate import FLOAT_NOISE, Estimate
 from hopfield_replay.theory.result import Result, markdown_table
-from hopfield_replay.theory.settings import Setting, by_energy, cluster_and_outlier, from_file
+from hopfield_replay.theory.settings import SAME_POINT, Setting, asked_for
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,6 +54,8 @@ class Order:
         low: name of the group of lowest mean energy.
         difference: rise of ``high`` minus rise of ``low``, paired by draw.
         share: share of single draws in which it is positive.
+        merged: whether there is nothing to compare: the points of ``high`` are points of ``low``, too (merged fixed
+            points), or the energies of the two are equal up to float noise.
     """
 
     change: str
@@ -62,6 +64,7 @@ class Order:
     low: str
     difference: Estimate
     share: float
+    merged: bool
 
 
 @dataclass(frozen=True)
@@ -88,12 +91,16 @@ class RiseResult(Result):
 
     def verdict(self) -> str:
         """Return in how many comparisons it holds on average, and in how many single draws."""
-        counts = Counter(o.difference.direction for o in self.orders)
-        shares = [o.share for o in self.orders]
+        orders = [o for o in self.orders if not o.merged]
+        if not orders:
+            return f"{self.setting}, beta {self.beta:g}, {self.similarity} form: all merged, nothing to compare."
+        counts = Counter(o.difference.direction for o in orders)
+        shares = [o.share for o in orders]
+        merged = len(self.orders) - len(orders)
         return (
-            f"{self.setting}, beta {self.beta:g}: holds on average in {counts[1]} of {len(self.orders)} comparisons, "
-            f"is reversed in {counts[-1]} and not resolved in {counts[0]}; holds in {min(shares):.0%} to "
-            f"{max(shares):.0%} of single draws."
+            f"{self.setting}, beta {self.beta:g}, {self.similarity} form: holds on average in {counts[1]} of "
+            f"{len(self.orders)} comparisons, is reversed in {counts[-1]}, not resolved in {counts[0]} and merged in "
+            f"{merged}; holds in {min(shares):.0%} to {max(shares):.0%} of single draws."
         )
 
     def table(self) -> str:
@@ -115,6 +122,11 @@ class RiseResult(Result):
         """Return which way the order goes under each change, on average and in single draws."""
         sentences = []
         for o in self.orders:
+            if o.merged:
+                sentences.append(
+                    f"{o.change}, at each {o.place}: {o.high} and {o.low} have merged or have equal energies."
+                )
+                continue
             verdict = {
                 1: f"{o.high} (higher energy) rises more than {o.low} on average",
                 0: f"no difference between {o.high} (higher energy) and {o.low} could be resolved",
@@ -130,7 +142,7 @@ class RiseResult(Result):
         """Return one panel of bars for each change, with 95 % intervals and the expectation as a dashed line."""
         changes = list(dict.fromkeys(r.change for r in self.rises))
         groups = list(dict.fromkeys(r.group for r in self.rises))
-        figure = new_figure(2.6 * len(changes) + 0.6, 3.6)
+        figure = new_figure(2.6 * len(changes) + 2.0, 3.6)
         width = 0.8 / len(groups)
         for axis, change in zip(figure.subplots(1, len(changes), squeeze=False)[0], changes, strict=True):
             for row in (r for r in self.rises if r.change == change):
@@ -145,8 +157,12 @@ class RiseResult(Result):
             axis.set_title(change, fontsize="medium")
             axis.axhline(0, color="black", linewidth=0.5)
         figure.axes[0].set_ylabel("mean energy rise")
-        figure.axes[0].legend(title="dashed: expected", fontsize="small", title_fontsize="small")
-        figure.suptitle(f"{self.setting}, beta={self.beta}, {self.draws} draws", fontsize="medium")
+        title = "dashed: expected" if any(r.expected is not None for r in self.rises) else None
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right upper", title=title)
+        figure.suptitle(
+            f"{self.setting}, beta={self.beta}, {self.similarity} form, {self.draws} draws", fontsize="medium"
+        )
         return figure
 
 
@@ -185,6 +201,7 @@ def measure_rise(
         ValueError: fewer than two groups or draws.
 
     Example:
+        >>> from hopfield_replay.theory import cluster_and_outlier
         >>> result = measure_rise(cluster_and_outlier(), 8.0, [Rotation(0.05)], draws=50)
         >>> [o.high for o in result.orders]
         ['outlier', 'outlier']
@@ -193,8 +210,8 @@ def measure_rise(
     """
     if len(setting.group_names) < 2:
         raise ValueError(f"{setting.name} has only the group {setting.group_names}; regroup it with by_energy.")
-    if draws < 2:
-        raise ValueError(f"draws must be >= 2, got {draws}.")
+    if draws < 2 or not changes:
+        raise ValueError(f"draws must be >= 2, got {draws}, and there must be a change, got {len(changes)}.")
     patterns = setting.patterns
     settled = fixed_points(patterns, patterns, beta, similarity=similarity, tol=1e-12, max_iter=10000)
     points = torch.cat([patterns, settled])
@@ -217,8 +234,14 @@ def measure_rise(
             difference = means[:, high] - means[:, low]
             names = setting.group_names[high], setting.group_names[low]
             share = (difference > 0).double().mean().item()
-            orders.append(Order(change.name, place, *names, Estimate.of(difference), share))
+            merged = level[high] - level[low] < FLOAT_NOISE or _merged(points[half], setting, high, low)
+            orders.append(Order(change.name, place, *names, Estimate.of(difference), share, merged))
     return RiseResult(setting.name, beta, similarity, draws, tuple(rises), tuple(orders))
+
+
+def _merged(points: Tensor, setting: Setting, high: int, low: int) -> bool:
+    apart = torch.cdist(points[setting.members(high)], points[setting.members(low)]).amin(1)
+    return bool((apart < SAME_POINT).all())
 
 
 def _group_means(values: Tensor, setting: Setting) -> Tensor:
@@ -259,9 +282,7 @@ def reproduce_rise(
     Returns:
         The result.
     """
-    setting = cluster_and_outlier(n, c, d) if patterns is None else from_file(patterns)
-    if len(setting.group_names) == 1:
-        setting = by_energy(setting, beta)
+    setting = asked_for(n, c, d, beta, patterns)
     changes = [*(Rotation(e, variance) for e in eps), Replacement(replaced), Translation(shift)]
     return measure_rise(setting, beta, changes, draws=draws, seed=seed, similarity=similarity)
 

@@ -8,18 +8,8 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.candidates import Candidates, sample_keys
-from hopfield_replay.functional import (
-    affinity,
-    energy,
-    facility_location,
-    far_task_energy,
-    greedy_replay_gain,
-    herding,
-    k_center,
-    neighbour_distance,
-    protected_energy,
-    replay_mass,
-)
+from hopfield_replay.functional import affinity, energy, greedy_replay_gain, protected_energy, replay_mass
+from hopfield_replay.greedy_gain import GreedyGain
 from hopfield_replay.memory import HopfieldMemory
 from hopfield_replay.plotting import new_figure
 from hopfield_replay.policies import POLICIES, as_policy
@@ -174,7 +164,8 @@ class SelectionResult(Result):
             axis.invert_yaxis()
             axis.set_xlabel("protected energy")
             axis.set_title(f"{c.setting}\n{c.change}, {c.k} of {c.samples}", fontsize="small")
-        figure.axes[0].legend(fontsize="small", loc="lower right")
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(handles))
         return figure
 
 
@@ -256,15 +247,15 @@ def _replay_sets(
         energies=levels,
         vectors=old,
         keys=sample_keys(ids, seed),
+        beta=beta,
+        similarity="dot",
+        places=k,
     )
-    unknown = affinity(old, old, far_task_energy(old), beta, masses=replay_mass(k, share))
+    policies = {name: as_policy(name) for name in POLICIES} | {"greedy_gain": GreedyGain(share)}
     sets = {
-        "greedy_gain": greedy_replay_gain(unknown, k, beta=beta).indices,
-        "nearest_neighbour": neighbour_distance(old, min(10, len(old) - 1)).argsort(descending=True, stable=True)[:k],
-        "k_center": k_center(old, k),
-        "facility_location": facility_location(old, k),
-        "herding": herding(old, k),
-        **{name: as_policy(name).select(candidates, k) for name in POLICIES},
+        name: policy.select(candidates, k)
+        for name, policy in policies.items()
+        if not getattr(policy, "needs_losses", False)  # no model is trained here that could have a loss
     }
     best = greedy_replay_gain(a, k, beta=beta, tighten=20)
     for name, chosen in zip(

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from hopfield_replay.functional import energy
 
+SAME_POINT = 1e-6  # distance below which two fixed points are one; the retrieval stops at steps of 1e-11 or less
+
 
 @dataclass(frozen=True, eq=False)
 class Setting:
@@ -295,8 +297,16 @@ def by_energy(setting: Setting, beta: float, share: float = 0.2) -> Setting:
     return Setting(setting.name, setting.patterns, groups, ("low energy", "high energy"))
 
 
+def asked_for(n: int, c: float, d: int, beta: float, patterns: str | None) -> Setting:
+    """The cluster and outlier, or the patterns of a file; without groups its fifth of highest energy and the rest."""
+    setting = cluster_and_outlier(n, c, d) if patterns is None else from_file(patterns)
+    return setting if len(setting.group_names) > 1 else by_energy(setting, beta)
+
+
 __all__ = [
+    "SAME_POINT",
     "Setting",
+    "asked_for",
     "by_energy",
     "cluster_and_outlier",
     "digits",

@@ -4,24 +4,33 @@ Ratios are medians over paired rounds: in each round every candidate runs once a
 baseline of the same round. `python tests/benchmarks/energy.py --json out.json`; `--device cuda` for a GPU.
 """
 
-import resource
+import argparse
+import json
+import platform
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from statistics import median
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from hopfield_replay.functional import energy, energy_and_retrieval
+from hopfield_replay.functional import PatternTiles, _stream, energy, energy_and_retrieval
+from hopfield_replay.functional._logsumexp import Sums, gather
 from hopfield_replay.functional._scores import TileShape
 
 BETA = 10.0
+CPU_SIZES = {64: 100_000, 784: 20_000, 3072: 10_000, 16384: 4_000}
+GPU_SIZES = {64: 2_000_000, 1024: 1_000_000, 3072: 500_000, 16384: 100_000}
 
 
 def data(n: int, count: int, d: int, kind: str = "centred", device: str = "cpu") -> tuple[Tensor, Tensor]:
-    """Clustered patterns with mean |xi - c|^2 of 64, as unscaled digits have; half of the queries are patterns."""
+    """Clustered patterns, mean |xi - c|^2 of 64 (digits have about 50), and queries of which half are patterns."""
     generator = torch.Generator(device).manual_seed(0)
     options = {"generator": generator, "device": device}
     centres = torch.randn(50, d, **options)
@@ -38,16 +47,20 @@ def data(n: int, count: int, d: int, kind: str = "centred", device: str = "cpu")
 
 
 def paired(candidates: dict[str, Callable[[], object]], baseline: str, rounds: int, device: str) -> dict[str, float]:
-    """Median over the rounds of each candidate's time over the baseline's; the baseline's own median in seconds."""
+    """Median over the rounds of each candidate's time over the baseline's; the baseline's own median in seconds.
+
+    On the CPU the time is that of this process on its one thread, so that other processes disturb it less.
+    """
+    clock = time.perf_counter if device == "cuda" else time.process_time
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for number in range(rounds + 1):
         for name, run in candidates.items():
-            start = time.perf_counter()
+            start = clock()
             run()
             if device == "cuda":
                 torch.cuda.synchronize()
             if number:  # the first round warms up
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     result = {
         name: median(own / base for own, base in zip(taken, times[baseline], strict=True))
         for name, taken in times.items()
@@ -67,7 +80,11 @@ def product(x: Tensor, patterns: Tensor, dtype: torch.dtype) -> Callable[[], Non
             tile = patterns[column : column + shape.columns]
             for row in range(0, len(x), shape.rows):
                 block = x[row : row + shape.rows]
-                torch.mm(block, tile.T, out=buffer[: len(block) * len(tile)].view(len(block), len(tile)))
+                out = buffer[: len(block) * len(tile)].view(len(block), len(tile))
+                if dtype == torch.bfloat16:  # what the engine needs: products of bfloat16, summed and kept in float32
+                    torch.mm(block, tile.T, out_dtype=torch.float32)
+                else:
+                    torch.mm(block, tile.T, out=out)
 
     return run
 
@@ -109,22 +126,28 @@ def error(d: int, n: int, count: int) -> dict[str, float]:
         own = torch.cat([torch.arange(n // 2), torch.full((n - n // 2,), -1)])
         worst = {"fast": 0.0, "float32": 0.0}
         for beta in (1.0, 10.0, 100.0, 1e3, 1e4, 1e5):
-            for exclude in (own, None):
-                exact = energy(x, patterns, beta, exclude=exclude, precision="float64")
-                for precision in worst:
-                    found = energy(x, patterns, beta, exclude=exclude, precision=precision)
-                    worst[precision] = max(worst[precision], float((found - exact).abs().max()))
+            exact = energy(x, patterns, beta, exclude=own, precision="float64")
+            for precision in worst:
+                found = energy(x, patterns, beta, exclude=own, precision=precision)
+                worst[precision] = max(worst[precision], float((found - exact).abs().max()))
         result |= {f"{kind}, {precision}": value for precision, value in worst.items()}
     return result
 
 
 def peak(d: int, n: int, count: int) -> float:
-    """Megabytes by which the process grows during one call; only meaningful in a process of its own."""
+    """Megabytes by which this process grows at most during one call (Linux)."""
     x, patterns = torch.rand(n, d), torch.rand(count, d)
     energy(x[:8], patterns[:64], BETA, precision="float32")  # libraries allocate once
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    energy(x, patterns, BETA, exclude=torch.arange(n), precision="float32")
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    Path("/proc/self/clear_refs").write_text("5")  # forget the highest resident size so far
+    before = resident()["VmHWM"]
+    energy(x, patterns, BETA, exclude=torch.arange(n) % count, precision="float32")
+    return (resident()["VmHWM"] - before) / 1024
+
+
+def resident() -> dict[str, int]:
+    """Kilobytes of this process by kind."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return {line.split(":")[0]: int(line.split()[1]) for line in lines if line.startswith("Vm")}
 
 
 def memory(d: int, n: int, count: int) -> dict[str, float]:
@@ -134,6 +157,153 @@ def memory(d: int, n: int, count: int) -> dict[str, float]:
         command = [sys.executable, __file__, "--peak", str(d), str(n), str(size)]
         return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
-    shape = TileShape.of(torch.empty(n, d, device="meta").to_empty(device="cpu"))
+    shape = TileShape.of(torch.empty(n, d))
     tiles = 4 * (shape.columns * d + shape.rows * shape.columns) / 2**20
     return {"N": in_a_process(count), "8 N": in_a_process(8 * count), "a tile and its scores": tiles}
+
+
+def on_rank(rank: int, d: int, n: int, count: int, rounds: int, port: int) -> None:
+    """Two ranks with half of the patterns each: time of a pass with the gather over that of the same pass alone."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    x, patterns = data(n, count, d)
+    own = patterns[rank * count // 2 : (rank + 1) * count // 2]
+    alone, together = PatternTiles(own), PatternTiles(own, group=dist.group.WORLD)
+    len(together)  # counting over the ranks is done once, at the first use
+    times: dict[str, list[float]] = {"alone": [], "gather": []}
+    for _ in range(rounds):
+        dist.barrier()
+        start = time.perf_counter()
+        energy(x, alone, BETA, precision="float32")
+        middle = time.perf_counter()
+        dist.barrier()
+        gathering = time.perf_counter()
+        sums = Sums(torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64))
+        gather(sums, dist.group.WORLD)
+        times["gather"].append(time.perf_counter() - gathering)
+        times["alone"].append(middle - start)
+    energy(x, together, BETA, precision="float32")
+    if rank == 0:
+        print(json.dumps({name: median(values) for name, values in times.items()}))
+    dist.destroy_process_group()
+
+
+def ranks(d: int, n: int, count: int, rounds: int) -> dict[str, float]:
+    """Share of the gather in a pass over two gloo ranks."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, __file__, "--rank"]
+    numbers = [str(value) for value in (d, n, count, rounds, port)]
+    other = subprocess.Popen([*command, "1", *numbers], stdout=subprocess.DEVNULL)
+    first = subprocess.run([*command, "0", *numbers], check=True, capture_output=True, text=True)
+    other.wait()
+    seconds = json.loads(first.stdout)
+    return {"gather / local pass": seconds["gather"] / seconds["alone"], "gather, seconds": seconds["gather"]}
+
+
+def on_gpu(d: int, n: int, count: int, rounds: int) -> dict[str, float]:
+    """Share of cuBLAS alone that is reached: time of torch.mm on the same tiles over that of the energy."""
+    x, patterns = data(n, count, d, device="cuda")
+    own = torch.arange(n, device="cuda")
+    result: dict[str, float] = {}
+    for precision, dtype in (("float32", torch.float32), ("tf32", torch.float32), ("bfloat16", torch.bfloat16)):
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        candidates: dict[str, Callable[[], object]] = {"mm": product(x, patterns, dtype)}
+        for name, best in (("sums", 0), ("sums, best re-scored", 16)):
+            candidates[name] = gpu_energy(x, patterns, own, precision, best)
+        ratios = paired(candidates, "mm", rounds, "cuda")
+        seconds = ratios.pop("mm, seconds")
+        result |= {f"{precision}, {name}: share of mm": 1 / ratio for name, ratio in ratios.items()}
+        result[f"{precision}, mm: TFLOP/s"] = 2 * n * count * d / seconds / 1e12
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    energy(x, patterns, BETA, exclude=own, precision="bfloat16")
+    result["bfloat16, peak extra MB"] = (torch.cuda.max_memory_allocated() - before) / 2**20
+    some = slice(0, 256)
+    exact = energy(x[some], patterns, BETA, exclude=own[some], precision="float64")
+    for precision in ("float32", "fast", "tf32", "bfloat16"):
+        found = energy(x[some], patterns, BETA, exclude=own[some], precision=precision)
+        result[f"{precision}, error"] = float((found - exact).abs().max())
+    return result
+
+
+def gpu_energy(x: Tensor, patterns: Tensor, own: Tensor, precision: str, best: int) -> Callable[[], Tensor]:
+    """The energies with ``best`` scores of each query computed again."""
+
+    def run() -> Tensor:
+        before, _stream.BEST = _stream.BEST, best
+        try:
+            return energy(x, patterns, BETA, exclude=own, precision=precision)
+        finally:
+            _stream.BEST = before
+
+    return run
+
+
+def show(title: str, rows: dict[str, dict[str, float]]) -> None:
+    """Print one table: a line for each measurement, a column for each case."""
+    print(f"\n{title}", flush=True)
+    width = max(len(name) for values in rows.values() for name in values)
+    print(" " * width, *(f"{case:>12}" for case in rows))
+    for name in next(iter(rows.values())):
+        print(f"{name:{width}}", *(f"{values[name]:12.3g}" for values in rows.values()), flush=True)
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor of the number of patterns")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    parser.add_argument("--peak", type=int, nargs=3, metavar=("D", "N_QUERIES", "N"), help=argparse.SUPPRESS)
+    parser.add_argument("--rank", type=int, nargs=6, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.peak:
+        print(peak(*options.peak))
+        return
+    if options.rank:
+        on_rank(*options.rank)
+        return
+    results: dict[str, dict[str, dict[str, float]]] = {}
+    on_cuda = options.device == "cuda"
+    hardware = (
+        torch.cuda.get_device_name() if on_cuda else f"{platform.machine()}, one thread, torch {torch.__version__}"
+    )
+    print(hardware)
+    for title, cases in (gpu_tables if on_cuda else cpu_tables)(options.scale, options.rounds).items():
+        results[title] = {case: measure() for case, measure in cases.items()}
+        show(title, results[title])
+    if options.json:
+        options.json.write_text(json.dumps({"hardware": hardware, "beta": BETA, "results": results}, indent=1))
+
+
+Tables = dict[str, dict[str, Callable[[], dict[str, float]]]]
+
+
+def gpu_tables(scale: float, rounds: int) -> Tables:
+    """What is measured on a GPU."""
+    return {"GPU": {f"d={d}": partial(on_gpu, d, 16384, int(n * scale), rounds) for d, n in GPU_SIZES.items()}}
+
+
+def cpu_tables(scale: float, rounds: int) -> Tables:
+    """What is measured on the CPU."""
+    sizes = {d: int(count * scale) for d, count in CPU_SIZES.items()}
+    return {
+        "Largest error against float64, beta 1 to 1e5": {
+            f"d={d}": partial(error, d, 200, 4000) for d in (64, 784, 3072)
+        },
+        "Peak extra memory, MB": {
+            f"d={d}": partial(memory, d, 1000, max(4096, 2**22 // d)) for d in sizes if d <= 3072
+        },
+        "Two gloo ranks": {"d=784": partial(ranks, 784, 1000, sizes[784], rounds)},
+        "Time over torch.mm on the same tiles": {
+            f"d={d}": partial(speed, d, 1000, n, rounds) for d, n in sizes.items()
+        },
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -162,3 +162,24 @@ def test_other_types_are_refused():
         DiffusersDenoiser(lambda x, t: x, diffusers.DDPMScheduler())
     with pytest.raises(ValueError, match="prediction_type"):
         DiffusersDenoiser(unet(), diffusers.DDPMScheduler(), prediction_type="noise")
+
+
+class Compiled(nn.Module):
+    """Wraps a network as torch.compile does: another signature, the attributes of the original."""
+
+    def __init__(self, network):
+        super().__init__()
+        self._orig_mod = network
+
+    def __getattr__(self, name):
+        return super().__getattr__(name) if name == "_orig_mod" else getattr(self._orig_mod, name)
+
+    def __call__(self, *args, **kwargs):
+        return self._orig_mod(*args, **kwargs)
+
+
+def test_a_compiled_network():
+    network, scheduler = unet(num_class_embeds=3), diffusers.DDPMScheduler()
+    expected = DiffusersDenoiser(network, scheduler).predict_clean(images(), 10, LABELS)
+    got = DiffusersDenoiser(Compiled(network), scheduler).predict_clean(images(), 10, LABELS)
+    torch.testing.assert_close(got, expected)

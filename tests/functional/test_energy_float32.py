@@ -127,3 +127,12 @@ def test_the_result_does_not_depend_on_the_tiles(monkeypatch):
     tiled = [energy(x, patterns, 20.0, exclude=own, precision=p) for p in ("float64", "float32")]
     torch.testing.assert_close(tiled[0], whole[0], rtol=1e-13, atol=1e-13)
     torch.testing.assert_close(tiled[1], whole[0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("beta", [1e6, 1e8])
+def test_rounding_left_over_from_the_best_scores_is_no_score(beta):
+    """Cold: one pattern is all there is, and what float32 made of it must not stay in the sum beside its exact score."""
+    x, patterns, own = large("offset")
+    exact = energy(x, patterns, beta, exclude=own, precision="float64")
+    found = energy(x, patterns, beta, exclude=own, precision="float32")
+    assert (found - exact).abs().max() < 1e-8

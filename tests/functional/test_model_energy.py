@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from hopfield_replay.denoisers import CallableDenoiser, ContinuousSchedule
+from hopfield_replay.functional import energy, retrieve
 from hopfield_replay.functional.diffusion import reconstruction_error
-from hopfield_replay.functional.energy import energy, retrieve
 from hopfield_replay.functional.model_energy import elbo_weights, model_energy, timestep_of_beta, timesteps_between
 from tests.functional.mixture import Mixture
 

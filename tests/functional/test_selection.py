@@ -214,13 +214,6 @@ def test_streamed_selection_survives_affinities_beyond_float64():
     np.testing.assert_allclose(chosen.protected.numpy(), [far - 0.5, far, far, far - 0.5], atol=1e-4)
 
 
-def test_equal_quotas_share_what_small_groups_leave():
-    groups = torch.tensor([0] * 2 + [1] * 10 + [2] * 5 + [4] * 1)
-    assert equal_quotas(groups, 18).tolist() == [2, 10, 5, 0, 1]
-    assert equal_quotas(groups, 11).tolist() == [2, 4, 4, 0, 1]
-    assert equal_quotas(groups, 2).tolist() == [1, 1, 0, 0, 0]
-
-
 @pytest.mark.parametrize(
     ("matrix", "arguments", "error", "message"),
     [

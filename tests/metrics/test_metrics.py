@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from hopfield_replay.denoisers import CallableDenoiser
+from hopfield_replay.functional import energy
 from hopfield_replay.functional.correlation import spearman
 from hopfield_replay.functional.diffusion import reconstruction_error
-from hopfield_replay.functional.energy import energy
 from hopfield_replay.metrics import (
     EnergyForgettingCorrelation,
     GenerativeTaskMatrix,
@@ -250,6 +250,21 @@ def test_bad_input_of_the_generative_metrics():
     few.update(draw(9, 4), real=True)
     with pytest.raises(ValueError, match="k = 3"):
         few.compute()
+
+
+def test_forward_gives_the_batch_and_keeps_the_rest():
+    old, new, x = draw(5, 4), draw(7, 4, seed=1), draw(9, 4, seed=2)
+    rise = energy(x, new, 1.5) - energy(x, old, 1.5)
+    metric = IntrinsicForgetting(old, new, 1.5)
+    torch.testing.assert_close(metric(x[:4]), rise[:4].mean())
+    torch.testing.assert_close(metric(x[4:]), rise[4:].mean())
+    torch.testing.assert_close(metric.compute(), rise.mean())
+    remembering = ReconstructionForgetting([1, 5], reduction="none")
+    remembering.remember(shrink(1.0), x)
+    single = remembering(shrink(0.5), x[:4], ids=range(4))
+    remembering(shrink(0.5), x[4:], ids=range(4, 9))
+    assert single.shape == (4, 2)
+    assert remembering.compute().shape == (9, 2)
 
 
 def test_names():

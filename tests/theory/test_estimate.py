@@ -20,6 +20,7 @@ def test_interval_is_students(count, level):
 
 def test_direction():
     assert [Estimate(m, 1.0, 50).direction for m in (-5.0, 1.0, 5.0)] == [-1, 0, 1]
+    assert Estimate(1e-15, 1e-17, 50).direction == 0  # the same sign in every draw, but nothing but rounding
 
 
 def test_one_draw_has_no_error():

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -47,6 +49,7 @@ def test_verdicts_at_the_fixed_points(n, c, beta, verdict):
     assert (cell.place, cell.verdict, independent) == ("fixed point", verdict, verdict)
     assert (cell.rise_cluster, cell.rise_outlier) == pytest.approx(rises, rel=1e-8)
     assert cell.energy_gap == pytest.approx(gap, abs=1e-12)
+    assert gap > -1e-12  # the outlier's energy is never the lower one
 
 
 def test_at_the_patterns_small_beta_reverses():
@@ -63,6 +66,12 @@ def test_the_diagnosis_flags_every_merged_or_reversed_setting(result):
     assert {c.verdict for c in failing} == {"merged", "reversed"}
     assert all(c.merged_fraction > 0 and c.warned for c in failing)
     assert result.undiagnosed() == []
+
+
+@pytest.mark.parametrize("change", [{"merged_fraction": 0.0}, {"warned": False}])
+def test_a_failing_setting_that_the_diagnosis_misses_is_named(result, change):
+    missed = dataclasses.replace(result.failing()[0], **change)
+    assert dataclasses.replace(result, cells=(missed, *result.cells)).undiagnosed() == [missed]
 
 
 def test_the_diagnosis_finds_the_reference_setting_unmerged():

@@ -106,5 +106,7 @@ def test_refuses():
     one = Setting("one", torch.eye(3), torch.zeros(3, dtype=torch.long), ("patterns",))
     with pytest.raises(ValueError, match="regroup it with by_energy"):
         measure_replay_gain(one, 1.0, [Rotation(0.1)])
-    with pytest.raises(ValueError, match="draws >= 2 and checked >= 1"):
+    with pytest.raises(ValueError, match="need draws >= 2"):
         measure_replay_gain(cluster_and_outlier(), 1.0, [Rotation(0.1)], draws=1)
+    with pytest.raises(ValueError, match="and 0 changes"):
+        reproduce_replay_gain(eps=())

@@ -40,7 +40,7 @@ def test_report_is_whole(tmp_path, small):
     page = written.page.read_text()
     assert written.page == folder / "README.md"
     assert set(written.files) == set(folder.iterdir())
-    names = ["rise", "replay_gain", "falsify", "boltzmann", "selection"]
+    names = ["rise", "rise_distance", "replay_gain", "falsify", "boltzmann", "selection"]
     assert list(written.seconds) == names
     for name in names:
         data = json.loads((folder / f"{name}.json").read_text())

@@ -3,6 +3,7 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 
 from hopfield_replay.functional import energy, fixed_points, responsibilities
@@ -104,12 +105,23 @@ def test_against_a_loop_over_rotations(n, c, d, beta, eps, similarity):
 
 
 def test_distance_form_expects_right_with_unequal_norms():
-    patterns = mixed_density((4, 3), (0.3, 0.6), 2, d=10).patterns
-    patterns = patterns * torch.linspace(0.7, 1.3, len(patterns), dtype=torch.float64)[:, None]
-    setting = Setting("unequal", patterns, torch.tensor([0] * 7 + [1] * 2), ("dense", "isolated"))
-    found = measure_rise(setting, 6.0, [Rotation(0.02)], draws=4000, similarity="distance")
-    for row in found.rises:
-        assert abs(row.rise.mean - row.expected) < 4 * row.rise.error + 0.01 * abs(row.expected)
+    # checked by second differences of the energy along each generator of the rotations, instead of the formula
+    stored = np.random.default_rng(0).normal(size=(5, 4))
+    x, beta, step = 0.9 * stored[1] + 0.1, 2.0, 1e-4
+
+    def energy_of(point):
+        return -np.log(sum(np.exp(-beta * np.sum((point - xi) ** 2) / 2) for xi in stored)) / beta
+
+    curvature = 0.0
+    for i in range(4):
+        for j in range(i):
+            turn = np.zeros((4, 4))
+            turn[i, j], turn[j, i] = step, -step
+            ends = [energy_of(scipy.linalg.expm(sign * turn) @ x) for sign in (1, -1)]
+            curvature += (ends[0] + ends[1] - 2 * energy_of(x)) / step**2
+    point, patterns = torch.from_numpy(x)[None], torch.from_numpy(stored)
+    found = Rotation(0.3, 0.7).expected_rise(point, patterns, beta, "distance")
+    assert found.item() == pytest.approx(0.3**2 * 0.7 * curvature / 2, rel=1e-6)
 
 
 def test_replacement_rises_by_what_is_lost():
@@ -145,6 +157,18 @@ def test_refuses():
         measure_rise(one, 1.0, [Rotation(0.1)])
     with pytest.raises(ValueError, match="draws must be >= 2, got 1"):
         measure_rise(cluster_and_outlier(), 1.0, [Rotation(0.1)], draws=1)
+
+
+def test_merged_fixed_points_are_no_reversal():
+    found = measure_rise(cluster_and_outlier(), 1.0, [Rotation(0.05)], draws=50)
+    assert [o.merged for o in found.orders] == [False, True]  # the patterns differ, their fixed points do not
+    assert found.orders[0].difference.direction == -1  # at the patterns a small beta does reverse
+    assert found.orders[1].difference.direction == 0
+    orthogonal = measure_rise(cluster_and_outlier(3, 0.0, 8), 4.0, [Rotation(0.05)], draws=5)
+    assert all(o.merged for o in orthogonal.orders)  # equal energies
+    assert "all merged" in orthogonal.verdict()
+    assert "merged in 1;" in found.verdict()
+    assert "have merged or have equal energies" in found.findings()[1]
 
 
 def test_names_load_lazily():

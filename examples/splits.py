@@ -1,0 +1,144 @@
+"""Handwritten digits split into tasks, and a DDPM trained on them under a replay policy: shared by the examples."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ddpm import DDPM
+from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
+from lightning.pytorch.loggers import Logger
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks
+from hopfield_replay.policies import POLICIES
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Training images of each task, epochs of each task, batch size, model width, CPU threads."""
+
+    train: int
+    epochs: int
+    batch_size: int
+    width: int
+    threads: int
+
+
+PRESETS = {
+    # convolutions of 8x8 images are too small to share between threads: a busy second core would slow both down
+    "digits": Preset(train=300, epochs=30, batch_size=32, width=16, threads=1),
+    "mnist": Preset(train=2000, epochs=15, batch_size=64, width=16, threads=2),
+    "mnist28": Preset(train=5000, epochs=12, batch_size=128, width=32, threads=2),  # for a GPU
+}
+
+
+def load(data: str, data_dir: Path) -> tuple[Tensor, Tensor]:
+    """Images (n, 1, h, w) in [-1, 1] and labels (n,): "digits" 8x8, "mnist" 14x14, "mnist28" 28x28."""
+    if data == "digits":
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        return torch.tensor(digits.images, dtype=torch.float32)[:, None] / 8.0 - 1.0, torch.tensor(digits.target)
+    from torchvision.datasets import MNIST
+
+    try:
+        mnist = MNIST(str(data_dir), train=True, download=True)
+    except (RuntimeError, OSError) as error:
+        raise SystemExit(
+            f"MNIST is not in {data_dir} and could not be downloaded ({error}). Either use the embedded data with "
+            f"--data digits, or put the four MNIST files (train-images-idx3-ubyte, ...) into {data_dir}/MNIST/raw and "
+            f"pass --data-dir {data_dir}."
+        ) from None
+    images = mnist.data[:, None].float() / 127.5 - 1.0
+    return images if data == "mnist28" else torch.nn.functional.avg_pool2d(images, 2), mnist.targets
+
+
+class Split(LightningDataModule):
+    """The images of some classes, one task: at most ``train`` of them to train on, up to 200 others held out."""
+
+    def __init__(
+        self, images: Tensor, labels: Tensor, classes: list[int], train: int, batch_size: int, seed: int = 0
+    ) -> None:
+        super().__init__()
+        mine = torch.isin(labels, torch.tensor(classes)).nonzero().flatten()
+        mine = mine[torch.randperm(len(mine), generator=torch.Generator().manual_seed(seed))]
+        train = min(train, int(0.8 * len(mine)))
+        held_out = mine[train : train + 200]
+        self.classes = classes
+        self.batch_size = batch_size
+        self.train = TensorDataset(images[mine[:train]], labels[mine[:train]])
+        self.held_out = TensorDataset(images[held_out], labels[held_out])
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.train, batch_size=self.batch_size, shuffle=True, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.held_out, batch_size=256)
+
+
+def split_classes(tasks: int) -> list[list[int]]:
+    """The ten digits in order, in as many parts as there are tasks."""
+    return [part.tolist() for part in torch.arange(10).tensor_split(tasks)]
+
+
+def unknown_policies(policies: Sequence[str]) -> str:
+    """What is wrong with these policies, or an empty string."""
+    unknown = [policy for policy in policies if policy not in ("none", *POLICIES)]
+    return f"unknown policies {unknown}; choose from none, {', '.join(POLICIES)}" if unknown else ""
+
+
+def be_quiet() -> None:
+    """Silence what Lightning says at every one of many fits."""
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # lightning 2.6.6 with torch 2.15
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # data in memory needs none
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
+
+
+def train_tasks(
+    policy: str,
+    tasks: Sequence[Split],
+    *,
+    capacity: int,
+    replay_ratio: float,
+    epochs: int,
+    width: int,
+    seed: int,
+    accelerator: str,
+    callbacks: Sequence[Callback] = (),
+    logger: Logger | None = None,
+) -> tuple[DDPM, ForgettingMonitor]:
+    """Train a new DDPM on one task after the other under one policy ("none": no replay).
+
+    Returns:
+        The model after the last task, and the monitor, whose probes are each task's held-out images.
+    """
+    seed_everything(seed, verbose=False)
+    buffer = None
+    datamodules: list[LightningDataModule] = list(tasks)
+    if policy != "none":
+        buffer = EnergyReplayBuffer(capacity, policy, groups="task", seed=seed)
+        datamodules = [ReplayDataModule(split, buffer, replay_ratio=replay_ratio) for split in tasks]
+    monitor = ForgettingMonitor(buffer, probe_source="val", seed=seed)
+    trainer = Trainer(
+        max_epochs=epochs,
+        accelerator=accelerator,
+        devices=1,
+        callbacks=[monitor, *callbacks],
+        logger=logger if logger is not None else False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        num_sanity_val_steps=0,
+        check_val_every_n_epoch=epochs,
+        log_every_n_steps=5,
+    )
+    model = DDPM(tasks[0].train.tensors[0].shape[-1], width=width)
+    fit_tasks(trainer, model, datamodules)
+    return model, monitor

@@ -1,0 +1,179 @@
+"""One job of the energy-forgetting study: one model, trained on one sequence of tasks under one policy."""
+
+import itertools
+import time
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from ddpm import DDPM
+from splits import PRESETS, Split, load, split_classes, train_tasks
+from torch import Tensor
+
+from hopfield_replay.functional.neighbours import knn_distance
+from hopfield_replay.storage import load_tree, save_tree
+from hopfield_replay.tracker import sample_ids
+
+NEIGHBOUR = 10  # the density control is the distance to this neighbour
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the jobs on one data set have in common; results of other settings must not be mixed with these.
+
+    Attributes:
+        data: which digits.
+        train: training images of each task.
+        epochs: of each task.
+        batch_size: of a task's own images.
+        width: of the UNet.
+        replay_ratio: share of each batch that is replayed.
+        generated: images that are sampled from the model after its last task.
+        sequences: the classes of each task, by the name of the sequence.
+    """
+
+    data: str
+    train: int
+    epochs: int
+    batch_size: int
+    width: int
+    replay_ratio: float
+    generated: int
+    sequences: dict[str, list[list[int]]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model: the sequence of tasks, the policy ("none" with capacity 0: no replay) and the seed."""
+
+    sequence: str
+    policy: str
+    capacity: int
+    seed: int
+
+    @property
+    def file(self) -> str:
+        """Name of its result."""
+        return f"{self.sequence}-{self.policy}-{self.capacity}-{self.seed}.safetensors"
+
+
+@lru_cache(maxsize=1)
+def images_of(data: str, data_dir: Path) -> tuple[Tensor, Tensor]:
+    """The images and labels; read once in each process."""
+    return load(data, data_dir)
+
+
+def class_distances(images: Tensor, labels: Tensor) -> Tensor:
+    """Distances between the mean images of the ten digits, (10, 10)."""
+    means = torch.stack([images[labels == digit].flatten(1).mean(0) for digit in range(10)])
+    return torch.cdist(means, means)
+
+
+def task_distance(distances: Tensor, first: list[int], second: list[int]) -> float:
+    """Mean distance between the mean images of two tasks' classes."""
+    return float(distances[first][:, second].mean())
+
+
+def make_sequences(images: Tensor, labels: Tensor, tasks: int) -> dict[str, list[list[int]]]:
+    """The digits in order, and, of all pairs of two-digit tasks, the nearest and the farthest, each in both orders."""
+    distances = class_distances(images, labels)
+    twos = [list(two) for two in itertools.combinations(range(10), 2)]
+    pairs = [pair for pair in itertools.combinations(twos, 2) if not set(pair[0]) & set(pair[1])]
+    near = min(pairs, key=lambda pair: task_distance(distances, *pair))
+    far = max(pairs, key=lambda pair: task_distance(distances, *pair))
+    return {
+        "split": split_classes(tasks),
+        "similar": [near[0], near[1]],
+        "similar_reversed": [near[1], near[0]],
+        "dissimilar": [far[0], far[1]],
+        "dissimilar_reversed": [far[1], far[0]],
+    }
+
+
+def settings_for(
+    data: str, data_dir: Path, *, tasks: int, epochs: int | None, replay_ratio: float, generated: int
+) -> Settings:
+    """The preset's settings, with the given number of epochs if not None."""
+    preset = PRESETS[data]
+    return Settings(
+        data=data,
+        train=preset.train,
+        epochs=preset.epochs if epochs is None else epochs,
+        batch_size=preset.batch_size,
+        width=preset.width,
+        replay_ratio=replay_ratio,
+        generated=generated,
+        sequences=make_sequences(*images_of(data, data_dir), tasks),
+    )
+
+
+def generate(model: DDPM, count: int) -> Tensor:
+    """Images sampled from the model, uint8, on the CPU."""
+    model.eval()
+    images = model.sample(count)
+    return ((images + 1) * 127.5).round().to("cpu", torch.uint8)
+
+
+def log_density(split: Split, ids: Tensor, task: int) -> Tensor:
+    """Logarithm of the distance of each probe to its k-th neighbour among its own task's training images."""
+    held_out, train = (dataset.tensors[0].flatten(1) for dataset in (split.held_out, split.train))
+    positions = ids - sample_ids(task, torch.zeros(1), held_out=True)
+    return knn_distance(held_out[positions], train, NEIGHBOUR).log()
+
+
+def run_job(job: Job, settings: Settings, folder: Path, data_dir: Path, accelerator: str) -> float:
+    """Train, measure, and write the result, all or nothing. Returns the seconds it took."""
+    started = time.perf_counter()
+    images, labels = images_of(settings.data, data_dir)
+    tasks = [
+        Split(images, labels, classes, settings.train, settings.batch_size, job.seed)
+        for classes in settings.sequences[job.sequence]
+    ]
+    model, monitor = train_tasks(
+        job.policy,
+        tasks,
+        capacity=job.capacity,
+        replay_ratio=settings.replay_ratio,
+        epochs=settings.epochs,
+        width=settings.width,
+        seed=job.seed,
+        accelerator=accelerator,
+    )
+    if accelerator == "gpu":
+        model.to("cuda")  # the trainer has moved it back
+    generated = generate(model, settings.generated)
+    seconds = time.perf_counter() - started
+    result = {
+        "job": asdict(job),
+        "seconds": seconds,
+        "device": torch.cuda.get_device_name() if accelerator == "gpu" else "cpu",
+        "records": [lean(record) for record in monitor.history],
+        "density": [
+            log_density(split, monitor.history[task]["probes"][task]["ids"], task) for task, split in enumerate(tasks)
+        ],
+        "generated": generated,
+    }
+    save_tree(folder / job.file, result)
+    return seconds
+
+
+def lean(record: dict[str, Any]) -> dict[str, Any]:
+    """One record of the monitor's history, its errors averaged over the timesteps, in float32."""
+    probes = [
+        {
+            name: (value.mean(1) if value.ndim == 2 else value).float()
+            for name, value in probe.items()
+            if name.startswith(("energy", "error"))
+        }
+        | {"task": probe["task"]}
+        for probe in record["probes"]
+    ]
+    return {name: record[name] for name in ("task", "beta", "n_eff", "replayed", "timesteps")} | {"probes": probes}
+
+
+def read_results(folder: Path) -> dict[Job, dict[str, Any]]:
+    """All finished jobs of a folder."""
+    results = (load_tree(path) for path in sorted(folder.glob("*.safetensors")))
+    return {Job(**result["job"]): result for result in results}

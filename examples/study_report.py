@@ -1,0 +1,235 @@
+"""Tables and figures of the energy-forgetting study."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from digit_classifier import GenerativeDistance
+from matplotlib.figure import Figure
+from study_job import Settings, class_distances, images_of, read_results, task_distance
+from study_statistics import MEASURES, Arms, correlations, interval, matching_capacity, measure, paired_difference
+
+CORRELATIONS = {
+    "before": "energy before",
+    "before_partial": "energy before, given density",
+    "rise": "energy rise",
+    "rise_partial": "energy rise, given density",
+}
+TITLES = {
+    "reconstruction": "reconstruction forgetting",
+    "worst_tenth": "worst 10 %",
+    "new_task_error": "error, new task",
+    "share_of_earlier": "share of earlier tasks",
+}
+
+
+def summarize(folder: Path, settings: Settings, data_dir: Path) -> dict[str, Any] | None:
+    """Everything that the finished jobs on one data set say, for JSON; None if none has finished."""
+    results = read_results(folder)
+    if not results:
+        return None
+    images, labels = images_of(settings.data, data_dir)
+    generative = GenerativeDistance(images, labels, settings.generated)
+    classes = settings.sequences["split"]
+    earlier = [digit for task in classes[:-1] for digit in task]
+    arms: Arms = {}
+    for job, result in results.items():
+        if job.sequence == "split":
+            found = measure(result, generative, lambda images: generative.share_of(images, earlier))
+            arms.setdefault((job.policy, job.capacity), {})[job.seed] = found
+    policies = []
+    for (policy, capacity), runs in sorted(arms.items(), key=lambda item: (item[0][1], item[0][0])):
+        row: dict[str, Any] = {"policy": policy, "capacity": capacity, "runs": runs}
+        row |= {name: interval([run[name] for run in runs.values()]) for name in MEASURES}
+        if policy not in ("none", "random") and ("random", capacity) in arms:
+            row["against_random"] = {name: paired_difference(runs, arms["random", capacity], name) for name in MEASURES}
+        policies.append(row)
+    rows = correlations(results, settings)
+    distances = class_distances(images, labels)
+    for row in rows:
+        row["task_distance"] = task_distance(distances, row["from"], row["to"])
+    return {
+        "data": settings.data,
+        "jobs": len(results),
+        "core_seconds": sum(result["seconds"] for result in results.values()),
+        "devices": sorted({result["device"] for result in results.values()}),
+        "beta": interval([result["records"][0]["beta"] for job, result in results.items() if job.sequence == "split"]),
+        "extractor": {
+            "name": f"FID-DigitClassifier({settings.data})",
+            "accuracy": generative.accuracy,
+            "floor": generative.floor,
+            "generated": settings.generated,
+            "expected_share_of_earlier": len(earlier) / 10,
+        },
+        "policies": policies,
+        "random_needs": matching_capacity(arms, "greedy_gain", "reconstruction"),
+        "correlations": rows,
+    }
+
+
+def number(found: dict[str, float], digits: int = 4, sign: bool = False) -> str:
+    """Mean with its interval."""
+    form = f"{'+' if sign else ''}.{digits}f"
+    text = format(found["mean"], form)
+    return text if math.isnan(found["low"]) else f"{text} [{found['low']:{form}}, {found['high']:{form}}]"
+
+
+def markdown_row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """The study's tables on one data set."""
+    extractor = summary["extractor"]
+    count = max(row["reconstruction"]["seeds"] for row in summary["policies"]) if summary["policies"] else 0
+    lines = [
+        f"## {summary['data']}",
+        "",
+        f"{summary['jobs']} runs on {', '.join(summary['devices'])}. After the last task, held-out images of all "
+        f"earlier tasks; mean over up to {count} seeds [95 % bootstrap interval over seeds]. With this few seeds such "
+        "an interval is somewhat too narrow (about 84 % coverage for 5). Differences are paired by seed, against "
+        "random at the same capacity; negative means less.",
+        "",
+    ]
+    heads = ["policy", "kept", "seeds", "reconstruction forgetting", "difference", "worst 10 %", "difference"]
+    heads += ["error, new task", "difference", extractor["name"], "difference", "share of earlier tasks"]
+    lines += [markdown_row(heads), markdown_row(["---"] * len(heads))]
+    for row in summary["policies"]:
+        cells = [row["policy"], str(row["capacity"]), str(row["reconstruction"]["seeds"])]
+        against = row.get("against_random")
+        for name, digits in (("reconstruction", 4), ("worst_tenth", 4), ("new_task_error", 4), ("distance", 1)):
+            cells.append(f"{row[name]['mean']:.{digits}f}")
+            cells.append(number(against[name], digits, sign=True) if against else "")
+        cells.append(f"{row['share_of_earlier']['mean']:.2f}")
+        lines.append(markdown_row(cells))
+    lines += [
+        "",
+        f"{extractor['name']}: Frechet distance of {extractor['generated']} generated images to real images of all "
+        f"tasks, in the 32 features of a classifier trained on this data ({100 * extractor['accuracy']:.1f} % "
+        f"right on images it was not trained on); {extractor['generated']} other real images are at "
+        f"{extractor['floor']:.1f}. Share of earlier tasks: of the generated images, by that classifier; "
+        f"{extractor['expected_share_of_earlier']:.2f} would be even.",
+        "",
+    ]
+    if summary["random_needs"]:
+        measured = summary["random_needs"][0]["random_measured_at"]
+        lines += [
+            f"Kept samples with which random forgets as little as greedy_gain, interpolated (linear in log capacity) "
+            f"on random's curve, measured at {', '.join(map(str, measured))}:",
+            "",
+            markdown_row(["greedy_gain keeps", "random needs", "95 % interval", "seeds"]),
+            markdown_row(["---"] * 4),
+        ]
+        for row in summary["random_needs"]:
+            needs, low, high = (capacity_text(row[name], measured) for name in ("random_needs", "low", "high"))
+            lines.append(markdown_row([str(row["capacity"]), needs, f"{low} to {high}", str(row["seeds"])]))
+        lines.append("")
+    if summary["correlations"]:
+        heads = ["boundary", "classes", "distance", "seeds", "mean forgetting", *CORRELATIONS.values()]
+        lines += [
+            "Without replay: Spearman's rank correlation of each held-out image's forgetting at the boundary (images "
+            "of the task just before it) with its energy before and its energy rise; given density: partial, "
+            "controlled for the log distance to the 10th neighbour in its own task. Distance: between the tasks' class "
+            "means, averaged.",
+            "",
+            markdown_row(heads),
+            markdown_row(["---"] * len(heads)),
+        ]
+        for row in summary["correlations"]:
+            arrow = " <-> " if row["both_orders"] else " -> "
+            classes = arrow.join(",".join(map(str, row[end])) for end in ("from", "to"))
+            cells = [row["boundary"], classes, f"{row['task_distance']:.2f}", str(row["forgetting"]["seeds"])]
+            cells += [f"{row['forgetting']['mean']:.4f}"]
+            lines.append(markdown_row(cells + [number(row[name], 2, sign=True) for name in CORRELATIONS]))
+        lines.append("")
+    return "\n".join(lines)
+
+
+def capacity_text(value: float, measured: list[int]) -> str:
+    """A capacity, or that it lies outside the measured ones."""
+    if math.isinf(value):
+        return f"> {measured[-1]}"
+    return f"<= {measured[0]}" if value <= measured[0] else f"{value:.0f}"
+
+
+def whiskers(found: dict[str, float]) -> list[list[float]]:
+    """Lengths of the error bar below and above the mean; none without an interval."""
+    if math.isnan(found["low"]):
+        return [[0.0], [0.0]]
+    return [[max(0.0, found["mean"] - found["low"])], [max(0.0, found["high"] - found["mean"])]]
+
+
+def draw_policies(summary: dict[str, Any], path: Path) -> None:
+    """Left: forgetting against capacity. Right: paired differences against random."""
+    compared = [row for row in summary["policies"] if "against_random" in row]
+    figure = Figure(figsize=(11, max(4.2, 0.28 * len(compared))), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    names = sorted({row["policy"] for row in summary["policies"]})
+    for name in names:
+        rows = [row for row in summary["policies"] if row["policy"] == name]
+        if name == "none":
+            left.axhline(rows[0]["reconstruction"]["mean"], color="0.5", linestyle="--", label="none")
+            continue
+        if len(rows) < 2:
+            continue
+        errors = [whiskers(row["reconstruction"]) for row in rows]
+        left.errorbar(
+            [row["capacity"] for row in rows],
+            [row["reconstruction"]["mean"] for row in rows],
+            yerr=[[error[side][0] for error in errors] for side in (0, 1)],
+            marker="o",
+            capsize=2,
+            label=name,
+        )
+    sizes = sorted({row["capacity"] for row in summary["policies"] if row["capacity"]})
+    if sizes:
+        left.set_xscale("log")
+        left.set_xticks(sizes, [str(size) for size in sizes])
+        left.minorticks_off()
+    left.axhline(0.0, color="0.7", linewidth=0.8, zorder=0)
+    left.set_xlabel("samples kept")
+    left.set_ylabel("reconstruction forgetting (held out)")
+    left.legend(frameon=False, fontsize="small")
+    for height, row in enumerate(compared):
+        found = row["against_random"]["reconstruction"]
+        right.errorbar([found["mean"]], [height], xerr=whiskers(found), fmt="o", capsize=2, color="C0")
+    right.set_yticks(range(len(compared)), [f"{row['policy']}, {row['capacity']}" for row in compared])
+    right.axvline(0.0, color="0.7", linewidth=0.8, zorder=0)
+    right.set_xlabel("reconstruction forgetting, difference to random")
+    right.tick_params(axis="y", labelsize="small")
+    finish(figure, [left, right], summary["data"], path)
+
+
+def draw_correlations(summary: dict[str, Any], path: Path) -> None:
+    """Rank correlations at each boundary, with intervals."""
+    figure = Figure(figsize=(8, 1.2 + 0.5 * len(summary["correlations"])), layout="constrained")
+    axis = figure.subplots()
+    for shift, (name, label) in enumerate(CORRELATIONS.items()):
+        for height, row in enumerate(summary["correlations"]):
+            axis.errorbar(
+                [row[name]["mean"]],
+                [height + 0.15 * (shift - 1.5)],
+                xerr=whiskers(row[name]),
+                fmt="os^v"[shift],
+                color="C1" if name.startswith("before") else "C0",
+                markerfacecolor="white" if name.endswith("partial") else None,
+                capsize=2,
+                label=label if height == 0 else None,
+            )
+    axis.set_yticks(
+        range(len(summary["correlations"])),
+        [f"{row['boundary']}\n{row['from']} to {row['to']}" for row in summary["correlations"]],
+    )
+    axis.axvline(0.0, color="0.7", linewidth=0.8, zorder=0)
+    axis.set_xlim(-1, 1)
+    axis.set_xlabel("Spearman's rank correlation with reconstruction forgetting, no replay")
+    axis.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    finish(figure, [axis], summary["data"], path)
+
+
+def finish(figure: Figure, axes: list[Any], title: str, path: Path) -> None:
+    """Common looks, and the file."""
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=130)

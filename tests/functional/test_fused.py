@@ -1,0 +1,78 @@
+"""The kernel for a GPU: in Triton's interpreter, in a process of its own (chosen at import), and on a GPU."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hopfield_replay.functional import effective_patterns, energy, energy_and_retrieval
+from tests.functional.test_energy_float32 import large
+
+INTERPRETED = """
+import torch
+from hopfield_replay.functional._fused import FusedStrips
+generator = torch.Generator().manual_seed(0)
+products = torch.randn(70, 300, generator=generator)
+bias = torch.randn(300, generator=generator)
+bias[3] = -torch.inf
+own = torch.full((70,), -1)
+own[5], own[7] = 299, 0
+scores = products * 1.7 + bias
+scores[5, 299] = scores[7, 0] = -torch.inf
+strips = FusedStrips(products, bias, 1.7, own)
+close = {"rtol": 1e-5, "atol": 1e-5}
+torch.testing.assert_close(strips.top, scores.amax(1), **close)
+torch.testing.assert_close(strips.total(), (scores - scores.amax(1, keepdim=True)).exp2().sum(1).double(), **close)
+rows, which = torch.tensor([5, 7, 9]), torch.tensor([2, 0, 1])
+found, columns = strips.scores(rows, which)
+for i, (row, strip) in enumerate(zip(rows, which)):
+    width = min(300, 128 * (strip + 1)) - 128 * strip
+    torch.testing.assert_close(found[i, :width], scores[row, 128 * strip : 128 * strip + width], **close)
+    assert (found[i, width:] == -torch.inf).all()
+    assert columns[i, 0] == 128 * strip
+"""
+
+
+def test_kernel_in_the_interpreter():
+    pytest.importorskip("triton")
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", INTERPRETED], env=environment, cwd=root, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_gpu_precisions_are_refused_on_the_cpu():
+    for precision in ("tf32", "bfloat16"):
+        with pytest.raises(ValueError, match="needs a GPU"):
+            energy(torch.randn(2, 3), torch.randn(4, 3), 1.0, precision=precision)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", ["centred", "offset", "duplicates", "sorted"])
+@pytest.mark.parametrize("similarity", ["distance", "dot"])
+@pytest.mark.parametrize(
+    ("precision", "tolerance"),
+    [("float64", 1e-10), ("float32", 1e-5), ("fast", 5e-5), ("tf32", 1e-2), ("bfloat16", 5e-2)],
+)
+def test_on_a_gpu(precision, tolerance, similarity, kind):
+    x, patterns, own = large(kind)
+    masses = torch.rand(len(patterns)).add_(0.1)
+    there = [t.cuda() for t in (x, patterns, masses, own)]
+    for beta in (0.1, 1.0, 20.0, 1e3):
+        options = {"similarity": similarity}
+        exact = energy(x, patterns, beta, masses=masses, exclude=own, precision="float64", **options)
+        options |= {"masses": there[2], "precision": precision}
+        found = energy(there[0], there[1], beta, exclude=there[3], **options)
+        assert (found.cpu() - exact).abs().max() < tolerance
+    if precision in ("float64", "float32"):
+        one = energy_and_retrieval(there[0], there[1], 5.0, **options)
+        two = energy_and_retrieval(x, patterns, 5.0, masses=masses, similarity=similarity, precision="float64")
+        torch.testing.assert_close(one.gradient.cpu(), two.gradient, rtol=0, atol=1e-5)
+        count = effective_patterns(there[0], there[1], 5.0, **options)
+        expected = effective_patterns(x, patterns, 5.0, masses=masses, similarity=similarity, precision="float64")
+        torch.testing.assert_close(count.cpu(), expected, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,137 @@
+import json
+import math
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+for needed in ("diffusers", "jsonargparse", "matplotlib", "sklearn", "tensorboard"):
+    pytest.importorskip(needed)
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "examples" / "ddpm_mnist_splits.py"
+ARMS = ["none", "high_energy"]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """The digits example, as short as it gets; what it printed and the folder it wrote."""
+    folder = tmp_path_factory.mktemp("example") / "runs"
+    done = subprocess.run(
+        [
+            sys.executable, "-W", "error", "-W", "ignore::FutureWarning", str(SCRIPT), "--epochs", "1", "--tasks", "2",
+            "--policies", *ARMS, "--capacity", "20", "--output-dir", str(folder), "--accelerator", "cpu",
+        ],
+        cwd=folder.parent, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done, folder
+
+
+def test_digits_prints_one_table_with_every_arm(results):
+    done, _ = results
+    lines = done.stdout.splitlines()
+    (header,) = [number for number, line in enumerate(lines) if line.startswith("policy")]
+    assert [line.split()[0] for line in lines[header + 1 : header + 3]] == ARMS
+    assert sum("high_energy against none" in line for line in lines) == 1
+    assert any(word in done.stdout for word in ("within noise", "less forgetting", "more forgetting"))
+    assert "100%" in done.stderr  # the progress bar
+
+
+def test_digits_writes_its_numbers(results):
+    _, folder = results
+    found = json.loads((folder / "results.json").read_text())
+    assert found["epochs"] == 1
+    assert found["arguments"]["capacity"] == 20
+    assert [arm["policy"] for arm in found["arms"]] == ARMS
+    for arm in found["arms"]:
+        assert arm["seconds"] > 0
+        assert (arm["buffer_bytes"] > 0) == (arm["policy"] != "none")
+        assert [task["task"] for task in arm["tasks"]] == [0, 1]
+        first, second = arm["tasks"]
+        assert first["intrinsic_forgetting"] is None  # there is no earlier task
+        for name in (
+            "intrinsic_forgetting", "reconstruction_forgetting", "reconstruction_forgetting_p95", "error_current_task",
+            "beta", "n_eff",
+        ):  # fmt: skip
+            assert math.isfinite(second[name]), name
+        assert first["n_eff"] == pytest.approx(5.0, rel=0.2)
+        assert second["replayed"] == (0 if arm["policy"] == "none" else 20)
+    same_start = [arm["tasks"][0]["error_current_task"] for arm in found["arms"]]
+    assert same_start[0] == same_start[1]  # one seed: the arms part at the second task
+
+
+def test_digits_draws(results):
+    _, folder = results
+    names = {path.name for path in folder.glob("*.png")}
+    assert names == {
+        "forgetting.png",
+        *(f"{kind}_{arm}.png" for kind in ("samples", "reconstructions", "energy_against_forgetting") for arm in ARMS),
+    }
+    for path in folder.glob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert path.stat().st_size > 3000
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_digits_logs_to_tensorboard(results, arm):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, folder = results
+    events = EventAccumulator(str(folder / arm), size_guidance={"images": 0, "histograms": 0, "scalars": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert {"train/loss", "forgetting/beta", "forgetting/intrinsic/mean", "forgetting/reconstruction/mean"} <= set(
+        tags["scalars"]
+    )
+    assert {"energy/task_0", "energy/task_1", "reconstruction_forgetting/task_0"} <= set(tags["histograms"])
+    assert tags["images"] == ["energy_against_forgetting"]
+    written = json.loads((folder / "results.json").read_text())["arms"][ARMS.index(arm)]["tasks"][1]
+    (mean,) = events.Scalars("forgetting/reconstruction/mean")
+    assert mean.value == pytest.approx(written["reconstruction_forgetting"], abs=1e-6)
+
+
+def start(monkeypatch, *arguments):
+    """Run the script in this process."""
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+
+
+def test_mnist_without_data_and_network_names_both_ways_out(monkeypatch, tmp_path):
+    pytest.importorskip("torchvision")
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "empty"
+    with pytest.raises(SystemExit) as stop:
+        start(monkeypatch, "--data", "mnist", "--data-dir", folder, "--output-dir", tmp_path / "out")
+    message = str(stop.value.code)
+    assert "--data digits" in message
+    assert f"--data-dir {folder}" in message
+    assert f"{folder}/MNIST/raw" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--policies", "none", "best"], "unknown policies ['best']; choose from none"),
+        (["--tasks", "1"], "--tasks must be 2 to 10, got 1"),
+        (["--capacity", "0"], "--capacity must be at least 1, got 0"),
+        (["--replay-ratio", "1"], "--replay-ratio must lie in (0, 1), got 1"),
+        (["--epochs", "0"], "--epochs must be at least 1, got 0"),
+        (["--data", "cifar"], "cifar"),
+    ],
+)
+def test_wrong_options_are_named_before_anything_runs(monkeypatch, capsys, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        start(monkeypatch, *arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
