@@ -111,7 +111,8 @@ class IntrinsicForgetting(_Rise):
 
     Emits ``ExperienceForgetting/IntrinsicForgetting/eval_phase/<stream>/.../Exp<k>`` for every learned experience (0
     right after it was learned) and ``StreamForgetting/IntrinsicForgetting/eval_phase/<stream>``, the mean over those
-    learned before the newest. Like avalanche's forgetting it needs an evaluation after each experience.
+    learned before the newest. Like avalanche's forgetting it needs an evaluation after each experience. CSVLogger has
+    one column for forgetting, which shows the last such metric of an evaluator.
 
     Args:
         beta: inverse temperature; ``"auto"`` calibrates it on the first experience.
@@ -225,15 +226,17 @@ class ReconstructionForgetting(_Rise):
         self.denoiser = denoiser
         self.timesteps = None if timesteps is None else list(timesteps)
         self.seed = seed
+        self._found: LabelledDenoiser | None = None
         self._total = 0.0
         self._count = 0
 
     def _begin(self, strategy: Any) -> None:
-        self._total, self._count = 0.0, 0
+        self._found, self._total, self._count = None, 0.0, 0
 
     def _measure(self, strategy: Any) -> None:
-        denoiser = strategy_denoiser(strategy) if self.denoiser is None else LabelledDenoiser(self.denoiser)
-        if denoiser is None:
+        if self._found is None:
+            self._found = strategy_denoiser(strategy) if self.denoiser is None else LabelledDenoiser(self.denoiser)
+        if self._found is None:
             raise ValueError(
                 f"No denoiser was found on {type(strategy.model).__name__}; pass ReconstructionForgetting(denoiser), "
                 "an object with num_timesteps, noise, predict_clean and snr."
@@ -241,9 +244,9 @@ class ReconstructionForgetting(_Rise):
         batch = list(strategy.mbatch)
         n = len(batch[0])
         errors = reconstruction_error(
-            denoiser,
+            self._found,
             batch[0],
-            self.timesteps or default_timesteps(denoiser),
+            self.timesteps or default_timesteps(self._found),
             self.seed,
             ids=torch.arange(self._count, self._count + n),
             condition=batch,
@@ -253,6 +256,9 @@ class ReconstructionForgetting(_Rise):
 
     def _value(self, strategy: Any) -> float | None:
         return self._total / self._count if self._count else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_found": None}  # it refers to the model
 
 
 def _key(strategy: Any) -> tuple[str, int]:

@@ -42,7 +42,8 @@ class EnergyReplayPlugin(ReplayPlugin):  # type: ignore[misc]  # avalanche is un
         share: share of replay among the samples of the last experience's minibatches, 0 before the second.
 
     Raises:
-        ValueError: mem_size below 1, replay_ratio outside (0, 1), a storage_policy of another size.
+        ValueError: mem_size below 1, replay_ratio outside (0, 1), a storage_policy of another size; on training: an
+            empty experience, or what EnergyPrioritizedBuffer refuses.
         TypeError: a storage_policy that is no EnergyPrioritizedBuffer (the stock ReplayPlugin takes any).
 
     Example:
@@ -92,6 +93,14 @@ class EnergyReplayPlugin(ReplayPlugin):  # type: ignore[misc]  # avalanche is un
         self.share = 0.0
         self._experiences = 0
         self._loader: ReplayMinibatchLoader | None = None
+
+    def before_train_dataset_adaptation(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Refuse an empty experience, for which no loader can be made."""
+        if not len(strategy.experience.dataset):
+            raise ValueError(
+                f"Experience {strategy.clock.train_exp_counter} of this run is empty: there is nothing to train on. "
+                "Leave it out of the stream."
+            )
 
     def before_training_exp(
         self, strategy: Any, num_workers: int = 0, shuffle: bool = True, drop_last: bool = False, **kwargs: Any

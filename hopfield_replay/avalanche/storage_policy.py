@@ -33,7 +33,8 @@ class EnergyPrioritizedBuffer(BalancedExemplarsBuffer):  # type: ignore[misc]  #
     Args:
         max_size: how many samples are kept, >= 1.
         policy: a name (see ``hopfield_replay.policies.POLICIES``) or an object with ``select(candidates, k)``.
-        groups: equal shares for each ``"task"`` (experience) or ``"label"`` (target), or None: all samples compete.
+        groups: equal shares for each ``"task"`` (experience) or ``"label"`` (target), or None: all samples compete. In
+            online streams, with more experiences than places, ``"task"`` is an error.
         sampling: how :class:`EnergyReplayPlugin` draws from the buffer: ``"uniform"``, ``"energy"`` or ``"rise"``.
         beta: inverse temperature; ``"auto"`` calibrates it on the first experience of at least 3 samples.
         similarity: ``"distance"`` or ``"dot"``.

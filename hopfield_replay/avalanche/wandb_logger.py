@@ -16,7 +16,7 @@ class WandBLogger(UpstreamLogger):  # type: ignore[misc]  # avalanche is untyped
     def import_wandb(self) -> None:
         """Import wandb, with the two names that upstream looks for."""
         super().import_wandb()
-        self.wandb = _Renamed(self.wandb)
+        self.wandb: Any = _Renamed(vars(self)["wandb"])
 
 
 class _Renamed:

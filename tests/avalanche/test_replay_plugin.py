@@ -5,7 +5,8 @@ import torch
 
 from tests.avalanche.streams import KINDS, QUIET, benchmark, data, naive, number
 
-from avalanche.core import SupervisedPlugin  # isort: skip  # streams skips this file where avalanche is missing
+from avalanche.benchmarks.scenarios.online import split_online_stream  # isort: skip  # streams looks for avalanche
+from avalanche.core import SupervisedPlugin
 from avalanche.training.plugins import ReplayPlugin
 from avalanche.training.storage_policy import ExperienceBalancedBuffer
 
@@ -199,6 +200,28 @@ def test_an_experience_of_one_sample(plugin):
         strategy.train(experience)
     assert sorted(policy.memory.tasks.tolist()) == [0, 1, 1, 1, 2, 2]
     assert policy.memory.beta is not None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_empty_experience_is_named(kind):
+    images, labels = data()
+    strategy = naive(EnergyReplayPlugin(6))
+    first, second, third = benchmark(kind, images, labels).train_stream
+    strategy.train(first)
+    second._dataset = second.dataset.subset([])
+    with pytest.raises(ValueError, match="Experience 1 of this run is empty"):
+        strategy.train(second)
+    strategy.train(third)
+
+
+def test_online_streams_of_few_samples():
+    stream = benchmark("task-free", *data()).train_stream
+    plugin = EnergyReplayPlugin(10, groups="label")
+    strategy = naive(plugin)
+    for experience in split_online_stream(stream, experience_size=2):
+        strategy.train(experience)
+    assert len(plugin.storage_policy.memory.tasks.unique()) > 5
+    assert len(plugin.storage_policy.buffer) == 10
 
 
 def test_more_experiences_than_places_say_so():

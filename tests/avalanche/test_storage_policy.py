@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks
 from hopfield_replay.policies import POLICIES
-from tests.avalanche.streams import KINDS, QUIET, benchmark, data, model, naive, number
+from tests.avalanche.streams import KINDS, QUIET, benchmark, data, model, naive, number, silent
 
 from avalanche.benchmarks import nc_benchmark  # isort: skip
 from avalanche.benchmarks.utils import make_avalanche_dataset
@@ -112,6 +112,22 @@ def test_the_data_set_of_the_buffer_is_like_the_experience(kind):
     assert len(next(iter(DataLoader(mixed, batch_size=52, shuffle=True)))) == len(originals[0])
     if kind != "class-incremental":
         assert sum(len(part) for part in kept.task_set.values()) == 12
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stock_replay_of_every_kind(kind):
+    """The stock plugin mixes the buffer's items with new ones in its own minibatches, without a warning."""
+    seen = []
+    storage = EnergyPrioritizedBuffer(12, "high_energy")
+    replay = ReplayPlugin(12, storage_policy=storage, task_balanced_dataloader=kind == "task-aware")
+    strategy = naive(replay, evaluator=silent(), train_epochs=2)
+    strategy.model.register_forward_pre_hook(lambda _, args: seen.append(number(args[0])))
+    for experience in benchmark(kind, *data()).train_stream:
+        kept = set(number(torch.stack([item[0] for item in storage.buffer]))) if len(storage.buffer) else set()
+        strategy.train(experience)
+        own = set(number(torch.stack([item[0] for item in experience.dataset])))
+        assert set().union(*seen) == own | kept
+        seen.clear()
 
 
 def test_kept_samples_are_copies_and_the_data_is_let_go():
