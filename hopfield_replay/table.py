@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hopfield_replay.functional import spearman
+
 
 def summarize(record: dict[str, Any]) -> list[dict[str, Any]]:
     """Means over the probes of each task in one record of a ForgettingTracker's history.
@@ -13,7 +15,10 @@ def summarize(record: dict[str, Any]) -> list[dict[str, Any]]:
         One dict for each task up to this one: ``task``, ``probes`` (how many), ``intrinsic`` (mean energy rise since
         the task was learned), ``intrinsic_boundary`` (since the task before), ``energy`` (mean), and, or None without a
         denoiser, ``reconstruction`` and ``reconstruction_p95`` (mean and 95th percentile of the error's rise since the
-        task was learned, averaged over the timesteps), ``error`` (mean).
+        task was learned, averaged over the timesteps), ``reconstruction_by_timestep`` (means), ``error`` (mean),
+        ``model_energy`` (mean rise under the model, if it was asked for); and for earlier tasks Spearman's correlation
+        of the reconstruction forgetting with the energy after the own task (``spearman_energy``), with the energy rise
+        (``spearman_rise``), and with the rise at equal local density (``spearman_rise_at_density``).
     """
     rows = []
     for probe in record["probes"]:
@@ -27,10 +32,28 @@ def summarize(record: dict[str, Any]) -> list[dict[str, Any]]:
                 "energy": _mean(probe["energy"]),
                 "reconstruction": None if rise is None else _mean(rise),
                 "reconstruction_p95": None if rise is None else float(torch.quantile(rise, 0.95)),
+                "reconstruction_by_timestep": None
+                if rise is None
+                else (probe["error"] - probe["error_start"]).mean(0).tolist(),
                 "error": None if probe["error"] is None else _mean(probe["error"]),
+                "model_energy": None
+                if probe["model_energy"] is None or probe["model_energy_start"] is None
+                else _mean(probe["model_energy"] - probe["model_energy_start"]),
+                **_correlations(probe, None if probe["task"] == record["task"] else rise),
             }
         )
     return rows
+
+
+def _correlations(probe: dict[str, Any], rise: Tensor | None) -> dict[str, float | None]:
+    if rise is None or len(rise) < 5:
+        return dict.fromkeys(("spearman_energy", "spearman_rise", "spearman_rise_at_density"))
+    gain = probe["energy"] - probe["energy_start"]
+    return {
+        "spearman_energy": spearman(probe["energy_start"], rise),
+        "spearman_rise": spearman(gain, rise),
+        "spearman_rise_at_density": spearman(gain, rise, control=probe["density"]),
+    }
 
 
 def error_rise(probe: dict[str, Any]) -> Tensor | None:

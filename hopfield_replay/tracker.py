@@ -11,12 +11,11 @@ from hopfield_replay.buffer import EnergyReplayBuffer
 from hopfield_replay.candidates import sample_keys
 from hopfield_replay.denoisers import Denoiser
 from hopfield_replay.distributed import broadcast, gather_rows, world
-from hopfield_replay.encoders import as_encoder, first_labels, split_batch
-from hopfield_replay.functional import effective_patterns, energy
+from hopfield_replay.encoders import as_encoder, first_labels
+from hopfield_replay.functional import effective_patterns, energy, knn_distance
 from hopfield_replay.functional._validate import Similarity, check_beta, check_similarity
-from hopfield_replay.functional.diffusion import reconstruction_error
 from hopfield_replay.memory import HopfieldMemory
-from hopfield_replay.nested import take
+from hopfield_replay.meter import ErrorMeter
 from hopfield_replay.source import TaskSource
 from hopfield_replay.storage import plain
 
@@ -68,6 +67,10 @@ class ForgettingTracker:
             flattened.
         probe_size: samples of each task that are followed, >= 1.
         timesteps: timesteps of the reconstruction error; None: 10, 20, 30, 40 and 50 % of the denoiser's range.
+        samples: maps a prepared batch to what the model denoises, where that is not the batch's first floating tensor
+            (e.g. ``LatentEncoder(vae).features`` for a latent model whose batches hold pixels).
+        draws: noise draws at each timestep, >= 1.
+        model_energy: also record each probe's energy under the model (ELBO form) from the errors at the timesteps.
         seed: of the probes and of the noise.
 
     Attributes:
@@ -96,6 +99,9 @@ class ForgettingTracker:
         encoder: Callable[[Any], Tensor] | nn.Module | None = None,
         probe_size: int = 512,
         timesteps: Sequence[int] | None = None,
+        samples: Callable[[Any], Tensor] | None = None,
+        draws: int = 1,
+        model_energy: bool = False,
         seed: int = 0,
     ) -> None:
         if buffer is not None and not isinstance(buffer, EnergyReplayBuffer):
@@ -103,6 +109,10 @@ class ForgettingTracker:
         check_similarity(similarity)
         if isinstance(probe_size, bool) or not isinstance(probe_size, int) or probe_size < 1:
             raise ValueError(f"probe_size must be a whole number >= 1, got {probe_size!r}.")
+        if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
+            raise ValueError(f"draws must be a whole number >= 1, got {draws!r}.")
+        if model_energy and timesteps is not None and len(timesteps) < 2:
+            raise ValueError(f"model_energy integrates over at least two timesteps, got {list(timesteps)}.")
         if timesteps is not None and not len(timesteps):
             raise ValueError("timesteps is empty; give at least one, or None for the default.")
         self.buffer = buffer
@@ -111,6 +121,9 @@ class ForgettingTracker:
         self.encoder = as_encoder(encoder)
         self.probe_size = probe_size
         self.timesteps = None if timesteps is None else list(timesteps)
+        self.samples = samples
+        self.draws = draws
+        self.model_energy = model_energy
         self.seed = seed
         self.history: list[dict[str, Any]] = []
         self.open_task: int | None = None
@@ -172,7 +185,8 @@ class ForgettingTracker:
             samples in the buffer while the task was trained), ``timesteps``, ``seconds`` and ``probes``: for each task
             up to this one a dict of ``task``, ``ids`` (n,), ``stored`` (n,) (was it replayed during this task),
             ``energy_start``, ``energy_before``, ``energy`` (n,): after its own task, before and after this one;
-            ``error_start``, ``error_before``, ``error`` (n, timesteps) or None.
+            ``error_start``, ``error_before``, ``error`` (n, timesteps) or None; ``model_energy_start``,
+            ``model_energy`` (n,) or None; ``density`` (n,), the distance to the 10th nearest sample of its own task.
         """
         started = time.perf_counter()
         if not 0.0 <= replay_ratio < 1.0:
@@ -181,10 +195,15 @@ class ForgettingTracker:
         vectors, ids, labels = self._vectors(source, prepare, progress)
         beta = self._calibrated(vectors)
         patterns, masses, pattern_ids = self._mixture(vectors, ids, replay_ratio)
-        steps = self._steps(denoiser)
+        meter = None
+        if denoiser is not None:
+            meter = ErrorMeter(denoiser, self.timesteps, self.seed, prepare, self.samples, self.draws)
 
         probes = [dict(probe) for probe in self._probes]
-        newcomer = self._choose_probes(task, source, ids, probe_source, denoiser, prepare, progress)
+        newcomer = self._choose_probes(task, source, ids, probe_source, prepare, progress)
+        newcomer["density"] = _density(newcomer, vectors, ids)
+        if denoiser is None:
+            newcomer["batch"] = None
         probes.append(newcomer)
         for probe in progress(probes, f"Forgetting after task {task}"):
             probe["energy"] = energy(
@@ -195,7 +214,11 @@ class ForgettingTracker:
                 similarity=self.similarity,
                 exclude=_positions(probe["ids"], pattern_ids),
             )
-            probe["error"] = self._errors(probe, denoiser, steps, prepare)
+            probe["error"] = probe["model_energy"] = None
+            if meter is not None and probe["batch"] is not None:
+                probe["error"], elements = meter.of_probes(probe["batch"], probe["ids"])
+                if self.model_energy:
+                    probe["model_energy"] = meter.model_energy(probe["error"], elements)
             probe["stored"] = torch.isin(probe["ids"], pattern_ids[len(ids) :])
         own = torch.arange(len(ids))
         few = own[:: max(1, len(ids) // 512)]
@@ -207,7 +230,7 @@ class ForgettingTracker:
             ),
             "replay_ratio": replay_ratio if len(patterns) > len(ids) else 0.0,
             "replayed": len(patterns) - len(ids),
-            "timesteps": steps,
+            "timesteps": None if meter is None else meter.timesteps,
             "probes": [_entry(probe, old) for probe, old in zip(probes, [*self._probes, None], strict=True)],
         }
         if self.buffer is not None:
@@ -223,7 +246,10 @@ class ForgettingTracker:
                 )
             losses = None
             if getattr(self.buffer.policy, "needs_losses", False):
-                losses = self._losses(source, denoiser, steps, prepare, progress)
+                if meter is None:
+                    raise ValueError("This buffer's policy needs the model's loss on every sample; pass a denoiser.")
+                batches = progress(source.batches(), f"Losses of task {task}")
+                losses = meter.losses((at, batch, sample_ids(task, at)) for at, batch in batches)
             self.buffer.update(
                 lambda chosen: broadcast(source.fetch(chosen) if world()[0] == 0 else None),
                 vectors,
@@ -238,6 +264,7 @@ class ForgettingTracker:
         for probe in probes:
             probe.setdefault("energy_start", probe["energy"])
             probe.setdefault("error_start", probe["error"])
+            probe.setdefault("model_energy_start", probe["model_energy"])
         record["seconds"] = time.perf_counter() - started
         self.beta, self._probes, self.open_task, self._read_task = beta, probes, None, None
         self.history.append(record)
@@ -312,22 +339,12 @@ class ForgettingTracker:
         replayed = self.buffer.vectors.to(vectors.dtype)
         return torch.cat([vectors, replayed]), masses, torch.cat([ids, self.buffer.ids])
 
-    def _steps(self, denoiser: Denoiser | None) -> list[int] | None:
-        if denoiser is None:
-            return None
-        if self.timesteps is not None:
-            return self.timesteps
-        if denoiser.num_timesteps is None:
-            raise ValueError("This denoiser has no number of timesteps; pass timesteps=(...).")
-        return [round(share * denoiser.num_timesteps) for share in (0.1, 0.2, 0.3, 0.4, 0.5)]
-
     def _choose_probes(
         self,
         task: int,
         source: TaskSource,
         ids: Tensor,
         probe_source: TaskSource | None,
-        denoiser: Denoiser | None,
         prepare: Callable[[Any], Any],
         progress: Progress,
     ) -> dict[str, Any]:
@@ -348,49 +365,8 @@ class ForgettingTracker:
             "task": task,
             "ids": all_ids[chosen],
             "vectors": vectors,
-            "batch": None if denoiser is None else plain(batch),
+            "batch": plain(batch),
         }
-
-    def _errors(
-        self, probe: dict[str, Any], denoiser: Denoiser | None, steps: list[int] | None, prepare: Callable[[Any], Any]
-    ) -> Tensor | None:
-        if denoiser is None or steps is None or probe["batch"] is None:
-            return None
-        rank, size = world()
-        share = torch.arange(rank, len(probe["ids"]), size)
-        errors = []
-        for part in share.split(256):
-            samples, condition = split_batch(prepare(take(probe["batch"], part)))
-            errors.append(
-                reconstruction_error(
-                    denoiser, samples, steps, self.seed, ids=probe["ids"][part], condition=condition
-                ).cpu()
-            )
-        mine = torch.cat(errors) if errors else torch.empty(0, len(steps), dtype=torch.float64)
-        order = gather_rows(share).argsort()
-        return gather_rows(mine)[order]
-
-    def _losses(
-        self,
-        source: TaskSource,
-        denoiser: Denoiser | None,
-        steps: list[int] | None,
-        prepare: Callable[[Any], Any],
-        progress: Progress,
-    ) -> Tensor:
-        """Mean reconstruction error of every training sample of the task, in the order of its positions."""
-        if denoiser is None or steps is None:
-            raise ValueError("This buffer's policy needs the model's loss on every sample, but no denoiser is known.")
-        positions, losses = [], []
-        for at, batch in progress(source.batches(), "Losses"):
-            samples, condition = split_batch(prepare(batch))
-            errors = reconstruction_error(
-                denoiser, samples, steps, self.seed, ids=sample_ids(self.next_task, at), condition=condition
-            )
-            positions.append(at)
-            losses.append(errors.mean(1).cpu())
-        order = gather_rows(torch.cat(positions)).argsort()
-        return gather_rows(torch.cat(losses))[order]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that is needed to go on: tensors and plain Python only, loadable with ``weights_only=True``."""
@@ -453,4 +429,17 @@ def _entry(probe: dict[str, Any], old: dict[str, Any] | None) -> dict[str, Any]:
         "error_start": before.get("error_start", probe["error"]),
         "error_before": before["error"],
         "error": probe["error"],
+        "density": probe["density"],
+        "model_energy_start": before.get("model_energy_start", probe["model_energy"]),
+        "model_energy": probe["model_energy"],
     }
+
+
+def _density(probe: dict[str, Any], vectors: Tensor, ids: Tensor) -> Tensor:
+    """Distance of each probe to its 10th nearest other training sample of its task, (n,)."""
+    exclude = _positions(probe["ids"], ids)
+    inside = bool((exclude >= 0).any())
+    others = len(vectors) - inside
+    if others < 1:
+        return torch.full((len(probe["ids"]),), torch.inf, dtype=torch.float64)
+    return knn_distance(probe["vectors"], vectors, min(10, others), exclude=exclude if inside else None)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from scipy.stats import spearmanr
 
 from hopfield_replay.table import error_rise, forgetting_table, summarize
 
@@ -13,6 +14,9 @@ def probe(task, n, seed, errors=True):
         entry[name] = torch.from_numpy(rng.normal(size=n))
     for name in ("error", "error_before", "error_start"):
         entry[name] = torch.from_numpy(rng.uniform(size=(n, 3))) if errors else None
+    entry["density"] = torch.from_numpy(rng.uniform(size=n))
+    for name in ("model_energy", "model_energy_start"):
+        entry[name] = torch.from_numpy(rng.normal(size=n)) if errors else None
     return entry
 
 
@@ -29,9 +33,21 @@ def test_summary():
             "energy": np.mean(numbers["energy"]),
             "reconstruction": np.mean(rise),
             "reconstruction_p95": np.percentile(rise, 95),
+            "reconstruction_by_timestep": (numbers["error"] - numbers["error_start"]).sum(0) / len(rise),
             "error": np.mean(numbers["error"]),
+            "model_energy": np.mean(numbers["model_energy"] - numbers["model_energy_start"]),
+            **dict.fromkeys(("spearman_energy", "spearman_rise", "spearman_rise_at_density")),
         }
+        if entry["task"] == 0:  # correlations belong to earlier tasks
+            gain, density = numbers["energy"] - numbers["energy_start"], numbers["density"]
+            xy, xz, yz = (spearmanr(a, b).statistic for a, b in ((gain, rise), (gain, density), (rise, density)))
+            expected["spearman_energy"] = spearmanr(numbers["energy_start"], rise).statistic
+            expected["spearman_rise"] = xy
+            expected["spearman_rise_at_density"] = (xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2))
         assert row.keys() == expected.keys()
+        for key in [key for key, value in expected.items() if value is None]:
+            assert row[key] is None
+            del expected[key]
         for key, value in expected.items():
             np.testing.assert_allclose(row[key], value, rtol=1e-12, err_msg=key)
 

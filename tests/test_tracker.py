@@ -94,7 +94,8 @@ def ledger(capacity, held_out, ratio):
             everything = {(task << 40) + (1 << 39) + i: row for i, row in enumerate(y)}
         else:
             everything = dict(zip(ids, x, strict=True))
-        probes[task] = {i: everything[i] for i in sorted(sorted(everything, key=lambda i: -key(i, (-1 - 5) % 2**64))[:4])}
+        first = sorted(everything, key=lambda i: -key(i, (-1 - 5) % 2**64))[:4]
+        probes[task] = {i: everything[i] for i in sorted(first)}
         record = {"task": task, "replayed": len(kept), "probes": []}
         for owner, mine in probes.items():
             own = np.array([names.index(i) if i in names else -1 for i in mine])

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 try:  # comes with torch for CUDA; without it plain torch operations do the same
-    import triton  # type: ignore[import-untyped]
-    import triton.language as tl  # type: ignore[import-untyped]
+    import triton
+    import triton.language as tl
 except ImportError:
     triton = None
 

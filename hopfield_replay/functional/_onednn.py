@@ -21,7 +21,7 @@ def chosen(d: int) -> bool:
     switch = os.environ.get(SWITCH, "auto")
     if switch not in ("0", "1", "auto"):
         raise ValueError(f"the environment variable {SWITCH} must be 0, 1 or auto, got {switch!r}.")
-    if switch == "0" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if switch == "0" or not torch.backends.mkldnn.is_available():
         return False
     return switch == "1" or _is_faster(min(d, _WIDEST), torch.get_num_threads())
 

@@ -1,5 +1,6 @@
 """A boundary's record in the trainer's loggers: scalars everywhere, histograms and figures in TensorBoard."""
 
+import math
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -15,9 +16,10 @@ def scalars(record: dict[str, Any], buffer: EnergyReplayBuffer | None) -> dict[s
     found = {"forgetting/beta": record["beta"], "forgetting/n_eff": record["n_eff"]}
     rows = summarize(record)
     earlier = [row for row in rows if row["task"] < record["task"]]
-    for name in ("intrinsic", "reconstruction"):
-        values = [row[name] for row in earlier if row[name] is not None]
-        found |= {f"forgetting/{name}/task_{row['task']}": row[name] for row in earlier if row[name] is not None}
+    for name in ("intrinsic", "reconstruction", "model_energy", "spearman_energy", "spearman_rise"):
+        known = [row for row in earlier if row[name] is not None and math.isfinite(row[name])]
+        values = [row[name] for row in known]
+        found |= {f"forgetting/{name}/task_{row['task']}": row[name] for row in known}
         if values:
             found[f"forgetting/{name}/mean"] = sum(values) / len(values)
     found |= {f"forgetting/error/task_{row['task']}": row["error"] for row in rows if row["error"] is not None}

@@ -39,6 +39,10 @@ class ForgettingMonitor(Callback):
         timesteps: timesteps of the reconstruction error; None: 10, 20, 30, 40 and 50 % of the denoiser's range.
         probe_source: ``"train"``, or ``"val"``: probes come from the task's (first) validation loader, so that they
             were never trained on.
+        samples: maps a batch to what the model denoises, where that is not its first floating tensor (e.g.
+            ``LatentEncoder(vae).features`` for a latent model whose batches hold pixels).
+        draws: noise draws at each timestep, >= 1.
+        model_energy: also record each probe's energy under the model itself (ELBO form).
         seed: of the probes and of the noise.
 
     Raises:
@@ -64,6 +68,9 @@ class ForgettingMonitor(Callback):
         probe_size: int = 512,
         timesteps: Sequence[int] | None = None,
         probe_source: Literal["train", "val"] = "train",
+        samples: Callable[[Any], Tensor] | None = None,
+        draws: int = 1,
+        model_energy: bool = False,
         seed: int = 0,
     ) -> None:
         if probe_source not in ("train", "val"):
@@ -80,6 +87,9 @@ class ForgettingMonitor(Callback):
             encoder=encoder,
             probe_size=probe_size,
             timesteps=timesteps,
+            samples=samples,
+            draws=draws,
+            model_energy=model_energy,
             seed=seed,
         )
         self.denoiser = denoiser

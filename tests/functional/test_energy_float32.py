@@ -131,7 +131,7 @@ def test_the_result_does_not_depend_on_the_tiles(monkeypatch):
 
 @pytest.mark.parametrize("beta", [1e6, 1e8])
 def test_rounding_left_over_from_the_best_scores_is_no_score(beta):
-    """Cold: one pattern is all there is, and what float32 made of it must not stay in the sum beside its exact score."""
+    """Cold: one pattern is all there is, and what float32 made of it must not stay beside its exact score."""
     x, patterns, own = large("offset")
     exact = energy(x, patterns, beta, exclude=own, precision="float64")
     found = energy(x, patterns, beta, exclude=own, precision="float32")

@@ -1,0 +1,89 @@
+"""ErrorMeter: what a denoiser's errors on given samples are, the same on every rank."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hopfield_replay.denoisers import Denoiser
+from hopfield_replay.distributed import gather_rows, world
+from hopfield_replay.encoders import split_batch
+from hopfield_replay.functional import elbo_weights, reconstruction_error
+from hopfield_replay.nested import take
+
+_CHUNK = 256  # samples that are prepared (moved to the device) at a time
+
+
+class ErrorMeter:
+    """Measures paired-noise reconstruction errors of one model as it is now.
+
+    Args:
+        denoiser: the model.
+        timesteps: where it is measured; None: 10, 20, 30, 40 and 50 % of the denoiser's range.
+        noise_seed: the same before and after.
+        prepare: what happens to a batch on its way to the model.
+        samples: maps a prepared batch to what the model denoises; None: the batch's first floating tensor.
+        draws: noise draws at each timestep, >= 1.
+
+    Raises:
+        ValueError: no timesteps are given and the denoiser has no number of them.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        timesteps: Sequence[int] | None,
+        noise_seed: int,
+        prepare: Callable[[Any], Any],
+        samples: Callable[[Any], Tensor] | None = None,
+        draws: int = 1,
+    ) -> None:
+        if timesteps is None:
+            if denoiser.num_timesteps is None:
+                raise ValueError("This denoiser has no number of timesteps; pass timesteps=(...).")
+            timesteps = [round(share * denoiser.num_timesteps) for share in (0.1, 0.2, 0.3, 0.4, 0.5)]
+        self.denoiser = denoiser
+        self.timesteps = list(timesteps)
+        self.noise_seed = noise_seed
+        self.draws = draws
+        self._prepare = prepare
+        self._samples = samples
+
+    def of_batch(self, batch: Any, ids: Tensor) -> tuple[Tensor, int]:
+        """Errors (n, timesteps) float64 on the CPU, and the number of elements of a sample."""
+        ready = self._prepare(batch)
+        x, condition = split_batch(ready)
+        if self._samples is not None:
+            with torch.no_grad():
+                x = self._samples(ready)
+        errors = reconstruction_error(
+            self.denoiser, x, self.timesteps, self.noise_seed, draws=self.draws, ids=ids, condition=condition
+        )
+        return errors.cpu(), math.prod(x.shape[1:])
+
+    def of_probes(self, batch: Any, ids: Tensor) -> tuple[Tensor, int]:
+        """As :meth:`of_batch`, of samples that every rank holds; each measures its share of them."""
+        rank, size = world()
+        share = torch.arange(rank, len(ids), size)
+        parts = (
+            [self.of_batch(take(batch, part), ids[part]) for part in torch.split(share, _CHUNK)] if len(share) else []
+        )
+        none = torch.empty(0, len(self.timesteps), dtype=torch.float64)
+        errors = gather_rows(torch.cat([none, *(part for part, _ in parts)]))
+        elements = int(gather_rows(torch.tensor([parts[0][1] if parts else 0])).max())
+        return errors[gather_rows(share).argsort()], elements
+
+    def losses(self, batches: Iterable[tuple[Tensor, Any, Tensor]]) -> Tensor:
+        """Mean error (N,) of every sample in batches of (positions, batch, ids), in the order of their positions."""
+        positions, losses = [torch.arange(0)], [torch.empty(0, dtype=torch.float64)]
+        for at, batch, ids in batches:
+            positions.append(at)
+            losses.append(self.of_batch(batch, ids)[0].mean(1))
+        order = gather_rows(torch.cat(positions)).argsort()
+        return gather_rows(torch.cat(losses))[order]
+
+    def model_energy(self, errors: Tensor, elements: int) -> Tensor:
+        """Energy (n,) of the samples under the model, in nats, from their errors; see functional.model_energy."""
+        return 0.5 * elements * errors @ elbo_weights(self.denoiser, self.timesteps)
