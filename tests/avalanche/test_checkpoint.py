@@ -74,6 +74,9 @@ def test_the_file_grows_with_the_buffer_and_not_with_the_data(tmp_path):
             strategy.eval(made.test_stream)
         save_checkpoint(strategy, tmp_path / "s.pkl")
         sizes[count, mem_size] = (tmp_path / "s.pkl").stat().st_size
+        assert len(strategy.plugins[0].storage_policy.buffer) == mem_size  # a copy is made where the data set is read
+        save_checkpoint(strategy, tmp_path / "s.pkl")
+        assert abs((tmp_path / "s.pkl").stat().st_size - sizes[count, mem_size]) < 512
     assert abs(sizes[2000, 10] - sizes[200, 10]) < 4096  # the data grew by 460 kB
     grown = sizes[2000, 100] - sizes[2000, 10]
     assert 90 * 256 < grown < 90 * 256 * 4

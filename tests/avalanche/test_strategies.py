@@ -67,6 +67,18 @@ def test_diffusion_training_learns_and_measures_its_forgetting(kind):
     assert len(plugin.storage_policy) == 12
 
 
+def test_the_noise_belongs_to_a_sample_and_not_to_its_minibatch():
+    made = benchmark("task-free", *data(), experiences=2)
+    levels = []
+    for size in (7, 60):
+        metric = ReconstructionForgetting(timesteps=[300])
+        strategy = diffusion(unet(), metrics=[metric], eval_mb_size=size, train_epochs=0)
+        strategy.train(made.train_stream[0])
+        strategy.eval(made.test_stream)
+        levels += metric._start.values()
+    assert levels[0] == pytest.approx(levels[1], rel=1e-5)
+
+
 def test_evaluation_draws_the_same_noise_every_time():
     made = benchmark("task-free", *data(), experiences=2)
     strategy = diffusion(unet())
