@@ -1,0 +1,226 @@
+"""Class-incremental digits under Avalanche: stock replay against energy replay, for a DDPM and for a classifier.
+
+python examples/avalanche_digits.py                                     # scikit-learn's 8x8 digits, no download
+python examples/avalanche_digits.py --data mnist                        # MNIST by torchvision, 14x14
+"""
+
+import json
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ddpm import DDPM
+from jsonargparse import ArgumentParser
+from splits import load
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+from tqdm.auto import tqdm
+
+from hopfield_replay.avalanche import (
+    DiffusionTraining,
+    EnergyReplayPlugin,
+    IntrinsicForgetting,
+    ReconstructionForgetting,
+    loss_evaluator,
+)
+from hopfield_replay.policies import POLICIES
+
+# after hopfield_replay.avalanche, which keeps the import of avalanche quiet
+from avalanche.benchmarks.scenarios.supervised import class_incremental_benchmark  # isort: skip
+from avalanche.benchmarks.utils import as_classification_dataset, make_avalanche_dataset
+from avalanche.benchmarks.utils.data_attribute import DataAttribute
+from avalanche.core import SupervisedPlugin
+from avalanche.evaluation.metrics import accuracy_metrics
+from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
+from avalanche.training.supervised import Naive
+
+
+@dataclass
+class Preset:
+    """What fits 2 CPU cores: training images of each class, epochs of either model, batch size."""
+
+    train: int
+    diffusion_epochs: int
+    classifier_epochs: int
+    batch_size: int
+
+
+PRESETS = {
+    "digits": Preset(train=140, diffusion_epochs=20, classifier_epochs=5, batch_size=32),
+    "mnist": Preset(train=500, diffusion_epochs=8, classifier_epochs=2, batch_size=64),
+}
+
+
+def stream(images: Tensor, labels: Tensor, preset: Preset, experiences: int) -> Any:
+    """A class-incremental benchmark, with held-out images of the same classes as test stream."""
+    parts: dict[str, list[Tensor]] = {"train": [], "test": []}
+    for digit in range(10):
+        mine = (labels == digit).nonzero().flatten()
+        mine = mine[torch.randperm(len(mine), generator=torch.Generator().manual_seed(digit))]
+        train = min(preset.train, int(0.8 * len(mine)))
+        parts["train"].append(mine[:train])
+        parts["test"].append(mine[train : train + 100])
+    datasets = {}
+    for name, chosen in parts.items():
+        at = torch.cat(chosen)
+        targets = DataAttribute(labels[at].tolist(), "targets")
+        raw = make_avalanche_dataset(TensorDataset(images[at], labels[at]), data_attributes=[targets])
+        datasets[name] = as_classification_dataset(raw)
+    return class_incremental_benchmark(datasets, num_experiences=experiences, class_order=list(range(10)))
+
+
+class Share(SupervisedPlugin):  # type: ignore[misc]  # avalanche is untyped here
+    """Counts which share of the samples trained on was replayed, and moves the progress bar."""
+
+    def __init__(self, bar: Any) -> None:
+        super().__init__()
+        self.bar = bar
+        self.rows = 0
+        self.new = 0
+
+    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        if strategy.clock.train_exp_counter:
+            self.rows += len(strategy.mbatch[0])
+
+    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        self.bar.update(1)
+        if strategy.clock.train_exp_counter:
+            self.new += len(strategy.experience.dataset)
+
+    @property
+    def replayed(self) -> float:
+        return 1.0 - self.new / self.rows if self.rows else 0.0
+
+
+def replay(arm: str, args: Any) -> list[Any]:
+    """The replay plugin of an arm: none, avalanche's own, or ours under a policy."""
+    if arm == "none":
+        return []
+    if arm == "stock":
+        return [ReplayPlugin(mem_size=args.mem_size)]
+    return [EnergyReplayPlugin(mem_size=args.mem_size, policy=arm, replay_ratio=args.replay_ratio, seed=args.seed)]
+
+
+def train_ddpm(benchmark: Any, plugins: list[Any], args: Any, preset: Preset, epochs: int) -> dict[str, Any]:
+    """Train a DDPM on the stream; what its held-out images of earlier experiences lost in the end."""
+    torch.manual_seed(args.seed)
+    ddpm = DDPM(args.size)
+    strategy = DiffusionTraining(
+        model=ddpm.unet,
+        scheduler=ddpm.scheduler,
+        optimizer=torch.optim.Adam(ddpm.unet.parameters(), lr=ddpm.learning_rate),
+        train_mb_size=preset.batch_size,
+        train_epochs=epochs,
+        eval_mb_size=256,
+        plugins=plugins,
+        evaluator=loss_evaluator(IntrinsicForgetting(), ReconstructionForgetting(seed=args.seed), loggers=[]),
+    )
+    found: dict[str, Any] = {}
+    for experience in benchmark.train_stream:
+        strategy.train(experience, eval_streams=[])
+        found = strategy.eval(benchmark.test_stream)
+    loss = [value for name, value in found.items() if name.startswith("Loss_Exp")]
+    return {
+        "reconstruction_forgetting": found["StreamForgetting/ReconstructionForgetting/eval_phase/test_stream"],
+        "intrinsic_forgetting": found["StreamForgetting/IntrinsicForgetting/eval_phase/test_stream"],
+        "loss_newest": loss[-1],
+        "loss_all": sum(loss) / len(loss),
+    }
+
+
+def train_classifier(benchmark: Any, plugins: list[Any], args: Any, preset: Preset, epochs: int) -> dict[str, Any]:
+    """Train a classifier on the stream; its accuracy on the held-out images of all experiences in the end."""
+    torch.manual_seed(args.seed)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(args.size**2, 128), nn.ReLU(), nn.Linear(128, 10))
+    strategy = Naive(
+        model=network,
+        optimizer=torch.optim.Adam(network.parameters(), lr=1e-3),
+        criterion=nn.CrossEntropyLoss(),
+        train_mb_size=preset.batch_size,
+        train_epochs=epochs,
+        eval_mb_size=256,
+        plugins=plugins,
+        evaluator=EvaluationPlugin(accuracy_metrics(experience=True, stream=True), loggers=[]),
+    )
+    for experience in benchmark.train_stream:
+        strategy.train(experience, eval_streams=[])
+    found = strategy.eval(benchmark.test_stream)
+    return {"accuracy": found["Top1_Acc_Stream/eval_phase/test_stream"]}
+
+
+def run_arm(arm: str, benchmark: Any, args: Any, preset: Preset, bar: Any) -> dict[str, Any]:
+    """Both models from the same seed under one kind of replay."""
+    result: dict[str, Any] = {"arm": arm}
+    for model, train, epochs in (
+        ("ddpm", train_ddpm, args.epochs or preset.diffusion_epochs),
+        ("classifier", train_classifier, args.epochs or preset.classifier_epochs),
+    ):
+        bar.set_description(f"{arm}, {model}")
+        share = Share(bar)
+        started = time.perf_counter()
+        result[model] = train(benchmark, [*replay(arm, args), share], args, preset, epochs)
+        result[model] |= {"replayed": share.replayed, "seconds": time.perf_counter() - started}
+    return result
+
+
+def report(arms: list[dict[str, Any]]) -> str:
+    """The table."""
+    lines = [
+        "After the last experience, on held-out images (forgetting: rise since an experience was learned, mean over",
+        "the earlier ones; one run each):",
+        f"{'':<14}{'DDPM':-^61}{'':>4}{'classifier':-^22}",
+        f"{'replay':<14}{'reconstruction':>15}{'intrinsic':>11}{'loss, newest':>14}{'loss, all':>11}{'replayed':>10}"
+        f"{'':>4}{'accuracy':>11}{'replayed':>11}{'seconds':>10}",
+    ]
+    for arm in arms:
+        ddpm, classifier = arm["ddpm"], arm["classifier"]
+        lines.append(
+            f"{arm['arm']:<14}{ddpm['reconstruction_forgetting']:>15.4f}{ddpm['intrinsic_forgetting']:>11.3f}"
+            f"{ddpm['loss_newest']:>14.4f}{ddpm['loss_all']:>11.4f}{ddpm['replayed']:>10.2f}{'':>4}"
+            f"{classifier['accuracy']:>11.3f}{classifier['replayed']:>11.2f}"
+            f"{ddpm['seconds'] + classifier['seconds']:>10.0f}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=str, choices=["digits", "mnist"], default="digits", help="which digits")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where MNIST is, or is downloaded to")
+    parser.add_argument("--experiences", type=int, default=5, help="parts the ten digits are split into: 2, 5 or 10")
+    parser.add_argument(
+        "--arms", nargs="+", default=["stock", "random", "greedy_gain"], help="none, stock (ReplayPlugin), or policies"
+    )
+    parser.add_argument("--mem-size", type=int, default=50, help="samples kept in all")
+    parser.add_argument("--replay-ratio", type=float, default=0.5, help="share of each minibatch that is replayed")
+    parser.add_argument("--epochs", type=int, default=None, help="epochs for each experience (default: by data)")
+    parser.add_argument("--seed", type=int, default=0, help="of models, data order, buffer and noise")
+    parser.add_argument("--output", type=Path, default=Path("runs/avalanche_digits.json"), help="results")
+    args = parser.parse_args()
+    unknown = [arm for arm in args.arms if arm not in ("none", "stock", *POLICIES)]
+    if unknown:
+        parser.error(f"unknown arms {unknown}; choose from none, stock, {', '.join(POLICIES)}")
+    if args.experiences not in (2, 5, 10):
+        parser.error(f"--experiences must be 2, 5 or 10, got {args.experiences}")
+
+    warnings.filterwarnings("ignore", message="No loggers specified")  # the table is printed here
+    warnings.filterwarnings("ignore", message="Call to deprecated function update")  # by avalanche's ReplayPlugin
+    preset = PRESETS[args.data]
+    torch.set_num_threads(1)  # the convolutions are small: a busy second core would slow both threads down
+    images, labels = load(args.data, args.data_dir)
+    args.size = images.shape[-1]
+    benchmark = stream(images, labels, preset, args.experiences)
+    epochs = 2 * args.epochs if args.epochs else preset.diffusion_epochs + preset.classifier_epochs
+    with tqdm(total=len(args.arms) * args.experiences * epochs, unit="epoch") as bar:
+        arms = [run_arm(arm, benchmark, args, preset, bar) for arm in args.arms]
+    print(report(arms))
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps(arms, indent=2))
+    print(f"Wrote {args.output}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""ExperienceSource: an Avalanche data set, read in order and materialised by position."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from hopfield_replay.encoders import pixels
+from hopfield_replay.nested import map_leaves
+from hopfield_replay.source import TaskSource
+
+_BATCH_SIZE = 256
+
+
+class ExperienceSource(TaskSource):
+    """Reads the samples of an AvalancheDataset under its ``eval`` transformations, without augmentation.
+
+    Fetched samples come as ``{"sample": minibatch, "attributes": {name: values}}``: the minibatch is what the data
+    set's own collate function makes; the attributes are the numeric data attributes (targets, task labels, ids).
+
+    Args:
+        dataset: an AvalancheDataset.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset.eval() if hasattr(dataset, "eval") else dataset
+        super().__init__(
+            DataLoader(self.dataset, batch_size=_BATCH_SIZE, collate_fn=getattr(self.dataset, "collate_fn", None))
+        )
+
+    def fetch(self, positions: Tensor) -> dict[str, Any]:
+        """The samples at these positions, in this order, with their data attributes."""
+        attributes = {}
+        for attribute in data_attributes(self.dataset):
+            values = [attribute[position] for position in positions.tolist()]
+            numbers = [value.item() if isinstance(value, Tensor) and not value.ndim else value for value in values]
+            if all(isinstance(number, int | float) for number in numbers):
+                attributes[attribute.name] = torch.as_tensor(numbers)
+        return {"sample": super().fetch(positions), "attributes": attributes}
+
+
+def minibatch(batch: Any) -> Any:
+    """The minibatch in what an ExperienceSource yields or fetches."""
+    return batch["sample"] if isinstance(batch, dict) and set(batch) == {"sample", "attributes"} else batch
+
+
+def on_device(batch: Any, device: Any) -> Any:
+    """A minibatch on a strategy's device; as it is if ``device`` is none (upstream's tests pass mocks)."""
+    if not isinstance(device, torch.device):
+        return batch
+    return map_leaves(lambda _, leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, batch)
+
+
+def read_vectors(dataset: Any, encoder: Callable[[Any], Tensor] | None, device: Any) -> Tensor:
+    """Vectors (n, d) of all samples of an AvalancheDataset, float32, on the CPU.
+
+    Args:
+        dataset: with at least one sample.
+        encoder: maps a minibatch to vectors; None: its first floating tensor, flattened.
+        device: of the encoder.
+    """
+    vectors = []
+    for _, batch in ExperienceSource(dataset).batches():
+        vectors.append(encode(batch, encoder, device))
+    return torch.cat(vectors)
+
+
+@torch.no_grad()
+def encode(batch: Any, encoder: Callable[[Any], Tensor] | None, device: Any) -> Tensor:
+    """Vectors (n, d) of one minibatch, float32, on the CPU."""
+    found = pixels(batch) if encoder is None else encoder(on_device(batch, device))
+    return found.detach().flatten(1).float().cpu()
+
+
+def data_attributes(dataset: Any) -> list[Any]:
+    """The data attributes of an AvalancheDataset; of any other data set: none."""
+    return list(getattr(dataset, "_data_attributes", {}).values())  # avalanche 0.6 has no public way to list them
