@@ -8,8 +8,8 @@ from torch.utils.data import DataLoader
 from hopfield_replay.avalanche.columns import Columns
 from hopfield_replay.avalanche.experience_source import minibatch
 from hopfield_replay.buffer import EnergyReplayBuffer
-from hopfield_replay.lightning.replay_loader import ReplayRatio, ReplayStream
 from hopfield_replay.nested import concatenate, rows
+from hopfield_replay.replay_stream import ReplayRatio, ReplayStream
 
 
 class ReplayMinibatchLoader:

@@ -13,8 +13,8 @@ from hopfield_replay.buffer import EnergyReplayBuffer
 from hopfield_replay.denoisers import Denoiser, find_denoiser
 from hopfield_replay.functional._validate import Similarity
 from hopfield_replay.lightning.logging import log_record
-from hopfield_replay.lightning.replay_loader import ReplayStream
 from hopfield_replay.lightning.strategies import check_launcher, check_whole_model
+from hopfield_replay.replay_stream import ReplayStream
 from hopfield_replay.source import TaskSource
 from hopfield_replay.table import forgetting_table
 from hopfield_replay.tracker import ForgettingTracker

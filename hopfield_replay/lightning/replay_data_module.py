@@ -7,7 +7,8 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from hopfield_replay.buffer import EnergyReplayBuffer
-from hopfield_replay.lightning.replay_loader import ReplayLoader, ReplayRatio, check_replay_ratio
+from hopfield_replay.lightning.replay_loader import ReplayLoader
+from hopfield_replay.replay_stream import ReplayRatio, check_replay_ratio
 
 _FORWARDED = (
     "prepare_data",
