@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from hopfield_replay import EnergyReplayBuffer, ReplayLoader
-from hopfield_replay.lightning import replay_loader
+from hopfield_replay import replay_stream
 from tests.lightning.small import Foreign, image_of, loader, trainer
 
 pytestmark = [
@@ -145,7 +145,7 @@ def test_the_stream_goes_on_where_its_state_was_taken(tmp_path):
 
 def test_each_rank_draws_its_own(monkeypatch):
     first = draws(stream_of(0.5, 5), 3)
-    monkeypatch.setattr(replay_loader, "world", lambda: (1, 2))
+    monkeypatch.setattr(replay_stream, "world", lambda: (1, 2))
     assert draws(stream_of(0.5, 5), 3) != first
 
 
