@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from hopfield_replay import EnergyReplayBuffer, ReplayLoader
-from hopfield_replay import replay_stream
+from hopfield_replay import EnergyReplayBuffer, ReplayLoader, replay_stream
 from tests.lightning.small import Foreign, image_of, loader, trainer
 
 pytestmark = [
@@ -125,7 +124,7 @@ def spread(n=50):
 
 
 def stream_of(ratio, seed):
-    return replay_loader.ReplayStream(loader(), spread(), ratio, seed)
+    return replay_stream.ReplayStream(loader(), spread(), ratio, seed)
 
 
 def draws(stream, batches):
