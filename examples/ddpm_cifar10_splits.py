@@ -53,9 +53,9 @@ PRESETS = {
         capacity=50,
         train=800,
         epochs=12,
-        batch_size=32,
-        ema_decay=0.98,
-        model={"width": 16, "levels": (1, 1, 2, 2), "warmup": 20},
+        batch_size=16,
+        ema_decay=0.99,
+        model={"width": 16, "levels": (1, 1, 2, 2), "warmup": 40},
         accelerator="cpu",
         precision="32-true",
     ),
@@ -111,7 +111,7 @@ def main() -> None:
         parser.error(f"--train must be at least one batch of {preset.batch_size}, got {train}")
     accelerator = args.accelerator or preset.accelerator
     if accelerator == "gpu" and not torch.cuda.is_available():
-        parser.error(f"--preset {args.preset} is for a GPU, and torch finds none; use --preset tiny on a CPU")
+        parser.error("the accelerator is gpu, but torch finds none; use --preset tiny on a CPU, or --accelerator cpu")
     try:
         (images, labels), test = load_cifar10(args.data_dir)
     except ValueError as error:

@@ -19,6 +19,8 @@ from cifar10 import load_cifar10
 from splits import be_quiet
 from torchvision.datasets import CIFAR10
 
+from hopfield_replay.policies import POLICIES
+
 SCRIPT = Path(__file__).parents[2] / "examples" / "ddpm_cifar10_splits.py"
 
 
@@ -135,7 +137,7 @@ def start(monkeypatch, *arguments):
 
 
 def test_tiny_runs_class_conditional_from_end_to_end(monkeypatch, capsys, tmp_path):
-    write_npz(tmp_path / "data", images_and_labels(320, 0), images_and_labels(30, 1))
+    write_npz(tmp_path / "data", images_and_labels(160, 0), images_and_labels(30, 1))
     threads = torch.get_num_threads()
     try:
         start(
@@ -145,7 +147,7 @@ def test_tiny_runs_class_conditional_from_end_to_end(monkeypatch, capsys, tmp_pa
     finally:
         torch.set_num_threads(threads)
     printed = capsys.readouterr().out
-    assert "CIFAR-10: tasks [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]], 160 training images in the first" in printed
+    assert "CIFAR-10: tasks [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]], 80 training images in the first" in printed
     assert "greedy_gain against none" in printed
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["arguments"]["class_conditional"] is True
@@ -162,7 +164,7 @@ def test_tiny_runs_class_conditional_from_end_to_end(monkeypatch, capsys, tmp_pa
     [
         (["--policies", "best"], "unknown policies ['best']; choose from none"),
         (["--tasks", "11"], "--tasks must be 2 to 10, got 11"),
-        (["--train", "31"], "--train must be at least one batch of 32, got 31"),
+        (["--train", "15"], "--train must be at least one batch of 16, got 15"),
         (["--capacity", "0"], "--capacity must be at least 1, got 0"),
         (["--preset", "huge"], "huge"),
         (["--schedule", "sine"], "sine"),
@@ -183,4 +185,32 @@ def test_the_paper_preset_needs_a_gpu(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit):
         start(monkeypatch, "--preset", "paper")
-    assert "--preset paper is for a GPU, and torch finds none" in capsys.readouterr().err
+    assert "the accelerator is gpu, but torch finds none; use --preset tiny on a CPU" in capsys.readouterr().err
+
+
+def test_presets_and_options_reach_the_training(monkeypatch, tmp_path):
+    import ddpm_cifar10_splits as script
+
+    write_npz(tmp_path, images_and_labels(400, 0), images_and_labels(30, 1))
+    calls = []
+    monkeypatch.setattr(script, "run_arms", lambda *given, **training: calls.append((given, training)))
+    threads = torch.get_num_threads()
+    for arguments in (
+        ["--preset", "paper", "--accelerator", "cpu", "--class-conditional"],
+        ["--policies", "all", "--capacity", "7", "--tasks", "5", "--train", "32"],
+    ):
+        monkeypatch.setattr(sys, "argv", ["script", "--data-dir", str(tmp_path), *arguments])
+        script.main()
+    torch.set_num_threads(threads)
+    (paper, paper_training), (tiny, tiny_training) = calls
+    assert paper[0] == ["none", "random", "high_energy", "low_energy", "greedy_gain"]
+    assert paper_training["precision"] == "bf16-mixed"
+    assert paper_training["accelerator"] == "cpu"
+    assert [(len(split.train), split.batch_size) for split in paper[1]] == [(200, 128)] * 2
+    assert paper[2].keywords["classes"] == 10
+    assert tiny[0] == ["none", *POLICIES]
+    assert tiny_training["capacity"] == 7
+    assert [len(split.train) for split in tiny[1]] == [32] * 5
+    assert tiny[2].keywords["classes"] is None
+    unet = tiny[2]().unet
+    assert (unet.config.sample_size, unet.config.in_channels) == (32, 3)
