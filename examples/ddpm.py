@@ -1,65 +1,126 @@
-"""A small unconditional DDPM as a LightningModule, shared by the examples."""
+"""A small DDPM as a LightningModule, unconditional or class-conditional, shared by the examples."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.nn.functional import mse_loss
+from torch.optim.lr_scheduler import LambdaLR
+
+SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}  # diffusers' names
 
 
 class DDPM(LightningModule):
     """Denoising diffusion on images in [-1, 1], epsilon prediction; batches are ``(images, labels)``.
 
-    Nothing here knows of hopfield_replay.
+    Nothing here knows of hopfield_replay. Precision is the Trainer's (``precision="bf16-mixed"``), the average of the
+    weights a callback's (``lightning.pytorch.callbacks.EMAWeightAveraging``).
 
     Args:
-        size: height and width of the images, even.
+        size: height and width of the images, divisible by 2 for each level after the first.
         channels: image channels.
-        width: channels of the first UNet level; the second has twice as many.
+        width: channels of the first UNet level, divisible by 8.
         learning_rate: of Adam.
+        levels: channels of each UNet level as multiples of the width; each level halves the image.
+        attention: index of the level with self-attention.
+        layers: residual blocks of each level.
+        classes: number of classes if the labels condition the network; None: unconditional, labels are ignored.
+        schedule: noise schedule, "linear" (Ho et al. 2020) or "cosine" (Nichol & Dhariwal 2021).
+        warmup: steps over which the learning rate rises to its value, at the start of every fit.
+
+    Raises:
+        ValueError: an unknown schedule.
     """
 
-    def __init__(self, size: int, channels: int = 1, width: int = 16, learning_rate: float = 2e-3) -> None:
+    def __init__(
+        self,
+        size: int,
+        channels: int = 1,
+        width: int = 16,
+        learning_rate: float = 2e-3,
+        *,
+        levels: Sequence[int] = (1, 2),
+        attention: int = -1,
+        layers: int = 1,
+        classes: int | None = None,
+        schedule: Literal["linear", "cosine"] = "linear",
+        warmup: int = 0,
+    ) -> None:
         super().__init__()
+        if schedule not in SCHEDULES:
+            raise ValueError(f"schedule must be one of {list(SCHEDULES)}, got {schedule!r}.")
         self.learning_rate = learning_rate
+        self.warmup = warmup
+        attends = [level == attention % len(levels) for level in range(len(levels))]
         self.unet = UNet2DModel(
             sample_size=size,
             in_channels=channels,
             out_channels=channels,
-            layers_per_block=1,
-            block_out_channels=(width, 2 * width),
+            layers_per_block=layers,
+            block_out_channels=tuple(width * level for level in levels),
             norm_num_groups=8,
-            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+            down_block_types=tuple("AttnDownBlock2D" if here else "DownBlock2D" for here in attends),
+            up_block_types=tuple("AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attends)),
+            num_class_embeds=classes,
         )
-        self.scheduler = DDPMScheduler()
+        self.scheduler = DDPMScheduler(beta_schedule=SCHEDULES[schedule])
 
-    def loss(self, images: Tensor) -> Tensor:
+    @property
+    def conditional(self) -> bool:
+        """Whether the network takes labels."""
+        return self.unet.config.num_class_embeds is not None
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
+        """Predicted noise; an unconditional network does not look at the labels."""
+        predicted: Tensor = self.unet(noisy, timesteps, class_labels=labels if self.conditional else None).sample
+        return predicted
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Mean squared error of the predicted noise at uniform timesteps."""
         noise = torch.randn_like(images)
         timesteps = torch.randint(0, self.scheduler.config.num_train_timesteps, (len(images),), device=images.device)
         noisy = self.scheduler.add_noise(images, noise, timesteps)
-        return mse_loss(self.unet(noisy, timesteps).sample, noise)
+        return mse_loss(self(noisy, timesteps, labels), noise)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """One step of denoising."""
-        loss = self.loss(batch[0])
+        loss = self.loss(*batch)
         self.log("train/loss", loss)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Denoising loss on held-out images."""
-        self.log("val/loss", self.loss(batch[0]))
+        self.log("val/loss", self.loss(*batch))
 
     def configure_optimizers(self) -> Any:
-        """Adam."""
-        return torch.optim.Adam(self.unet.parameters(), lr=self.learning_rate)
+        """Adam, its learning rate warmed up."""
+        optimizer = torch.optim.Adam(self.unet.parameters(), lr=self.learning_rate)
+        if self.warmup == 0:
+            return optimizer
+        warmup = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / self.warmup))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": warmup, "interval": "step"}}
 
     @torch.no_grad()
-    def sample(self, count: int, *, steps: int = 25, seed: int = 0) -> Tensor:
-        """Generate images (count, channels, size, size) with DDIM."""
+    def sample(self, count: int, labels: Tensor | None = None, *, steps: int = 25, seed: int = 0) -> Tensor:
+        """Generate images (count, channels, size, size) with DDIM.
+
+        Args:
+            count: number of images.
+            labels: (count,), of which class each image is to be; only a conditional network needs them.
+            steps: denoising steps.
+            seed: of the initial noise.
+
+        Raises:
+            ValueError: a conditional network without labels, or not one for each image.
+        """
+        if labels is None and not self.conditional:
+            labels = torch.zeros(count, dtype=torch.int64)
+        if labels is None or labels.shape != (count,):
+            given = "none" if labels is None else f"labels of shape {tuple(labels.shape)}"
+            raise ValueError(f"sample needs one label for each of the {count} images, got {given}.")
         scheduler = DDIMScheduler.from_config(self.scheduler.config)
         scheduler.set_timesteps(steps)
         config = self.unet.config
@@ -70,7 +131,7 @@ class DDPM(LightningModule):
             config.sample_size,
             generator=torch.Generator().manual_seed(seed),
         )
-        images = noise.to(self.device)
+        images, labels = noise.to(self.device), labels.to(self.device)
         for timestep in scheduler.timesteps:
-            images = scheduler.step(self.unet(images, timestep).sample, timestep, images).prev_sample
+            images = scheduler.step(self(images, timestep, labels), timestep, images).prev_sample
         return images.clamp(-1.0, 1.0)

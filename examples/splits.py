@@ -1,8 +1,8 @@
-"""Handwritten digits split into tasks, and a DDPM trained on them under a replay policy: shared by the examples."""
+"""Labelled images split into tasks, and a DDPM trained on them under a replay policy: shared by the examples."""
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from ddpm import DDPM
 from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
@@ -59,20 +60,40 @@ def load(data: str, data_dir: Path) -> tuple[Tensor, Tensor]:
 
 
 class Split(LightningDataModule):
-    """The images of some classes, one task: at most ``train`` of them to train on, up to 200 others held out."""
+    """The images of some classes, one task: at most ``train`` of them to train on, up to 200 others held out.
+
+    Args:
+        images: (n, channels, h, w).
+        labels: (n,).
+        classes: of this task.
+        train: most images to train on.
+        batch_size: of the training batches.
+        seed: of the choice of images.
+        test: images and labels to hold out from; None: a fifth or more of ``images`` is not trained on.
+    """
 
     def __init__(
-        self, images: Tensor, labels: Tensor, classes: list[int], train: int, batch_size: int, seed: int = 0
+        self,
+        images: Tensor,
+        labels: Tensor,
+        classes: list[int],
+        train: int,
+        batch_size: int,
+        seed: int = 0,
+        *,
+        test: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         super().__init__()
-        mine = torch.isin(labels, torch.tensor(classes)).nonzero().flatten()
-        mine = mine[torch.randperm(len(mine), generator=torch.Generator().manual_seed(seed))]
-        train = min(train, int(0.8 * len(mine)))
-        held_out = mine[train : train + 200]
+        mine = shuffled(labels, classes, seed)
+        if test is None:
+            train = min(train, int(0.8 * len(mine)))
+            test, held_out = (images, labels), mine[train : train + 200]
+        else:
+            held_out = shuffled(test[1], classes, seed)[:200]
         self.classes = classes
         self.batch_size = batch_size
         self.train = TensorDataset(images[mine[:train]], labels[mine[:train]])
-        self.held_out = TensorDataset(images[held_out], labels[held_out])
+        self.held_out = TensorDataset(test[0][held_out], test[1][held_out])
 
     def train_dataloader(self) -> DataLoader[Any]:
         return DataLoader(self.train, batch_size=self.batch_size, shuffle=True, drop_last=True)
@@ -81,8 +102,14 @@ class Split(LightningDataModule):
         return DataLoader(self.held_out, batch_size=256)
 
 
+def shuffled(labels: Tensor, classes: list[int], seed: int) -> Tensor:
+    """Where labels are of these classes, in random order."""
+    mine = torch.isin(labels, torch.tensor(classes)).nonzero().flatten()
+    return mine[torch.randperm(len(mine), generator=torch.Generator().manual_seed(seed))]
+
+
 def split_classes(tasks: int) -> list[list[int]]:
-    """The ten digits in order, in as many parts as there are tasks."""
+    """The ten classes in order, in as many parts as there are tasks."""
     return [part.tolist() for part in torch.arange(10).tensor_split(tasks)]
 
 
@@ -104,17 +131,33 @@ def be_quiet() -> None:
 def train_tasks(
     policy: str,
     tasks: Sequence[Split],
+    make_model: Callable[[], DDPM],
     *,
     capacity: int,
     replay_ratio: float,
     epochs: int,
-    width: int,
     seed: int,
     accelerator: str,
+    precision: Any = "32-true",
+    ema_decay: float | None = None,
     callbacks: Sequence[Callback] = (),
     logger: Logger | None = None,
 ) -> tuple[DDPM, ForgettingMonitor]:
     """Train a new DDPM on one task after the other under one policy ("none": no replay).
+
+    Args:
+        policy: the replay policy, or "none".
+        tasks: in this order.
+        make_model: makes the model; called after the random generators are seeded.
+        capacity: samples kept in all.
+        replay_ratio: share of each batch that is replayed.
+        epochs: of each task.
+        seed: of model, data order, buffer and noise.
+        accelerator: of the Trainer.
+        precision: of the Trainer.
+        ema_decay: decay of the exponential moving average of the weights, which every task ends with; None: no average.
+        callbacks: for the Trainer, after the monitor.
+        logger: for the Trainer; None: no logger.
 
     Returns:
         The model after the last task, and the monitor, whose probes are each task's held-out images.
@@ -126,11 +169,16 @@ def train_tasks(
         buffer = EnergyReplayBuffer(capacity, policy, groups="task", seed=seed)
         datamodules = [ReplayDataModule(split, buffer, replay_ratio=replay_ratio) for split in tasks]
     monitor = ForgettingMonitor(buffer, probe_source="val", seed=seed)
+    # the average comes first, so that the monitor measures it; without a device it would sit on the CPU
+    on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
+    device = "cuda" if on_gpu else "cpu"
+    averaging = [] if ema_decay is None else [EMAWeightAveraging(device=device, decay=ema_decay)]
     trainer = Trainer(
         max_epochs=epochs,
         accelerator=accelerator,
         devices=1,
-        callbacks=[monitor, *callbacks],
+        precision=precision,
+        callbacks=[*averaging, monitor, *callbacks],
         logger=logger if logger is not None else False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -139,6 +187,6 @@ def train_tasks(
         check_val_every_n_epoch=epochs,
         log_every_n_steps=5,
     )
-    model = DDPM(tasks[0].train.tensors[0].shape[-1], width=width)
+    model = make_model()
     fit_tasks(trainer, model, datamodules)
     return model, monitor

@@ -3,7 +3,7 @@
 import itertools
 import time
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -134,10 +134,10 @@ def run_job(job: Job, settings: Settings, folder: Path, data_dir: Path, accelera
     model, monitor = train_tasks(
         job.policy,
         tasks,
+        partial(DDPM, images.shape[-1], width=settings.width),
         capacity=job.capacity,
         replay_ratio=settings.replay_ratio,
         epochs=settings.epochs,
-        width=settings.width,
         seed=job.seed,
         accelerator=accelerator,
     )

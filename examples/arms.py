@@ -1,0 +1,181 @@
+"""One arm for each replay policy, trained from the same seed, compared in a table, figures and results.json."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ddpm import DDPM
+from gallery import Gallery, draw_gallery
+from jsonargparse import ArgumentParser
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
+from splits import Split, train_tasks, unknown_policies
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from hopfield_replay.figures import energy_against_forgetting
+from hopfield_replay.table import error_rise, summarize
+
+
+class Epochs(Callback):
+    """Moves one progress bar through all arms, tasks and epochs."""
+
+    def __init__(self, bar: Any) -> None:
+        self.bar = bar
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.bar.update(1)
+
+
+def check_options(parser: ArgumentParser, args: Any) -> None:
+    """Say what is wrong with the options that every example of arms has, before anything runs."""
+    if args.policies is not None and (wrong := unknown_policies(args.policies)):
+        parser.error(wrong)
+    if not 2 <= args.tasks <= 10:
+        parser.error(f"--tasks must be 2 to 10, got {args.tasks}")
+    if args.capacity is not None and args.capacity < 1:
+        parser.error(f"--capacity must be at least 1, got {args.capacity}; for no replay use --policies none")
+    if not 0.0 < args.replay_ratio < 1.0:
+        parser.error(f"--replay-ratio must lie in (0, 1), got {args.replay_ratio}; for no replay use --policies none")
+    if args.epochs is not None and args.epochs < 1:
+        parser.error(f"--epochs must be at least 1, got {args.epochs}")
+
+
+def run_arm(
+    policy: str, tasks: Sequence[Split], make_model: Callable[[], DDPM], folder: Path, bar: Any, training: Any
+) -> dict[str, Any]:
+    """Train the same model from the same seed under one policy ("none": no replay)."""
+    started = time.perf_counter()
+    gallery = Gallery(tasks)
+    _, monitor = train_tasks(
+        policy,
+        tasks,
+        make_model,
+        callbacks=[gallery, Epochs(bar)],
+        logger=TensorBoardLogger(folder, name=policy, version=""),
+        **training,
+    )
+    draw_gallery(gallery, policy, folder)
+    figure = energy_against_forgetting(monitor.history[-1])
+    if figure is not None:
+        figure.savefig(folder / f"energy_against_forgetting_{policy}.png", dpi=120)
+    return {
+        "policy": policy,
+        "seconds": time.perf_counter() - started,
+        "buffer_bytes": 0 if monitor.buffer is None else monitor.buffer.nbytes,
+        "tasks": [task_summary(record) for record in monitor.history],
+        "rises": [r for p in monitor.history[-1]["probes"][:-1] if (r := error_rise(p)) is not None],
+    }
+
+
+def task_summary(record: dict[str, Any]) -> dict[str, Any]:
+    """One record of the monitor's history, over the probes of all earlier tasks."""
+    rows = summarize(record)
+    earlier = [probe for probe in record["probes"] if probe["task"] < record["task"]]
+    rises = torch.cat([r for p in earlier if (r := error_rise(p)) is not None]) if earlier else None
+    intrinsic = torch.cat([probe["energy"] - probe["energy_start"] for probe in earlier]) if earlier else None
+    return {
+        "task": record["task"],
+        "intrinsic_forgetting": None if intrinsic is None else float(intrinsic.mean()),
+        "reconstruction_forgetting": None if rises is None else float(rises.mean()),
+        "reconstruction_forgetting_p95": None if rises is None else float(rises.quantile(0.95)),
+        "error_current_task": rows[-1]["error"],
+        "beta": record["beta"],
+        "n_eff": record["n_eff"],
+        "replayed": record["replayed"],
+        "boundary_seconds": record["seconds"],
+    }
+
+
+def paired_interval(first: list[Tensor], second: list[Tensor]) -> tuple[float, float, float]:
+    """Mean of second - first over the same probes, and its 95 % bootstrap interval."""
+    difference = torch.cat(second) - torch.cat(first)
+    draws = torch.randint(len(difference), (2000, len(difference)), generator=torch.Generator().manual_seed(0))
+    means = difference[draws].mean(1)
+    return float(difference.mean()), float(means.quantile(0.025)), float(means.quantile(0.975))
+
+
+def report(arms: list[dict[str, Any]]) -> str:
+    """The table, and which differences between arms are within noise."""
+    lines = [
+        "After the last task, over the held-out probes of all earlier tasks (rise since each task was learned):",
+        f"{'policy':<14}{'intrinsic':>11}{'reconstruction':>16}{'95th pct':>10}{'error, new task':>17}"
+        f"{'buffer kB':>11}{'seconds':>9}",
+    ]
+    for arm in arms:
+        last = arm["tasks"][-1]
+        lines.append(
+            f"{arm['policy']:<14}{last['intrinsic_forgetting']:>11.3f}{last['reconstruction_forgetting']:>16.4f}"
+            f"{last['reconstruction_forgetting_p95']:>10.4f}{last['error_current_task']:>17.4f}"
+            f"{arm['buffer_bytes'] / 1024:>11.1f}{arm['seconds']:>9.0f}"
+        )
+    lines.append("Differences in reconstruction forgetting (95 % bootstrap interval over probes; one run each):")
+    for i, first in enumerate(arms):
+        for second in arms[i + 1 :]:
+            mean, low, high = paired_interval(first["rises"], second["rises"])
+            verdict = "within noise" if low <= 0.0 <= high else ("less forgetting" if mean < 0 else "more forgetting")
+            lines.append(
+                f"  {second['policy']} against {first['policy']}: {mean:+.4f} [{low:+.4f}, {high:+.4f}] {verdict}"
+            )
+    return "\n".join(lines)
+
+
+def draw_curves(arms: list[dict[str, Any]], folder: Path) -> None:
+    """Reconstruction forgetting after each task, one line for each arm."""
+    figure = Figure(figsize=(5.5, 3.5), layout="constrained")
+    axis = figure.subplots()
+    for arm in arms:
+        points = [(t["task"] + 1, t["reconstruction_forgetting"]) for t in arm["tasks"] if t["task"] > 0]
+        axis.plot(*zip(*points, strict=True), marker="o", label=arm["policy"])
+    axis.set_xlabel("tasks learned")
+    axis.set_ylabel("reconstruction forgetting\nof earlier tasks (held out)")
+    axis.set_xticks([t["task"] + 1 for t in arms[0]["tasks"] if t["task"] > 0])
+    axis.axhline(0.0, color="0.7", linewidth=0.8, zorder=0)
+    axis.legend(frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(folder / "forgetting.png", dpi=120)
+
+
+def run_arms(
+    policies: Sequence[str],
+    tasks: Sequence[Split],
+    make_model: Callable[[], DDPM],
+    args: Any,
+    **training: Any,
+) -> None:
+    """Train every arm, and compare them in what is printed and written to args.output_dir.
+
+    Args:
+        policies: one arm for each; "none": no replay.
+        tasks: in this order.
+        make_model: makes the model of each arm.
+        args: the parsed arguments, for results.json.
+        training: keyword arguments of train_tasks.
+    """
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    arms: list[dict[str, Any]] = []
+    with tqdm(total=len(policies) * len(tasks) * training["epochs"], unit="epoch", mininterval=1.0) as bar:
+        for policy in policies:
+            bar.set_description(policy)
+            arms.append(run_arm(policy, tasks, make_model, folder, bar, training))
+            write_results(arms, args, training, folder)  # after each, so that an interrupted run leaves the others
+    print(report(arms))
+    draw_curves(arms, folder)
+    print(f"Wrote {folder}/results.json, figures and TensorBoard logs.")
+
+
+def write_results(arms: list[dict[str, Any]], args: Any, training: dict[str, Any], folder: Path) -> None:
+    """The arguments and every arm's numbers, as JSON."""
+    results = {
+        "arguments": {
+            name: value if isinstance(value, int | float | list) else str(value) for name, value in args.items()
+        },
+        "epochs": training["epochs"],
+        "arms": [{name: value for name, value in arm.items() if name != "rises"} for arm in arms],
+    }
+    (folder / "results.json").write_text(json.dumps(results, indent=2))

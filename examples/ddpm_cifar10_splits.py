@@ -1,0 +1,144 @@
+"""Train a DDPM on classes of CIFAR-10, task after task, and watch what it forgets under each replay policy.
+
+python examples/ddpm_cifar10_splits.py --data-dir data                  # minutes on a CPU: little is learned
+python examples/ddpm_cifar10_splits.py --data-dir data --preset paper   # 32x32 DDPM of common size, bf16 on a GPU
+tensorboard --logdir runs/ddpm_cifar10_splits                           # scalars, histograms and scatters per arm
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from arms import check_options, run_arms
+from cifar10 import load_cifar10
+from ddpm import DDPM, SCHEDULES
+from jsonargparse import ArgumentParser
+from splits import Split, be_quiet, split_classes
+
+from hopfield_replay.policies import POLICIES
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A size of the experiment.
+
+    Attributes:
+        policies: one arm for each.
+        capacity: samples kept in all.
+        train: most training images of each task.
+        epochs: of each task.
+        batch_size: of a task's own images.
+        ema_decay: of the average of the weights.
+        model: keyword arguments of DDPM.
+        accelerator: of the Trainer.
+        precision: of the Trainer.
+    """
+
+    policies: list[str]
+    capacity: int
+    train: int
+    epochs: int
+    batch_size: int
+    ema_decay: float
+    model: dict[str, Any]
+    accelerator: str
+    precision: str
+
+
+PRESETS = {
+    "tiny": Preset(
+        policies=["none", "random", "greedy_gain"],
+        capacity=50,
+        train=800,
+        epochs=12,
+        batch_size=16,
+        ema_decay=0.99,
+        model={"width": 16, "levels": (1, 1, 2, 2), "warmup": 40},
+        accelerator="cpu",
+        precision="32-true",
+    ),
+    "paper": Preset(  # the UNet of Ho et al. (2020) for CIFAR-10
+        policies=["none", "random", "high_energy", "low_energy", "greedy_gain"],
+        capacity=500,
+        train=25_000,
+        epochs=60,
+        batch_size=128,
+        ema_decay=0.999,
+        model={
+            "width": 128,
+            "levels": (1, 2, 2, 2),
+            "attention": 1,
+            "layers": 2,
+            "learning_rate": 2e-4,
+            "warmup": 500,
+        },
+        accelerator="gpu",
+        precision="bf16-mixed",
+    ),
+}
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", type=str, choices=list(PRESETS), default="tiny", help="size of the experiment")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="CIFAR-10 of torchvision, or .npz files")
+    parser.add_argument("--tasks", type=int, default=2, help="number of tasks the ten classes are split into, 2 to 10")
+    parser.add_argument(
+        "--policies",
+        nargs="+",
+        type=str,
+        default=None,
+        help=f"arms: none, all, {', '.join(POLICIES)} (default: by preset)",
+    )
+    parser.add_argument("--capacity", type=int, default=None, help="samples kept in all (default: by preset)")
+    parser.add_argument("--replay-ratio", type=float, default=0.5, help="share of each batch that is replayed")
+    parser.add_argument("--train", type=int, default=None, help="most training images of a task (default: by preset)")
+    parser.add_argument("--epochs", type=int, default=None, help="epochs for each task (default: by preset)")
+    parser.add_argument("--class-conditional", action="store_true", help="let the labels condition the network")
+    parser.add_argument("--schedule", type=str, choices=list(SCHEDULES), default="linear", help="of the noise")
+    parser.add_argument("--seed", type=int, default=0, help="of model, choice and order of data, buffer and noise")
+    parser.add_argument("--accelerator", type=str, default=None, help="Lightning accelerator (default: by preset)")
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/ddpm_cifar10_splits"), help="results and logs")
+    args = parser.parse_args()
+    if args.policies == ["all"]:
+        args.policies = ["none", *POLICIES]
+    check_options(parser, args)
+    preset = PRESETS[args.preset]
+    train = preset.train if args.train is None else args.train
+    if train < preset.batch_size:
+        parser.error(f"--train must be at least one batch of {preset.batch_size}, got {train}")
+    accelerator = args.accelerator or preset.accelerator
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        parser.error("the accelerator is gpu, but torch finds none; use --preset tiny on a CPU, or --accelerator cpu")
+    try:
+        (images, labels), test = load_cifar10(args.data_dir)
+    except ValueError as error:
+        parser.error(str(error))
+
+    be_quiet()
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    splits = [
+        Split(images, labels, classes, train, preset.batch_size, args.seed, test=test)
+        for classes in split_classes(args.tasks)
+    ]
+    print(f"CIFAR-10: tasks {[split.classes for split in splits]}, {len(splits[0].train)} training images in the first")
+    classes = 10 if args.class_conditional else None
+    run_arms(
+        args.policies or preset.policies,
+        splits,
+        partial(DDPM, images.shape[-1], 3, classes=classes, schedule=args.schedule, **preset.model),
+        args,
+        capacity=args.capacity or preset.capacity,
+        replay_ratio=args.replay_ratio,
+        epochs=args.epochs or preset.epochs,
+        seed=args.seed,
+        accelerator=accelerator,
+        precision=preset.precision,
+        ema_decay=preset.ema_decay,
+    )
+
+
+if __name__ == "__main__":
+    main()
