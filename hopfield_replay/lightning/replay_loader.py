@@ -86,8 +86,8 @@ class ReplayStream:
         """The ratio at this step."""
         if not callable(self.replay_ratio):
             return self.replay_ratio
-        task = int(self.buffer.tasks.max()) + 1 if len(self.buffer) else 0
-        step = self._epoch * (_length(self.loader)) + self._step
+        task = self.buffer.newest_task + 1
+        step = self._epoch * _length(self.loader) + self._step
         ratio = self.replay_ratio(task, step)
         if not 0.0 <= ratio < 1.0:
             raise ValueError(f"The replay_ratio of task {task}, step {step} must lie in [0, 1), got {ratio}.")
@@ -150,8 +150,9 @@ class ReplayLoader(CombinedLoader):
     Args:
         loader: the task's training loader.
         buffer: where replayed samples come from.
-        replay_ratio: share of every training batch that is replayed, in (0, 1); or a function of the task's index and
-            the number of batches of the task so far, with values in [0, 1).
+        replay_ratio: share of every training batch that is replayed, in (0, 1); or a function of task and step with
+            values in [0, 1). The task is the one after the newest in the buffer. The step, epoch * len(loader) + batch,
+            counts the task's batches (of a loader without length: those of the epoch).
         seed: of the draws; each rank draws its own.
 
     Raises:
