@@ -222,14 +222,16 @@ class EnergyReplayBuffer:
         Does nothing for policies without a second phase, and when there is nothing in reserve.
 
         Args:
-            patterns: vectors (N, d) or (N, *shape) of the next task.
+            patterns: vectors (N, d) or (N, *shape) of the next task, N >= 1.
             masses: (N,), >= 0; ones if None.
 
         Raises:
-            ValueError, TypeError: as :func:`hopfield_replay.functional.energy`.
+            ValueError, TypeError: as :func:`hopfield_replay.functional.energy`; no patterns.
         """
         if self._reserve is None:
             return
+        if not len(patterns):
+            raise ValueError("The next task has no patterns to refine the choice with (an empty data set?).")
         spares, samples = self._reserve
         pool = self._kept.join(spares)
         beta = 1.0 if self.beta is None else self.beta

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _TARGETS = 2048  # old samples whose protection is counted, spread evenly over the set
 _TAIL = 0.1
 _DRAWS = 5  # of the random policies
-_TIGHTEN = 5  # steps on each certificate
+_TIGHTEN = 10  # steps on each certificate
 
 Data = Tensor | Iterable[Any]
 

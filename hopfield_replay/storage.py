@@ -4,6 +4,7 @@ import json
 import math
 import os
 import uuid
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -92,15 +93,15 @@ class _Scratch:
         import fcntl  # file locks of Unix; nothing else here needs them
 
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = folder / "in_use"
-        self._lock_file = self._lock.open("a")
+        lock = os.open(folder / "in_use", os.O_CREAT | os.O_WRONLY)
         try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            self._lock_file.close()
+            os.close(lock)
             raise ValueError(
                 f"storage={str(folder)!r} is in use by another buffer; give each buffer (and each rank) its own folder."
             ) from None
+        weakref.finalize(self, os.close, lock)  # free again with its store
         self._folder = folder
         self.count = 0  # of the files so far
 

@@ -35,9 +35,10 @@ def _pairwise(patterns: Tensor, index: Tensor, masses: Tensor | None, similarity
 
 
 def _median_n_eff(scores: Tensor, log_masses: Tensor, beta: float) -> float:
-    logits = beta * scores + log_masses
-    p = (logits - logits.amax(1, keepdim=True)).exp_()
-    return float((p.sum(1).square() / p.square().sum(1)).median())
+    logits = torch.add(log_masses, scores, alpha=beta)
+    p = logits.sub_(logits.amax(1, keepdim=True)).exp_()
+    total = p.sum(1).square()
+    return float((total / p.square_().sum(1)).median())
 
 
 def calibrate_beta(
