@@ -80,7 +80,8 @@ def group_index(pool: Candidates, groups: Literal["task", "label"] | None) -> Te
         return torch.zeros_like(pool.ids)
     names = pool.tasks if groups == "task" else pool.labels
     assert names is not None  # the buffer refuses samples without labels
-    return names.unique(return_inverse=True)[1]
+    index: Tensor = names.unique(return_inverse=True)[1]
+    return index
 
 
 def place_in_group(group: Tensor) -> Tensor:
