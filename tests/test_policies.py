@@ -170,8 +170,11 @@ def literal_k_center(x, k):
 def literal_facility_location(x, k):
     picks = []
     while len(picks) < k:
-        left = [p for p in x if p not in picks]
-        picks.append(min(left, key=lambda p: sum(min(dist(y, q) for q in [*picks, p]) for y in x)))
+
+        def left_over(p):  # rounded: two that are nearest to each other often gain alike, and the first wins
+            return round(sum(min(dist(y, q) for q in [*picks, p]) for y in x), 6)
+
+        picks.append(min((p for p in x if p not in picks), key=left_over))
     return picks
 
 
