@@ -1,5 +1,6 @@
 """EnergyReplayBuffer: a bounded, resumable memory of samples, chosen by a policy."""
 
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,16 +10,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from hopfield_replay.candidates import Candidates, as_plain, from_plain, no_candidates, offered
-from hopfield_replay.choice import choose, weigh
+from hopfield_replay.candidates import Candidates, as_plain, check_join, from_plain, no_candidates, offered
+from hopfield_replay.choice import choose, group_index, place_in_group, weigh
 from hopfield_replay.functional import energy
 from hopfield_replay.functional._validate import Similarity, check_beta, check_similarity
+from hopfield_replay.functional.correlation import ranks
 from hopfield_replay.nested import Source, gather_from, rows, take
 from hopfield_replay.policies import Policy, as_policy
 from hopfield_replay.storage import SampleStore, check_rows, load_tree, plain, save_tree
 from hopfield_replay.temperature import calibrate_beta, default_n_eff
 
-_FORMAT = "hopfield-replay buffer 1"  # of the state; raised when its parts change
+_FORMAT = "hopfield-replay buffer 2"  # of the state; raised when its parts change
 
 
 class EnergyReplayBuffer:
@@ -35,8 +37,9 @@ class EnergyReplayBuffer:
         storage: folder for memory-mapped files that hold the samples, for buffers larger than memory; None: in memory.
         groups: None: all samples compete; ``"task"`` or ``"label"``: equal shares for each task or label, unused places
             going to the others. A share shrinks by dropping its last picks.
-        sampling: ``"uniform"``, or by priority: sample i is drawn with chances proportional to 1/rank, the highest
-            energy (or, with ``"rise"``, the highest rise at the last boundary) having rank 1.
+        sampling: ``"uniform"``, or by priority: sample i is drawn with chances proportional to 1/rank. Rank 1 has the
+            highest energy (``"energy"``), the highest rise at the last boundary (``"rise"``), or the first pick of each
+            group (``"gain"``: greedy_gain picks in the order of falling gain). Equal values share their mean rank.
         beta: inverse temperature of energies that are computed here; ``"auto"`` calibrates it at the first update.
         similarity: ``"distance"`` or ``"dot"``, of energies that are computed here.
         seed: of the random policies and of :meth:`sample`.
@@ -63,7 +66,7 @@ class EnergyReplayBuffer:
         *,
         groups: Literal["task", "label"] | None = None,
         storage: str | os.PathLike[str] | None = None,
-        sampling: Literal["uniform", "energy", "rise"] = "uniform",
+        sampling: Literal["uniform", "energy", "rise", "gain"] = "uniform",
         beta: float | Literal["auto"] = "auto",
         similarity: Similarity = "distance",
         seed: int = 0,
@@ -74,8 +77,8 @@ class EnergyReplayBuffer:
             raise ValueError(f"capacity must be at least 1, got {capacity}. For no replay, use no buffer.")
         if groups not in (None, "task", "label"):
             raise ValueError(f'groups must be None, "task" or "label", got {groups!r}.')
-        if sampling not in ("uniform", "energy", "rise"):
-            raise ValueError(f'sampling must be "uniform", "energy" or "rise", got {sampling!r}.')
+        if sampling not in ("uniform", "energy", "rise", "gain"):
+            raise ValueError(f'sampling must be "uniform", "energy", "rise" or "gain", got {sampling!r}.')
         check_similarity(similarity)
         self.capacity = capacity
         self.policy = as_policy(policy)
@@ -90,6 +93,7 @@ class EnergyReplayBuffer:
         self._slots = torch.empty(0, dtype=torch.int64)  # row in the store of each kept sample, in the order of _kept
         self._observed = torch.empty(0, 0, dtype=torch.float64)  # (len, boundaries) energies after each, nan before
         self._reserve: tuple[Candidates, Any] | None = None  # over-provisioned candidates of the newest task
+        self._newest = -1
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -107,6 +111,11 @@ class EnergyReplayBuffer:
     def tasks(self) -> Tensor:
         """(len,) int64 task of each kept sample."""
         return self._kept.tasks
+
+    @property
+    def newest_task(self) -> int:
+        """The task of the last update, whether or not any of its samples stayed; -1 before the first."""
+        return self._newest
 
     @property
     def labels(self) -> Tensor | None:
@@ -172,10 +181,12 @@ class EnergyReplayBuffer:
             raise ValueError(f"The batch has {rows(batch)} rows, but ids has {len(new)}.")
         if observed is not None and observed.shape != (len(self),):
             raise ValueError(f"observed must have shape ({len(self)},), got {tuple(observed.shape)}.")
-        reserve = self._reserve
-        if reserve is not None and int(reserve[0].tasks[0]) != task:
-            reserve = None  # its data is gone, and the next task came without a second phase
-        held = self._kept if reserve is None else self._kept.join(reserve[0])
+        reserve, held = self._reserve, self._kept
+        if reserve is not None:
+            held = held.join(reserve[0])
+            if task != self._newest:  # the next task came without a second phase
+                reserve, stay = None, torch.arange(len(self))
+                held = weigh(held, stay, self.groups).pick(stay)
         if len(held) and held.vectors.shape[1:] != new.vectors.shape[1:]:
             raise ValueError(
                 f"vectors have dimension {new.vectors.shape[1]}, but the buffer holds vectors of dimension "
@@ -193,9 +204,8 @@ class EnergyReplayBuffer:
         pool = replace(pool, beta=value, similarity=self.similarity, places=self.capacity)
         fresh = torch.arange(len(pool)) >= len(self._kept)
         chosen, spare = choose(pool, fresh, self.policy, self.groups, self.capacity)
-        if len(spare):
-            pool = weigh(pool, torch.cat([chosen, spare]))
-
+        if getattr(self.policy, "needs_weights", False):
+            pool = weigh(pool, torch.cat([chosen, spare]), self.groups)
         if observed is not None:
             seen = torch.cat([self._observed, observed.detach().cpu().to(torch.float64)[:, None]], dim=1)
         else:
@@ -204,7 +214,7 @@ class EnergyReplayBuffer:
         self._commit(
             pool, chosen, spare, [*sources, (len(new), batch if callable(batch) else partial(take, batch))], seen
         )
-        self.beta = calibrated
+        self.beta, self._newest = calibrated, task
 
     def refine(self, patterns: Tensor, *, masses: Tensor | None = None) -> None:
         """Choose anew, now that the next task is known, among the over-provisioned candidates; then release them.
@@ -212,33 +222,31 @@ class EnergyReplayBuffer:
         Does nothing for policies without a second phase, and when there is nothing in reserve.
 
         Args:
-            patterns: vectors (N, d) or (N, *shape) of the next task.
+            patterns: vectors (N, d) or (N, *shape) of the next task, N >= 1.
             masses: (N,), >= 0; ones if None.
 
         Raises:
-            ValueError, TypeError: as :func:`hopfield_replay.functional.energy`.
+            ValueError, TypeError: as :func:`hopfield_replay.functional.energy`; no patterns.
         """
         if self._reserve is None:
             return
+        if not len(patterns):
+            raise ValueError("The next task has no patterns to refine the choice with (an empty data set?).")
         spares, samples = self._reserve
         pool = self._kept.join(spares)
         beta = 1.0 if self.beta is None else self.beta
+        coming = patterns.detach().cpu().to(pool.vectors.dtype)
         pool = replace(
             pool,
-            next_energies=energy(
-                pool.vectors,
-                patterns.detach().cpu().to(pool.vectors.dtype),
-                beta,
-                masses=masses,
-                similarity=self.similarity,
-            ),
+            next_energies=energy(pool.vectors, coming, beta, masses=masses, similarity=self.similarity),
             beta=beta,
             similarity=self.similarity,
             places=self.capacity,
         )
         fresh = torch.arange(len(pool)) >= len(self._kept)
         chosen, _ = choose(pool, fresh, self.policy, self.groups, self.capacity)
-        self._commit(weigh(pool, chosen), chosen, chosen[:0], [(len(spares), partial(take, samples))], self._observed)
+        pool = weigh(pool, chosen, self.groups)
+        self._commit(pool, chosen, chosen[:0], [(len(spares), partial(take, samples))], self._observed)
 
     @property
     def observed(self) -> Tensor:
@@ -250,7 +258,8 @@ class EnergyReplayBuffer:
         """(len,) float64 rise of each energy from its own task to the last boundary; 0 while there was none."""
         if not self._observed.shape[1]:
             return torch.zeros(len(self), dtype=torch.float64)
-        return (self._observed[:, -1] - self.energies).nan_to_num(nan=0.0)
+        rises = self._observed[:, -1] - self.energies
+        return rises.masked_fill(rises.isnan(), 0.0)
 
     def _commit(self, pool: Candidates, chosen: Tensor, spare: Tensor, sources: Sequence[Source], seen: Tensor) -> None:
         """Make ``chosen`` of the pool (kept samples, then the sources') the buffer, and ``spare`` the reserve."""
@@ -308,10 +317,9 @@ class EnergyReplayBuffer:
         """Weight (len,) of each sample in a draw."""
         if self.sampling == "uniform":
             return torch.ones(len(self), dtype=torch.float64)
-        score = self.energies if self.sampling == "energy" else self.rises
-        ranks = torch.empty(len(self), dtype=torch.float64)
-        ranks[score.argsort(descending=True, stable=True)] = torch.arange(1, len(self) + 1, dtype=torch.float64)
-        return 1.0 / ranks
+        if self.sampling == "gain":
+            return 1.0 / place_in_group(group_index(self._kept, self.groups))
+        return 1.0 / ranks(-(self.energies if self.sampling == "energy" else self.rises))
 
     def gather(self, positions: Tensor) -> Any:
         """The samples at these positions, as copies, in the nesting they came in."""
@@ -326,6 +334,7 @@ class EnergyReplayBuffer:
         return {
             "format": _FORMAT,
             "beta": self.beta,
+            "newest_task": self._newest,
             "generator": self._generator.get_state(),
             "kept": as_plain(self._kept) if len(self) else None,
             "samples": plain(self._store.get(self._slots)) if len(self) else None,
@@ -350,8 +359,10 @@ class EnergyReplayBuffer:
             if state["reserve"] is not None:
                 reserve = (from_plain(state["reserve"]), state["reserve_samples"])
                 check_rows(state["reserve_samples"], len(reserve[0]))
+                check_join(kept, reserve[0])
             if len(kept):
                 check_rows(state["samples"], len(kept))
+            newest = operator.index(state["newest_task"])
             observed = state["observed"].cpu()
             beta = None if state["beta"] is None else check_beta(state["beta"])
             if observed.ndim != 2 or len(observed) != len(kept) or observed.dtype != torch.float64:
@@ -363,14 +374,14 @@ class EnergyReplayBuffer:
             raise ValueError(
                 f"The state holds {len(kept)} samples, more than this buffer's capacity of {self.capacity}."
             )
-        self._store.clear()
-        if len(kept):
-            self._store.put(state["samples"], torch.arange(len(kept)))
+        if self.groups == "label" and len(kept) and kept.labels is None:
+            raise ValueError('The state holds samples without labels, but this buffer has groups="label".')
+        self._store.refill(state["samples"])
         self._generator.set_state(state["generator"].cpu())
         self._slots = torch.arange(len(kept))
         self._observed = observed
         self._reserve = reserve
-        self.beta = beta
+        self.beta, self._newest = beta, newest
         self._kept = kept
 
     def save(self, path: str | os.PathLike[str]) -> None:

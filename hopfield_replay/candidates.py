@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from hopfield_replay.functional._validate import Similarity, as_matrix
+from hopfield_replay.functional._validate import Similarity, as_matrix, check_finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +22,7 @@ class Candidates:
         keys: (n,) float64 in (0, 1), a uniform random number that belongs to the sample's id for good.
         labels: (n,) int64, or None.
         losses: (n,) float64, the model's loss on each sample, or None.
-        weights: (n,) float64, how many samples of its task each stands for; ones if None.
+        weights: (n,) float64, how many of the samples offered so far each stands for; ones if None.
         next_energies: (n,) float64, energy of each sample under the next task's patterns, or None while it is unknown.
         beta: inverse temperature of the energies.
         similarity: of the energies.
@@ -96,7 +96,7 @@ def offered(
     """New candidates of one task, checked and copied to the CPU; energies are 0 where none are given.
 
     Raises:
-        ValueError: shapes that do not fit, no samples, duplicate ids, NaN values.
+        ValueError: shapes that do not fit, no samples, duplicate ids, NaN values, infinite losses.
         TypeError: vectors that are not floating, ids or labels that are not integers.
     """
     matrix = as_matrix(vectors, "vectors").detach().cpu()
@@ -121,7 +121,7 @@ def offered(
         matrix,
         sample_keys(ids, seed),
         labels,
-        None if losses is None else _reals(losses, ids, "losses"),
+        None if losses is None else _finite(_reals(losses, ids, "losses"), ids),
     )
 
 
@@ -146,6 +146,12 @@ def _reals(values: Tensor, ids: Tensor, name: str) -> Tensor:
     if bool(numbers.isnan().any()):
         raise ValueError(f"{name} hold NaN for ids {ids[numbers.isnan()][:5].tolist()}.")
     return numbers
+
+
+def _finite(losses: Tensor, ids: Tensor) -> Tensor:
+    if bool(losses.isinf().any()):
+        raise ValueError(f"losses are infinite for ids {ids[losses.isinf()][:5].tolist()}: has the training diverged?")
+    return losses
 
 
 def sample_keys(ids: Tensor, seed: int) -> Tensor:
@@ -181,7 +187,7 @@ def from_plain(state: Mapping[str, Any]) -> Candidates:
     """Candidates from :func:`as_plain`.
 
     Raises:
-        ValueError: tensors of other dtypes or lengths, duplicate ids.
+        ValueError: tensors of other dtypes or lengths, duplicate ids, values out of range.
         KeyError: a missing entry.
     """
     tensors: dict[str, Any] = {name: None if state[name] is None else state[name].cpu() for name in _PER_SAMPLE}
@@ -196,7 +202,28 @@ def from_plain(state: Mapping[str, Any]) -> Candidates:
             raise ValueError(f"{name} has dtype {tensor.dtype}")
     if len(tensors["ids"].unique()) != n:
         raise ValueError("ids are repeated")
+    check_finite(tensors["vectors"], "vectors")
+    if bool(tensors["energies"].isnan().any()) or not bool(((tensors["keys"] > 0) & (tensors["keys"] < 1)).all()):
+        raise ValueError("energies are NaN or keys lie outside (0, 1)")
+    for name in ("losses", "weights"):
+        if tensors[name] is not None and not bool(tensors[name].isfinite().all()):
+            raise ValueError(f"{name} are not finite")
     return Candidates(**tensors)
+
+
+def check_join(kept: Candidates, others: Candidates) -> None:
+    """Refuse candidates that cannot be of one pool.
+
+    Raises:
+        ValueError: an id in both, vectors of two dimensions or dtypes, labels in one of them only.
+    """
+    if (
+        kept.vectors.shape[1:] != others.vectors.shape[1:]
+        or kept.vectors.dtype != others.vectors.dtype
+        or (kept.labels is None) != (others.labels is None)
+        or bool(torch.isin(kept.ids, others.ids).any())
+    ):
+        raise ValueError("the samples in reserve do not fit those that are kept")
 
 
 _PER_SAMPLE = tuple(f.name for f in fields(Candidates) if f.name not in ("beta", "similarity", "places"))

@@ -29,12 +29,7 @@ def choose(
     Raises:
         ValueError: more groups than places, or a policy that does not pick what it is asked for.
     """
-    if groups is None:
-        group = torch.zeros_like(pool.ids)
-    else:
-        names = pool.tasks if groups == "task" else pool.labels
-        assert names is not None  # update refuses samples without labels
-        group = names.unique(return_inverse=True)[1]
+    group = group_index(pool, groups)
     count = int(group.max()) + 1
     if count > capacity:
         raise ValueError(
@@ -55,15 +50,48 @@ def choose(
     return torch.cat(chosen), torch.cat(spare) if spare else torch.empty(0, dtype=torch.int64)
 
 
-def weigh(pool: Candidates, stays: Tensor) -> Candidates:
-    """Every sample's weight goes to the nearest one that stays, so that those stand for all that were seen."""
+def weigh(pool: Candidates, stays: Tensor, groups: Literal["task", "label"] | None) -> Candidates:
+    """Every sample's weight goes to the nearest one of its group that stays: those stand for all that were seen.
+
+    Args:
+        pool: the n samples; weights of None count as ones.
+        stays: positions of those that stay, at least one of each group.
+        groups: what the groups are; None: one group.
+
+    Returns:
+        The pool with new weights, of the same sum within each group and 0 for those that go.
+    """
     pool = pool.weighted()
     assert pool.weights is not None
-    nearest = torch.cat([torch.cdist(part, pool.vectors[stays]).argmin(1) for part in pool.vectors.split(4096)])
-    nearest[stays] = torch.arange(len(stays))  # even beside an identical one
+    group = group_index(pool, groups)
     weights = torch.zeros_like(pool.weights)
-    weights[stays] = torch.zeros(len(stays), dtype=torch.float64).index_add(0, nearest, pool.weights)
+    for number in range(int(group.max()) + 1):
+        members, left = (group == number).nonzero().flatten(), stays[group[stays] == number]
+        vectors = pool.vectors[left]
+        nearest = torch.cat([torch.cdist(pool.vectors[part], vectors).argmin(1) for part in members.split(4096)])
+        nearest[torch.searchsorted(members, left)] = torch.arange(len(left))  # even beside an identical one
+        weights[left] = torch.zeros(len(left), dtype=torch.float64).index_add(0, nearest, pool.weights[members])
     return replace(pool, weights=weights)
+
+
+def group_index(pool: Candidates, groups: Literal["task", "label"] | None) -> Tensor:
+    """Group (n,) of each sample, counted from 0."""
+    if groups is None:
+        return torch.zeros_like(pool.ids)
+    names = pool.tasks if groups == "task" else pool.labels
+    assert names is not None  # the buffer refuses samples without labels
+    index: Tensor = names.unique(return_inverse=True)[1]
+    return index
+
+
+def place_in_group(group: Tensor) -> Tensor:
+    """Which of its group each sample is, (n,) float64: 1 for the first, 2 for the second, ..."""
+    order = group.argsort(stable=True)
+    sizes = group.bincount()
+    before = sizes.cumsum(0) - sizes
+    place = torch.empty(len(group), dtype=torch.float64)
+    place[order] = (torch.arange(len(group)) - before[group[order]] + 1).to(torch.float64)
+    return place
 
 
 def _inside(picks: Tensor, count: int) -> bool:

@@ -1,7 +1,7 @@
 """Forecast: what a fine-tune will endanger and what a buffer would save, from two data sets alone."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 _TARGETS = 2048  # old samples whose protection is counted, spread evenly over the set
 _TAIL = 0.1
-_DRAWS = 5
+_DRAWS = 5  # of the random policies
+_TIGHTEN = 10  # steps on each certificate
 
 Data = Tensor | Iterable[Any]
 
@@ -219,7 +220,7 @@ def forecast(
         similarity=similarity,
     )
     plan = _Plan(pool, replay_ratio)
-    greedy = [plan.greedy(size) for size in sizes]
+    greedy = [plan.greedy(size, tighten=_TIGHTEN) for size in sizes]
     more = [plan.greedy(min(size + 100, len(known))).mean for size in sizes]
     curves = [PolicyCurve("greedy_gain", tuple(s.mean for s in greedy), tuple(s.tail for s in greedy))]
     curves += [plan.curve(name, sizes, seed) for name in policies if name != "greedy_gain"]
@@ -251,37 +252,47 @@ class _Plan:
         targets = spread_indices(len(pool), _TARGETS)
         self.risk = (pool.next_energies - pool.energies)[targets]
         self.tail = self.risk.argsort(descending=True)[: max(1, round(_TAIL * len(targets)))]
-        arguments = (pool.vectors[targets], pool.vectors, pool.next_energies[targets], pool.beta)
-        rows = StreamedAffinity(*arguments, masses=1.0, similarity=pool.similarity)
-        self._arguments = arguments
-        self._finite = float(rows.log_totals().max()) < 600.0  # exp stays finite in float64
-        self._matrix = affinity(*arguments, masses=1.0, similarity=pool.similarity) if self._finite else None
+        self._arguments = (pool.vectors[targets], pool.vectors, pool.next_energies[targets], pool.beta)
+        largest = float(self._streamed(1.0).log_totals().max())
+        self._matrix: Tensor | None = None  # of mass 1
+        if largest < 600.0:  # exp stays finite in float64, or well within float32
+            dtype = torch.float32 if largest < 60.0 else torch.float64
+            self._matrix = affinity(*self._arguments, masses=1.0, similarity=pool.similarity, dtype=dtype)
 
-    def _affinity(self, size: int) -> Tensor | StreamedAffinity:
+    def _streamed(self, mass: float) -> StreamedAffinity:
+        return StreamedAffinity(*self._arguments, masses=mass, similarity=self.pool.similarity)
+
+    def greedy(self, size: int, *, tighten: int = 0) -> Selection:
+        """The greedy set of this size, knowing the next task; ``tighten`` steps on its certificate."""
         mass = replay_mass(size, self.replay_ratio)
-        if self._matrix is None:
-            return StreamedAffinity(*self._arguments, masses=mass, similarity=self.pool.similarity)
-        return self._matrix * mass
-
-    def greedy(self, size: int) -> Selection:
-        """The greedy set of this size, knowing the next task."""
         return greedy_replay_gain(
-            self._affinity(size), size, risk=self.risk, tail_share=_TAIL, beta=self.pool.beta, tighten=20
+            self._streamed(mass) if self._matrix is None else self._matrix * mass,
+            size,
+            risk=self.risk,
+            tail_share=_TAIL,
+            beta=self.pool.beta,
+            tighten=tighten,
         )
+
+    def protected(self, chosen: Tensor) -> Tensor:
+        """Energy that keeping these protects of each target."""
+        mass = replay_mass(len(chosen), self.replay_ratio)
+        if self._matrix is None:
+            return protected_energy(self._streamed(mass), chosen, beta=self.pool.beta)
+        return self._matrix.T[chosen].sum(0, dtype=torch.float64).mul_(mass).log1p_() / self.pool.beta
 
     def curve(self, name: str, sizes: Sequence[int], seed: int) -> PolicyCurve:
         """What a policy's nested choice protects; the mean of several draws for random ones."""
         policy = as_policy(name)
         draws = _DRAWS if name in ("random", "reservoir", "proportional") else 1
-        means, tails = torch.zeros(len(sizes)), torch.zeros(len(sizes))
+        means, tails = [0.0] * len(sizes), [0.0] * len(sizes)
         for draw in range(draws):
-            keys = sample_keys(self.pool.ids, seed + draw)
-            chosen = policy.select(self.pool.map(lambda field, x: keys if field == "keys" else x), sizes[-1])  # noqa: B023
+            chosen = policy.select(replace(self.pool, keys=sample_keys(self.pool.ids, seed + draw)), sizes[-1])
             for i, size in enumerate(sizes):
-                protected = protected_energy(self._affinity(size), chosen[:size], beta=self.pool.beta)
+                protected = self.protected(chosen[:size])
                 means[i] += float(protected.mean()) / draws
                 tails[i] += float(protected[self.tail].mean()) / draws
-        return PolicyCurve(name, tuple(means.tolist()), tuple(tails.tolist()))
+        return PolicyCurve(name, tuple(means), tuple(tails))
 
 
 def _read(

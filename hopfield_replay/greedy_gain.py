@@ -31,8 +31,8 @@ class GreedyGain:
 
     Args:
         replay_ratio: share of the batches that will be replayed, which sets the mass of each kept sample, in (0, 1).
-        objective: ``"mean"``: all samples count alike; ``"tail"``: only the tenth with the largest energy rise;
-            ``"blend"``: half and half.
+        objective: ``"mean"``: all samples count alike; ``"tail"``: only the tenth with the largest energy rise (while
+            the next task is unknown: the highest energy); ``"blend"``: half and half.
         oversample: how many candidates for each place stay until the next task is known, >= 1; 1: no second phase.
 
     Raises:
@@ -48,6 +48,8 @@ class GreedyGain:
 
     Source: Nemhauser, Wolsey, Fisher (1978); the identity of :func:`~hopfield_replay.functional.replay_gain`.
     """
+
+    needs_weights = True
 
     def __init__(
         self,

@@ -72,7 +72,8 @@ class Random:
 class Reservoir(Random):
     """Reservoir sampling over the stream, known by this name in continual learning (Vitter, 1985).
 
-    Equal in distribution to :class:`Random`, which is already a reservoir; the draw is another one for the same seed.
+    Equal in distribution to :class:`Random`, which is already a reservoir; another draw for the same seed, but not an
+    independent one.
     """
 
     def select(self, candidates: Candidates, k: int) -> Tensor:
@@ -102,6 +103,7 @@ class HighLoss:
     """Keep samples at random, without replacement, with chances proportional to the model's loss on them.
 
     The loss-aware reservoir: over a stream each sample's random key stays, so the choice does not depend on batches.
+    Losses of 0 or below are drawn last.
 
     Source: Buzzega et al., arXiv:2010.05595 (loss-aware reservoir sampling), drawn by Gumbel top-k.
     """
@@ -153,13 +155,14 @@ class ByVectors:
 
 
 class Balanced:
-    """Another policy within each task or label, in equal shares, taken in turns."""
+    """Another policy within each task or label, in equal shares, taken in turns; see :func:`balanced`."""
 
     def __init__(self, policy: "Policy", by: Literal["task", "label"]) -> None:
         self.policy = policy
         self.by = by
         self.oversample: int = getattr(policy, "oversample", 1)
         self.needs_losses: bool = getattr(policy, "needs_losses", False)
+        self.needs_weights: bool = getattr(policy, "needs_weights", False)
 
     def select(self, candidates: Candidates, k: int) -> Tensor:
         """The first of every group, then the second of every group, until k are chosen."""

@@ -84,8 +84,8 @@ class ReplayStream:
         """The ratio at this step."""
         if not callable(self.replay_ratio):
             return self.replay_ratio
-        task = int(self.buffer.tasks.max()) + 1 if len(self.buffer) else 0
-        step = self._epoch * (_length(self.loader)) + self._step
+        task = self.buffer.newest_task + 1
+        step = self._epoch * _length(self.loader) + self._step
         ratio = self.replay_ratio(task, step)
         if not 0.0 <= ratio < 1.0:
             raise ValueError(f"The replay_ratio of task {task}, step {step} must lie in [0, 1), got {ratio}.")

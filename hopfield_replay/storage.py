@@ -1,9 +1,10 @@
 """Where kept samples live: rows of a nesting of tensors that is allocated once, and files without pickle."""
 
-import fcntl
 import json
 import math
 import os
+import uuid
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,16 @@ class SampleStore:
 
         map_leaves(write, self._tree, samples)
 
-    def clear(self) -> None:
-        """Forget all rows and their form."""
-        self._tree = None
+    def refill(self, samples: Any) -> None:
+        """Forget all rows and their form, and put these samples in the first rows; None: nothing. All or nothing."""
+        fresh = SampleStore(self.capacity)
+        fresh._folder = self._folder
+        held = 0 if self._folder is None else self._folder.count
+        if samples is not None:
+            fresh.put(samples, torch.arange(rows(samples)))
+        self._tree = fresh._tree
+        if self._folder is not None:
+            self._folder.drop(held)
 
     def _allocate(self, _: str, leaf: Leaf) -> Tensor | list[str]:
         if not isinstance(leaf, Tensor):
@@ -82,28 +90,37 @@ class _Scratch:
     """A folder for memory-mapped files that belongs to one process at a time."""
 
     def __init__(self, folder: Path) -> None:
+        import fcntl  # file locks of Unix; nothing else here needs them
+
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = folder / "in_use"
-        self._lock_file = self._lock.open("a")
+        lock = os.open(folder / "in_use", os.O_CREAT | os.O_WRONLY)
         try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            self._lock_file.close()
+            os.close(lock)
             raise ValueError(
                 f"storage={str(folder)!r} is in use by another buffer; give each buffer (and each rank) its own folder."
             ) from None
+        weakref.finalize(self, os.close, lock)  # free again with its store
         self._folder = folder
-        self._count = 0
+        self.count = 0  # of the files so far
 
     def tensor(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A zeroed tensor in a new file."""
-        path = self._folder / f"{self._count}.bin"
-        self._count += 1
+        path = self._folder / f"{self.count}.bin"
+        self.count += 1
         path.unlink(missing_ok=True)
         size = math.prod(shape)
         if not size:
             return torch.zeros(shape, dtype=dtype)
+        with path.open("wb") as file:  # the whole file now: a write into a hole of a full disk kills the process
+            os.posix_fallocate(file.fileno(), 0, size * dtype.itemsize)
         return torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(shape)
+
+    def drop(self, count: int) -> None:
+        """Remove the first ``count`` files; memory that maps them stays valid."""
+        for number in range(count):
+            (self._folder / f"{number}.bin").unlink(missing_ok=True)
 
 
 def _check_form(path: str, kept: Any, new: Any) -> None:
@@ -128,16 +145,24 @@ def plain(tree: Any) -> Any:
 
 
 def save_tree(path: str | os.PathLike[str], tree: Any) -> None:
-    """Write a nesting of plain Python and tensors as safetensors; an old file is replaced only when all is written."""
+    """Write a nesting of plain Python and tensors as safetensors; an old file is replaced only when all is written.
+
+    Raises:
+        OSError: the file cannot be written (a full disk, a read-only folder).
+        TypeError: a leaf that is neither a tensor nor plain.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors: dict[str, Tensor] = {}
     outline = _flatten(tree, tensors)
     target = Path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial = target.with_name(f".{uuid.uuid4().hex}.partial")  # of its own for each writer
     try:
         save_file(tensors, str(partial), metadata={_HEADER: json.dumps(outline)})
         os.replace(partial, target)
+    except SafetensorError as error:
+        raise OSError(f"{path} could not be written ({error}).") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -156,7 +181,7 @@ def load_tree(path: str | os.PathLike[str]) -> Any:
             outline = json.loads((file.metadata() or {})[_HEADER])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
         return _unflatten(outline, tensors)
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (SafetensorError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a file written by hopfield-replay, or it is damaged ({error}).") from error
 
 

@@ -44,10 +44,11 @@ def _held(patterns: Tensor, masses: Tensor | None, similarity: Similarity) -> tu
     rows = torch.arange(len(index), device=index.device)
 
     def n_eff(beta: float) -> float:
-        logits = beta * scores + log_masses
+        logits = torch.add(log_masses, scores, alpha=beta)
         logits[rows, index] = -torch.inf
-        p = (logits - logits.amax(1, keepdim=True)).exp_()
-        return float((p.sum(1).square() / p.square().sum(1)).median())
+        p = logits.sub_(logits.amax(1, keepdim=True)).exp_()
+        total = p.sum(1).square()
+        return float((total / p.square_().sum(1)).median())
 
     def own(beta: float) -> float:
         logits = beta * scores + log_masses

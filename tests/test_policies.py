@@ -1,14 +1,16 @@
 """What each policy keeps, against a literal choice; the random ones by the frequencies of their choices."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare, kstest
 
+from hopfield_replay import EnergyReplayBuffer, balanced
 from hopfield_replay.candidates import Candidates, sample_keys
-from hopfield_replay.policies import POLICIES, HighEnergy, Policy, Random, as_policy
+from hopfield_replay.policies import POLICIES, HighEnergy, NearestNeighbour, Policy, Random, as_policy
 
 
 def candidates(n=20, seed=0, ids=None, energies=None, key_seed=0):
@@ -142,3 +144,173 @@ def test_names_and_objects():
     for wrong in (HighEnergy, 3, None, len):
         with pytest.raises(TypeError, match="policy must be a name or an object with a method select"):
             as_policy(wrong)
+
+
+# -- choices by vectors, losses and groups, written down literally
+
+
+def cloud(n=18, seed=0, d=3, **fields):
+    rng = np.random.default_rng(seed)
+    vectors = torch.from_numpy(rng.normal(size=(n, d)))
+    return replace(candidates(n, seed=seed), vectors=vectors, **fields)
+
+
+def dist(a, b):
+    return math.sqrt(sum((p - q) ** 2 for p, q in zip(a, b, strict=True)))
+
+
+def literal_k_center(x, k):
+    mean = [sum(column) / len(x) for column in zip(*x, strict=True)]
+    picks = [min(x, key=lambda p: dist(p, mean))]
+    while len(picks) < k:
+        picks.append(max(x, key=lambda p: min(dist(p, q) for q in picks)))
+    return picks
+
+
+def literal_facility_location(x, k):
+    picks = []
+    while len(picks) < k:
+
+        def left_over(p):  # rounded: two that are nearest to each other often gain alike, and the first wins
+            return round(sum(min(dist(y, q) for q in [*picks, p]) for y in x), 6)
+
+        picks.append(min((p for p in x if p not in picks), key=left_over))
+    return picks
+
+
+def literal_herding(x, k):
+    mean = [sum(column) / len(x) for column in zip(*x, strict=True)]
+    picks = []
+    while len(picks) < k:
+        left = [p for p in x if p not in picks]
+
+        def off(p):
+            together = [*picks, p]
+            return dist([sum(column) / len(together) for column in zip(*together, strict=True)], mean)
+
+        picks.append(min(left, key=off))
+    return picks
+
+
+def literal_nearest_neighbour(x, k):
+    def isolation(p):
+        return sorted(dist(p, q) for q in x if q is not p)[9]
+
+    return sorted(x, key=isolation, reverse=True)[:k]
+
+
+@pytest.mark.parametrize("name", ["k_center", "facility_location", "herding", "nearest_neighbour"])
+@pytest.mark.parametrize("seed", range(3))
+def test_geometric_policies(name, seed):
+    pool = cloud(seed=seed)
+    x = pool.vectors.tolist()
+    expected = globals()[f"literal_{name}"]([x[i] for i in pool.ids.argsort()], 6)  # of equals the smaller id
+    assert pool.vectors[as_policy(name).select(pool, 6)].tolist() == expected
+    for k in (1, 4, 18):  # nested, distinct, and the same samples in any order of arrival
+        picks = as_policy(name).select(pool, k)
+        assert len(picks.unique()) == k
+        assert pool.vectors[picks[: min(k, 6)]].tolist() == expected[:k]
+    other = shuffled(pool)
+    assert other.vectors[as_policy(name).select(other, 6)].tolist() == expected
+
+
+def test_fewer_samples_than_neighbours():
+    pool = cloud(4)
+    x = pool.vectors.tolist()
+    farthest = sorted(range(4), key=lambda i: (-max(dist(x[i], y) for y in x), int(pool.ids[i])))
+    assert as_policy("nearest_neighbour").select(pool, 2).tolist() == farthest[:2]
+    assert as_policy("nearest_neighbour").select(cloud(1), 1).tolist() == [0]
+    with pytest.raises(ValueError, match="neighbours must be a whole number >= 1, got 0"):
+        NearestNeighbour(0)
+
+
+def test_high_loss_draws_in_proportion_to_the_losses():
+    losses = torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.float64)
+    trials, first = 1500, np.zeros(4)
+    for trial in range(trials):
+        pool = replace(candidates(4, ids=torch.arange(4), key_seed=trial), losses=losses)
+        first[as_policy("high_loss").select(pool, 2)[0]] += 1
+    assert chisquare(first, trials * losses.numpy() / 7.5).pvalue > 0.01
+
+
+def test_losses_of_zero_and_below_come_last_and_none_are_an_error():
+    pool = replace(candidates(6), losses=torch.tensor([0.0, 3.0, -2.0, 1.0, 0.0, 2.0]).double())
+    assert set(as_policy("high_loss").select(pool, 3).tolist()) == {1, 3, 5}
+    assert len(as_policy("high_loss").select(pool, 6).unique()) == 6
+    with pytest.raises(ValueError, match=r'"high_loss" needs losses: update\(..., losses=\) or a monitor'):
+        as_policy("high_loss").select(replace(pool, losses=None), 2)
+
+
+@pytest.mark.parametrize("by", ["task", "label"])
+@pytest.mark.parametrize("seed", range(8))
+def test_balanced_quotas_are_exact(by, seed):
+    rng = np.random.default_rng(seed)
+    groups = torch.from_numpy(rng.choice([3, 5, 8, 40], size=25, p=[0.1, 0.2, 0.3, 0.4]))
+    pool = replace(candidates(25, seed=seed), **{"tasks" if by == "task" else "labels": groups})
+    names, sizes = np.unique(groups.numpy(), return_counts=True)
+    for k in (1, 3, 7, 14, 25):
+        shares = dict.fromkeys(names.tolist(), 0)
+        for _ in range(k):  # one place at a time to the poorest that has any left
+            poorest = min((n for n, s in zip(names.tolist(), sizes) if shares[n] < s), key=lambda n: (shares[n], n))  # noqa: B905
+            shares[poorest] += 1
+        picks = balanced("high_energy", by=by).select(pool, k).tolist()
+        for name, share in shares.items():
+            members = [i for i in range(25) if int(groups[i]) == name]
+            best = sorted(members, key=lambda i: -float(pool.energies[i]))[:share]
+            assert [i for i in picks if int(groups[i]) == name] == best
+        assert len(picks) == k
+        assert picks == balanced("high_energy", by=by).select(pool, 25)[:k].tolist()  # nested
+
+
+def test_balanced_passes_on_what_its_policy_needs():
+    assert balanced("high_loss").needs_losses
+    assert not balanced("greedy_gain").needs_losses
+    assert (balanced("greedy_gain").oversample, balanced("random").oversample) == (4, 1)
+    assert balanced("greedy_gain").needs_weights
+    with pytest.raises(ValueError, match='by must be "task" or "label", got \'class\''):
+        balanced("random", by="class")
+    with pytest.raises(ValueError, match="Unknown policy 'best'"):
+        balanced("best")
+    with pytest.raises(ValueError, match="needs labels, and the candidates have none"):
+        balanced("random", by="label").select(candidates(), 3)
+
+
+def test_balanced_in_a_buffer_over_tasks():
+    buffer = EnergyReplayBuffer(6, balanced("high_energy", by="label"))
+    labels = torch.tensor([0, 0, 0, 0, 0, 1, 1, 2])
+    for task in range(2):
+        energies = torch.arange(8.0) + 10 * task
+        rows = torch.zeros(8, 1)
+        buffer.update(rows, rows, ids=torch.arange(8) + 10 * task, task=task, labels=labels, energies=energies)
+    assert sorted(buffer.ids.tolist()) == [7, 13, 14, 15, 16, 17]
+
+
+# -- streams of batches
+
+
+STREAMED = ("random", "reservoir", "high_energy", "low_energy", "high_loss")
+
+
+@pytest.mark.parametrize("name", STREAMED)
+@pytest.mark.parametrize("sizes", [[40], [7, 1, 20, 12], [1] * 40])
+def test_the_choice_over_a_stream_is_that_of_all_at_once(name, sizes):
+    rng = np.random.default_rng(3)
+    energies, losses = torch.from_numpy(rng.normal(size=40)), torch.from_numpy(rng.exponential(size=40))
+    arrival = torch.from_numpy(rng.permutation(40))
+    everything = replace(candidates(40, ids=torch.arange(40), energies=energies), losses=losses)
+    expected = as_policy(name).select(everything, 9).tolist()
+    buffer = EnergyReplayBuffer(9, name)
+    for part in arrival.split(sizes):
+        rows = part[:, None].float()
+        buffer.update(rows, rows, ids=part, task=0, energies=energies[part], losses=losses[part])
+    assert buffer.ids.tolist() == expected
+    assert buffer.gather(torch.arange(9)).flatten().tolist() == expected
+
+
+def test_infinite_losses_are_named():
+    rows = torch.zeros(3, 1)
+    losses = torch.tensor([1.0, torch.inf, 2.0])
+    with pytest.raises(ValueError, match=r"losses are infinite for ids \[11\]: has the training diverged"):
+        EnergyReplayBuffer(2, "high_loss").update(rows, rows, ids=torch.arange(3) + 10, task=0, losses=losses)
+    with pytest.raises(ValueError, match="losses must be a tensor of shape"):
+        EnergyReplayBuffer(2, "high_loss").update(rows, rows, ids=torch.arange(3), task=0, losses=losses[:2])

@@ -20,8 +20,9 @@ class ReplayLoader(CombinedLoader):
     Args:
         loader: the task's training loader.
         buffer: where replayed samples come from.
-        replay_ratio: share of every training batch that is replayed, in (0, 1); or a function of the task's index and
-            the number of batches of the task so far, with values in [0, 1).
+        replay_ratio: share of every training batch that is replayed, in (0, 1); or a function of task and step with
+            values in [0, 1). The task is the one after the newest in the buffer. The step, epoch * len(loader) + batch,
+            counts the task's batches (of a loader without length: those of the epoch).
         seed: of the draws; each rank draws its own.
 
     Raises:
