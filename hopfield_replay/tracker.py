@@ -247,7 +247,9 @@ class ForgettingTracker:
             losses = None
             if getattr(self.buffer.policy, "needs_losses", False):
                 if meter is None:
-                    raise ValueError("This buffer's policy needs the model's loss on every sample, but no denoiser is known; pass one.")
+                    raise ValueError(
+                        "This buffer's policy needs the model's loss on every sample, but no denoiser is known; pass one."
+                    )
                 batches = progress(source.batches(), f"Losses of task {task}")
                 losses = meter.losses((at, batch, sample_ids(task, at)) for at, batch in batches)
             self.buffer.update(
