@@ -1,6 +1,7 @@
 """CIFAR-10 from a folder, in torchvision's layout or as .npz files."""
 
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -47,9 +48,9 @@ def read_npz(data_dir: Path, *, train: bool) -> Images:
     """One set from an .npz file."""
     path = data_dir / ("train.npz" if train else "test.npz")
     try:
-        with np.load(path) as data:
+        with path.open("rb") as file, np.load(file) as data:
             images, labels = data["images"], data["labels"]
-    except (KeyError, ValueError, OSError) as error:
+    except (KeyError, ValueError, OSError, BadZipFile) as error:
         raise ValueError(f"{path} cannot be read: {error}.\n{LAYOUTS}") from None
     if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3):
         raise ValueError(f"{path} holds images {images.dtype} of shape {images.shape}.\n{LAYOUTS}")

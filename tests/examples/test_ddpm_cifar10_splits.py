@@ -102,6 +102,12 @@ def spoil_file(folder):
     (folder / "train.npz").write_bytes(b"no archive")
 
 
+def spoil_end(folder):
+    write_npz(folder, images_and_labels(10, 0), images_and_labels(10, 0))
+    whole = (folder / "train.npz").read_bytes()
+    (folder / "train.npz").write_bytes(whole[: len(whole) // 2])
+
+
 def spoil_checksum(folder):
     (folder / "cifar-10-batches-py").mkdir()
 
@@ -116,6 +122,7 @@ def spoil_checksum(folder):
         (spoil_labels, r"test\.npz holds 10 images, and labels of shape \(10,\) with the values \[1, 2"),
         (spoil_keys, r"train\.npz cannot be read: .*images"),
         (spoil_file, r"train\.npz cannot be read"),
+        (spoil_end, r"train\.npz cannot be read"),
         (spoil_checksum, "torchvision cannot read .*cifar-10-batches-py: "),
     ],
 )
