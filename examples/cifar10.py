@@ -48,7 +48,7 @@ def read_npz(data_dir: Path, *, train: bool) -> Images:
     """One set from an .npz file."""
     path = data_dir / ("train.npz" if train else "test.npz")
     try:
-        with np.load(path) as data:
+        with path.open("rb") as file, np.load(file) as data:
             images, labels = data["images"], data["labels"]
     except (KeyError, ValueError, OSError, BadZipFile) as error:
         raise ValueError(f"{path} cannot be read: {error}.\n{LAYOUTS}") from None
