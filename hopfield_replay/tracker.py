@@ -248,7 +248,7 @@ class ForgettingTracker:
             if getattr(self.buffer.policy, "needs_losses", False):
                 if meter is None:
                     raise ValueError(
-                        "This buffer's policy needs the model's loss on every sample, but no denoiser is known; pass one."
+                        "This buffer's policy needs the model's loss on every sample, but no denoiser is known."
                     )
                 batches = progress(source.batches(), f"Losses of task {task}")
                 losses = meter.losses((at, batch, sample_ids(task, at)) for at, batch in batches)
