@@ -2,11 +2,13 @@
 
 python examples/ddpm_mnist_splits.py                                    # scikit-learn's 8x8 digits, no download
 python examples/ddpm_mnist_splits.py --data mnist --tasks 2             # MNIST by torchvision, 14x14
+python examples/ddpm_mnist_splits.py --forecast                         # and was the forecast right?
 tensorboard --logdir runs/ddpm_mnist_splits                             # scalars, histograms and scatters per arm
 """
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,22 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
-from splits import PRESETS, Split, be_quiet, load, split_classes, train_tasks, unknown_policies
+from splits import (
+    PRESETS,
+    Split,
+    be_quiet,
+    forecast_agreement,
+    forecast_boundary,
+    load,
+    split_classes,
+    train_tasks,
+    unknown_policies,
+)
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from hopfield_replay.figures import energy_against_forgetting
+from hopfield_replay.functional import Correlation
 from hopfield_replay.table import error_rise, summarize
 
 
@@ -110,6 +123,7 @@ def run_arm(policy: str, tasks: list[Split], args: Any, epochs: int, width: int,
         "seconds": time.perf_counter() - started,
         "buffer_bytes": 0 if monitor.buffer is None else monitor.buffer.nbytes,
         "tasks": [task_summary(record) for record in monitor.history],
+        "history": monitor.history,
         "rises": [r for p in monitor.history[-1]["probes"][:-1] if (r := error_rise(p)) is not None],
     }
 
@@ -166,6 +180,18 @@ def report(arms: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def agreement_report(found: list[Correlation]) -> str:
+    """How well the forecast predicted what was forgotten at each boundary."""
+    lines = [
+        "Forecast against measured reconstruction forgetting without replay, over the held-out probes of each task",
+        "at the boundary after it (Spearman, 95 % bootstrap interval over probes; one run):",
+    ]
+    lines += [
+        f"  task {task}: {r.estimate:+.2f} [{r.low:+.2f}, {r.high:+.2f}], {r.n} probes" for task, r in enumerate(found)
+    ]
+    return "\n".join(lines)
+
+
 def draw_curves(arms: list[dict[str, Any]], folder: Path) -> None:
     """Reconstruction forgetting after each task, one line for each arm."""
     figure = Figure(figsize=(5.5, 3.5), layout="constrained")
@@ -194,6 +220,7 @@ def main() -> None:
     parser.add_argument("--replay-ratio", type=float, default=0.5, help="share of each batch that is replayed")
     parser.add_argument("--epochs", type=int, default=None, help="epochs for each task (default: by data)")
     parser.add_argument("--seed", type=int, default=0, help="of model, data split, data order, buffer and noise")
+    parser.add_argument("--forecast", action="store_true", help="predict first what is lost, and then say how well")
     parser.add_argument("--accelerator", type=str, default="auto", help="Lightning accelerator")
     parser.add_argument("--output-dir", type=Path, default=Path("runs/ddpm_mnist_splits"), help="results and logs")
     args = parser.parse_args()
@@ -205,6 +232,8 @@ def main() -> None:
         parser.error(f"--capacity must be at least 1, got {args.capacity}; for no replay use --policies none")
     if not 0.0 < args.replay_ratio < 1.0:
         parser.error(f"--replay-ratio must lie in (0, 1), got {args.replay_ratio}; for no replay use --policies none")
+    if args.forecast and "none" not in args.policies:
+        parser.error("--forecast is compared with the arm without replay; add none to --policies")
     if args.epochs is not None and args.epochs < 1:
         parser.error(f"--epochs must be at least 1, got {args.epochs}")
 
@@ -221,6 +250,10 @@ def main() -> None:
     print(
         f"{args.data}: tasks {[split.classes for split in splits]}, {len(splits[0].train)} training images in the first"
     )
+    if args.forecast:
+        print(f"Forecast of the first boundary, {splits[0].classes} -> {splits[1].classes}, from the images alone:")
+        options = {"capacity": args.capacity, "replay_ratio": args.replay_ratio, "seed": args.seed}
+        print(forecast_boundary(splits[0], splits[1], **options).table())
     arms = []
     with tqdm(total=len(args.policies) * args.tasks * epochs, unit="epoch", mininterval=1.0) as bar:
         for policy in args.policies:
@@ -228,13 +261,18 @@ def main() -> None:
             arms.append(run_arm(policy, splits, args, epochs, preset.width, bar))
     print(report(arms))
     draw_curves(arms, args.output_dir)
-    results = {
+    results: dict[str, Any] = {
         "arguments": {
             name: value if isinstance(value, int | float | list) else str(value) for name, value in args.items()
         },
         "epochs": epochs,
-        "arms": [{name: value for name, value in arm.items() if name != "rises"} for arm in arms],
+        "arms": [{name: value for name, value in arm.items() if name not in ("rises", "history")} for arm in arms],
     }
+    if args.forecast:
+        (history,) = [arm["history"] for arm in arms if arm["policy"] == "none"]
+        agreement = forecast_agreement(history, splits)
+        print(agreement_report(agreement))
+        results["forecast"] = [asdict(correlation) for correlation in agreement]
     (args.output_dir / "results.json").write_text(json.dumps(results, indent=2))
     print(f"Wrote {args.output_dir}/results.json, figures and TensorBoard logs.")
 
