@@ -68,6 +68,7 @@ def run_arm(
         "seconds": time.perf_counter() - started,
         "buffer_bytes": 0 if monitor.buffer is None else monitor.buffer.nbytes,
         "tasks": [task_summary(record) for record in monitor.history],
+        "history": monitor.history,
         "rises": [r for p in monitor.history[-1]["probes"][:-1] if (r := error_rise(p)) is not None],
     }
 
@@ -146,7 +147,7 @@ def run_arms(
     make_model: Callable[[], DDPM],
     args: Any,
     **training: Any,
-) -> None:
+) -> list[dict[str, Any]]:
     """Train every arm, and compare them in what is printed and written to args.output_dir.
 
     Args:
@@ -155,6 +156,9 @@ def run_arms(
         make_model: makes the model of each arm.
         args: the parsed arguments, for results.json.
         training: keyword arguments of train_tasks.
+
+    Returns:
+        What was measured of each arm, with the monitor's ``history``.
     """
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -167,6 +171,7 @@ def run_arms(
     print(report(arms))
     draw_curves(arms, folder)
     print(f"Wrote {folder}/results.json, figures and TensorBoard logs.")
+    return arms
 
 
 def write_results(arms: list[dict[str, Any]], args: Any, training: dict[str, Any], folder: Path) -> None:
@@ -176,6 +181,6 @@ def write_results(arms: list[dict[str, Any]], args: Any, training: dict[str, Any
             name: value if isinstance(value, int | float | list) else str(value) for name, value in args.items()
         },
         "epochs": training["epochs"],
-        "arms": [{name: value for name, value in arm.items() if name != "rises"} for arm in arms],
+        "arms": [{name: value for name, value in arm.items() if name not in ("rises", "history")} for arm in arms],
     }
     (folder / "results.json").write_text(json.dumps(results, indent=2))

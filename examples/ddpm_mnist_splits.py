@@ -5,6 +5,8 @@ python examples/ddpm_mnist_splits.py --data mnist --tasks 2             # MNIST 
 tensorboard --logdir runs/ddpm_mnist_splits                             # scalars, histograms and scatters per arm
 """
 
+import json
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +14,21 @@ import torch
 from arms import check_options, run_arms
 from ddpm import DDPM
 from jsonargparse import ArgumentParser
-from splits import PRESETS, Split, be_quiet, load, split_classes
+from splits import PRESETS, Split, be_quiet, forecast_agreement, forecast_boundary, load, split_classes
+
+from hopfield_replay.functional import Correlation
+
+
+def agreement_report(found: list[Correlation]) -> str:
+    """How well the forecast predicted what was forgotten at each boundary."""
+    lines = [
+        "Forecast against measured reconstruction forgetting without replay, over the held-out probes of each task",
+        "at the boundary after it (Spearman, 95 % bootstrap interval over probes; one run):",
+    ]
+    lines += [
+        f"  task {task}: {r.estimate:+.2f} [{r.low:+.2f}, {r.high:+.2f}], {r.n} probes" for task, r in enumerate(found)
+    ]
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -27,10 +43,13 @@ def main() -> None:
     parser.add_argument("--replay-ratio", type=float, default=0.5, help="share of each batch that is replayed")
     parser.add_argument("--epochs", type=int, default=None, help="epochs for each task (default: by data)")
     parser.add_argument("--seed", type=int, default=0, help="of model, data split, data order, buffer and noise")
+    parser.add_argument("--forecast", action="store_true", help="predict first what is lost, and then say how well")
     parser.add_argument("--accelerator", type=str, default="auto", help="Lightning accelerator")
     parser.add_argument("--output-dir", type=Path, default=Path("runs/ddpm_mnist_splits"), help="results and logs")
     args = parser.parse_args()
     check_options(parser, args)
+    if args.forecast and "none" not in args.policies:
+        parser.error("--forecast is compared with the arm without replay; add none to --policies")
     be_quiet()
     preset = PRESETS[args.data]
     torch.set_num_threads(min(preset.threads, torch.get_num_threads()))
@@ -43,7 +62,11 @@ def main() -> None:
     print(
         f"{args.data}: tasks {[split.classes for split in splits]}, {len(splits[0].train)} training images in the first"
     )
-    run_arms(
+    if args.forecast:
+        print(f"Forecast of the first boundary, {splits[0].classes} -> {splits[1].classes}, from the images alone:")
+        options = {"capacity": args.capacity, "replay_ratio": args.replay_ratio, "seed": args.seed}
+        print(forecast_boundary(splits[0], splits[1], **options).table())
+    arms = run_arms(
         args.policies,
         splits,
         partial(DDPM, images.shape[-1], width=preset.width),
@@ -54,6 +77,13 @@ def main() -> None:
         seed=args.seed,
         accelerator=args.accelerator,
     )
+    if args.forecast:
+        (history,) = [arm["history"] for arm in arms if arm["policy"] == "none"]
+        agreement = forecast_agreement(history, splits)
+        print(agreement_report(agreement))
+        path = args.output_dir / "results.json"
+        results = json.loads(path.read_text())
+        path.write_text(json.dumps({**results, "forecast": [asdict(found) for found in agreement]}, indent=2))
 
 
 if __name__ == "__main__":

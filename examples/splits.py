@@ -15,8 +15,18 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks
+from hopfield_replay import (
+    EnergyReplayBuffer,
+    Forecast,
+    ForgettingMonitor,
+    ReplayDataModule,
+    calibrate_beta,
+    fit_tasks,
+    forecast,
+)
+from hopfield_replay.functional import Correlation, energy, spearman_interval
 from hopfield_replay.policies import POLICIES
+from hopfield_replay.table import error_rise
 
 
 @dataclass(frozen=True)
@@ -126,6 +136,48 @@ def be_quiet() -> None:
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
+
+
+def forecast_boundary(old: Split, new: Split, *, capacity: int, replay_ratio: float, seed: int) -> Forecast:
+    """What training on the second task will make a model of the first forget, from their training images alone."""
+    images, labels = old.train.tensors
+    sizes = sorted({size for size in (capacity // 2, capacity, 2 * capacity, 4 * capacity) if 0 < size <= len(images)})
+    return forecast(
+        images,
+        new.train.tensors[0],
+        labels=labels,
+        capacities=sizes or [len(images)],
+        replay_ratio=replay_ratio,
+        seed=seed,
+    )
+
+
+def predicted_rise(x: Tensor, old: Tensor, new: Tensor) -> Tensor:
+    """The forecast's energy rise (n,) of held-out images when the training images change from old to new."""
+    beta = calibrate_beta(old)
+    return energy(x, new, beta) - energy(x, old, beta)
+
+
+def forecast_agreement(history: Sequence[dict[str, Any]], tasks: Sequence[Split]) -> list[Correlation]:
+    """How well the forecast ranks what was forgotten at each boundary, over the held-out probes of the task before it.
+
+    Args:
+        history: a monitor's, of a run whose probes are the tasks' held-out images.
+        tasks: the data of the run.
+
+    Returns:
+        For each task but the last Spearman's correlation, with its bootstrap interval, of the predicted energy rise and
+        the rise of the reconstruction error while the next task was learned.
+    """
+    found = []
+    for record, old, new in zip(history[1:], tasks, tasks[1:], strict=False):
+        probe = record["probes"][record["task"] - 1]
+        measured = error_rise(probe)
+        assert measured is not None  # the monitor knows the DDPM's denoiser
+        images = old.held_out.tensors[0][probe["ids"] & ((1 << 39) - 1)]  # the position is in the id's lowest bits
+        predicted = predicted_rise(images, old.train.tensors[0], new.train.tensors[0])
+        found.append(spearman_interval(predicted, measured))
+    return found
 
 
 def train_tasks(

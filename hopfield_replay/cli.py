@@ -1,6 +1,7 @@
 """The command hopfield-replay."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit('The command line needs jsonargparse: pip install "hopfield-replay[cli]".') from error
     from hopfield_replay import theory
 
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a console script does not look for module:DataModule in the present folder
     experiments = {name.replace("_", "-"): getattr(theory, f"reproduce_{name}") for name in _EXPERIMENTS}
     experiments["_help"] = "Reproduce the theory's claims on networks whose energies are exact."
     commands: Any = {"forecast": forecast, "reproduce": experiments}

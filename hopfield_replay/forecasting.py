@@ -63,11 +63,12 @@ class Forecast:
             labels.
         capacities: buffer sizes of the curves.
         curves: what each policy protects at these sizes.
-        marginal: energy (mean over the old samples) that 100 more samples would protect, for each capacity.
+        marginal: energy (mean over the old samples) that 100 more samples (or all that are left) would protect, for
+            each capacity; negative where the same share of the batches, spread over more samples, protects less.
         certificates: for each capacity the guaranteed share of the optimum that greedy_gain reaches.
         policy: recommended: the one that protects the most at ``capacity``.
         capacity: recommended: the knee of greedy_gain's curve, the size with the largest gain over an even rise.
-        sample_bytes: bytes of one old sample as it was given, 0 if unknown.
+        sample_bytes: bytes of one old sample: as it was given in a tensor, else of its vector in float32.
         beta: inverse temperature of all energies.
         diagnosis: whether this beta can rank the old samples.
     """
@@ -306,7 +307,8 @@ def _read(
         found = encode(batch).detach().flatten(1).float().cpu()
         vectors.append(found)
         labels.append(first_labels(batch, len(found)))
-        size = size or (batch[0].nbytes if isinstance(batch, Tensor) else found[0].nbytes)
+        if len(found) and not size:
+            size = batch[0].nbytes if isinstance(batch, Tensor) else found[0].nbytes
     if not vectors or not sum(map(len, vectors)):
         raise ValueError(f"{name} holds no samples.")
     known = [label for label in labels if label is not None]

@@ -23,7 +23,7 @@ def results(tmp_path_factory):
     done = subprocess.run(
         [
             sys.executable, "-W", "error", "-W", "ignore::FutureWarning", str(SCRIPT), "--epochs", "1", "--tasks", "2",
-            "--policies", *ARMS, "--capacity", "20", "--output-dir", str(folder), "--accelerator", "cpu",
+            "--policies", *ARMS, "--forecast", "--capacity", "20", "--output-dir", str(folder), "--accelerator", "cpu",
         ],
         cwd=folder.parent, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, timeout=300, check=False,
@@ -40,6 +40,19 @@ def test_digits_prints_one_table_with_every_arm(results):
     assert sum("high_energy against none" in line for line in lines) == 1
     assert any(word in done.stdout for word in ("within noise", "less forgetting", "more forgetting"))
     assert "100%" in done.stderr  # the progress bar
+
+
+def test_digits_forecasts_first_and_compares_at_the_end(results):
+    done, folder = results
+    lines = done.stdout.splitlines()
+    (first,) = [number for number, line in enumerate(lines) if line.startswith("Forecast of the first boundary")]
+    (last,) = [number for number, line in enumerate(lines) if line.startswith("Forecast against measured")]
+    assert any(line.startswith("recommended: policy ") for line in lines[first:last])
+    assert first < lines.index(next(line for line in lines if line.startswith("policy "))) < last
+    (found,) = json.loads((folder / "results.json").read_text())["forecast"]
+    assert found["low"] <= found["estimate"] <= found["high"]
+    assert f"  task 0: {found['estimate']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]" in lines[last + 2]
+    assert found["n"] > 100
 
 
 def test_digits_writes_its_numbers(results):
@@ -124,6 +137,7 @@ def test_mnist_without_data_and_network_names_both_ways_out(monkeypatch, tmp_pat
         (["--tasks", "1"], "--tasks must be 2 to 10, got 1"),
         (["--capacity", "0"], "--capacity must be at least 1, got 0"),
         (["--replay-ratio", "1"], "--replay-ratio must lie in (0, 1), got 1"),
+        (["--policies", "random", "--forecast"], "compared with the arm without replay; add none to --policies"),
         (["--epochs", "0"], "--epochs must be at least 1, got 0"),
         (["--data", "cifar"], "cifar"),
     ],

@@ -223,3 +223,57 @@ def test_samples_of_another_shape_are_named():
     data = DataLoader([torch.zeros(1, 4, 4)] * 4, batch_size=4)
     with pytest.raises(ValueError, match=r"\(4, 1, 4, 4\).*\(4, 1, 8, 8\).*one shape and dtype"):
         next(iter(ReplayLoader(data, filled(), replay_ratio=0.5)))
+
+
+# -- a schedule in place of a number
+
+
+def test_a_schedule_sees_the_task_and_the_steps_of_the_task():
+    buffer, asked = filled(), []
+
+    def schedule(task, step):
+        asked.append((task, step))
+        return 0.5 if step < 2 else 0.0
+
+    replay = ReplayLoader(loader(n=12, form="tensor"), buffer, replay_ratio=schedule)
+    seen = []
+    for epoch in range(2):
+        replay.stream.set_epoch(epoch)
+        seen += counts(replay)
+    assert asked == [(8, step) for step in range(6)]  # the buffer was last filled with task 7
+    assert seen == [(4, 4), (4, 4), (4, 0), (4, 0), (4, 0), (4, 0)]
+    assert replay.stream.share == pytest.approx(8 / 32)  # what was replayed, of all that was trained on
+
+
+def test_the_task_of_a_schedule_does_not_depend_on_what_stayed():
+    buffer = EnergyReplayBuffer(2, "high_energy")
+    for task, energies in ((0, torch.tensor([9.0, 8.0])), (1, torch.zeros(2))):
+        rows = torch.zeros(2, 1)
+        buffer.update(rows, rows, ids=torch.arange(2) + 10 * task, task=task, energies=energies)
+    assert buffer.tasks.tolist() == [0, 0]
+    stream = replay_stream.ReplayStream(loader(), buffer, lambda task, step: 0.1 * task, 0)
+    assert stream.share == pytest.approx(0.2)
+    again = EnergyReplayBuffer(2, "high_energy")
+    again.load_state_dict(buffer.state_dict())
+    assert again.newest_task == 1
+
+
+def test_a_schedule_goes_on_where_its_state_was_taken():
+    def schedule(task, step):
+        return 0.1 * (step % 5)
+
+    first = stream_of(schedule, 5)
+    for _ in range(3):
+        first.draw(8)
+    again = stream_of(schedule, 5)
+    again.load_state_dict(first.state_dict())
+    for _ in range(4):
+        a, b = first.draw(8), again.draw(8)
+        assert (a is None and b is None) or torch.equal(a, b)
+    assert again.share == first.share
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.0, math.nan])
+def test_a_schedule_out_of_range_is_named(ratio):
+    with pytest.raises(ValueError, match=r"The replay_ratio of task 1, step 0 must lie in \[0, 1\), got"):
+        stream_of(lambda task, step: ratio, 0).draw(8)
