@@ -114,7 +114,7 @@ def report(arms: list[dict[str, Any]]) -> str:
             f"{last['reconstruction_forgetting_p95']:>10.4f}{last['error_current_task']:>17.4f}"
             f"{arm['buffer_bytes'] / 1024:>11.1f}{arm['seconds']:>9.0f}"
         )
-    lines.append("Differences in reconstruction forgetting (95 % interval over probes; another seed can reverse small ones):")
+    lines.append("Differences in reconstruction forgetting (95 % interval over probes; other seeds differ, too):")
     for i, first in enumerate(arms):
         for second in arms[i + 1 :]:
             mean, low, high = paired_interval(first["rises"], second["rises"])
