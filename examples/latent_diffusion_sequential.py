@@ -133,7 +133,7 @@ def run(args: Any) -> None:
             monitor,
             Gallery(monitor, tasks, folder / "samples", drawing),
             EpochLines(monitor, len(tasks)),
-            ModelCheckpoint(folder / "checkpoints", save_last=True, save_top_k=0),
+            ModelCheckpoint(folder / "checkpoints", filename="last", enable_version_counter=False),  # every epoch
         ],
         logger=TensorBoardLogger(folder, name="logs", version=""),
         log_every_n_steps=1,
@@ -150,7 +150,10 @@ def run(args: Any) -> None:
         data = [ReplayDataModule(item, buffer, replay_ratio=args.replay_ratio, seed=args.seed) for item in data]
     last = folder / "checkpoints" / "last.ckpt"
     fit_tasks(trainer, model, data, ckpt_path=last if args.resume and last.exists() else None)
-    history = [{"task": tasks[record["task"]].name, "probes": summarize(record)} for record in monitor.history]
+    history = [
+        {"task": tasks[record["task"]].name, "replayed": record["replayed"], "probes": summarize(record)}
+        for record in monitor.history
+    ]
     write_json(folder / "history.json", history)
     result = save_result(model, folder, bool(args.lora_rank))
     print(monitor.table())
@@ -174,9 +177,10 @@ def image_size(pipeline: Any, wanted: int | None) -> int:
 
 
 def quiet_loading() -> None:
-    """Silence what is meant to be: frozen parts in eval mode, a module that puts embeddings into its batches."""
+    """Silence what is meant to be: frozen parts in eval mode, embeddings put into the batches, one checkpoint kept."""
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode.*")
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*overridden `on_after_batch_transfer` in `LightningModule`.*")
 
 
@@ -213,6 +217,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("capacity", "epochs", "batch_size", "probes", "samples", "sample_steps"):
         if args[name] < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, got {args[name]}")
+    if args.lora_rank < 0:
+        parser.error(f"--lora-rank must not be negative, got {args.lora_rank}")
     if not 0.0 < args.replay_ratio < 1.0:
         parser.error(f"--replay-ratio must lie in (0, 1), got {args.replay_ratio}; for no replay use --policy none")
     be_quiet()

@@ -102,7 +102,7 @@ def _tokenizer(folder: Path) -> Any:
 def _text_encoder(tokenizer: Any) -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    return CLIPTextModel(
+    encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
             hidden_size=32,
@@ -114,7 +114,9 @@ def _text_encoder(tokenizer: Any) -> Any:
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
-    ).eval()
+    )
+    torch.nn.init.normal_(encoder.get_input_embeddings().weight)  # so that words count for more than their places
+    return encoder.eval()
 
 
 def _autoencoder(pictures: Tensor, steps: int) -> Any:
