@@ -197,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--policy", type=str, default="greedy_gain", help='of the buffer; "none": no replay')
     parser.add_argument("--capacity", type=int, default=50, help="samples kept in all")
     parser.add_argument("--replay-ratio", type=float, default=0.5, help="share of each batch that is replayed")
-    parser.add_argument("--epochs", type=int, default=10, help="of each task")
+    parser.add_argument("--epochs", type=int, default=15, help="of each task")
     parser.add_argument("--batch-size", type=int, default=16, help="new samples of a batch")
     parser.add_argument("--learning-rate", type=float | None, default=None, help="default: 1e-5, 1e-4 with LoRA")
     parser.add_argument("--probes", type=int, default=128, help="samples of each task whose forgetting is measured")
