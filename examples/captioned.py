@@ -1,0 +1,142 @@
+"""Folders of captioned images in Hugging Face's imagefolder convention: image files and a metadata.jsonl."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """The images of one task and what they show.
+
+    Attributes:
+        folder: that holds metadata.jsonl.
+        files: the images, one for each line of metadata.jsonl.
+        captions: one for each image.
+    """
+
+    folder: Path
+    files: tuple[Path, ...]
+    captions: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def name(self) -> str:
+        """Name of the folder, by which the task is called."""
+        return self.folder.name
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the images' bytes, in their order."""
+        digest = hashlib.sha256()
+        for file in self.files:
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+        return digest.hexdigest()
+
+    def distinct_captions(self, count: int) -> list[str]:
+        """The first ``count`` captions that differ, from the start again if there are fewer."""
+        different = list(dict.fromkeys(self.captions))
+        return [different[i % len(different)] for i in range(count)]
+
+
+def read_captioned(folder: Path, column: str = "text") -> Captioned:
+    """Read which images a folder holds and what their captions are; no image is opened yet.
+
+    Args:
+        folder: with a metadata.jsonl of lines ``{"file_name": "1.png", "text": "a red bird"}``, paths being relative
+            to the folder.
+        column: name of the captions' entry.
+
+    Raises:
+        ValueError: no such folder, no images, or an image without a caption; the message says where and which.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; give one folder of captioned images for each task.")
+    present = {file for file in folder.rglob("*") if file.suffix.lower() in _IMAGES and not file.name.startswith(".")}
+    if not present:
+        raise ValueError(f"{folder} holds no images ({', '.join(_IMAGES)}); a task needs at least one.")
+    metadata = folder / "metadata.jsonl"
+    if not metadata.is_file():
+        raise ValueError(
+            f"{folder} has {len(present)} images but no captions: put a metadata.jsonl there, with a line "
+            f'{{"file_name": "{min(present).relative_to(folder)}", "{column}": "..."}} for each image.'
+        )
+    files, captions = [], []
+    for number, line in enumerate(metadata.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.strip():
+            name, caption = _row(line, column, f"{metadata}, line {number}")
+            if folder / name not in present:
+                raise ValueError(f"{metadata}, line {number}: there is no image {name!r} in {folder}.")
+            files.append(folder / name)
+            captions.append(caption)
+    bare = sorted(str(file.relative_to(folder)) for file in present - set(files))
+    if bare:
+        raise ValueError(f"{metadata} has no caption for {len(bare)} of {len(present)} images: {', '.join(bare[:5])}.")
+    return Captioned(folder, tuple(files), tuple(captions))
+
+
+def _row(line: str, column: str, where: str) -> tuple[str, str]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where} is not JSON ({error}).") from None
+    if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
+        raise ValueError(f'{where} has no "file_name".')
+    caption = row.get(column)
+    if not isinstance(caption, str) or not caption.strip():
+        others = [name for name in row if name not in ("file_name", column)]
+        raise ValueError(f"{where}: {row['file_name']} has no caption {column!r} (other entries: {others}).")
+    return row["file_name"], caption
+
+
+def read_images(files: Sequence[Path], size: int) -> Tensor:
+    """Images (n, 3, size, size) in [-1, 1], scaled and cropped around their centres.
+
+    Raises:
+        ValueError: a file that does not decode.
+    """
+    images = []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                square = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (size, size))
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(
+                f"{file} does not decode as an image ({error}). Repair it, or remove it and its line."
+            ) from error
+        images.append(torch.from_numpy(numpy.array(square)).permute(2, 0, 1))
+    return torch.stack(images).float() / 127.5 - 1.0
+
+
+def write_captioned(folder: Path, images: Tensor, captions: Sequence[str]) -> None:
+    """Write images (n, 3, h, w) in [-1, 1] and their captions as such a folder."""
+    folder.mkdir(parents=True)
+    lines = []
+    for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        pixels = ((image.permute(1, 2, 0) + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        Image.fromarray(pixels.numpy()).save(folder / f"{number:05d}.png")
+        lines.append(json.dumps({"file_name": f"{number:05d}.png", "text": caption}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def save_grid(path: Path, rows: Sequence[Sequence[Image.Image]]) -> None:
+    """Write rows of pictures of one size as one PNG, which appears only when it is complete."""
+    width, height = rows[0][0].size
+    grid = Image.new("RGB", (width * max(map(len, rows)), height * len(rows)))
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            grid.paste(picture, (x * width, y * height))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    grid.save(partial, format="PNG")
+    partial.replace(path)

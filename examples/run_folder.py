@@ -1,0 +1,53 @@
+"""The folder of one run: which configuration it belongs to, and files that appear only when they are complete."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def plain(value: Any) -> Any:
+    """A setting as JSON holds it; paths become absolute."""
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return str(value.resolve()) if isinstance(value, Path) else value
+
+
+def check_run(folder: Path, settings: dict[str, Any], resume: bool) -> None:
+    """Refuse to mix two runs in one folder; nothing is written here.
+
+    Raises:
+        ValueError: a new run in the folder of another; nothing to resume; a run of another configuration.
+    """
+    file = folder / "run.json"
+    if not file.exists():
+        if resume:
+            raise ValueError(f"--resume: {folder} holds no run (it has no run.json).")
+        return
+    if not resume:
+        raise ValueError(f"{folder} holds a run already: pass --resume to go on with it, or another --output-dir.")
+    try:
+        before = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is damaged ({error}).") from None
+    changed = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
+    if changed:
+        differences = ", ".join(f"{name} was {before.get(name)}, now {settings.get(name)}" for name in changed)
+        raise ValueError(f"{folder} holds a run of another configuration: {differences}. Use another --output-dir.")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file in one piece."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2))
+    partial.replace(path)
+
+
+def write_folder(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a new folder that takes its place only when it is complete; an old one is replaced."""
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    write(partial)
+    shutil.rmtree(path, ignore_errors=True)
+    partial.rename(path)

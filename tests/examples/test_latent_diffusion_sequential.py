@@ -1,0 +1,175 @@
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("transformers", reason="text-to-image pipelines need transformers")
+
+import latent_diffusion_sequential as example
+from latent_diffusion import load_pipeline
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[2]
+QUICK = ["--batch-size", "6", "--capacity", "4", "--samples", "2", "--sample-steps", "1", "--probes", "8"]
+QUICK += ["--accelerator", "cpu", "--guidance", "1.0", "--learning-rate", "1e-3"]
+
+# what the example silences for its users, and what Lightning 2.6 warns of by itself
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+    pytest.mark.filterwarnings("ignore:You have overridden `on_after_batch_transfer`"),
+]
+
+
+def arguments(tiny, folder, *more):
+    source, tasks = tiny
+    return ["--pretrained", str(source), "--tasks", *map(str, tasks), "--output-dir", str(folder), *QUICK, *more]
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Run the example in this process; afterwards warnings are what they were."""
+    monkeypatch.setattr(example, "be_quiet", lambda: None)
+    monkeypatch.setattr(example, "quiet_loading", lambda: None)
+    return example.main
+
+
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_that_is_killed_in_its_second_task_comes_to_the_same_end(tiny, tmp_path, run, capsys):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run(arguments(tiny, whole, "--epochs", "3"))
+
+    command = [sys.executable, str(ROOT / "examples" / "latent_diffusion_sequential.py")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    process = subprocess.Popen(
+        [*command, *arguments(tiny, killed, "--epochs", "3")], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        seen = [line for line in iter(process.stdout.readline, "") if _kill_at("task 2 of 2, epoch 2", line, process)]
+    assert process.wait() == -9
+    assert len(seen) == 1
+    assert not (killed / "pipeline").exists()
+    assert sorted(path.name for path in (killed / "samples").iterdir()) == ["0_before.png", "1_after_zero_to_four.png"]
+    with pytest.raises(ValueError, match=r"holds a run already: pass --resume"):
+        run(arguments(tiny, killed, "--epochs", "3"))
+    with pytest.raises(ValueError, match=r"another configuration: epochs was 3, now 5"):
+        run(arguments(tiny, killed, "--epochs", "5", "--resume"))
+    first = (killed / "samples" / "0_before.png").stat().st_mtime_ns
+    capsys.readouterr()
+    run(arguments(tiny, killed, "--epochs", "3", "--resume"))
+    assert capsys.readouterr().out.startswith(("task 2 of 2, epoch 2", "task 2 of 2, epoch 3"))
+
+    assert (killed / "samples" / "0_before.png").stat().st_mtime_ns == first
+    weights = [load_file(folder / "pipeline/unet/diffusion_pytorch_model.safetensors") for folder in (whole, killed)]
+    torch.testing.assert_close(weights[0], weights[1], rtol=0.0, atol=0.0)
+    for name in ("0_before.png", "1_after_zero_to_four.png", "2_after_five_to_nine.png"):
+        pictures = [np.asarray(Image.open(folder / "samples" / name)) for folder in (whole, killed)]
+        assert pictures[0].shape == (2 * 16, 2 * 16, 3)
+        np.testing.assert_array_equal(pictures[0], pictures[1])
+    histories = [json.loads((folder / "history.json").read_text()) for folder in (whole, killed)]
+    assert histories[0] == histories[1]
+    assert [record["task"] for record in histories[0]] == ["zero_to_four", "five_to_nine"]
+    assert [record["replayed"] for record in histories[0]] == [0, 4]
+    lost = histories[0][1]["probes"][0]
+    assert lost["probes"] == 8
+    assert lost["intrinsic"] != 0
+    assert lost["error"] is not None
+
+    start = load_pipeline(str(tiny[0]))
+    end = load_pipeline(str(killed / "pipeline"))
+    for part in ("vae", "text_encoder"):
+        torch.testing.assert_close(
+            getattr(end, part).state_dict(), getattr(start, part).state_dict(), rtol=0.0, atol=0.0
+        )
+    moved = [not torch.equal(a, b) for a, b in zip(start.unet.parameters(), end.unet.parameters(), strict=True)]
+    assert sum(moved) > 0.9 * len(moved)
+
+
+def _kill_at(mark, line, process):
+    if mark in line:
+        process.kill()
+        return True
+    return False
+
+
+def test_lora_is_trained_resumed_and_loads_into_the_pipeline(tiny, tmp_path, run):
+    pytest.importorskip("peft", reason="LoRA needs peft")
+    folder = tmp_path / "run"
+    chosen = ["--epochs", "1", "--lora-rank", "2", "--policy", "random"]
+    run(arguments(tiny, folder, *chosen))
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert all(".lora_" in name for name in checkpoint["state_dict"])
+    shutil.rmtree(folder / "lora")
+    run(arguments(tiny, folder, *chosen, "--resume"))
+    pipeline = load_pipeline(str(tiny[0]))
+    pipeline.load_lora_weights(folder / "lora")
+    mine = {name: weight for name, weight in pipeline.unet.named_parameters() if ".lora_B." in name}
+    assert mine
+    trained = checkpoint["state_dict"]
+    for name, weight in mine.items():
+        torch.testing.assert_close(weight, trained["unet." + name.replace("default_0", "default")])
+        assert weight.abs().max() > 0
+
+
+def test_without_weights_a_tiny_pipeline_takes_the_same_way(tmp_path, run, monkeypatch):
+    monkeypatch.setattr(example, "build_tiny", functools.partial(example.build_tiny, images=8, vae_steps=1))
+    run(["--output-dir", str(tmp_path / "run"), "--epochs", "1", "--policy", "none", *QUICK])
+    assert len(list((tmp_path / "run" / "samples").iterdir())) == 3
+    assert load_pipeline(str(tmp_path / "run" / "pipeline")).unet.config.cross_attention_dim == 32
+    assert not list((tmp_path / "run").rglob("*.partial"))
+
+
+def test_bad_input_leaves_no_run_folder(tiny, tmp_path, run):
+    source, tasks = tiny
+    folder, bad = tmp_path / "run", tmp_path / "bad"
+
+    def refuse(message, *given, error=ValueError):
+        with pytest.raises(error, match=message):
+            run([*given, "--output-dir", str(folder), *QUICK, "--epochs", "1"])
+        assert not folder.exists()
+
+    shutil.copytree(tasks[1], bad)
+    (bad / "00003.png").write_bytes(b"nothing")
+    both = ["--pretrained", str(source), "--tasks", str(tasks[0])]
+    refuse(r"00003\.png does not decode", *both, str(bad))
+    (bad / "metadata.jsonl").unlink()
+    refuse("no captions", *both, str(bad))
+    refuse("is not a folder", *both, str(tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    refuse("holds no images", *both, str(tmp_path / "empty"))
+    shutil.copytree(source, tmp_path / "pipeline", ignore=shutil.ignore_patterns("unet"))
+    refuse("it has no unet", "--pretrained", str(tmp_path / "pipeline"), "--tasks", str(tasks[0]))
+    refuse("holds no run", *both, "--resume")
+    refuse("--size must be a multiple of 8", *both, "--size", "17")
+    refuse("2", *both, "--policy", "best", error=SystemExit)
+    refuse("2", *both, "--replay-ratio", "1.5", error=SystemExit)
+    refuse("2", *both, "--lora-rank", "-1", error=SystemExit)
+    refuse("2", "--tasks", str(tasks[0]), error=SystemExit)
+    if find_spec("peft") is not None:
+        refuse("no layers called", *both, "--lora-rank", "2", "--lora-targets", "query")
+
+
+def test_a_latent_cache_of_another_autoencoder_is_refused(tiny, tmp_path, run):
+    run(arguments(tiny, tmp_path / "run", "--epochs", "1"))
+    (tmp_path / "run" / "run.json").unlink()
+    other = load_pipeline(str(tiny[0]))
+    other.vae.register_to_config(scaling_factor=0.5)
+    other.save_pretrained(tmp_path / "other")
+    before = files(tmp_path / "run")
+    with pytest.raises(ValueError, match="made by another autoencoder"):
+        run(arguments((tmp_path / "other", tiny[1]), tmp_path / "run", "--epochs", "1"))
+    assert files(tmp_path / "run") == before

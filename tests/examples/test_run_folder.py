@@ -1,0 +1,48 @@
+import json
+from pathlib import Path
+
+import pytest
+import run_folder
+
+SETTINGS = {"epochs": 2, "tasks": ["a", "b"], "size": None}
+
+
+def test_a_run_goes_on_in_its_own_folder_only(tmp_path):
+    run_folder.check_run(tmp_path, SETTINGS, resume=False)
+    with pytest.raises(ValueError, match="holds no run"):
+        run_folder.check_run(tmp_path, SETTINGS, resume=True)
+    assert not list(tmp_path.iterdir())
+    run_folder.write_json(tmp_path / "run.json", SETTINGS)
+    run_folder.check_run(tmp_path, SETTINGS, resume=True)
+    with pytest.raises(ValueError, match="holds a run already: pass --resume"):
+        run_folder.check_run(tmp_path, SETTINGS, resume=False)
+    with pytest.raises(ValueError, match="another configuration: epochs was 2, now 3, extra was None, now 1"):
+        run_folder.check_run(tmp_path, {**SETTINGS, "epochs": 3, "extra": 1}, resume=True)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(ValueError, match="is damaged"):
+        run_folder.check_run(tmp_path, SETTINGS, resume=True)
+
+
+def test_paths_are_kept_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = run_folder.plain([Path("a"), 1, None])
+    assert json.loads(json.dumps(settings)) == [str(tmp_path / "a"), 1, None]
+
+
+def test_a_folder_appears_only_when_it_is_complete(tmp_path):
+    target = tmp_path / "result"
+
+    def write(folder, fail=False):
+        folder.mkdir()
+        (folder / "one").write_text("new")
+        if fail:
+            raise RuntimeError("disk full")
+
+    run_folder.write_folder(target, write)
+    (target / "old").write_text("old")
+    with pytest.raises(RuntimeError):
+        run_folder.write_folder(target, lambda folder: write(folder, fail=True))
+    assert (target / "old").exists()
+    run_folder.write_folder(target, write)
+    assert [path.name for path in target.iterdir()] == ["one"]
+    assert [path.name for path in tmp_path.iterdir()] == ["result"]
