@@ -325,7 +325,7 @@ def diagnose(
     if merged > 0.05:
         found.append(
             f"{merged:.0%} of the fixed points are merged: at beta={beta:.3g} these patterns are no memories of "
-            f"their own, and energies rank by the density around them (n_eff={n_eff:.3g} patterns), not by single patterns."
+            f"their own, and energies rank by the density around them (n_eff={n_eff:.3g} patterns)."
         )
     if n_eff > 0.5 * (len(stored) - 1):
         found.append(f"n_eff={n_eff:.3g} of {len(stored)} patterns: beta={beta:.3g} is too small to be informative.")
