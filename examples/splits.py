@@ -43,7 +43,7 @@ class Preset:
 PRESETS = {
     # convolutions of 8x8 images are too small to share between threads: a busy second core would slow both down
     "digits": Preset(train=300, epochs=20, batch_size=32, width=16, threads=1),
-    "mnist": Preset(train=2000, epochs=15, batch_size=64, width=16, threads=2),
+    "mnist": Preset(train=2000, epochs=30, batch_size=64, width=16, threads=2),
     "mnist28": Preset(train=5000, epochs=12, batch_size=128, width=32, threads=2),  # for a GPU
 }
 
