@@ -17,6 +17,9 @@ from hopfield_replay.storage import SampleStore, load_tree, save_tree
 from tests.test_buffer import filled, images
 from tests.test_nested import same
 
+# forking spares the children the imports
+FORKED = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+
 
 def two_phases(**options):
     """A buffer with samples in reserve and a history."""
@@ -179,13 +182,20 @@ def test_a_file_that_was_cut_or_changed_anywhere_never_changes_the_buffer(tmp_pa
     assert same(buffer.state_dict(), before)
 
 
-@pytest.fixture
-def small_files():
-    """No file may grow beyond 20 kB: the same error as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+def _with_small_files(body, folder):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    body(folder)
+
+
+def with_small_files(body, folder):
+    """Run where no file may grow beyond 20 kB, the same error as on a full disk.
+
+    In a process of its own: the limit would hold for the file that pytest's own output goes to, too.
+    """
+    child = get_context("fork").Process(target=_with_small_files, args=(body, folder))
+    child.start()
+    child.join(120)
+    assert child.exitcode == 0
 
 
 def big():
@@ -195,7 +205,7 @@ def big():
     return buffer
 
 
-def test_a_full_disk_leaves_the_old_file(tmp_path, small_files):
+def a_full_disk_leaves_the_old_file(tmp_path):
     small = filled(capacity=4)
     small.save(tmp_path / "file")
     with pytest.raises(OSError, match="file could not be written"):
@@ -206,7 +216,12 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, small_files):
     assert same(again.state_dict(), small.state_dict())
 
 
-def test_a_full_disk_under_the_storage_folder_is_an_error_and_changes_nothing(tmp_path, small_files):
+@FORKED
+def test_a_full_disk_leaves_the_old_file(tmp_path):
+    with_small_files(a_full_disk_leaves_the_old_file, tmp_path)
+
+
+def a_full_disk_under_the_storage_folder_is_an_error_and_changes_nothing(tmp_path):
     buffer = EnergyReplayBuffer(400, "random", storage=tmp_path)
     x = images(400, d=40)
     with pytest.raises(OSError, match=r"File too large|No space"):
@@ -218,6 +233,11 @@ def test_a_full_disk_under_the_storage_folder_is_an_error_and_changes_nothing(tm
     with pytest.raises(OSError, match=r"File too large|No space"):
         kept.load_state_dict(big().state_dict())
     assert same(kept.state_dict(), before)
+
+
+@FORKED
+def test_a_full_disk_under_the_storage_folder_is_an_error_and_changes_nothing(tmp_path):
+    with_small_files(a_full_disk_under_the_storage_folder_is_an_error_and_changes_nothing, tmp_path)
 
 
 @pytest.fixture
@@ -257,7 +277,7 @@ def write_often(path, value):
         save_tree(path, {"value": torch.full((20_000,), value)})
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # forking spares the children the imports
+@FORKED
 def test_two_processes_that_write_one_file_leave_one_of_theirs(tmp_path):
     path = tmp_path / "file"
     writers = [get_context("fork").Process(target=write_often, args=(path, value)) for value in (1.0, 2.0)]
