@@ -10,6 +10,8 @@ __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
     from hopfield_replay import functional as functional
+    from hopfield_replay.auditing import AuditReport as AuditReport
+    from hopfield_replay.auditing import audit as audit
     from hopfield_replay.buffer import EnergyReplayBuffer as EnergyReplayBuffer
     from hopfield_replay.forecasting import Forecast as Forecast
     from hopfield_replay.forecasting import forecast as forecast
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from hopfield_replay.tracker import ForgettingTracker as ForgettingTracker
 
 _HOMES = {
+    "AuditReport": "auditing",
     "Diagnosis": "temperature",
     "EnergyReplayBuffer": "buffer",
     "Forecast": "forecasting",
@@ -37,6 +40,7 @@ _HOMES = {
     "ReplayDataModule": "lightning",
     "ReplayLoader": "lightning",
     "TaskSource": "source",
+    "audit": "auditing",
     "balanced": "policies",
     "beta_at_timestep": "temperature",
     "calibrate_beta": "temperature",

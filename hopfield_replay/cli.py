@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 _EXPERIMENTS = ("rise", "replay_gain", "falsify", "boltzmann", "selection", "all")
 
 
@@ -60,8 +62,44 @@ def forecast(
     _write(result, output_dir, "forecast")
 
 
+def audit(
+    old: str,
+    new: str,
+    data: str,
+    timesteps: list[int] | None = None,
+    draws: int = 1,
+    seed: int = 0,
+    output_dir: Path | None = None,
+) -> None:
+    """Compare two checkpoints of an unconditional diffusion model, sample by sample, with the same noise.
+
+    Args:
+        old: the first checkpoint: a folder written by a diffusers pipeline's save_pretrained.
+        new: the second one, likewise.
+        data: images: a folder, a .npz or .safetensors file, or module:DataModule. Bytes are scaled to [-1, 1].
+        timesteps: where errors are measured; 10 to 50 % of the range if not given.
+        draws: noise draws at each timestep.
+        seed: of the noise.
+        output_dir: where audit.json and audit.png are written; nowhere if not given.
+    """
+    from hopfield_replay.auditing import audit as compute
+    from hopfield_replay.datasets import channels_first, load_data
+    from hopfield_replay.denoisers.pipeline import load_pipeline
+
+    samples, labels = load_data(data), None
+    if isinstance(samples, tuple):
+        samples, labels = samples
+    if isinstance(samples, Tensor):
+        samples = channels_first(samples)
+    result = compute(
+        load_pipeline(old), load_pipeline(new), samples, labels=labels, timesteps=timesteps, draws=draws, seed=seed
+    )
+    print(result.table())
+    _write(result, output_dir, "audit")
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Run ``hopfield-replay forecast ...`` or ``hopfield-replay reproduce ...``."""
+    """Run ``hopfield-replay forecast``, ``audit`` or ``reproduce``."""
     try:
         from jsonargparse import auto_cli
     except ImportError as error:
@@ -72,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.path.insert(0, os.getcwd())  # a console script does not look for module:DataModule in the present folder
     experiments = {name.replace("_", "-"): getattr(theory, f"reproduce_{name}") for name in _EXPERIMENTS}
     experiments["_help"] = "Reproduce the theory's claims on networks whose energies are exact."
-    commands: Any = {"forecast": forecast, "reproduce": experiments}
+    commands: Any = {"forecast": forecast, "audit": audit, "reproduce": experiments}
     try:
         result = auto_cli(commands, args=arguments, prog="hopfield-replay")
     except (ValueError, ImportError, OSError) as error:

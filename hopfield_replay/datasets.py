@@ -47,6 +47,20 @@ def load_data(source: str) -> Tensor | tuple[Tensor, Tensor] | Iterable[Any]:
     )
 
 
+def channels_first(images: Tensor) -> Tensor:
+    """Images (n, h, w) or (n, h, w, 1 or 3) as (n, channels, h, w); others as they are.
+
+    Example:
+        >>> channels_first(torch.zeros(2, 8, 8, 3)).shape, channels_first(torch.zeros(2, 8, 8)).shape
+        (torch.Size([2, 3, 8, 8]), torch.Size([2, 1, 8, 8]))
+    """
+    if images.ndim == 3:
+        return images[:, None]
+    if images.ndim == 4 and images.shape[-1] in (1, 3) and images.shape[1] not in (1, 3):
+        return images.permute(0, 3, 1, 2)
+    return images
+
+
 def _scaled(samples: Tensor) -> Tensor:
     return samples.float() / 127.5 - 1.0 if samples.dtype == torch.uint8 else samples.float()
 
