@@ -35,7 +35,7 @@ def results(tmp_path_factory):
 def test_digits_prints_one_table_with_every_arm(results):
     done, _ = results
     lines = done.stdout.splitlines()
-    (header,) = [number for number, line in enumerate(lines) if line.startswith("policy")]
+    (header,) = [number for number, line in enumerate(lines) if line.startswith("policy") and "intrinsic" in line]
     assert [line.split()[0] for line in lines[header + 1 : header + 3]] == ARMS
     assert sum("high_energy against none" in line for line in lines) == 1
     assert any(word in done.stdout for word in ("within noise", "less forgetting", "more forgetting"))

@@ -54,6 +54,7 @@ def test_a_run_that_is_killed_in_its_second_task_comes_to_the_same_end(tiny, tmp
 
     command = [sys.executable, str(ROOT / "examples" / "latent_diffusion_sequential.py")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    environment["OMP_NUM_THREADS"] = "1"  # as in this process: sums over another number of threads round differently
     process = subprocess.Popen(
         [*command, *arguments(tiny, killed, "--epochs", "3")], stdout=subprocess.PIPE, text=True, env=environment
     )
