@@ -6,6 +6,7 @@ baseline of the same round. `python tests/benchmarks/energy.py --json out.json`;
 
 import argparse
 import json
+import os
 import platform
 import socket
 import subprocess
@@ -252,6 +253,7 @@ def show(title: str, rows: dict[str, dict[str, float]]) -> None:
 
 def main() -> None:
     """Measure, print and write."""
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])  # its own processes find the package from a checkout, too
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--scale", type=float, default=1.0, help="factor of the number of patterns")
@@ -290,7 +292,9 @@ def gpu_tables(scale: float, rounds: int) -> Tables:
 
 def cpu_tables(scale: float, rounds: int) -> Tables:
     """What is measured on the CPU."""
-    sizes = {d: int(count * scale) for d, count in CPU_SIZES.items()}
+    sizes = {
+        d: max(1000, int(count * scale)) for d, count in CPU_SIZES.items()
+    }  # at least the queries, half of which are patterns
     return {
         "Largest error against float64, beta 1 to 1e5": {
             f"d={d}": partial(error, d, 200, 4000) for d in (64, 784, 3072)
