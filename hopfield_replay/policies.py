@@ -48,7 +48,14 @@ class HighEnergy:
 
 
 class LowEnergy:
-    """Keep the most typical samples: the lowest leave-one-out energies."""
+    """Keep the most typical samples: the lowest leave-one-out energies.
+
+    Example:
+        >>> import torch
+        >>> c = Candidates(torch.arange(3), torch.zeros(3), torch.tensor([1.0, 3.0, 2.0]), torch.eye(3), torch.rand(3))
+        >>> LowEnergy().select(c, 2)
+        tensor([0, 2])
+    """
 
     def select(self, candidates: Candidates, k: int) -> Tensor:
         """The k lowest energies."""

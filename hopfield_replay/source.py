@@ -23,6 +23,13 @@ class TaskSource:
 
     Raises:
         TypeError: an object that cannot be iterated, or an iterator that can be read only once.
+
+    Example:
+        >>> source = TaskSource(DataLoader(torch.arange(5.0)[:, None], batch_size=2, shuffle=True))
+        >>> [at.tolist() for at, _ in source.batches()]
+        [[0, 1], [2, 3], [4]]
+        >>> source.fetch(torch.tensor([4, 1])).flatten()
+        tensor([4., 1.])
     """
 
     def __init__(self, loader: Iterable[Any], *, limit: int | None = None) -> None:
