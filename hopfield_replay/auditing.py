@@ -12,6 +12,7 @@ from hopfield_replay.encoders import first_labels, split_batch
 from hopfield_replay.meter import ErrorMeter
 from hopfield_replay.plotting import new_figure
 from hopfield_replay.source import TaskSource
+from hopfield_replay.table import by_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -161,7 +162,7 @@ def audit(
         low=low,
         high=high,
         worse=float((rises > 0).double().mean()),
-        classes={} if labels is None else _classes(rises, labels),
+        classes={} if labels is None else by_label(rises, labels, rises > 0, "worse"),
         timesteps=tuple(first.timesteps),
     )
 
@@ -182,15 +183,3 @@ def _denoiser(model: Denoiser | nn.Module, name: str) -> Denoiser:
             "hopfield_replay.denoisers.DiffusersDenoiser or CallableDenoiser."
         )
     return found
-
-
-def _classes(rises: Tensor, labels: Tensor) -> dict[int, dict[str, float]]:
-    return {
-        int(label): {
-            "samples": float(members.sum()),
-            "mean_rise": float(rises[members].mean()),
-            "worse": float((rises[members] > 0).double().mean()),
-        }
-        for label in labels.unique()
-        for members in [labels == label]
-    }

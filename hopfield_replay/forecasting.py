@@ -22,6 +22,7 @@ from hopfield_replay.functional import (
 from hopfield_replay.functional._validate import Similarity, check_beta
 from hopfield_replay.policies import as_policy
 from hopfield_replay.source import TaskSource
+from hopfield_replay.table import by_label
 from hopfield_replay.temperature import Diagnosis, calibrate_beta, default_n_eff, diagnose, spread_indices
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ def forecast(
         rises=rises,
         energies=energies,
         at_risk=rises.argsort(descending=True)[: max(1, round(_TAIL * len(rises)))],
-        classes={} if labels is None else _classes(rises, labels),
+        classes={} if labels is None else by_label(rises, labels, rises >= rises.quantile(1.0 - _TAIL), "at_risk"),
         capacities=sizes,
         curves=tuple(curves),
         marginal=tuple(b - s.mean for b, s in zip(more, greedy, strict=True)),
@@ -313,19 +314,6 @@ def _read(
         raise ValueError(f"{name} holds no samples.")
     known = [label for label in labels if label is not None]
     return torch.cat(vectors), torch.cat(known) if len(known) == len(labels) else None, size
-
-
-def _classes(rises: Tensor, labels: Tensor) -> dict[int, dict[str, float]]:
-    threshold = rises.quantile(1.0 - _TAIL)
-    return {
-        int(label): {
-            "samples": float(members.sum()),
-            "mean_rise": float(rises[members].mean()),
-            "at_risk": float((rises[members] >= threshold).double().mean()),
-        }
-        for label in labels.unique()
-        for members in [labels == label]
-    }
 
 
 def _knee(sizes: Sequence[int], values: Sequence[float]) -> int:

@@ -68,6 +68,30 @@ def _mean(values: Tensor) -> float:
     return float(values.mean())
 
 
+def by_label(rises: Tensor, labels: Tensor, flagged: Tensor, share: str) -> dict[int, dict[str, float]]:
+    """For each label the number of its samples, their mean rise and the share of them that is flagged.
+
+    Args:
+        rises: (n,) of the samples.
+        labels: (n,) integers.
+        flagged: (n,) bool.
+        share: the name of the share.
+
+    Example:
+        >>> by_label(torch.tensor([1.0, 3.0]), torch.tensor([7, 7]), torch.tensor([False, True]), "at_risk")
+        {7: {'samples': 2.0, 'mean_rise': 2.0, 'at_risk': 0.5}}
+    """
+    return {
+        int(label): {
+            "samples": float(members.sum()),
+            "mean_rise": float(rises[members].mean()),
+            share: float(flagged[members].double().mean()),
+        }
+        for label in labels.unique()
+        for members in [labels == label]
+    }
+
+
 def forgetting_table(history: list[dict[str, Any]]) -> str:
     """A table with one line for each earlier task after each task.
 
