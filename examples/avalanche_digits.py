@@ -109,9 +109,9 @@ def train_ddpm(benchmark: Any, plugins: list[Any], args: Any, preset: Preset, ep
     torch.manual_seed(args.seed)
     ddpm = DDPM(args.size)
     strategy = DiffusionTraining(
-        model=ddpm.unet,
+        model=ddpm.network,
         scheduler=ddpm.scheduler,
-        optimizer=torch.optim.Adam(ddpm.unet.parameters(), lr=ddpm.learning_rate),
+        optimizer=torch.optim.Adam(ddpm.network.parameters(), lr=ddpm.learning_rate),
         train_mb_size=preset.batch_size,
         train_epochs=epochs,
         eval_mb_size=256,

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 from lightning.pytorch import LightningModule
+from mlp import MLP
 from torch import Tensor
 from torch.nn.functional import mse_loss
 from torch.optim.lr_scheduler import LambdaLR
@@ -22,8 +23,10 @@ class DDPM(LightningModule):
     Args:
         size: height and width of the images, divisible by 2 for each level after the first.
         channels: image channels.
-        width: channels of the first UNet level, divisible by 8.
+        width: channels of the first UNet level, divisible by 8; hidden units of the MLP.
         learning_rate: of Adam.
+        network: ``"unet"``, or ``"mlp"`` for images of a few hundred pixels, where it learns far faster on a CPU;
+            the next three arguments are the UNet's.
         levels: channels of each UNet level as multiples of the width; each level halves the image.
         attention: index of the level with self-attention.
         layers: residual blocks of each level.
@@ -32,7 +35,7 @@ class DDPM(LightningModule):
         warmup: steps over which the learning rate rises to its value, at the start of every fit.
 
     Raises:
-        ValueError: an unknown schedule.
+        ValueError: an unknown schedule or network.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class DDPM(LightningModule):
         width: int = 16,
         learning_rate: float = 2e-3,
         *,
+        network: Literal["unet", "mlp"] = "unet",
         levels: Sequence[int] = (1, 2),
         attention: int = -1,
         layers: int = 1,
@@ -52,10 +56,16 @@ class DDPM(LightningModule):
         super().__init__()
         if schedule not in SCHEDULES:
             raise ValueError(f"schedule must be one of {list(SCHEDULES)}, got {schedule!r}.")
+        if network not in ("unet", "mlp"):
+            raise ValueError(f'network must be "unet" or "mlp", got {network!r}.')
         self.learning_rate = learning_rate
         self.warmup = warmup
+        self.scheduler = DDPMScheduler(beta_schedule=SCHEDULES[schedule])
+        if network == "mlp":
+            self.network: UNet2DModel | MLP = MLP(size, channels, width, num_class_embeds=classes)
+            return
         attends = [level == attention % len(levels) for level in range(len(levels))]
-        self.unet = UNet2DModel(
+        self.network = UNet2DModel(
             sample_size=size,
             in_channels=channels,
             out_channels=channels,
@@ -66,16 +76,15 @@ class DDPM(LightningModule):
             up_block_types=tuple("AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attends)),
             num_class_embeds=classes,
         )
-        self.scheduler = DDPMScheduler(beta_schedule=SCHEDULES[schedule])
 
     @property
     def conditional(self) -> bool:
         """Whether the network takes labels."""
-        return self.unet.config.num_class_embeds is not None
+        return self.network.config.num_class_embeds is not None
 
     def forward(self, noisy: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
         """Predicted noise; an unconditional network does not look at the labels."""
-        predicted: Tensor = self.unet(noisy, timesteps, class_labels=labels if self.conditional else None).sample
+        predicted: Tensor = self.network(noisy, timesteps, class_labels=labels if self.conditional else None).sample
         return predicted
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -97,7 +106,7 @@ class DDPM(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Adam, its learning rate warmed up."""
-        optimizer = torch.optim.Adam(self.unet.parameters(), lr=self.learning_rate)
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.learning_rate)
         if self.warmup == 0:
             return optimizer
         warmup = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / self.warmup))
@@ -123,7 +132,7 @@ class DDPM(LightningModule):
             raise ValueError(f"sample needs one label for each of the {count} images, got {given}.")
         scheduler = DDIMScheduler.from_config(self.scheduler.config)
         scheduler.set_timesteps(steps)
-        config = self.unet.config
+        config = self.network.config
         noise = torch.randn(
             count,
             config.in_channels,

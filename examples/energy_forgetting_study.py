@@ -137,7 +137,7 @@ def run_all(queues: list[deque[Task]], args: Any, deadline: float) -> list[str]:
                 device, (job, settings, _) = running.pop(future)
                 free[device] += 1
                 if (error := future.exception()) is not None:
-                    failures.append(f"{settings.data}/{job.file}: {type(error).__name__}: {error}")
+                    failures.append(f"{settings.name}/{job.file}: {type(error).__name__}: {error}")
                 bar.update(1)
     for pool in pools.values():
         pool.shutdown()
@@ -157,12 +157,12 @@ def report(settings: list[Settings], args: Any) -> None:
     """Write study.json, study.md and the figures from all finished jobs."""
     summaries = []
     for one in settings:
-        summary = summarize(args.output_dir / one.data, one, args.data_dir)
+        summary = summarize(args.output_dir / one.name, one, args.data_dir)
         if summary is None:
             continue
         summaries.append({"settings": asdict(one)} | summary)
-        draw_policies(summary, args.output_dir / f"policies_{one.data}.png")
-        draw_correlations(summary, args.output_dir / f"correlations_{one.data}.png")
+        draw_policies(summary, args.output_dir / f"policies_{one.name}.png")
+        draw_correlations(summary, args.output_dir / f"correlations_{one.name}.png")
     text = "\n".join(markdown(summary) for summary in summaries)
     write(args.output_dir / "study.md", text)
     write(args.output_dir / "study.json", json.dumps(finite(summaries), indent=1, allow_nan=False))
@@ -185,7 +185,9 @@ def main() -> None:
     )
     parser.add_argument("--capacities", nargs="+", type=int, default=None, help="samples kept (default: by data)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="one run of each arm for each")
+    parser.add_argument("--network", type=str, choices=["mlp", "unet"], default="unet", help="what is trained")
     parser.add_argument("--epochs", type=int, default=None, help="epochs for each task (default: by data)")
+    parser.add_argument("--seen", type=int, default=100, help="training images of each task that are followed")
     parser.add_argument("--replay-ratio", type=float, default=0.5, help="share of each batch that is replayed")
     parser.add_argument("--generated", type=int, default=500, help="images sampled from each trained model")
     parser.add_argument("--jobs", type=int, default=1, help="worker processes of one thread each")
@@ -211,13 +213,15 @@ def main() -> None:
             settings = settings_for(
                 data,
                 args.data_dir,
+                network=args.network,
                 tasks=TASKS[data] if args.tasks is None else args.tasks,
                 epochs=args.epochs,
+                seen=args.seen,
                 replay_ratio=args.replay_ratio,
                 generated=args.generated,
             )
             arms = parse_arms(args.policies or POLICIES[data], args.capacities or CAPACITIES[data])
-            folder = args.output_dir / data
+            folder = args.output_dir / settings.name
             claim_folder(folder, settings)
             todo = [job for job in list_jobs(settings, arms, args.seeds) if not (folder / job.file).exists()]
             known.append(settings)

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_every
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 
 from hopfield_replay import (
     EnergyReplayBuffer,
@@ -80,6 +80,7 @@ class Split(LightningDataModule):
         batch_size: of the training batches.
         seed: of the choice of images.
         test: images and labels to hold out from; None: a fifth or more of ``images`` is not trained on.
+        seen: so many of the training images follow the held-out ones in the validation data.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Split(LightningDataModule):
         seed: int = 0,
         *,
         test: tuple[Tensor, Tensor] | None = None,
+        seen: int = 0,
     ) -> None:
         super().__init__()
         mine = shuffled(labels, classes, seed)
@@ -104,12 +106,13 @@ class Split(LightningDataModule):
         self.batch_size = batch_size
         self.train = TensorDataset(images[mine[:train]], labels[mine[:train]])
         self.held_out = TensorDataset(test[0][held_out], test[1][held_out])
+        self.seen = Subset(self.train, range(min(seen, len(self.train))))
 
     def train_dataloader(self) -> DataLoader[Any]:
         return DataLoader(self.train, batch_size=self.batch_size, shuffle=True, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self.held_out, batch_size=256)
+        return DataLoader(ConcatDataset([self.held_out, self.seen]), batch_size=256)
 
 
 def shuffled(labels: Tensor, classes: list[int], seed: int) -> Tensor:

@@ -2,10 +2,11 @@
 
 import itertools
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from ddpm import DDPM
@@ -14,9 +15,9 @@ from torch import Tensor
 
 from hopfield_replay.functional.neighbours import knn_distance
 from hopfield_replay.storage import load_tree, save_tree
-from hopfield_replay.tracker import sample_ids
 
 NEIGHBOUR = 10  # the density control is the distance to this neighbour
+MLP_WIDTH = {"digits": 256, "mnist": 384, "mnist28": 1024}
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,9 @@ class Settings:
         train: training images of each task.
         epochs: of each task.
         batch_size: of a task's own images.
-        width: of the UNet.
+        network: "unet" or "mlp".
+        width: of the network.
+        seen: training images of each task that are followed beside the held-out ones.
         replay_ratio: share of each batch that is replayed.
         generated: images that are sampled from the model after its last task.
         sequences: the classes of each task, by the name of the sequence.
@@ -38,10 +41,17 @@ class Settings:
     train: int
     epochs: int
     batch_size: int
+    network: Literal["unet", "mlp"]
     width: int
+    seen: int
     replay_ratio: float
     generated: int
     sequences: dict[str, list[list[int]]]
+
+    @property
+    def name(self) -> str:
+        """Name of its results."""
+        return f"{self.data}-{self.network}"
 
 
 @dataclass(frozen=True)
@@ -93,7 +103,15 @@ def make_sequences(images: Tensor, labels: Tensor, tasks: int) -> dict[str, list
 
 
 def settings_for(
-    data: str, data_dir: Path, *, tasks: int, epochs: int | None, replay_ratio: float, generated: int
+    data: str,
+    data_dir: Path,
+    *,
+    network: Literal["unet", "mlp"],
+    tasks: int,
+    epochs: int | None,
+    seen: int,
+    replay_ratio: float,
+    generated: int,
 ) -> Settings:
     """The preset's settings, with the given number of epochs if not None."""
     preset = PRESETS[data]
@@ -102,7 +120,9 @@ def settings_for(
         train=preset.train,
         epochs=preset.epochs if epochs is None else epochs,
         batch_size=preset.batch_size,
-        width=preset.width,
+        network=network,
+        width=preset.width if network == "unet" else MLP_WIDTH[data],
+        seen=seen,
         replay_ratio=replay_ratio,
         generated=generated,
         sequences=make_sequences(*images_of(data, data_dir), tasks),
@@ -116,11 +136,10 @@ def generate(model: DDPM, count: int) -> Tensor:
     return ((images + 1) * 127.5).round().to("cpu", torch.uint8)
 
 
-def log_density(split: Split, ids: Tensor, task: int) -> Tensor:
-    """Logarithm of the distance of each probe to its k-th neighbour among its own task's training images."""
+def log_density(split: Split) -> Tensor:
+    """Logarithm of the distance of each held-out image to its k-th neighbour among its own task's training images."""
     held_out, train = (dataset.tensors[0].flatten(1) for dataset in (split.held_out, split.train))
-    positions = ids - sample_ids(task, torch.zeros(1), held_out=True)
-    return knn_distance(held_out[positions], train, NEIGHBOUR).log()
+    return knn_distance(held_out, train, NEIGHBOUR).log()
 
 
 def run_job(job: Job, settings: Settings, folder: Path, data_dir: Path, accelerator: str) -> float:
@@ -128,13 +147,13 @@ def run_job(job: Job, settings: Settings, folder: Path, data_dir: Path, accelera
     started = time.perf_counter()
     images, labels = images_of(settings.data, data_dir)
     tasks = [
-        Split(images, labels, classes, settings.train, settings.batch_size, job.seed)
+        Split(images, labels, classes, settings.train, settings.batch_size, job.seed, seen=settings.seen)
         for classes in settings.sequences[job.sequence]
     ]
     model, monitor = train_tasks(
         job.policy,
         tasks,
-        partial(DDPM, images.shape[-1], width=settings.width),
+        partial(DDPM, images.shape[-1], width=settings.width, network=settings.network),
         capacity=job.capacity,
         replay_ratio=settings.replay_ratio,
         epochs=settings.epochs,
@@ -149,27 +168,28 @@ def run_job(job: Job, settings: Settings, folder: Path, data_dir: Path, accelera
         "job": asdict(job),
         "seconds": seconds,
         "device": torch.cuda.get_device_name() if accelerator == "gpu" else "cpu",
-        "records": [lean(record) for record in monitor.history],
-        "density": [
-            log_density(split, monitor.history[task]["probes"][task]["ids"], task) for task, split in enumerate(tasks)
-        ],
+        "records": [lean(record, tasks) for record in monitor.history],
+        "density": [log_density(split) for split in tasks],
         "generated": generated,
     }
     save_tree(folder / job.file, result)
     return seconds
 
 
-def lean(record: dict[str, Any]) -> dict[str, Any]:
-    """One record of the monitor's history, its errors averaged over the timesteps, in float32."""
-    probes = [
-        {
-            name: (value.mean(1) if value.ndim == 2 else value).float()
-            for name, value in probe.items()
-            if name.startswith(("energy", "error"))
-        }
-        | {"task": probe["task"]}
-        for probe in record["probes"]
-    ]
+def lean(record: dict[str, Any], tasks: Sequence[Split]) -> dict[str, Any]:
+    """One record of the monitor's history, its errors averaged over the timesteps, in float32.
+
+    What was measured on a task's training images, which follow the held-out ones, is named "seen_...".
+    """
+    probes = []
+    for probe in record["probes"]:
+        count = len(tasks[probe["task"]].held_out)
+        found = {"task": probe["task"]}
+        for name, value in probe.items():
+            if name.startswith(("energy", "error")):
+                mean = (value.mean(1) if value.ndim == 2 else value).float()
+                found |= {name: mean[:count], f"seen_{name}": mean[count:]}
+        probes.append(found)
     return {name: record[name] for name in ("task", "beta", "n_eff", "replayed", "timesteps")} | {"probes": probes}
 
 

@@ -18,6 +18,7 @@ CORRELATIONS = {
 TITLES = {
     "reconstruction": "reconstruction forgetting",
     "worst_tenth": "worst 10 %",
+    "seen": "training images",
     "new_task_error": "error, new task",
     "share_of_earlier": "share of earlier tasks",
 }
@@ -50,6 +51,7 @@ def summarize(folder: Path, settings: Settings, data_dir: Path) -> dict[str, Any
         row["task_distance"] = task_distance(distances, row["from"], row["to"])
     return {
         "data": settings.data,
+        "network": settings.network,
         "jobs": len(results),
         "core_seconds": sum(result["seconds"] for result in results.values()),
         "devices": sorted({result["device"] for result in results.values()}),
@@ -68,7 +70,9 @@ def summarize(folder: Path, settings: Settings, data_dir: Path) -> dict[str, Any
 
 
 def number(found: dict[str, float], digits: int = 4, sign: bool = False) -> str:
-    """Mean with its interval."""
+    """Mean with its interval; nothing for what was not measured."""
+    if math.isnan(found["mean"]):
+        return ""
     form = f"{'+' if sign else ''}.{digits}f"
     text = format(found["mean"], form)
     return text if math.isnan(found["low"]) else f"{text} [{found['low']:{form}}, {found['high']:{form}}]"
@@ -83,7 +87,7 @@ def markdown(summary: dict[str, Any]) -> str:
     extractor = summary["extractor"]
     count = max(row["reconstruction"]["seeds"] for row in summary["policies"]) if summary["policies"] else 0
     lines = [
-        f"## {summary['data']}",
+        f"## {summary['data']}, {summary['network']}",
         "",
         f"{summary['jobs']} runs on {', '.join(summary['devices'])}. After the last task, held-out images of all "
         f"earlier tasks; mean over up to {count} seeds [95 % bootstrap interval over seeds]. With this few seeds such "
@@ -92,13 +96,20 @@ def markdown(summary: dict[str, Any]) -> str:
         "",
     ]
     heads = ["policy", "kept", "seeds", "reconstruction forgetting", "difference", "worst 10 %", "difference"]
+    heads += ["training images", "difference"]
     heads += ["error, new task", "difference", extractor["name"], "difference", "share of earlier tasks"]
     lines += [markdown_row(heads), markdown_row(["---"] * len(heads))]
     for row in summary["policies"]:
         cells = [row["policy"], str(row["capacity"]), str(row["reconstruction"]["seeds"])]
         against = row.get("against_random")
-        for name, digits in (("reconstruction", 4), ("worst_tenth", 4), ("new_task_error", 4), ("distance", 1)):
-            cells.append(f"{row[name]['mean']:.{digits}f}")
+        for name, digits in (
+            ("reconstruction", 4),
+            ("worst_tenth", 4),
+            ("seen", 4),
+            ("new_task_error", 4),
+            ("distance", 1),
+        ):
+            cells.append(number({"mean": row[name]["mean"], "low": math.nan}, digits))
             cells.append(number(against[name], digits, sign=True) if against else "")
         cells.append(f"{row['share_of_earlier']['mean']:.2f}")
         lines.append(markdown_row(cells))
@@ -197,7 +208,7 @@ def draw_policies(summary: dict[str, Any], path: Path) -> None:
     right.axvline(0.0, color="0.7", linewidth=0.8, zorder=0)
     right.set_xlabel("reconstruction forgetting, difference to random")
     right.tick_params(axis="y", labelsize="small")
-    finish(figure, [left, right], summary["data"], path)
+    finish(figure, [left, right], f"{summary['data']}, {summary['network']}", path)
 
 
 def draw_correlations(summary: dict[str, Any], path: Path) -> None:
@@ -224,7 +235,7 @@ def draw_correlations(summary: dict[str, Any], path: Path) -> None:
     axis.set_xlim(-1, 1)
     axis.set_xlabel("Spearman's rank correlation with reconstruction forgetting, no replay")
     axis.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
-    finish(figure, [axis], summary["data"], path)
+    finish(figure, [axis], f"{summary['data']}, {summary['network']}", path)
 
 
 def finish(figure: Figure, axes: list[Any], title: str, path: Path) -> None:

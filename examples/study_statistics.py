@@ -11,7 +11,7 @@ from torch import Tensor
 from hopfield_replay.functional.correlation import spearman
 
 RESAMPLES = 2000
-MEASURES = ("reconstruction", "worst_tenth", "new_task_error", "distance", "share_of_earlier")
+MEASURES = ("reconstruction", "worst_tenth", "seen", "new_task_error", "distance", "share_of_earlier")
 Results = dict[Job, dict[str, Any]]
 Arms = dict[tuple[str, int], dict[int, dict[str, float]]]
 
@@ -27,12 +27,14 @@ def worst_tenth(values: Tensor) -> float:
 
 
 def measure(result: dict[str, Any], generative: Callable[[Tensor], float], share: Callable[[Tensor], float]) -> Any:
-    """The measures of one job after its last task, over the held-out probes of all earlier tasks."""
+    """The measures of one job after its last task, over the held-out (or training) images of all earlier tasks."""
     last = result["records"][-1]["probes"]
     rises = torch.cat([probe["error"] - probe["error_start"] for probe in last[:-1]])
+    seen = torch.cat([probe["seen_error"] - probe["seen_error_start"] for probe in last[:-1]])
     return {
         "reconstruction": float(rises.mean()),
         "worst_tenth": worst_tenth(rises),
+        "seen": float(seen.mean()),
         "new_task_error": float(last[-1]["error"].mean()),
         "distance": generative(result["generated"]),
         "share_of_earlier": share(result["generated"]),

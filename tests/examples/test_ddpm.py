@@ -37,7 +37,7 @@ def errors(model, split, task, probe, labels):
     """Errors of the probes, measured once more without the monitor."""
     at = probe["ids"] - sample_ids(task, torch.zeros(1), held_out=True)
     return reconstruction_error(
-        DiffusersDenoiser(model.unet, model.scheduler),
+        DiffusersDenoiser(model.network, model.scheduler),
         split.held_out.tensors[0][at],
         [100, 200, 300, 400, 500],
         0,
@@ -55,13 +55,13 @@ class Watch(Callback):
     def on_train_start(self, trainer, pl_module):
         self.weights.append([])
         self.rates.append([])
-        self.hook = pl_module.unet.conv_in.register_forward_hook(lambda *seen: self.types.add(seen[2].dtype))
+        self.hook = pl_module.network.conv_in.register_forward_hook(lambda *seen: self.types.add(seen[2].dtype))
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         self.rates[-1].append(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.weights[-1].append(pl_module.unet.conv_out.weight.detach().clone())
+        self.weights[-1].append(pl_module.network.conv_out.weight.detach().clone())
 
     def on_train_end(self, trainer, pl_module):
         self.hook.remove()
@@ -74,7 +74,7 @@ def test_the_average_of_the_weights_is_what_is_measured():
     average = watch.weights[1][0]
     for weight in watch.weights[1][1:]:
         average = 0.7 * average + 0.3 * weight
-    torch.testing.assert_close(model.unet.conv_out.weight.detach(), average)
+    torch.testing.assert_close(model.network.conv_out.weight.detach(), average)
     assert not torch.allclose(average, watch.weights[1][-1], rtol=1e-3)
     probe = monitor.history[1]["probes"][0]
     torch.testing.assert_close(
@@ -82,10 +82,11 @@ def test_the_average_of_the_weights_is_what_is_measured():
     )
 
 
-def test_the_class_conditional_model_is_found_and_measured_with_its_labels():
+@pytest.mark.parametrize("network", ["unet", "mlp"])
+def test_the_class_conditional_model_is_found_and_measured_with_its_labels(network):
     splits = tasks()
-    model, monitor = train(splits, partial(DDPM, **SMALL, classes=4), epochs=3)
-    assert find_denoiser(model).model is model.unet
+    model, monitor = train(splits, partial(DDPM, **SMALL, classes=4, network=network), epochs=3)
+    assert find_denoiser(model).model is model.network
     probe = monitor.history[1]["probes"][0]
     labels = splits[0].held_out.tensors[1]
     measured = partial(torch.allclose, probe["error"], rtol=1e-4, atol=1e-6)
@@ -107,6 +108,27 @@ def test_the_classes_condition_samples():
         model.sample(2, torch.zeros(3, dtype=torch.int64))
     plain = DDPM(**SMALL).eval()
     assert torch.equal(plain.sample(2, steps=2), plain.sample(2, labels, steps=2))
+
+
+def test_the_mlp_learns_to_denoise():
+    torch.manual_seed(0)
+    model = DDPM(4, width=64, network="mlp")
+    image = torch.rand(1, 1, 4, 4).expand(64, -1, -1, -1) * 2 - 1  # of one image only: then the noise is known
+    labels = torch.zeros(64, dtype=torch.int64)
+    assert model.loss(image, labels).item() == pytest.approx(1.0, abs=0.15)  # a prediction of zero
+    optimizer = model.configure_optimizers()
+    for _ in range(300):
+        optimizer.zero_grad()
+        model.loss(image, labels).backward()
+        optimizer.step()
+    assert sum(model.loss(image, labels).item() for _ in range(10)) / 10 < 0.1
+    assert (model.sample(64) - image).abs().mean() < 0.15
+    assert (torch.rand_like(image) * 2 - 1 - image).abs().mean() > 0.5  # by chance
+
+
+def test_an_unknown_network():
+    with pytest.raises(ValueError, match=r"unet.*mlp.*transformer"):
+        DDPM(8, network="transformer")
 
 
 def test_schedules_are_those_of_the_papers():
@@ -140,7 +162,7 @@ def test_precision_is_the_trainers(precision, expected):
 
 
 def test_levels_and_attention():
-    unet = DDPM(8, 3, 8, levels=(1, 2, 2), attention=1, layers=2).unet
+    unet = DDPM(8, 3, 8, levels=(1, 2, 2), attention=1, layers=2).network
     assert [type(block).__name__ for block in unet.down_blocks] == ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D"]
     assert [type(block).__name__ for block in unet.up_blocks] == ["UpBlock2D", "AttnUpBlock2D", "UpBlock2D"]
     assert tuple(unet.config.block_out_channels) == (8, 16, 16)

@@ -219,5 +219,5 @@ def test_presets_and_options_reach_the_training(monkeypatch, tmp_path):
     assert tiny_training["capacity"] == 7
     assert [len(split.train) for split in tiny[1]] == [32] * 5
     assert tiny[2].keywords["classes"] is None
-    unet = tiny[2]().unet
+    unet = tiny[2]().network
     assert (unet.config.sample_size, unet.config.in_channels) == (32, 3)

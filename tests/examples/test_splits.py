@@ -1,4 +1,4 @@
-"""The forecast's agreement with what was forgotten, on a history written by hand."""
+"""The tasks' data; the forecast's agreement with what was forgotten, on a history written by hand."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from scipy.stats import spearmanr
 
 pytest.importorskip("diffusers")
 
-from splits import Split, forecast_agreement
+from splits import Split, forecast_agreement, load
 
 from hopfield_replay import calibrate_beta
 from tests.functional import numpy_energy as reference
@@ -32,3 +32,11 @@ def test_agreement_is_the_rank_correlation_of_predicted_and_measured_rises():
     found = forecast_agreement(history, tasks)
     assert [r.estimate for r in found] == pytest.approx(expected)
     assert all(r.low <= r.estimate <= r.high and r.n == 10 for r in found)
+
+
+def test_seen_images_follow_the_held_out_ones():
+    images, labels = load("digits", None)
+    split = Split(images, labels, [0, 1], 100, 10, seen=7)
+    validation = torch.cat([batch[0] for batch in split.val_dataloader()])
+    assert torch.equal(validation, torch.cat([split.held_out.tensors[0], split.train.tensors[0][:7]]))
+    assert len(Split(images, labels, [0, 1], 100, 10).val_dataloader().dataset) == len(split.held_out)

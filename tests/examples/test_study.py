@@ -19,7 +19,9 @@ SETTINGS = study_job.Settings(
     train=64,
     epochs=1,
     batch_size=32,
+    network="unet",
     width=8,
+    seen=5,
     replay_ratio=0.5,
     generated=40,
     sequences={
@@ -154,11 +156,14 @@ def test_jobs_run_and_are_summed_up(tmp_path):
     probe = one["records"][1]["probes"][0]
     assert torch.equal(probe["error_start"], one["records"][0]["probes"][0]["error"])
     assert len(one["density"][0]) == len(probe["error"])
+    assert len(probe["seen_error"]) == len(probe["seen_error_start"]) == SETTINGS.seen
 
     summary = summarize(tmp_path, SETTINGS, None)
     text = markdown(summary)
     assert {(row["policy"], row["capacity"]) for row in summary["policies"]} == set(arms)
     rows = {(row["policy"], row["capacity"]): row for row in summary["policies"]}
+    trained_on = (probe["seen_error"] - probe["seen_error_start"]).mean()
+    assert rows["none", 0]["seen"]["mean"] == pytest.approx(float(trained_on), rel=1e-5)
     rise = (probe["error"] - probe["error_start"]).mean()
     assert rows["none", 0]["reconstruction"]["mean"] == pytest.approx(float(rise), rel=1e-5)
     gain, random = rows["greedy_gain", 8], rows["random", 8]
