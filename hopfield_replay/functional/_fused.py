@@ -90,10 +90,9 @@ class FusedStrips:
         self.maxima, self._totals = strip_sums(products, bias, scale, own)
         self.top = self.maxima.amax(1)
 
-    def total(self) -> Tensor:
-        """Sum of 2^(u - top) of each row, (rows,) float64."""
-        safe = self.top.masked_fill(self.top == -torch.inf, 0.0)
-        return self._totals.mul((self.maxima - safe[:, None]).exp2_()).sum(1, dtype=torch.float64)
+    def total(self, peak: Tensor) -> Tensor:
+        """Sum of 2^(u - peak) of each row, (rows,) float64, for a peak (rows,) that is finite."""
+        return self._totals.mul((self.maxima - peak[:, None]).exp2_()).sum(1, dtype=torch.float64)
 
     def scores(self, rows: Tensor, strips: Tensor) -> tuple[Tensor, Tensor]:
         """Scores of some (row, strip) pairs, (p, 128), and the columns they stand in."""

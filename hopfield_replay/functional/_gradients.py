@@ -102,7 +102,7 @@ def _to_patterns(
     for tile in tiles.tiles(shape.columns):
         ready = scores.ready(tile, masses=False)
         columns = slice(tile.start, tile.start + ready.width)
-        own = None if exclude is None else own_columns(exclude, tile)
+        own = own_columns(exclude, tile)
         if normalize and own is not None:
             rows = (own >= 0).nonzero().flatten()
             weighed[columns].index_add_(0, own[rows], -inverse_mass[rows])

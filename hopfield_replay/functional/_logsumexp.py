@@ -31,40 +31,49 @@ class Sums:
 
 
 class Accumulator:
-    """Running sums of n queries, in float64, relative to the largest score so far (in bits)."""
+    """Running sums of n queries relative to the largest score so far (in bits), of weights of the scores' dtype.
 
-    def __init__(self, x: Tensor, *, square: bool, mean: bool) -> None:
+    Sums of weights are kept in float64. The weighted sum of the patterns is kept in the dtype of the weights, in which
+    the product that adds to it is computed.
+    """
+
+    def __init__(self, x: Tensor, dtype: torch.dtype, *, square: bool, mean: bool) -> None:
         n, d = x.shape
         self.mass = x.new_zeros(n, dtype=torch.float64)
-        self.peak = torch.full_like(self.mass, -torch.inf)
+        self.lowest = torch.finfo(dtype).min  # stands for "no score": a difference to it is finite or -inf, never nan
+        self.peak = x.new_full((n,), self.lowest, dtype=dtype)
         self.total = torch.zeros_like(self.mass)
         self.square = torch.zeros_like(self.mass) if square else None
-        self.moment = x.new_zeros(n, d, dtype=torch.float64) if mean else None
+        self.moment = x.new_zeros(n, d, dtype=dtype) if mean else None
 
-    def add(self, window: slice, top: Tensor, total: Tensor, square: Tensor | None, moment: Tensor | None) -> None:
-        """Add a tile's sums of 2^(u - top), of their squares and of their products with the patterns."""
-        top = top.to(torch.float64)
+    def rise(self, window: slice, top: Tensor) -> Tensor:
+        """Take note of the largest scores (rows,) of a block; returns what its weights 2^(u - peak) are relative to."""
         peak = torch.maximum(self.peak[window], top)
-        safe = peak.masked_fill(peak == -torch.inf, 0.0)
-        old, new = (self.peak[window] - safe).exp2_(), (top - safe).exp2_()
-        self.total[window] = self.total[window] * old + total * new
-        if self.square is not None and square is not None:
-            self.square[window] = self.square[window] * old.square() + square * new.square()
-        if self.moment is not None and moment is not None:
-            self.moment[window].mul_(old[:, None]).add_(moment * new[:, None])
+        shrink = self.peak[window].to(torch.float64).sub_(peak).exp2_()
+        self.total[window] *= shrink
+        if self.square is not None:
+            self.square[window] *= shrink.square()
+        if self.moment is not None:
+            self.moment[window] *= shrink.to(peak.dtype)[:, None]
         self.peak[window] = peak
+        return peak
+
+    def empty(self) -> Tensor:
+        """Where nothing is left to sum, (n,)."""
+        return (self.mass == 0) | (self.peak == self.lowest)
 
     def finish(self, offset: Tensor, centre: Tensor) -> Sums:
         """The sums of absolute scores: ``offset`` (n,) natural logarithm and the centre (d,) put back."""
         log_mass = self.mass.log()
-        empty = (self.total == 0) | (self.mass == 0)
+        empty = self.empty()
         log_total = ((self.total.log2() + self.peak) * math.log(2)).masked_fill_(empty, -torch.inf)
         log_mean = (log_total - log_mass + offset).masked_fill_(empty, -torch.inf)
         full = self.total.masked_fill(empty, 1.0)
         concentration = None if self.square is None else (self.square / full.square()).masked_fill_(empty, 0.0)
         mean = None
         if self.moment is not None:
-            mean = self.moment.div_(full[:, None]).add_(centre).masked_fill_(empty[:, None], 0.0)
+            moment = self.moment.to(torch.float64)
+            mean = moment.div_(full[:, None]).add_(centre).masked_fill_(empty[:, None], 0.0)
         return Sums(log_mass.masked_fill_(empty, -torch.inf), log_mean, concentration, mean)
 
 

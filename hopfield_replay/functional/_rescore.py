@@ -95,21 +95,20 @@ class Best:
         exact = torch.full_like(self.values, -torch.inf, dtype=torch.float64)
         for rows, place, chosen, masses in self._chosen(patterns):
             exact[rows, place] = self._scores.exact(rows, chosen, offset) + (0.0 if masses is None else masses.log2())
-        before = sums.peak.masked_fill(sums.peak == -torch.inf, 0.0)
+        before = sums.peak.to(torch.float64)
         old = (self.values.to(torch.float64) - before[:, None]).exp2_()
         # what is left after the best is rounding where it is this small
         rest = sums.total - old.sum(1)
         kept = rest > _ROUNDING * sums.total
-        peak = torch.maximum(exact.amax(1), sums.peak.masked_fill(~kept, -torch.inf))
-        safe = peak.masked_fill(peak == -torch.inf, 0.0)
-        shrink = torch.where(kept, (before - safe).exp2_(), 0.0)
-        new = (exact - safe[:, None]).exp2_()
+        peak = torch.maximum(exact.amax(1), torch.where(kept, before, sums.lowest))
+        shrink = torch.where(kept, (before - peak).exp2_(), 0.0)
+        new = (exact - peak[:, None]).exp2_()
         sums.total = rest * shrink + new.sum(1)
         if sums.square is not None:
             left = (sums.square - old.square().sum(1)).clamp_(min=0.0)
             sums.square = left * shrink.square() + new.square().sum(1)
         if sums.moment is not None:
-            sums.moment.mul_(shrink[:, None])
+            sums.moment = sums.moment.to(torch.float64).mul_(shrink[:, None])
             change = new - old * shrink[:, None]
             for rows, place, chosen, _ in self._chosen(patterns):
                 near = chosen.to(torch.float64) - self._scores.centre
@@ -127,7 +126,8 @@ class Best:
             first, last = torch.searchsorted(sorted_indices, bounds).tolist()
             for begin in range(first, last, pairs):
                 window = slice(begin, min(begin + pairs, last))
+                pairs_here = order[window]
                 columns = sorted_indices[window] - tile.start
-                rows, place = order[window] // k, order[window] % k
+                rows, place = pairs_here // k, pairs_here % k
                 masses = None if tile.masses is None else tile.masses[columns]
                 yield rows, place, tile.patterns[columns], masses

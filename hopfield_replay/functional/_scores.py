@@ -1,7 +1,7 @@
 """Scores of queries under a tile of patterns, in units of bits and around a common centre."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -16,6 +16,7 @@ from hopfield_replay.functional.tiles import Tile
 Product = Literal["float64", "float32", "tf32", "bfloat16"]
 
 LOG2_E = 1 / math.log(2)  # scores are kept in base 2: exp2 costs a quarter of exp on the CPU
+_PIECE = 1 << 16
 STRIPS = 32  # columns of a tile of scores come in multiples of this, for maxima of strips
 
 
@@ -52,6 +53,22 @@ def exact_float32(device: torch.device, exact: bool = True) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+def pieces(points: Tensor) -> tuple[Tensor, ...]:
+    """Points (m, d), some rows at a time: what they are converted to stays in the cache."""
+    return points.split(max(1, (_PIECE if points.device.type == "cpu" else 1 << 26) // max(1, points.shape[1])))
+
+
+def by_rows(function: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
+    """One float64 number for each row of points (m, d)."""
+    return torch.cat([points.new_zeros(0, dtype=torch.float64), *map(function, pieces(points))])
+
+
+def squared_norms(points: Tensor) -> Tensor:
+    """|x|^2 of each row of points (m, d), float64."""
+    norms: Tensor = torch.linalg.vector_norm(points, dim=1, dtype=torch.float64)
+    return norms.square_()
+
+
 @dataclass(frozen=True)
 class ReadyTile:
     """Centred patterns (m, d), the same as oneDNN wants them, and the bias (m,) that no query changes."""
@@ -76,21 +93,33 @@ class Scores:
     """
 
     def __init__(
-        self, x: Tensor, centre: Tensor, beta: float, similarity: Similarity, product: Product, shape: TileShape
+        self,
+        x: Tensor,
+        centre: Tensor,
+        beta: float,
+        similarity: Similarity,
+        product: Product,
+        shape: TileShape,
+        *,
+        accurate: bool = True,
     ) -> None:
-        self.x, self.similarity, self.product, self.shape = x, similarity, product, shape
+        self.x, self.similarity, self.product = x, similarity, product
         self.beta, self.scale = beta, beta * LOG2_E
         self.dtype = torch.float64 if product == "float64" else torch.float32
+        self.smallest = math.log2(torch.finfo(self.dtype).smallest_normal)
         # rounded queries are multiplied as they are, the others after scaling, which saves a pass over the products
         self.rounded = product in ("tf32", "bfloat16")
         # the centre is rounded once: queries and patterns of any dtype are moved by the same vector
         self.centre = centre.to(self.dtype).to(torch.float64)
         n, d = x.shape
-        self._onednn = product == "float32" and x.device.type == "cpu" and _onednn.chosen(d)
+        self._onednn = product == "float32" and x.device.type == "cpu" and _onednn.chosen(d, accurate)
+        # oneDNN keeps two more copies of a tile
+        columns = max(1, shape.columns // (2 * STRIPS)) * STRIPS if self._onednn else shape.columns
+        self.shape = TileShape(shape.rows, columns)
         self.blocks = [slice(row, min(n, row + shape.rows)) for row in range(0, n, shape.rows)]
         # as large as a tile of patterns at most: otherwise each block is made anew for each tile
         self._kept = [self._block(window) for window in self.blocks] if n * d <= shape.columns * d else None
-        self._scores = torch.empty(shape.rows * shape.columns, dtype=self.dtype, device=x.device)
+        self._scores = torch.empty(shape.rows * columns, dtype=self.dtype, device=x.device)
         self._tile = torch.empty(0, dtype=self.dtype, device=x.device)
 
     def _block(self, window: slice) -> Tensor:
@@ -114,15 +143,18 @@ class Scores:
         width = len(tile.patterns)
         if self._tile.shape[0] < width:
             self._tile = torch.empty_like(tile.patterns, dtype=self.dtype)
-        centred = self._moved(tile.patterns, self._tile[:width])
-        if self.similarity == "distance":
-            bias = torch.linalg.vector_norm(centred, dim=1, dtype=torch.float64).square_().mul_(-0.5 * self.scale)
-        else:
-            # products rounded one by one (their errors average), summed in float64
-            bias = (centred * self.centre.to(self.dtype)).sum(1, dtype=torch.float64).mul_(self.scale)
+        moved, biases = [], []
+        for rows, out in zip(pieces(tile.patterns), pieces(self._tile[:width]), strict=True):
+            piece = self._moved(rows, out)  # still in the cache when its bias is computed
+            biases.append(
+                squared_norms(piece) if self.similarity == "distance" else piece.to(torch.float64) @ self.centre
+            )
+            moved.append(piece)
+        bias = torch.cat(biases).mul_(-0.5 * self.scale if self.similarity == "distance" else self.scale)
+        centred = torch.cat(moved) if self.product == "bfloat16" else self._tile[:width]
         if masses and tile.masses is not None:
             bias += tile.masses.log2()
-        return ReadyTile(tile, centred, bias, centred.to_mkldnn() if self._onednn else None)
+        return ReadyTile(tile, centred, bias.to(self.dtype), centred.to_mkldnn() if self._onednn else None)
 
     def block(self, number: int, tile: ReadyTile) -> Tensor:
         """Scores (rows, columns) of one block of queries; columns after the tile's patterns are -inf.
@@ -132,15 +164,14 @@ class Scores:
         columns = -(-tile.width // STRIPS) * STRIPS
         rows = self.blocks[number].stop - self.blocks[number].start
         scores = self._scores[: rows * columns].view(rows, columns)
-        bias = tile.bias.to(self.dtype)
         if self.rounded:
             products = self.products(number, tile, scores[:, : tile.width])
-            torch.add(bias, products, alpha=self.scale, out=scores[:, : tile.width])
+            torch.add(tile.bias, products, alpha=self.scale, out=scores[:, : tile.width])
         elif tile.converted is not None:
-            _onednn.linear(self._queries(number), tile.converted, bias, scores[:, : tile.width])
+            _onednn.linear(self._queries(number), tile.converted, tile.bias, scores[:, : tile.width])
         else:
             with exact_float32(self.x.device):
-                torch.addmm(bias, self._queries(number), tile.centred.T, out=scores[:, : tile.width])
+                torch.addmm(tile.bias, self._queries(number), tile.centred.T, out=scores[:, : tile.width])
         scores[:, tile.width :] = -torch.inf
         return scores
 
@@ -165,21 +196,21 @@ class Scores:
 
     def offset(self) -> Tensor:
         """What all scores of a query have in common, (n,) float64, as a natural logarithm."""
-        parts = [self.x.new_zeros(0, dtype=torch.float64)]
-        for window in self.blocks:
-            if self.similarity == "dot":
-                parts.append(self.x[window].to(torch.float64) @ self.centre)
-            elif self.rounded:
-                # of the rounded vector: then the error of a score shrinks with the distance, and is 0 at a pattern
-                parts.append(-0.5 * self._moved(self.x[window]).to(torch.float64).square_().sum(1))
-            else:
-                parts.append(-0.5 * (self.x[window] - self.centre).square_().sum(1))
-        return torch.cat(parts) * self.beta
+        if self.similarity == "dot":
+            return by_rows(lambda rows: rows.to(torch.float64) @ self.centre, self.x) * self.beta
+        # of the rounded vector, if rounded: then the error of a score shrinks with the distance, and is 0 at a pattern
+        return by_rows(lambda rows: squared_norms(self._near(rows)), self.x) * (-0.5 * self.beta)
+
+    def _near(self, rows: Tensor) -> Tensor:
+        return self._moved(rows) if self.rounded else rows.to(torch.float64) - self.centre
 
     def reach(self) -> float:
         """Largest beta |x - c|^2."""
-        largest = [(self.x[window] - self.centre).square_().sum(1).amax() for window in self.blocks]
-        return self.beta * float(max(largest, default=0.0))
+        if not len(self.x):
+            return 0.0
+        return self.beta * float(
+            by_rows(lambda rows: squared_norms(rows.to(torch.float64) - self.centre), self.x).amax()
+        )
 
     def exact(self, rows: Tensor, patterns: Tensor, offset: Tensor) -> Tensor:
         """Scores, in float64 and without masses, of pairs: queries ``rows`` (p,) and ``patterns`` (p, d)."""
@@ -187,7 +218,6 @@ class Scores:
         if self.similarity == "distance":
             # rounding of the differences is relative to them: nothing cancels in the sum of their squares
             dtype = torch.promote_types(torch.promote_types(queries.dtype, patterns.dtype), self.dtype)
-            between = queries.to(dtype) - patterns.to(dtype)
-            square: Tensor = torch.linalg.vector_norm(between, dim=1, dtype=torch.float64).square_()
+            square = squared_norms(queries.to(dtype).sub_(patterns.to(dtype)))
             return square.mul_(-0.5 * self.scale).sub_(offset[rows], alpha=LOG2_E)
         return self.scale * (queries.to(torch.float64) * (patterns.to(torch.float64) - self.centre)).sum(1)

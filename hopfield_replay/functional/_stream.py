@@ -66,10 +66,10 @@ def stream(
         found = patterns.centre
         centre = x.new_zeros(x.shape[1], dtype=torch.float64) if found is None else found[1]
     product = arithmetic(x, patterns, precision)
-    scores = Scores(x, centre, beta, similarity, product, TileShape.of(x))
+    rescored = BEST if product != "float64" and precision != "fast" else 0
+    scores = Scores(x, centre, beta, similarity, product, TileShape.of(x), accurate=not rescored)
     flat = sums_of_flat(scores, patterns, exclude)
     if flat is None or square or mean:
-        rescored = BEST if product != "float64" and precision != "fast" else 0
         result = sums_of(scores, patterns, exclude, square, mean, rescored)
         result = result if flat is None else replace(result, log_mean=flat.log_mean)
     else:
@@ -83,16 +83,17 @@ def sums_of(
     scores: Scores, patterns: PatternTiles, exclude: Tensor | None, square: bool, mean: bool, rescored: int
 ) -> Sums:
     """Largest score and sums relative to it, tile by tile; the ``rescored`` best are computed again in float64."""
-    sums = Accumulator(scores.x, square=square, mean=mean)
+    sums = Accumulator(scores.x, scores.dtype, square=square, mean=mean)
     best = Best(scores, rescored) if rescored else None
     fused = scores.x.device.type == "cuda" and scores.dtype == torch.float32 and not (square or mean)
     add = add_fused if fused else add_plain
     for tile in patterns.tiles(scores.shape.columns):
         ready = scores.ready(tile)
-        own = None if exclude is None else own_columns(exclude, tile)
+        own = own_columns(exclude, tile)
         sums.mass += tile_mass(tile, own)
         for number, window in enumerate(scores.blocks):
             add(scores, number, ready, None if own is None else own[window], sums, best)
+        del ready  # before the next is made
     if best is not None:
         best.correct(sums, patterns)
     return sums.finish(scores.offset(), scores.centre)
@@ -105,10 +106,10 @@ def add_fused(
     from hopfield_replay.functional._fused import FusedStrips  # imports Triton
 
     window = scores.blocks[number]
-    strips = FusedStrips(scores.products(number, tile), tile.bias.to(scores.dtype), scores.factor, own)
+    strips = FusedStrips(scores.products(number, tile), tile.bias, scores.factor, own)
     if best is not None:
         best.update(window, strips, tile.source.start)
-    sums.add(window, strips.top, strips.total(), None, None)
+    sums.total[window] += strips.total(sums.rise(window, strips.top))
 
 
 def add_plain(
@@ -124,19 +125,22 @@ def add_plain(
         strips = StridedStrips(block)
         best.update(window, strips, tile.source.start)
         top = strips.top
-    weights = block.sub_(top.masked_fill(top == -torch.inf, 0.0)[:, None]).exp2_()
-    square = moment = None
+    # the smallest normal number in place of less: numbers below it cost twice as much
+    weights = block.sub_(sums.rise(window, top)[:, None]).clamp_(min=scores.smallest).exp2_()
+    sums.total[window] += weights.sum(1)
     if sums.square is not None:
-        square = torch.linalg.vector_norm(weights, dim=1).to(torch.float64).square_()
+        sums.square[window] += torch.linalg.vector_norm(weights, dim=1).to(torch.float64).square_()
     if sums.moment is not None:
-        moment = (weights[:, : tile.width] @ tile.centred.to(weights.dtype)).to(torch.float64)
-    sums.add(window, top, weights.sum(1).to(torch.float64), square, moment)
+        sums.moment[window].addmm_(weights[:, : tile.width], tile.centred.to(weights.dtype))
 
 
-def own_columns(exclude: Tensor, tile: Tile) -> Tensor:
-    """Column of the tile that each query leaves out, (n,), -1 where that lies elsewhere."""
-    inside = exclude - tile.start
-    return torch.where((exclude >= 0) & (inside >= 0) & (inside < len(tile.patterns)), inside, -1)
+def own_columns(exclude: Tensor | None, tile: Tile) -> Tensor | None:
+    """Column of the tile that each query leaves out, (n,), -1 where that lies elsewhere; None if it is so for all."""
+    if exclude is None:
+        return None
+    own = exclude - tile.start
+    own.masked_fill_((exclude < 0) | (own < 0) | (own >= len(tile.patterns)), -1)
+    return own if bool((own >= 0).any()) else None
 
 
 def leave_out(block: Tensor, own: Tensor | None, value: float) -> None:
@@ -170,7 +174,7 @@ def sums_of_flat(scores: Scores, patterns: PatternTiles, exclude: Tensor | None)
     excess = torch.zeros_like(mass)
     for tile in patterns.tiles(scores.shape.columns):
         ready = scores.ready(tile, masses=False)
-        own = None if exclude is None else own_columns(exclude, tile)
+        own = own_columns(exclude, tile)
         mass += tile_mass(tile, own)
         for number, window in enumerate(scores.blocks):
             block = scores.block(number, ready)[:, : ready.width].div_(LOG2_E)

@@ -63,7 +63,7 @@ def responsibilities(
     level = ((sums.logsumexp - scores.offset()) * LOG2_E).masked_fill_(sums.log_mean == -torch.inf, torch.inf)
     for tile in tiles.tiles(scores.shape.columns):
         ready = scores.ready(tile)
-        own = None if arguments.exclude is None else own_columns(arguments.exclude, tile)
+        own = own_columns(arguments.exclude, tile)
         for number, window in enumerate(scores.blocks):
             block = scores.block(number, ready)
             leave_out(block, None if own is None else own[window], -torch.inf)

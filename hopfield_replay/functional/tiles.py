@@ -155,7 +155,8 @@ class _Survey:
 def _sample(patterns: Tensor) -> _Survey:
     count = len(patterns)
     sampled = patterns[:: max(1, -(-count // _SAMPLED_ROWS))]
-    centre = (count, sampled.mean(0, dtype=torch.float64)) if count else None
+    mean = sampled.mean(0, dtype=torch.promote_types(patterns.dtype, torch.float32)).to(torch.float64)
+    centre = (count, mean) if count else None
     return _Survey(count, 0, patterns.shape[1], patterns.device, patterns.dtype, centre)
 
 

@@ -26,7 +26,7 @@ from hopfield_replay.functional._logsumexp import Sums, gather
 from hopfield_replay.functional._scores import TileShape
 
 BETA = 10.0
-CPU_SIZES = {64: 100_000, 784: 20_000, 3072: 10_000, 16384: 4_000}
+CPU_SIZES = {64: 100_000, 784: 60_000, 3072: 50_000, 16384: 20_000}
 GPU_SIZES = {64: 2_000_000, 1024: 1_000_000, 3072: 500_000, 16384: 100_000}
 
 
