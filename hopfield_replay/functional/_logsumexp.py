@@ -54,7 +54,8 @@ class Accumulator:
         if self.square is not None:
             self.square[window] *= shrink.square()
         if self.moment is not None:
-            self.moment[window] *= shrink.to(peak.dtype)[:, None]
+            rows = (shrink < 1).nonzero().flatten()  # few after the first tiles
+            self.moment[window.start + rows] *= shrink[rows, None].to(peak.dtype)
         self.peak[window] = peak
         return peak
 

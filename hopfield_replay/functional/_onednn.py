@@ -16,8 +16,8 @@ _WIDEST = 4096  # timing at a larger dimension would tell the same and take long
 def chosen(d: int, accurate: bool = False) -> bool:
     """Whether to multiply vectors of dimension d with oneDNN.
 
-    It adds up products in longer runs than BLAS does: at d = 784 it errs two to three times as much. Ask for ``accurate``
-    where nothing corrects this, and such dimensions are left to BLAS.
+    It adds up products in longer runs than BLAS does: at d = 784 it errs two to three times as much. Ask for
+    ``accurate`` where nothing corrects this, and such dimensions are left to BLAS.
 
     Timed once for a dimension in a process. The two products round differently, by about 1e-7 of |x| |xi|: set the
     environment variable HOPFIELD_REPLAY_ONEDNN to 0 or 1 for results that are the same to the bit in every process.

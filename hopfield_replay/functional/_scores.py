@@ -55,7 +55,8 @@ def exact_float32(device: torch.device, exact: bool = True) -> Iterator[None]:
 
 def pieces(points: Tensor) -> tuple[Tensor, ...]:
     """Points (m, d), some rows at a time: what they are converted to stays in the cache."""
-    return points.split(max(1, (_PIECE if points.device.type == "cpu" else 1 << 26) // max(1, points.shape[1])))
+    elements = _PIECE if points.device.type == "cpu" else 1 << 26
+    return tuple(points.split(max(1, elements // max(1, points.shape[1]))))
 
 
 def by_rows(function: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
@@ -143,14 +144,12 @@ class Scores:
         width = len(tile.patterns)
         if self._tile.shape[0] < width:
             self._tile = torch.empty_like(tile.patterns, dtype=self.dtype)
-        moved, biases = [], []
+        moved, biases, distance = [], [], self.similarity == "distance"
         for rows, out in zip(pieces(tile.patterns), pieces(self._tile[:width]), strict=True):
             piece = self._moved(rows, out)  # still in the cache when its bias is computed
-            biases.append(
-                squared_norms(piece) if self.similarity == "distance" else piece.to(torch.float64) @ self.centre
-            )
+            biases.append(squared_norms(piece) * -0.5 if distance else piece.to(torch.float64) @ self.centre)
             moved.append(piece)
-        bias = torch.cat(biases).mul_(-0.5 * self.scale if self.similarity == "distance" else self.scale)
+        bias = torch.cat(biases).mul_(self.scale)
         centred = torch.cat(moved) if self.product == "bfloat16" else self._tile[:width]
         if masses and tile.masses is not None:
             bias += tile.masses.log2()

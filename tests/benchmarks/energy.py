@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hopfield_replay.functional import PatternTiles, _stream, energy, energy_and_retrieval
+from hopfield_replay.functional import PatternTiles, _onednn, _stream, energy, energy_and_retrieval
 from hopfield_replay.functional._logsumexp import Sums, gather
 from hopfield_replay.functional._scores import TileShape
 
@@ -154,13 +154,19 @@ def resident() -> dict[str, int]:
 def memory(d: int, n: int, count: int) -> dict[str, float]:
     """Peak extra megabytes at N and at 8 N."""
 
-    def in_a_process(size: int) -> float:
+    def in_a_process(size: int, onednn: str) -> float:
         command = [sys.executable, __file__, "--peak", str(d), str(n), str(size)]
-        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        environment = os.environ | {_onednn.SWITCH: onednn}
+        return float(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
 
     shape = TileShape.of(torch.empty(n, d))
     tiles = 4 * (shape.columns * d + shape.rows * shape.columns) / 2**20
-    return {"N": in_a_process(count), "8 N": in_a_process(8 * count), "a tile and its scores": tiles}
+    result = {
+        f"{name}, {product}": in_a_process(size, switch)
+        for product, switch in (("BLAS", "0"), ("oneDNN", "1"))
+        for name, size in (("N", count), ("8 N", 8 * count))
+    }
+    return result | {"two tiles and their scores": 2 * tiles, "the queries": 4 * n * d / 2**20}
 
 
 def on_rank(rank: int, d: int, n: int, count: int, rounds: int, port: int) -> None:
