@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.candidates import Candidates
-from hopfield_replay.functional import facility_location, herding, k_center, neighbour_distance, proportional
+from hopfield_replay.functional import facility_location, herding, k_center, knn_distance, proportional
 from hopfield_replay.greedy_gain import GreedyGain
 
 
@@ -140,9 +140,10 @@ class NearestNeighbour:
         """The k largest distances to the k-th nearest other candidate."""
         if len(candidates) < 2:
             return torch.arange(k)
-        return _best(
-            neighbour_distance(candidates.vectors, min(self.neighbours, len(candidates) - 1)), candidates.ids, k
-        )
+        vectors = candidates.vectors
+        own = torch.arange(len(vectors), device=vectors.device)
+        distances = knn_distance(vectors, vectors, min(self.neighbours, len(vectors) - 1), exclude=own)
+        return _best(distances, candidates.ids, k)
 
 
 class ByVectors:

@@ -10,7 +10,7 @@ from hopfield_replay.functional.forgetting import expected_rise, replay_gain, su
 from hopfield_replay.functional.likelihood import log_likelihood
 from hopfield_replay.functional.model_energy import elbo_weights, model_energy, timestep_of_beta, timesteps_between
 from hopfield_replay.functional.neighbours import knn_distance, precision_recall
-from hopfield_replay.functional.ordering import facility_location, herding, k_center, neighbour_distance
+from hopfield_replay.functional.ordering import facility_location, herding, k_center
 from hopfield_replay.functional.quotas import equal_quotas
 from hopfield_replay.functional.responsibilities import effective_patterns, responsibilities
 from hopfield_replay.functional.retrieval import fixed_points, retrieve
@@ -45,7 +45,6 @@ __all__ = [
     "log_likelihood",
     "model_energy",
     "multistep_reconstruction_error",
-    "neighbour_distance",
     "precision_recall",
     "proportional",
     "protected_energy",

@@ -86,7 +86,7 @@ def policies(options: argparse.Namespace) -> None:
         "k_center": lambda: F.k_center(old, k),
         "high_energy": lambda: before.topk(k).indices,
         "low_energy": lambda: before.topk(k, largest=False).indices,
-        "nearest_neighbour (10th, largest)": lambda: F.neighbour_distance(old, 10).topk(k).indices,
+        "nearest_neighbour (10th, largest)": lambda: F.knn_distance(old, old, 10, exclude=own).topk(k).indices,
     }
     random_arms: dict[str, Callable[[], Tensor]] = {
         f"random (mean of {draws})": lambda: F.proportional(torch.ones(count), k, uniforms()),

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hopfield_replay.functional import facility_location, herding, k_center, neighbour_distance, ordering
+from hopfield_replay.functional import facility_location, herding, k_center, knn_distance, neighbours, ordering
 
 
 @st.composite
@@ -108,19 +108,18 @@ def test_herding_of_unit_vectors_is_wellings():
 @given(clouds(), st.integers(1, 100))
 def test_neighbour_distance_is_the_sorted_distance(cloud, which):
     points, _ = cloud
-    neighbours = 1 + which % (len(points) - 1) if len(points) > 2 else 1
-    expected = [
-        sorted(distance(x, y) for j, y in enumerate(points) if j != i)[neighbours - 1] for i, x in enumerate(points)
-    ]
-    got = neighbour_distance(torch.from_numpy(points), neighbours)
+    k = 1 + which % (len(points) - 1) if len(points) > 2 else 1
+    expected = [sorted(distance(x, y) for j, y in enumerate(points) if j != i)[k - 1] for i, x in enumerate(points)]
+    got = knn_distance(torch.from_numpy(points), torch.from_numpy(points), k, exclude=torch.arange(len(points)))
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_neighbour_distance_does_not_depend_on_the_chunks(monkeypatch):
     points = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
-    whole = neighbour_distance(points, 3)
-    monkeypatch.setattr(ordering, "_CHUNK_ELEMENTS", 130)
-    torch.testing.assert_close(neighbour_distance(points, 3), whole)
+    whole = knn_distance(points, points, 3)
+    monkeypatch.setattr(neighbours, "_TILE_ELEMENTS", 130)
+    torch.testing.assert_close(knn_distance(points, points, 3), whole)
+    assert (knn_distance(points, points, 1) == 0).all()  # a sample's own copy
 
 
 @pytest.mark.parametrize("order", [k_center, facility_location, herding])
@@ -145,7 +144,7 @@ def test_other_bad_input_is_refused():
     with pytest.raises(ValueError, match="start"):
         k_center(torch.zeros(3, 2), 1, start=3)
     with pytest.raises(ValueError, match="neighbours"):
-        neighbour_distance(torch.zeros(3, 2), 3)
+        knn_distance(torch.zeros(3, 2), torch.zeros(3, 2), 3, exclude=torch.arange(3))
 
 
 @pytest.mark.parametrize("order", [k_center, facility_location, herding])
