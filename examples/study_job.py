@@ -31,6 +31,7 @@ class Settings:
         batch_size: of a task's own images.
         network: "unet" or "mlp".
         width: of the network.
+        ema_decay: of the moving average of the weights that each task ends with; None: no average.
         seen: training images of each task that are followed beside the held-out ones.
         replay_ratio: share of each batch that is replayed.
         generated: images that are sampled from the model after its last task.
@@ -43,6 +44,7 @@ class Settings:
     batch_size: int
     network: Literal["unet", "mlp"]
     width: int
+    ema_decay: float | None
     seen: int
     replay_ratio: float
     generated: int
@@ -109,6 +111,7 @@ def settings_for(
     network: Literal["unet", "mlp"],
     tasks: int,
     epochs: int | None,
+    ema_decay: float | None,
     seen: int,
     replay_ratio: float,
     generated: int,
@@ -122,6 +125,7 @@ def settings_for(
         batch_size=preset.batch_size,
         network=network,
         width=preset.width if network == "unet" else MLP_WIDTH[data],
+        ema_decay=ema_decay,
         seen=seen,
         replay_ratio=replay_ratio,
         generated=generated,
@@ -159,6 +163,7 @@ def run_job(job: Job, settings: Settings, folder: Path, data_dir: Path, accelera
         epochs=settings.epochs,
         seed=job.seed,
         accelerator=accelerator,
+        ema_decay=settings.ema_decay,
     )
     if accelerator == "gpu":
         model.to("cuda")  # the trainer has moved it back

@@ -21,6 +21,7 @@ SETTINGS = study_job.Settings(
     batch_size=32,
     network="unet",
     width=8,
+    ema_decay=None,
     seen=5,
     replay_ratio=0.5,
     generated=40,
