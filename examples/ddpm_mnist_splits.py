@@ -76,6 +76,7 @@ def main() -> None:
         epochs=epochs,
         seed=args.seed,
         accelerator=args.accelerator,
+        ema_decay=preset.ema_decay,
     )
     if args.forecast:
         (history,) = [arm["history"] for arm in arms if arm["policy"] == "none"]

@@ -31,20 +31,25 @@ from hopfield_replay.table import error_rise
 
 @dataclass(frozen=True)
 class Preset:
-    """Training images of each task, epochs of each task, batch size, model width, CPU threads."""
+    """Training images and epochs of each task, batch size, model width, decay of the weights' average, CPU threads.
+
+    The average covers the last two or three epochs. Without it the noise of the last steps is as large as the
+    difference between replay policies.
+    """
 
     train: int
     epochs: int
     batch_size: int
     width: int
+    ema_decay: float
     threads: int
 
 
 PRESETS = {
     # convolutions of 8x8 images are too small to share between threads: a busy second core would slow both down
-    "digits": Preset(train=300, epochs=20, batch_size=32, width=16, threads=1),
-    "mnist": Preset(train=2000, epochs=30, batch_size=64, width=16, threads=2),
-    "mnist28": Preset(train=5000, epochs=12, batch_size=128, width=32, threads=2),  # for a GPU
+    "digits": Preset(train=300, epochs=20, batch_size=32, width=16, ema_decay=0.95, threads=1),
+    "mnist": Preset(train=2000, epochs=30, batch_size=64, width=16, ema_decay=0.99, threads=2),
+    "mnist28": Preset(train=5000, epochs=12, batch_size=128, width=32, ema_decay=0.99, threads=2),  # for a GPU
 }
 
 

@@ -36,6 +36,13 @@ class AuditReport:
         worse: share of the samples whose error rose.
         classes: for each label the number of samples, their mean rise and the share that rose; empty without labels.
         timesteps: where the errors were measured.
+
+    Example:
+        >>> from hopfield_replay.denoisers import CallableDenoiser
+        >>> schedule = torch.linspace(0.99, 0.01, 10)
+        >>> one = CallableDenoiser(lambda x, t: torch.zeros_like(x), schedule, prediction_type="sample")
+        >>> print(audit(one, one, torch.zeros(5, 1, 2, 2)).table().splitlines()[0])
+        5 samples: reconstruction error 0 -> 0
     """
 
     errors_old: Tensor

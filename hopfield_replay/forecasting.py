@@ -72,6 +72,13 @@ class Forecast:
         sample_bytes: bytes of one old sample: as it was given in a tensor, else of its vector in float32.
         beta: inverse temperature of all energies.
         diagnosis: whether this beta can rank the old samples.
+
+    Example:
+        >>> import torch
+        >>> old = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+        >>> found = forecast(old, old[:30] + 8.0, capacities=(5, 10))
+        >>> print(found.table().splitlines()[0])
+        60 old samples, beta 3.382 (leave-one-out n_eff 5)
     """
 
     rises: Tensor

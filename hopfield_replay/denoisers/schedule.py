@@ -12,7 +12,16 @@ Prediction = Literal["epsilon", "sample", "v_prediction", "flow_prediction"]
 
 
 class Schedule(Protocol):
-    r"""The amounts a_t and s_t of :math:`x_t = a_t x_0 + s_t \epsilon`."""
+    r"""The amounts a_t and s_t of :math:`x_t = a_t x_0 + s_t \epsilon`.
+
+    Example:
+        >>> class Halves:  # any object with these two members is one
+        ...     num_timesteps = 2
+        ...     def amounts(self, timestep): return 0.5**timestep, 1 - 0.5**timestep
+        >>> from hopfield_replay.denoisers import CallableDenoiser
+        >>> CallableDenoiser(lambda x, t: x, Halves()).snr(1)
+        1.0
+    """
 
     @property
     def num_timesteps(self) -> int | None:

@@ -15,6 +15,13 @@ class ScheduledDenoiser(ABC):
     Args:
         schedule: amounts of signal and noise at each timestep.
         prediction_type: ``"epsilon"``, ``"sample"``, ``"v_prediction"`` or ``"flow_prediction"``.
+
+    Example:
+        >>> class Zero(ScheduledDenoiser):
+        ...     def predict(self, noisy, timestep, condition): return torch.zeros_like(noisy)
+        >>> from hopfield_replay.denoisers import VarianceSchedule
+        >>> Zero(VarianceSchedule(torch.tensor([0.9, 0.25])), "epsilon").predict_clean(torch.ones(1, 2), 1)  # x_t / a_t
+        tensor([[2., 2.]])
     """
 
     def __init__(self, schedule: Schedule, prediction_type: Prediction) -> None:

@@ -17,6 +17,12 @@ class Correlation:
         high: upper end.
         n: number of samples.
         confidence: coverage that the interval aims at.
+
+    Example:
+        >>> import torch
+        >>> found = spearman_interval(torch.arange(50.0), torch.arange(50.0) ** 3)
+        >>> round(found.estimate, 6), found.n, found.confidence
+        (1.0, 50, 0.95)
     """
 
     estimate: float

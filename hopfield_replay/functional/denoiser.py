@@ -12,6 +12,15 @@ class Denoiser(Protocol):
     r"""A diffusion model as a denoiser: :math:`x_t = a_t x_0 + s_t \epsilon` and an estimate of x_0 from x_t.
 
     Any object with these four members is one; it need not inherit, and num_timesteps may be a plain attribute.
+
+    Example:
+        >>> class Shrink:  # knows that the data is standard normal
+        ...     num_timesteps = 10
+        ...     def noise(self, clean, timestep, noise): return (clean + noise) / 2**0.5
+        ...     def predict_clean(self, noisy, timestep, condition=None): return noisy / 2**0.5
+        ...     def snr(self, timestep): return 1.0
+        >>> isinstance(Shrink(), Denoiser)
+        True
     """
 
     @property

@@ -117,6 +117,12 @@ def ddim_denoise(denoiser: Denoiser, noisy: Tensor, timesteps: Sequence[float], 
     Raises:
         TypeError, ValueError: as :func:`reconstruction_error`; timesteps that do not fall.
 
+    Example:
+        >>> from hopfield_replay.denoisers import CallableDenoiser
+        >>> knows = CallableDenoiser(lambda x, t: 0 * x + 3, torch.linspace(0.9, 0.1, 5), prediction_type="sample")
+        >>> ddim_denoise(knows, torch.zeros(1, 2), [4, 2, 1])  # a model of one sample, (3, 3)
+        tensor([[3., 3.]])
+
     Source: Song, Meng, Ermon, arXiv:2010.02502, equation 12 with sigma = 0.
     """
     check_denoiser(denoiser)
@@ -167,6 +173,14 @@ def multistep_reconstruction_error(
 
     Raises:
         TypeError, ValueError: as :func:`reconstruction_error`.
+
+    Example:
+        >>> from hopfield_replay.denoisers import CallableDenoiser
+        >>> knows = CallableDenoiser(lambda x, t: 0 * x + 3, torch.linspace(0.9, 0.1, 5), prediction_type="sample")
+        >>> x = torch.tensor([[3.0, 3.0], [1.0, 3.0]])
+        >>> multistep_reconstruction_error(knows, x, [4], noise_seed=0, steps=3)
+        tensor([[0.],
+                [2.]], dtype=torch.float64)
 
     Source: Song, Meng, Ermon, arXiv:2010.02502, section 5.4 (reconstruction).
     """

@@ -81,6 +81,12 @@ class EnergyPass:
         energy: (n,) float64.
         retrieval: (n, d) float64, the responsibility-weighted mean of the patterns.
         gradient: (n, d) float64, of the energy with respect to the query: x - retrieval.
+
+    Example:
+        >>> import torch
+        >>> found = energy_and_retrieval(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 0.0], [4.0, 0.0]]), beta=50.0)
+        >>> found.retrieval, found.gradient  # the nearest pattern, and away from it
+        (tensor([[0., 0.]], dtype=torch.float64), tensor([[1., 0.]], dtype=torch.float64))
     """
 
     energy: Tensor
@@ -120,7 +126,7 @@ def energy_and_retrieval(
     Example:
         >>> import torch
         >>> found = energy_and_retrieval(torch.zeros(1, 2), torch.eye(2), beta=1.0)
-        >>> found.energy.tolist(), found.retrieval.tolist(), found.gradient.tolist()
+        >>> found.energy.round(decimals=9).tolist(), found.retrieval.tolist(), found.gradient.tolist()
         ([0.5], [[0.5, 0.5]], [[-0.5, -0.5]])
 
     Source: arXiv:2008.02217, equations 2 and 3.

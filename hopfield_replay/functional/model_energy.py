@@ -28,6 +28,14 @@ def elbo_weights(denoiser: Denoiser, timesteps: Sequence[float] | Tensor) -> Ten
     Raises:
         TypeError, ValueError: no denoiser; timesteps too few, repeated, out of range or without a finite SNR.
 
+    Example:
+        >>> from hopfield_replay.denoisers import CallableDenoiser
+        >>> snr = torch.logspace(2, -2, 401, dtype=torch.float64)
+        >>> denoiser = CallableDenoiser(lambda x, t: x, snr / (1 + snr))
+        >>> weights = elbo_weights(denoiser, range(401))
+        >>> float((weights / (1 + snr) ** 2).sum().round(decimals=3))  # the integral of 1 / (1 + SNR)^2, .01 to 100
+        0.98
+
     Source: Kingma et al., arXiv:2107.00630, equation 17 (the loss as an integral over SNR).
     """
     check_denoiser(denoiser)

@@ -26,6 +26,14 @@ class Selection:
         upper_bound: no set of this size (and these quotas) is worth more.
         mean: weighted mean of ``protected`` over all targets.
         tail: weighted mean of ``protected`` over the tail, the targets most at risk.
+
+    Example:
+        >>> import torch
+        >>> found = greedy_replay_gain(torch.tensor([[3.0, 0.0, 1.5], [0.0, 3.0, 1.5]]), 2, beta=1.0)
+        >>> found.indices.tolist(), found.gains.round(decimals=3).tolist()  # first what helps both targets
+        ([2, 0], [1.833, 0.788])
+        >>> found.value <= found.upper_bound
+        True
     """
 
     indices: Tensor

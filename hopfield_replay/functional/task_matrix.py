@@ -18,6 +18,12 @@ class TaskSummary:
         forgetting_rate: mean of M[T, j] - M[j, j] over j < T: the rise since a task was learned; FR in CLoG.
         forgetting: mean of M[T, j] - min over i < T of M[i, j], over j < T: the rise since its best.
         backward_transfer: minus the forgetting rate: positive where later tasks improved earlier ones.
+
+    Example:
+        >>> import torch
+        >>> found = task_summary(torch.tensor([[1.0, torch.nan], [3.0, 2.0]]))  # task 1 went from 1 to 3
+        >>> found.forgetting_rate, found.average_final, found.average_incremental
+        (2.0, 2.5, 1.75)
     """
 
     tasks: int
