@@ -160,6 +160,8 @@ def save_tree(path: str | os.PathLike[str], tree: Any) -> None:
     partial = target.with_name(f".{uuid.uuid4().hex}.partial")  # of its own for each writer
     try:
         save_file(tensors, str(partial), metadata={_HEADER: json.dumps(outline)})
+        with open(partial, "rb+") as written:
+            os.fsync(written.fileno())  # or a power cut could leave the new name with nothing behind it
         os.replace(partial, target)
     except SafetensorError as error:
         raise OSError(f"{path} could not be written ({error}).") from error

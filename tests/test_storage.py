@@ -148,3 +148,12 @@ def test_other_files_are_refused(tmp_path):
     for name in ("text", "foreign", "cut"):
         with pytest.raises(ValueError, match=f"{name} is not a file written by hopfield-replay, or it is damaged"):
             load_tree(tmp_path / name)
+
+
+def test_what_is_written_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    done = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *args, name=name, real=real: (done.append(name), real(*args))[1])
+    save_tree(tmp_path / "a.safetensors", TREE)
+    assert done == ["fsync", "replace"]
