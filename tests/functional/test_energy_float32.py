@@ -136,3 +136,11 @@ def test_rounding_left_over_from_the_best_scores_is_no_score(beta):
     exact = energy(x, patterns, beta, exclude=own, precision="float64")
     found = energy(x, patterns, beta, exclude=own, precision="float32")
     assert (found - exact).abs().max() < 1e-8
+
+
+@pytest.mark.parametrize("precision", ["float32", "fast"])
+def test_scores_beyond_float32_are_no_scores(precision):
+    patterns = torch.tensor([[1e25], [-1e25]])
+    found = energy(torch.zeros(2, 1), patterns, 1.0, precision=precision)
+    assert (found == torch.inf).all()  # not the logarithm of the smallest float32
+    assert torch.isfinite(energy(torch.zeros(2, 1), patterns, 1.0, precision="float64")).all()
