@@ -34,6 +34,34 @@ for i, (row, strip) in enumerate(zip(rows, which)):
     torch.testing.assert_close(found[i, :width], scores[row, 128 * strip : 128 * strip + width], **close)
     assert (found[i, width:] == -torch.inf).all()
     assert columns[i, 0] == 128 * strip
+
+# the whole pass, tile by tile, as sums_of makes it on a GPU
+from hopfield_replay.functional import PatternTiles, energy
+from hopfield_replay.functional._logsumexp import Accumulator
+from hopfield_replay.functional._rescore import Best
+from hopfield_replay.functional._scores import Scores, TileShape
+from hopfield_replay.functional._stream import add_fused, own_columns, tile_mass
+x, patterns = (torch.randn(size, 8, generator=generator) for size in (40, 300))
+x[:20] = patterns[::15]
+exclude = torch.full((40,), -1)
+exclude[:10] = torch.arange(0, 150, 15)
+masses = torch.rand(300, generator=generator, dtype=torch.float64)
+for beta in (0.5, 50.0):
+    for best_kept in (0, 4):
+        tiles = PatternTiles(patterns, masses=masses)
+        scores = Scores(x, tiles.centre[1], beta, "distance", "float32", TileShape(16, 128))
+        sums = Accumulator(x, torch.float32, square=False, mean=False)
+        best = Best(scores, best_kept) if best_kept else None
+        for tile in tiles.tiles(128):
+            ready, own = scores.ready(tile), own_columns(exclude, tile)
+            sums.mass += tile_mass(tile, own)
+            for number, window in enumerate(scores.blocks):
+                add_fused(scores, number, ready, None if own is None else own[window], sums, best)
+        if best is not None:
+            best.correct(sums, tiles)
+        found = -sums.finish(scores.offset(), scores.centre).log_mean / beta
+        exact = energy(x, patterns, beta, masses=masses, exclude=exclude, precision="float64")
+        torch.testing.assert_close(found, exact, rtol=1e-5, atol=1e-5)
 """
 
 
