@@ -188,6 +188,7 @@ def main() -> None:
     parser.add_argument("--network", type=str, choices=["mlp", "unet"], default="unet", help="what is trained")
     parser.add_argument("--epochs", type=int, default=None, help="epochs for each task (default: by data)")
     parser.add_argument("--ema-decay", type=float, default=None, help="average the weights: decay in (0, 1)")
+    parser.add_argument("--gradient-clip", type=float, default=None, help="largest norm of the gradient")
     parser.add_argument("--seen", type=int, default=100, help="training images of each task that are followed")
     parser.add_argument("--replay-ratio", type=float, default=0.5, help="share of each batch that is replayed")
     parser.add_argument("--generated", type=int, default=500, help="images sampled from each trained model")
@@ -202,6 +203,8 @@ def main() -> None:
         parser.error(f"--jobs must be at least 1 and --gpu-jobs 0 to --jobs, got {args.jobs} and {args.gpu_jobs}")
     if args.ema_decay is not None and not 0.0 < args.ema_decay < 1.0:
         parser.error(f"--ema-decay must lie in (0, 1), got {args.ema_decay}")
+    if args.gradient_clip is not None and args.gradient_clip <= 0.0:
+        parser.error(f"--gradient-clip must be positive, got {args.gradient_clip}")
     if args.tasks is not None and not 2 <= args.tasks <= 10:
         parser.error(f"--tasks must be 2 to 10, got {args.tasks}")
     if args.accelerator == "gpu" and not torch.cuda.is_available():
@@ -220,6 +223,7 @@ def main() -> None:
                 tasks=TASKS[data] if args.tasks is None else args.tasks,
                 epochs=args.epochs,
                 ema_decay=args.ema_decay,
+                gradient_clip=args.gradient_clip,
                 seen=args.seen,
                 replay_ratio=args.replay_ratio,
                 generated=args.generated,

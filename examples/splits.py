@@ -200,6 +200,7 @@ def train_tasks(
     accelerator: str,
     precision: Any = "32-true",
     ema_decay: float | None = None,
+    gradient_clip: float | None = None,
     callbacks: Sequence[Callback] = (),
     logger: Logger | None = None,
 ) -> tuple[DDPM, ForgettingMonitor]:
@@ -216,6 +217,7 @@ def train_tasks(
         accelerator: of the Trainer.
         precision: of the Trainer.
         ema_decay: decay of the exponential moving average of the weights, which every task ends with; None: no average.
+        gradient_clip: largest norm of the gradient; None: as it comes.
         callbacks: for the Trainer, after the monitor.
         logger: for the Trainer; None: no logger.
 
@@ -238,6 +240,7 @@ def train_tasks(
         accelerator=accelerator,
         devices=1,
         precision=precision,
+        gradient_clip_val=gradient_clip,
         callbacks=[*averaging, monitor, *callbacks],
         logger=logger if logger is not None else False,
         enable_progress_bar=False,

@@ -32,6 +32,7 @@ class Settings:
         network: "unet" or "mlp".
         width: of the network.
         ema_decay: of the moving average of the weights that each task ends with; None: no average.
+        gradient_clip: largest norm of the gradient; None: as it comes.
         seen: training images of each task that are followed beside the held-out ones.
         replay_ratio: share of each batch that is replayed.
         generated: images that are sampled from the model after its last task.
@@ -45,6 +46,7 @@ class Settings:
     network: Literal["unet", "mlp"]
     width: int
     ema_decay: float | None
+    gradient_clip: float | None
     seen: int
     replay_ratio: float
     generated: int
@@ -112,6 +114,7 @@ def settings_for(
     tasks: int,
     epochs: int | None,
     ema_decay: float | None,
+    gradient_clip: float | None,
     seen: int,
     replay_ratio: float,
     generated: int,
@@ -126,6 +129,7 @@ def settings_for(
         network=network,
         width=preset.width if network == "unet" else MLP_WIDTH[data],
         ema_decay=ema_decay,
+        gradient_clip=gradient_clip,
         seen=seen,
         replay_ratio=replay_ratio,
         generated=generated,
@@ -164,6 +168,7 @@ def run_job(job: Job, settings: Settings, folder: Path, data_dir: Path, accelera
         seed=job.seed,
         accelerator=accelerator,
         ema_decay=settings.ema_decay,
+        gradient_clip=settings.gradient_clip,
     )
     if accelerator == "gpu":
         model.to("cuda")  # the trainer has moved it back

@@ -22,6 +22,7 @@ SETTINGS = study_job.Settings(
     network="unet",
     width=8,
     ema_decay=None,
+    gradient_clip=1.0,
     seen=5,
     replay_ratio=0.5,
     generated=40,
