@@ -39,7 +39,7 @@ class EnergySelectionStrategy(ExemplarsSelectionStrategy):  # type: ignore[misc]
     Example:
         >>> from avalanche.benchmarks.utils import make_avalanche_dataset
         >>> from torch.utils.data import TensorDataset
-        >>> data = make_avalanche_dataset(TensorDataset(torch.tensor([[0.0], [0.1], [9.0]])))
+        >>> data = make_avalanche_dataset(TensorDataset(torch.tensor([[0.0], [1.0], [3.0]])))
         >>> EnergySelectionStrategy("high_energy", beta=1.0).make_sorted_indices(None, data)
         [2, 0, 1]
     """

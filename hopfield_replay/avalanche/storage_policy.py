@@ -54,7 +54,7 @@ class EnergyPrioritizedBuffer(BalancedExemplarsBuffer):  # type: ignore[misc]  #
         >>> from avalanche.benchmarks.utils import make_avalanche_dataset
         >>> from torch.utils.data import TensorDataset
         >>> policy = EnergyPrioritizedBuffer(2, policy="high_energy", beta=1.0)
-        >>> policy.update_from_dataset(make_avalanche_dataset(TensorDataset(torch.tensor([[0.0], [0.1], [9.0]]))))
+        >>> policy.update_from_dataset(make_avalanche_dataset(TensorDataset(torch.tensor([[0.0], [1.0], [3.0]]))))
         >>> len(policy.buffer), policy.memory.ids.tolist()
         (2, [2, 0])
     """
