@@ -203,6 +203,8 @@ def main() -> None:
         parser.error(f"--jobs must be at least 1 and --gpu-jobs 0 to --jobs, got {args.jobs} and {args.gpu_jobs}")
     if args.ema_decay is not None and not 0.0 < args.ema_decay < 1.0:
         parser.error(f"--ema-decay must lie in (0, 1), got {args.ema_decay}")
+    if args.seen < 0:
+        parser.error(f"--seen must be 0 or more, got {args.seen}")
     if args.gradient_clip is not None and args.gradient_clip <= 0.0:
         parser.error(f"--gradient-clip must be positive, got {args.gradient_clip}")
     if args.tasks is not None and not 2 <= args.tasks <= 10:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hopfield_replay.functional.neighbours import knn_distance
 from hopfield_replay.storage import load_tree, save_tree
+from hopfield_replay.tracker import sample_ids
 
 NEIGHBOUR = 10  # the density control is the distance to this neighbour
 MLP_WIDTH = {"digits": 256, "mnist": 384, "mnist28": 1024}
@@ -144,10 +145,17 @@ def generate(model: DDPM, count: int) -> Tensor:
     return ((images + 1) * 127.5).round().to("cpu", torch.uint8)
 
 
-def log_density(split: Split) -> Tensor:
-    """Logarithm of the distance of each held-out image to its k-th neighbour among its own task's training images."""
+def positions(probe: dict[str, Any]) -> Tensor:
+    """Where the probes stand in their task's validation data, (n,), rising: the held-out images first."""
+    found: Tensor = probe["ids"] - sample_ids(probe["task"], torch.zeros(1), held_out=True)
+    return found
+
+
+def log_density(split: Split, probe: dict[str, Any]) -> Tensor:
+    """Logarithm of the distance of each held-out probe to its k-th neighbour among its own task's training images."""
     held_out, train = (dataset.tensors[0].flatten(1) for dataset in (split.held_out, split.train))
-    return knn_distance(held_out, train, NEIGHBOUR).log()
+    at = positions(probe)
+    return knn_distance(held_out[at[at < len(held_out)]], train, NEIGHBOUR).log()
 
 
 def run_job(job: Job, settings: Settings, folder: Path, data_dir: Path, accelerator: str) -> float:
@@ -179,7 +187,7 @@ def run_job(job: Job, settings: Settings, folder: Path, data_dir: Path, accelera
         "seconds": seconds,
         "device": torch.cuda.get_device_name() if accelerator == "gpu" else "cpu",
         "records": [lean(record, tasks) for record in monitor.history],
-        "density": [log_density(split) for split in tasks],
+        "density": [log_density(split, monitor.history[task]["probes"][task]) for task, split in enumerate(tasks)],
         "generated": generated,
     }
     save_tree(folder / job.file, result)
@@ -193,7 +201,7 @@ def lean(record: dict[str, Any], tasks: Sequence[Split]) -> dict[str, Any]:
     """
     probes = []
     for probe in record["probes"]:
-        count = len(tasks[probe["task"]].held_out)
+        count = int((positions(probe) < len(tasks[probe["task"]].held_out)).sum())
         found = {"task": probe["task"]}
         for name, value in probe.items():
             if name.startswith(("energy", "error")):

@@ -12,7 +12,10 @@ import study_job
 import study_statistics as statistics
 import torch
 from scipy.stats import spearmanr
+from splits import Split
 from study_report import capacity_text, draw_correlations, draw_policies, markdown, summarize
+
+from hopfield_replay.tracker import sample_ids
 
 SETTINGS = study_job.Settings(
     data="digits",
@@ -184,3 +187,22 @@ def test_no_job_begins_after_the_deadline(tmp_path):
     args = SimpleNamespace(accelerator="cpu", jobs=1, gpu_jobs=None, data_dir=None)
     assert study.run_all([queue], args, -math.inf) == []
     assert len(queue) == 1
+
+
+def test_probes_are_told_apart_by_their_ids():
+    images, labels = study_job.images_of("digits", None)
+    split = Split(images, labels, [0, 1], 100, 10, seen=30)
+    count = len(split.held_out)
+    at = torch.tensor([0, 3, count - 1, count, count + 29])  # some of the validation data, as with fewer probes
+    errors = torch.rand(5, 2, generator=torch.Generator().manual_seed(0))
+    probe = {"task": 0, "ids": sample_ids(0, at, held_out=True), "error": errors, "energy": errors[:, 0]}
+    record = {"task": 0, "beta": 1.0, "n_eff": 5.0, "replayed": 0, "timesteps": [1, 2], "probes": [probe]}
+    (found,) = study_job.lean(record, [split])["probes"]
+    torch.testing.assert_close(found["error"], errors[:3].mean(1))
+    torch.testing.assert_close(found["seen_error"], errors[3:].mean(1))
+    expected = np.linalg.norm(
+        split.held_out.tensors[0][at[:3], None].numpy() - split.train.tensors[0][None].numpy(), axis=(3, 4)
+    )[:, :, 0]
+    np.testing.assert_allclose(
+        study_job.log_density(split, probe), np.log(np.sort(expected, 1)[:, study_job.NEIGHBOUR - 1]), rtol=1e-5
+    )
