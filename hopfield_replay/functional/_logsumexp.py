@@ -59,14 +59,10 @@ class Accumulator:
         self.peak[window] = peak
         return peak
 
-    def empty(self) -> Tensor:
-        """Where nothing is left to sum, (n,)."""
-        return (self.mass == 0) | (self.peak == self.lowest)
-
     def finish(self, offset: Tensor, centre: Tensor) -> Sums:
         """The sums of absolute scores: ``offset`` (n,) natural logarithm and the centre (d,) put back."""
         log_mass = self.mass.log()
-        empty = self.empty()
+        empty = (self.mass == 0) | (self.peak == self.lowest)
         log_total = ((self.total.log2() + self.peak) * math.log(2)).masked_fill_(empty, -torch.inf)
         log_mean = (log_total - log_mass + offset).masked_fill_(empty, -torch.inf)
         full = self.total.masked_fill(empty, 1.0)

@@ -38,3 +38,11 @@ def test_timing_is_done_once_and_can_be_switched_off(monkeypatch):
     monkeypatch.setenv(_onednn.SWITCH, "yes")
     with pytest.raises(ValueError, match="'yes'"):
         _onednn.chosen(16)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+def test_large_dimensions_are_left_to_blas_where_nothing_corrects_the_error(monkeypatch):
+    monkeypatch.setenv(_onednn.SWITCH, "1")
+    assert _onednn.chosen(784)
+    assert not _onednn.chosen(784, accurate=True)
+    assert _onednn.chosen(256, accurate=True)
