@@ -26,7 +26,16 @@ from study_report import draw_correlations, draw_policies, markdown, summarize
 from tqdm.auto import tqdm
 
 MAIN = ["none", "random", "high_energy", "greedy_gain"]
-OTHERS = ["low_energy", "reservoir", "proportional", "nearest_neighbour", "k_center", "facility_location", "herding"]
+OTHERS = [
+    "low_energy",
+    "high_rise",
+    "reservoir",
+    "proportional",
+    "nearest_neighbour",
+    "k_center",
+    "facility_location",
+    "herding",
+]
 OTHERS += ["high_loss"]
 TASKS = {"digits": 5, "mnist": 2, "mnist28": 2}
 CAPACITIES = {"digits": [20, 50, 100, 150], "mnist": [20, 100, 500], "mnist28": [100, 500]}

@@ -27,6 +27,12 @@ class Candidates:
         beta: inverse temperature of the energies.
         similarity: of the energies.
         places: how many samples share the replay, >= 1.
+
+    Example:
+        >>> c = Candidates(ids=torch.tensor([7, 9]), tasks=torch.tensor([0, 1]), energies=torch.tensor([1.0, 2.0]),
+        ...     vectors=torch.eye(2), keys=torch.rand(2))
+        >>> len(c), c.pick(torch.tensor([1])).ids
+        (2, tensor([9]))
     """
 
     ids: Tensor

@@ -60,12 +60,10 @@ class GreedyGain:
     ) -> None:
         if objective not in ("mean", "tail", "blend"):
             raise ValueError(f'objective must be "mean", "tail" or "blend", got {objective!r}.')
-        if isinstance(oversample, bool) or not isinstance(oversample, int) or oversample < 1:
-            raise ValueError(f"oversample must be a whole number >= 1, got {oversample!r}.")
         replay_mass(1, replay_ratio)  # checks the range
         self.replay_ratio = replay_ratio
         self.tail_weight = {"mean": 0.0, "tail": 1.0, "blend": 0.5}[objective]
-        self.oversample = oversample
+        self.oversample = check_oversample(oversample)
 
     def select(self, candidates: Candidates, k: int) -> Tensor:
         """The greedy set of size k, best first."""
@@ -116,6 +114,13 @@ class GreedyGain:
             tighten=tighten,
         )
         return replace(found, indices=by_id[found.indices])
+
+
+def check_oversample(oversample: int) -> int:
+    """Return how many candidates for each place are set aside; a whole number >= 1."""
+    if isinstance(oversample, bool) or not isinstance(oversample, int) or oversample < 1:
+        raise ValueError(f"oversample must be a whole number >= 1, got {oversample!r}.")
+    return oversample
 
 
 def _whole(count: int) -> Selection:

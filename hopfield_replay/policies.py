@@ -8,12 +8,24 @@ from torch import Tensor
 
 from hopfield_replay.candidates import Candidates
 from hopfield_replay.functional import facility_location, herding, k_center, knn_distance, proportional
-from hopfield_replay.greedy_gain import GreedyGain
+from hopfield_replay.greedy_gain import GreedyGain, check_oversample
 
 
 @runtime_checkable
 class Policy(Protocol):
-    """Anything with this method is a policy."""
+    """Anything with this method is a policy.
+
+    Three more attributes are read where they exist: ``oversample`` (a number; how many candidates for each place are
+    set aside until the next task is known), ``needs_losses`` and ``needs_weights`` (bool; fills these of the
+    candidates).
+
+    Example:
+        >>> class Newest:
+        ...     def select(self, candidates: Candidates, k: int) -> Tensor:
+        ...         return candidates.ids.argsort(descending=True)[:k]
+        >>> isinstance(Newest(), Policy)
+        True
+    """
 
     def select(self, candidates: Candidates, k: int) -> Tensor:
         """Positions (k,) of the candidates to keep, int64, distinct, best first; 1 <= k <= len(candidates).
@@ -36,7 +48,6 @@ class HighEnergy:
     Redundant and class-skewed when used alone; quotas (``groups="label"``) help. A baseline to measure others against.
 
     Example:
-        >>> import torch
         >>> c = Candidates(torch.arange(3), torch.zeros(3), torch.tensor([1.0, 3.0, 2.0]), torch.eye(3), torch.rand(3))
         >>> HighEnergy().select(c, 2)
         tensor([1, 2])
@@ -51,7 +62,6 @@ class LowEnergy:
     """Keep the most typical samples: the lowest leave-one-out energies.
 
     Example:
-        >>> import torch
         >>> c = Candidates(torch.arange(3), torch.zeros(3), torch.tensor([1.0, 3.0, 2.0]), torch.eye(3), torch.rand(3))
         >>> LowEnergy().select(c, 2)
         tensor([0, 2])
@@ -62,11 +72,47 @@ class LowEnergy:
         return _best(-candidates.energies, candidates.ids, k)
 
 
+class HighRise:
+    r"""Keep the samples whose energy the next task raises most: :math:`E_{new}(x) - E_{old}(x)`.
+
+    The rise is what a model's forgetting follows, but the samples that rise most are often near each other, and one
+    replayed sample protects its neighbours too. A baseline for :class:`GreedyGain`, which counts that. While the next
+    task is unknown, all samples count as equally far from it, so that the lowest energies rise most; ``oversample``
+    times as many as there are places are set aside until it is known.
+
+    Args:
+        oversample: how many candidates for each place stay until the next task is known, >= 1; 1: no second phase.
+
+    Raises:
+        ValueError: ``oversample`` out of range.
+
+    Example:
+        >>> c = Candidates(torch.arange(3), torch.zeros(3), torch.tensor([1.0, 3.0, 2.0]), torch.eye(3), torch.rand(3),
+        ...     next_energies=torch.tensor([4.0, 4.0, 8.0]))
+        >>> HighRise().select(c, 2)  # they rise by 3, 1 and 6
+        tensor([2, 0])
+    """
+
+    def __init__(self, oversample: int = 4) -> None:
+        self.oversample = check_oversample(oversample)
+
+    def select(self, candidates: Candidates, k: int) -> Tensor:
+        """The k largest rises; one that is not finite comes first."""
+        if candidates.next_energies is None:
+            return _best(-candidates.energies, candidates.ids, k)
+        return _best((candidates.next_energies - candidates.energies).nan_to_num(nan=0.0), candidates.ids, k)
+
+
 class Random:
     """Keep a uniform sample, without replacement, of everything that was ever offered.
 
     Each id has one random key for good; the largest keys stay. So the choice is uniform over a stream of any length in
     bounded memory, whatever the order and the batches it arrives in.
+
+    Example:
+        >>> c = Candidates(torch.arange(3), torch.zeros(3), torch.zeros(3), torch.eye(3), torch.tensor([0.2, 0.9, 0.6]))
+        >>> Random().select(c, 2)
+        tensor([1, 2])
 
     Source: Efraimidis and Spirakis, "Weighted random sampling with a reservoir" (2006), with equal weights.
     """
@@ -81,6 +127,11 @@ class Reservoir(Random):
 
     Equal in distribution to :class:`Random`, which is already a reservoir; another draw for the same seed, but not an
     independent one.
+
+    Example:
+        >>> c = Candidates(torch.arange(3), torch.zeros(3), torch.zeros(3), torch.eye(3), torch.tensor([0.2, 0.9, 0.6]))
+        >>> Reservoir().select(c, 2)
+        tensor([0, 1])
     """
 
     def select(self, candidates: Candidates, k: int) -> Tensor:
@@ -92,6 +143,11 @@ class Proportional:
     r"""Keep samples at random, without replacement, with chances that grow with the energy (Gumbel top-k).
 
     Weights are :math:`w_i = E_i - \min_j E_j` plus a hundredth of their mean, so that the lowest energy keeps a chance.
+
+    Example:
+        >>> c = Candidates(torch.arange(3), torch.zeros(3), torch.tensor([0.0, 9.0, 9.0]), torch.eye(3), torch.rand(3))
+        >>> len(Proportional().select(c, 2))
+        2
 
     Source: Kool, van Hoof, Welling, arXiv:1903.06059.
     """
@@ -112,6 +168,12 @@ class HighLoss:
     The loss-aware reservoir: over a stream each sample's random key stays, so the choice does not depend on batches.
     Losses of 0 or below are drawn last.
 
+    Example:
+        >>> c = Candidates(torch.arange(3), torch.zeros(3), torch.zeros(3), torch.eye(3), torch.rand(3),
+        ...     losses=torch.tensor([0.0, 0.7, 0.4]))
+        >>> HighLoss().select(c, 2).sort().values
+        tensor([1, 2])
+
     Source: Buzzega et al., arXiv:2010.05595 (loss-aware reservoir sampling), drawn by Gumbel top-k.
     """
 
@@ -129,6 +191,12 @@ class NearestNeighbour:
 
     Args:
         neighbours: k, >= 1.
+
+    Example:
+        >>> vectors = torch.tensor([[0.0], [0.1], [5.0]])
+        >>> c = Candidates(torch.arange(3), torch.zeros(3), torch.zeros(3), vectors, torch.rand(3))
+        >>> NearestNeighbour(1).select(c, 1)
+        tensor([2])
     """
 
     def __init__(self, neighbours: int = 10) -> None:
@@ -151,6 +219,12 @@ class ByVectors:
 
     Args:
         order: maps vectors (n, d) and k to positions (k,), best first.
+
+    Example:
+        >>> vectors = torch.tensor([[0.0], [0.1], [5.0]])
+        >>> c = Candidates(torch.arange(3), torch.zeros(3), torch.zeros(3), vectors, torch.rand(3))
+        >>> ByVectors(k_center).select(c, 2).sort().values
+        tensor([1, 2])
     """
 
     def __init__(self, order: Callable[[Tensor, int], Tensor]) -> None:
@@ -163,7 +237,16 @@ class ByVectors:
 
 
 class Balanced:
-    """Another policy within each task or label, in equal shares, taken in turns; see :func:`balanced`."""
+    """Another policy within each task or label, in equal shares, taken in turns; see :func:`balanced`.
+
+    Args:
+        policy: an object with ``select``.
+        by: ``"task"`` or ``"label"``.
+
+    Example:
+        >>> Balanced(Random(), by="task").by
+        'task'
+    """
 
     def __init__(self, policy: "Policy", by: Literal["task", "label"]) -> None:
         self.policy = policy
@@ -198,7 +281,6 @@ def balanced(policy: "str | Policy", by: Literal["task", "label"] = "label") -> 
         ValueError: another ``by``, or an unknown policy.
 
     Example:
-        >>> import torch
         >>> c = Candidates(torch.arange(4), torch.zeros(4), torch.tensor([9.0, 8.0, 7.0, 1.0]), torch.eye(4),
         ...     torch.rand(4), labels=torch.tensor([0, 0, 0, 1]))
         >>> balanced("high_energy", by="label").select(c, 2)
@@ -214,6 +296,7 @@ _POLICIES: dict[str, Callable[[], "Policy"]] = {
     "greedy_gain": GreedyGain,
     "high_energy": HighEnergy,
     "low_energy": LowEnergy,
+    "high_rise": HighRise,
     "random": Random,
     "reservoir": Reservoir,
     "proportional": Proportional,
@@ -229,9 +312,16 @@ POLICIES = tuple(_POLICIES)
 def as_policy(policy: str | Policy) -> Policy:
     """Return the policy of this name, or the object itself if it has ``select``.
 
+    Args:
+        policy: one of ``POLICIES``, or an object with ``select``.
+
     Raises:
         ValueError: an unknown name.
         TypeError: an object without ``select``.
+
+    Example:
+        >>> type(as_policy("high_rise")).__name__
+        'HighRise'
     """
     if isinstance(policy, str):
         if policy not in _POLICIES:

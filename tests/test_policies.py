@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chisquare, kstest
+from scipy.stats import chisquare
 
 from hopfield_replay import EnergyReplayBuffer, balanced
 from hopfield_replay.candidates import Candidates, sample_keys
-from hopfield_replay.policies import POLICIES, HighEnergy, NearestNeighbour, Policy, Random, as_policy
+from hopfield_replay.policies import POLICIES, HighEnergy, HighRise, NearestNeighbour, Policy, Random, as_policy
 
 
 def candidates(n=20, seed=0, ids=None, energies=None, key_seed=0):
@@ -30,35 +30,6 @@ def candidates(n=20, seed=0, ids=None, energies=None, key_seed=0):
 def shuffled(c, seed=7):
     order = torch.randperm(len(c), generator=torch.Generator().manual_seed(seed))
     return c.pick(order)
-
-
-def key(sample_id, seed):
-    """SplitMix64's mixing function twice, in Python's whole numbers."""
-    mask = (1 << 64) - 1
-
-    def mix(z):
-        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
-        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
-        return z ^ (z >> 31)
-
-    golden = 0x9E3779B97F4A7C15
-    mixed = mix((mix((sample_id + golden) & mask) + seed * golden) & mask)
-    return ((mixed >> 11) + 0.5) / 2**53
-
-
-@pytest.mark.parametrize("seed", [0, 1, 12345, -2])
-def test_keys_are_those_of_the_mixing_function(seed):
-    ids = [0, 1, 2, (3 << 40) + 5, (3 << 40) + (1 << 39) + 5, 2**62, 17]
-    assert sample_keys(torch.tensor(ids), seed).tolist() == [key(i, seed % 2**64) for i in ids]
-
-
-def test_keys_are_uniform_and_unrelated_between_neighbours_and_seeds():
-    ids = torch.arange(20000) + (2 << 40)
-    keys, others = sample_keys(ids, 0).numpy(), sample_keys(ids, 1).numpy()
-    assert kstest(keys, "uniform").pvalue > 0.01
-    assert abs(np.corrcoef(keys, others)[0, 1]) < 0.03
-    assert abs(np.corrcoef(keys[1:], keys[:-1])[0, 1]) < 0.03
-    assert 0.0 < keys.min() < keys.max() < 1.0
 
 
 @pytest.mark.parametrize("name", ["high_energy", "low_energy"])
@@ -128,6 +99,36 @@ def test_proportional_picks_first_in_proportion_to_its_weights(energies):
 def test_proportional_with_no_finite_energy_is_uniform():
     pool = candidates(6, energies=torch.full((6,), torch.inf, dtype=torch.float64))
     assert torch.equal(as_policy("proportional").select(pool, 3), Random().select(pool, 3))
+
+
+def test_high_rise_keeps_what_the_next_task_raises_most():
+    pool = candidates()
+    alone = as_policy("high_rise").select(pool, 20)
+    assert torch.equal(alone, as_policy("low_energy").select(pool, 20))  # the next task is unknown: a far one
+    after = torch.from_numpy(np.random.default_rng(3).normal(size=20))
+    after[4], after[9] = torch.inf, torch.inf
+    rises = [
+        (-(float(new) - float(old)), int(i), n)
+        for n, (new, old, i) in enumerate(zip(after, pool.energies, pool.ids, strict=True))
+    ]
+    expected = [n for _, _, n in sorted(rises)]
+    known = replace(pool, next_energies=after)
+    assert as_policy("high_rise").select(known, 7).tolist() == expected[:7]
+    assert set(expected[:2]) == {4, 9}
+
+
+def test_high_rise_waits_for_the_next_task():
+    old = torch.tensor([[0.0], [0.2], [0.4], [9.0], [9.2], [9.4]])
+    buffer = EnergyReplayBuffer(2, "high_rise")
+    buffer.update(old, old, ids=torch.arange(6), task=0)
+    buffer.refine(torch.tensor([[0.1], [0.3]]))  # the new task lies on the first three: the others rise
+    assert set(buffer.ids.tolist()) <= {3, 4, 5}
+
+
+@pytest.mark.parametrize("oversample", [0, 1.5, True])
+def test_high_rise_checks_its_reserve(oversample):
+    with pytest.raises(ValueError, match="oversample must be a whole number >= 1"):
+        HighRise(oversample)
 
 
 def test_names_and_objects():

@@ -2,17 +2,14 @@
 
 import io
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingTracker, GreedyGain, TaskSource, balanced
-from hopfield_replay.choice import place_in_group, weigh
 from tests.functional import numpy_energy as reference
 from tests.test_nested import same
-from tests.test_policies import candidates
 
 BETA = 0.5
 
@@ -360,26 +357,3 @@ def test_draws_follow_the_priorities(sampling):
     share = 1 / np.array(rank)
     counts = buffer.draw(12000).bincount(minlength=6).numpy()
     assert chisquare(counts, 12000 * share / share.sum()).pvalue > 0.01
-
-
-# -- parts
-
-
-def test_weights_go_to_the_nearest_of_the_group_that_stays():
-    pool = candidates(6, ids=torch.arange(6))
-    vectors = torch.tensor([[0.0], [1.0], [1.1], [5.0], [5.1], [0.9]])
-    pool = replace(pool, vectors=vectors, tasks=torch.tensor([0, 0, 1, 1, 0, 1]))
-    alone = weigh(pool, torch.tensor([3, 1]), None)
-    assert alone.weights.tolist() == [0.0, 4.0, 0.0, 2.0, 0.0, 0.0]
-    grouped = weigh(alone, torch.tensor([3, 1]), "task")
-    assert grouped.weights.tolist() == [0.0, 4.0, 0.0, 2.0, 0.0, 0.0]
-    assert weigh(pool, torch.tensor([3, 1]), "task").weights.tolist() == [0.0, 3.0, 0.0, 3.0, 0.0, 0.0]
-
-
-def test_identical_samples_keep_their_own_weight():
-    pool = candidates(5, ids=torch.arange(5))  # all vectors are 0
-    assert weigh(pool, torch.tensor([4, 2, 3]), None).weights.tolist() == [0.0, 0.0, 1.0, 1.0, 3.0]
-
-
-def test_places_in_groups():
-    assert place_in_group(torch.tensor([1, 0, 1, 1, 0, 2])).tolist() == [1, 1, 2, 3, 2, 1]

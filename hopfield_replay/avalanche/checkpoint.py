@@ -25,6 +25,18 @@ def save_checkpoint(strategy: Any, path: str | os.PathLike[str]) -> None:
     Args:
         strategy: any strategy, between two experiences.
         path: file to write.
+
+    Example:
+        >>> import tempfile
+        >>> from avalanche.training import Naive
+        >>> from hopfield_replay.avalanche import loss_evaluator
+        >>> model = torch.nn.Linear(2, 2)
+        >>> sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> strategy = Naive(model=model, optimizer=sgd, evaluator=loss_evaluator)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_checkpoint(strategy, f"{folder}/run.pkl")
+        ...     os.listdir(folder)
+        ['run.pkl']
     """
     target = Path(path)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")

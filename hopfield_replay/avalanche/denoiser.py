@@ -73,6 +73,13 @@ def denoising_loss(output: Tensor, target: Tensor) -> Tensor:
     Args:
         output: (n, 2, *shape), prediction and what should have been predicted.
         target: ignored; criteria take two arguments.
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> float(denoising_loss(torch.tensor([[[1.0], [3.0]]]), torch.zeros(1)))
+        4.0
     """
     return nn.functional.mse_loss(output[:, 0], output[:, 1])
 

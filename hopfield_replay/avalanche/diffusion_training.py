@@ -41,6 +41,15 @@ class DiffusionTraining(SupervisedTemplate):  # type: ignore[misc]  # avalanche 
 
     Raises:
         ValueError: a scheduler that cannot be trained with; a network with a condition that is no class label.
+
+    Example:
+        >>> from diffusers import DDPMScheduler, UNet2DModel
+        >>> unet = UNet2DModel(8, 1, 1, block_out_channels=(4, 8), norm_num_groups=2, layers_per_block=1,
+        ...     down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)
+        >>> adam = torch.optim.Adam(unet.parameters(), lr=1e-3)
+        >>> strategy = DiffusionTraining(model=unet, scheduler=DDPMScheduler(), optimizer=adam, train_mb_size=32)
+        >>> strategy.denoiser.num_timesteps  # strategy.train(experience) for each experience of a stream
+        1000
     """
 
     def __init__(

@@ -17,6 +17,11 @@ def loss_evaluator(*metrics: Any, loggers: Sequence[Any] | None = None) -> Any:
 
     Returns:
         An EvaluationPlugin with the loss of each epoch, experience and stream.
+
+    Example:
+        >>> from hopfield_replay.avalanche import IntrinsicForgetting
+        >>> str(loss_evaluator(IntrinsicForgetting()).metrics[-1])
+        'IntrinsicForgetting'
     """
     return EvaluationPlugin(
         loss_metrics(epoch=True, experience=True, stream=True),

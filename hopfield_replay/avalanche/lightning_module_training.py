@@ -40,6 +40,12 @@ class LightningModuleTraining(SupervisedTemplate):  # type: ignore[misc]  # aval
         TypeError: a model that is no LightningModule.
         MisconfigurationException: manual optimisation, several optimizers, a scheduler that needs a monitored value, or
             a training step without a loss.
+
+    Example:
+        >>> from lightning.pytorch.demos.boring_classes import BoringModel
+        >>> strategy = LightningModuleTraining(model=BoringModel(), to_batch=lambda minibatch: minibatch[0])
+        >>> type(strategy.optimizer).__name__  # the module's own; strategy.train(experience) for each experience
+        'SGD'
     """
 
     def __init__(

@@ -123,6 +123,11 @@ class IntrinsicForgetting(_Rise):
     Raises:
         ValueError: a beta or similarity out of range.
 
+    Example:
+        >>> from avalanche.logging import InteractiveLogger
+        >>> from avalanche.training.plugins import EvaluationPlugin
+        >>> evaluator = EvaluationPlugin(IntrinsicForgetting(beta=8.0), loggers=[InteractiveLogger()])
+
     Source: Takeda, Oizumi, Karakida, arXiv:2605.27975.
     """
 
@@ -215,6 +220,12 @@ class ReconstructionForgetting(_Rise):
 
     Raises:
         ValueError: no timesteps; on evaluation: no denoiser is found.
+
+    Example:
+        >>> from avalanche.logging import InteractiveLogger
+        >>> from avalanche.training.plugins import EvaluationPlugin
+        >>> metric = ReconstructionForgetting(timesteps=[100, 300, 500])
+        >>> evaluator = EvaluationPlugin(metric, loggers=[InteractiveLogger()])
     """
 
     def __init__(

@@ -34,6 +34,15 @@ class ReplayMinibatchLoader:
 
     Attributes:
         replayed: number of replayed samples at the end of the last minibatch.
+
+    Example:
+        >>> import torch
+        >>> from avalanche.benchmarks.utils import as_classification_dataset, make_avalanche_dataset
+        >>> from torch.utils.data import TensorDataset
+        >>> data = make_avalanche_dataset(TensorDataset(torch.rand(10, 4), torch.zeros(10, dtype=torch.int64)))
+        >>> loader = ReplayMinibatchLoader(data, EnergyReplayBuffer(5), replay_ratio=0.5, seed=0, batch_size=5)
+        >>> [len(x) for x, *_ in loader]  # nothing has been kept yet
+        [5, 5]
     """
 
     def __init__(

@@ -11,6 +11,11 @@ class WandBLogger(UpstreamLogger):  # type: ignore[misc]  # avalanche is untyped
 
     Upstream's fails with an AttributeError at ``wandb.util.generate_id`` and at ``wandb.viz``, which wandb 0.31 no
     longer has. Takes upstream's arguments; ``params={"mode": "offline"}`` logs without a connection.
+
+    Example:
+        >>> from avalanche.logging import WandBLogger as Upstream
+        >>> issubclass(WandBLogger, Upstream)
+        True
     """
 
     def import_wandb(self) -> None:

@@ -31,6 +31,10 @@ class ProbeError:
         largest: largest of them in the sample.
         share: share of all patterns that was summed for a query, on average: the cost relative to the exact sum.
         queries: number of queries in the sample.
+
+    Example:
+        >>> ProbeError(mean=0.001, largest=0.01, share=0.1, queries=1000).share
+        0.1
     """
 
     mean: float
@@ -55,6 +59,14 @@ class PatternCells:
     Raises:
         ImportError: faiss is not installed.
         ValueError: fewer patterns than cells, or values that do not fit.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> patterns = torch.randn(2000, 4, generator=generator, dtype=torch.float64)
+        >>> cells = PatternCells(patterns, cells=20)
+        >>> approximate = cells.energy(patterns[:100], beta=10.0, probes=5)
+        >>> bool((approximate >= energy(patterns[:100], patterns, 10.0) - 1e-9).all())
+        True
     """
 
     def __init__(
@@ -89,7 +101,7 @@ class PatternCells:
         exclude: Tensor | None = None,
         normalize: bool = True,
     ) -> Tensor:
-        """Energies of the queries under the patterns of their ``probes`` nearest cells; never below the exact ones.
+        """Energies under the patterns of the ``probes`` nearest cells; never below the exact ones, but for rounding.
 
         Args:
             x: queries, (n, d) or (n, *shape).

@@ -58,6 +58,12 @@ def _variables(x: Tensor, y: Tensor, control: Tensor | None) -> list[Tensor]:
 def ranks(values: Tensor) -> Tensor:
     """Ranks 1..n along the last dimension, float64; ties share their mean rank. Infinities rank as the extremes.
 
+    Args:
+        values: (..., n) numbers, no NaN.
+
+    Returns:
+        (..., n) float64.
+
     Example:
         >>> ranks(torch.tensor([3.0, 1.0, 3.0, float("inf")]))
         tensor([2.5000, 1.0000, 2.5000, 4.0000], dtype=torch.float64)

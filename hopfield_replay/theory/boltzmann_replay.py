@@ -339,6 +339,11 @@ def reproduce_boltzmann(
 
     Raises:
         ValueError: ``hidden`` and ``beta`` are not equally long, or fewer than two seeds.
+
+    Example:
+        >>> result = reproduce_boltzmann(hidden=(8,), beta=(12.0,), steps=20, more_steps=5, seeds=2)
+        >>> len(result.findings()) > 0  # of two machines that have hardly learned anything
+        True
     """
     if len(hidden) != len(beta) or not hidden:
         raise ValueError(f"hidden and beta name the regimes pairwise, got {len(hidden)} and {len(beta)} of them.")

@@ -18,6 +18,10 @@ class Task:
     Attributes:
         patterns: (N, d) float64.
         masses: (N,) float64 weights.
+
+    Example:
+        >>> len(Task(torch.eye(3), torch.ones(3)).patterns)
+        3
     """
 
     patterns: Tensor
@@ -25,7 +29,18 @@ class Task:
 
 
 class TaskChange(ABC):
-    """A rule, possibly random, from old patterns to a new task; subclasses give :meth:`apply` and a name."""
+    """A rule, possibly random, from old patterns to a new task; subclasses give :meth:`apply` and a name.
+
+    Example:
+        >>> class Negation(TaskChange):
+        ...     name = "negation"
+        ...     def apply(self, patterns, generator):
+        ...         return Task(-patterns, torch.ones(len(patterns)))
+        >>> x = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+        >>> energies = Negation().energies_after(x, x, beta=2.0, draws=3, generator=torch.Generator())
+        >>> energies.shape
+        torch.Size([3, 2])
+    """
 
     @property
     @abstractmethod
@@ -87,6 +102,12 @@ class Rotation(TaskChange):
         eps: angle scale, >= 0.
         variance: of each entry of Omega above the diagonal, > 0. The default .5 is that of (W - W^T)/2 with standard
             normal W; only eps^2 * variance matters for the mean rise at small angles.
+
+    Example:
+        >>> x = torch.eye(3, dtype=torch.float64)
+        >>> turned = Rotation(0.1).apply(x, torch.Generator().manual_seed(0)).patterns
+        >>> torch.allclose(turned @ turned.T, x)  # angles and lengths stay
+        True
     """
 
     eps: float
@@ -152,6 +173,12 @@ class Replacement(TaskChange):
 
     Attributes:
         share: of the patterns that are replaced (rounded to a whole number), in [0, 1].
+
+    Example:
+        >>> x = torch.eye(4, dtype=torch.float64)
+        >>> task = Replacement(0.25).apply(x, torch.Generator().manual_seed(0))
+        >>> int((task.patterns == x).all(1).sum())
+        3
     """
 
     share: float
@@ -182,6 +209,11 @@ class Translation(TaskChange):
 
     Attributes:
         length: of the vector, >= 0.
+
+    Example:
+        >>> x = torch.zeros(2, 3, dtype=torch.float64)
+        >>> Translation(2.0).apply(x, torch.Generator().manual_seed(0)).patterns.norm(dim=1)
+        tensor([2., 2.], dtype=torch.float64)
     """
 
     length: float
@@ -207,6 +239,10 @@ class NewTask(TaskChange):
 
     Attributes:
         patterns: of the new task, (M, d) floating.
+
+    Example:
+        >>> NewTask(torch.eye(5)).name
+        'new task of 5 patterns'
     """
 
     patterns: Tensor = field(repr=False)
@@ -230,6 +266,12 @@ class WithReplay(TaskChange):
         change: how the other patterns change.
         replayed: indices of the old patterns that are replayed.
         masses: their masses, > 0; as many as indices.
+
+    Example:
+        >>> change = WithReplay(NewTask(torch.ones(1, 2)), replayed=(0,), masses=(3.0,))
+        >>> task = change.apply(torch.eye(2, dtype=torch.float64), torch.Generator())
+        >>> task.patterns.tolist(), task.masses.tolist()
+        ([[1.0, 1.0], [1.0, 0.0]], [1.0, 3.0])
     """
 
     change: TaskChange

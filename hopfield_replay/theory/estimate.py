@@ -17,6 +17,10 @@ class Estimate:
         mean: the sample mean.
         error: its standard error; 0 if the experiment has no randomness (one draw).
         count: number of draws.
+
+    Example:
+        >>> print(Estimate(mean=0.5, error=0.1, count=20))
+        0.5 ± 0.1
     """
 
     mean: float

@@ -367,6 +367,11 @@ def reproduce_falsify(
 
     Returns:
         The result.
+
+    Example:
+        >>> result = reproduce_falsify(n=(12,), c=(0.35,), beta=(2, 8), mixed_beta=(8,), mixed_seeds=2, draws=20)
+        >>> result.findings()[0]
+        'Of 2 settings at each pattern, by the closed form: holds 1, equal 0, merged 0, reversed 1.'
     """
     cells = [cell for size in n for corr in c for b in beta for cell in judge(size, corr, d, b)]
     mixed = [entry for b in mixed_beta for entry in judge_mixed(b, d, range(mixed_seeds))]

@@ -107,6 +107,11 @@ def reproduce_all(output_dir: str, draws: int = 2000, seeds: int = 24, seed: int
 
     Raises:
         ImportError: matplotlib or scikit-learn is not installed (``pip install 'hopfield-replay[examples]'``).
+
+    Example:
+        >>> report = reproduce_all("runs/theory")  # doctest: +SKIP
+        >>> print(report.page)  # doctest: +SKIP
+        runs/theory/README.md
     """
     new_figure(1, 1), digits(1)  # a missing extra shows before the minutes of work, not after
     results: dict[str, Result] = {}

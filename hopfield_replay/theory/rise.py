@@ -281,6 +281,11 @@ def reproduce_rise(
 
     Returns:
         The result.
+
+    Example:
+        >>> result = reproduce_rise(draws=20)
+        >>> print(result.findings()[0].split(" (")[0])
+        rotation eps=0.02, at each pattern: outlier
     """
     setting = asked_for(n, c, d, beta, patterns)
     changes = [*(Rotation(e, variance) for e in eps), Replacement(replaced), Translation(shift)]

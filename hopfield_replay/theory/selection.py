@@ -191,6 +191,13 @@ def compare_policies(
 
     Raises:
         ValueError: ``draws`` below 2.
+
+    Example:
+        >>> from hopfield_replay.theory import Rotation, cluster_and_outlier
+        >>> problem = cluster_and_outlier(6, 0.3, 10), Rotation(0.1), 8.0
+        >>> comparison = compare_policies(lambda draw: problem, 2, draws=2)
+        >>> comparison.k
+        2
     """
     if draws < 2:
         raise ValueError(f"draws must be >= 2 for an interval, got {draws}.")
@@ -295,6 +302,11 @@ def reproduce_selection(
 
     Returns:
         The result.
+
+    Example:
+        >>> result = reproduce_selection(n=6, d=10, per_class=8, draws=2)
+        >>> "0 of 26 replay sets exceed the certified bound" in result.findings()[0]
+        True
     """
 
     def closed(number: int) -> tuple[Setting, TaskChange, float]:

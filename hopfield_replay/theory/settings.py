@@ -22,6 +22,14 @@ class Setting:
         patterns: (N, d) float64.
         groups: (N,) int64, index into ``group_names``.
         group_names: name of each group, in the order of the tables.
+
+    Raises:
+        ValueError: patterns that are no floating matrix of at least two rows; groups that do not fit.
+
+    Example:
+        >>> mine = Setting("mine", torch.eye(3), torch.tensor([0, 0, 1]), ("near", "far"))
+        >>> mine.members(0)
+        tensor([0, 1])
     """
 
     name: str
@@ -212,6 +220,10 @@ def digits(per_class: int = 20, classes: Sequence[int] = (0, 1, 2, 3, 4), seed: 
     Raises:
         ImportError: scikit-learn is not installed.
         ValueError: too many images asked for, or no such class.
+
+    Example:
+        >>> digits(per_class=5, classes=(0, 1)).patterns.shape
+        torch.Size([10, 64])
     """
     try:
         from sklearn.datasets import load_digits
@@ -233,7 +245,7 @@ def digits(per_class: int = 20, classes: Sequence[int] = (0, 1, 2, 3, 4), seed: 
 
 
 def from_file(path: str | Path, *, unit: bool = True) -> Setting:
-    """Read patterns, and optionally their groups, from a ``.safetensors``, ``.npy`` or ``.csv`` file.
+    r"""Read patterns, and optionally their groups, from a ``.safetensors``, ``.npy`` or ``.csv`` file.
 
     Args:
         path: ``.npy``: an (N, d) array. ``.csv``: N comma-separated rows without a header. ``.safetensors``: a tensor
@@ -246,6 +258,14 @@ def from_file(path: str | Path, *, unit: bool = True) -> Setting:
     Raises:
         ValueError: an unknown ending, no tensor ``patterns`` in the file, or a pattern of length 0 with ``unit``.
         FileNotFoundError: no such file.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "mine.csv").write_text("3,4\n0,2\n")
+        ...     from_file(Path(folder, "mine.csv")).patterns
+        tensor([[0.6000, 0.8000],
+                [0.0000, 1.0000]], dtype=torch.float64)
     """
     import numpy as np
     from safetensors.torch import load_file
@@ -287,6 +307,10 @@ def by_energy(setting: Setting, beta: float, share: float = 0.2) -> Setting:
 
     Raises:
         ValueError: ``share`` leaves one of the groups empty.
+
+    Example:
+        >>> by_energy(cluster_and_outlier(), beta=8.0, share=1 / 13).members(1)  # the outlier is the last pattern
+        tensor([12])
     """
     count = round(share * len(setting.patterns))
     if not 1 <= count < len(setting.patterns):
