@@ -4,7 +4,7 @@ All are 800 pixels wide at their own resolution, in colours that every kind of c
 lines or hatches that do so in grey. Needs matplotlib: pip install "hopfield-replay[tensorboard]".
 """
 
-from hopfield_replay.figures._style import Estimated, new_figure
+from hopfield_replay.figures._style import Estimated, legend_above, new_figure, panels, series_style
 from hopfield_replay.figures.audit import error_change, rises_by_group
 from hopfield_replay.figures.forecast import rises_and_protection
 from hopfield_replay.figures.forgetting import energy_against_forgetting, forgetting_over_tasks
@@ -25,11 +25,14 @@ __all__ = [
     "error_change",
     "forgetting_over_tasks",
     "learned_rises_and_gains",
+    "legend_above",
     "new_figure",
+    "panels",
     "picture_rows",
     "protected_by_policy",
     "replay_gains",
     "rises_and_protection",
     "rises_by_group",
+    "series_style",
     "where_the_rule_holds",
 ]

@@ -67,8 +67,8 @@ def plain(axis: "Axes") -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=SMALL)
     axis.locator_params(nbins=6)
-    axis.xaxis.label.set_size(LABEL)
-    axis.yaxis.label.set_size(LABEL)
+    axis.xaxis.label.set_fontsize(LABEL)
+    axis.yaxis.label.set_fontsize(LABEL)
 
 
 def histogram(axis: "Axes", values: Tensor, what: str) -> None:
@@ -100,6 +100,18 @@ def legend_below(figure: Any, axis: "Axes", columns: int) -> None:
     """Put the legend of one of its axes below the whole figure."""
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=SMALL)
+
+
+def series_style(i: int) -> dict[str, Any]:
+    """Colour, marker and line of series ``i``, for ``plot`` or ``errorbar``; after eight, colours get new markers.
+
+    Example:
+        >>> series_style(0)["color"] == series_style(8)["color"], series_style(0)["marker"], series_style(8)["marker"]
+        (True, 'o', 's')
+    """
+    style = i % len(COLOURS)
+    marker = MARKERS[(style + i // len(COLOURS)) % len(MARKERS)]
+    return {"color": COLOURS[style], "marker": marker, "linestyle": LINES[style]}
 
 
 def half_widths(values: Sequence[Estimated]) -> list[list[float]]:

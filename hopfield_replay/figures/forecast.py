@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from hopfield_replay.figures._style import (
-    COLOURS,
     GUIDE,
-    LINES,
-    MARKERS,
     SMALL,
     histogram,
     legend_above,
     new_figure,
     panels,
+    series_style,
     spans_decades,
 )
 
@@ -44,15 +42,7 @@ def rises_and_protection(
     histogram(left, rises, "old samples")
     left.set_xlabel("predicted energy rise\n(squared units of the vectors)")
     for i, (name, values) in enumerate(curves.items()):
-        style = i % len(COLOURS)
-        right.plot(
-            capacities,
-            values,
-            color=COLOURS[style],
-            marker=MARKERS[style],
-            linestyle=LINES[style],
-            label=name,
-        )
+        right.plot(capacities, values, label=name, **series_style(i))
     if recommended is not None:
         right.axvline(recommended, color=GUIDE, linewidth=0.8, zorder=0, label=f"recommended: {recommended}")
     if spans_decades(capacities) or capacities[-1] > 10 * capacities[0]:

@@ -8,12 +8,12 @@ import torch
 from hopfield_replay.figures._style import (
     COLOURS,
     GUIDE,
-    LINES,
     MARKERS,
     legend_above,
     legend_below,
     new_figure,
     panels,
+    series_style,
 )
 from hopfield_replay.functional.correlation import spearman
 from hopfield_replay.table import error_rise
@@ -97,15 +97,7 @@ def forgetting_over_tasks(
     figure = new_figure(4.2)
     (axis,) = panels(figure, 1, 1)
     for i, (name, points) in enumerate(curves.items()):
-        style = i % _SERIES
-        axis.plot(
-            [at for at, _ in points],
-            [value for _, value in points],
-            color=COLOURS[style],
-            marker=MARKERS[(style + i // _SERIES) % len(MARKERS)],  # after eight the colours come again
-            linestyle=LINES[style],
-            label=name,
-        )
+        axis.plot([at for at, _ in points], [value for _, value in points], label=name, **series_style(i))
     axis.axhline(0.0, color=GUIDE, linewidth=0.8, zorder=0)
     axis.set_xticks(sorted({at for points in curves.values() for at, _ in points}))
     axis.set_xlabel("tasks learned")
