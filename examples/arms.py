@@ -12,12 +12,11 @@ from gallery import Gallery, draw_gallery
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from matplotlib.figure import Figure
 from splits import Split, train_tasks, unknown_policies
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hopfield_replay.figures import energy_against_forgetting
+from hopfield_replay.figures import energy_against_forgetting, forgetting_over_tasks
 from hopfield_replay.table import error_rise, summarize
 
 
@@ -62,7 +61,7 @@ def run_arm(
     draw_gallery(gallery, policy, folder)
     figure = energy_against_forgetting(monitor.history[-1])
     if figure is not None:
-        figure.savefig(folder / f"energy_against_forgetting_{policy}.png", dpi=120)
+        figure.savefig(folder / f"energy_against_forgetting_{policy}.png")
     return {
         "policy": policy,
         "seconds": time.perf_counter() - started,
@@ -127,18 +126,14 @@ def report(arms: list[dict[str, Any]]) -> str:
 
 def draw_curves(arms: list[dict[str, Any]], folder: Path) -> None:
     """Reconstruction forgetting after each task, one line for each arm."""
-    figure = Figure(figsize=(5.5, 3.5), layout="constrained")
-    axis = figure.subplots()
-    for arm in arms:
-        points = [(t["task"] + 1, t["reconstruction_forgetting"]) for t in arm["tasks"] if t["task"] > 0]
-        axis.plot(*zip(*points, strict=True), marker="o", label=arm["policy"])
-    axis.set_xlabel("tasks learned")
-    axis.set_ylabel("reconstruction forgetting\nof earlier tasks (held out)")
-    axis.set_xticks([t["task"] + 1 for t in arms[0]["tasks"] if t["task"] > 0])
-    axis.axhline(0.0, color="0.7", linewidth=0.8, zorder=0)
-    axis.legend(frameon=False)
-    axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(folder / "forgetting.png", dpi=120)
+    figure = forgetting_over_tasks(
+        {
+            arm["policy"]: [(t["task"] + 1, t["reconstruction_forgetting"]) for t in arm["tasks"] if t["task"] > 0]
+            for arm in arms
+        },
+        "reconstruction forgetting of earlier tasks, held out\n(rise of the mean squared error, per pixel)",
+    )
+    figure.savefig(folder / "forgetting.png")
 
 
 def run_arms(

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from ddpm import DDPM
@@ -10,6 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 from splits import Split
 from torch import Tensor
+
+from hopfield_replay.figures import picture_rows
 
 
 class Gallery(Callback):
@@ -44,25 +45,25 @@ class Gallery(Callback):
         pl_module.train()
 
 
-def tiles(axis: Any, images: Tensor, title: str = "") -> None:
-    """Draw images (n, 1 or 3, h, w) as one row."""
-    row = torch.cat(list(images), dim=2).clamp(-1, 1).permute(1, 2, 0)
-    axis.imshow(((row + 1) / 2).numpy(), cmap="gray", vmin=0, vmax=1)
-    axis.set_title(title, fontsize="small", loc="left")
-    axis.set_axis_off()
-
-
 def draw_gallery(gallery: Gallery, policy: str, folder: Path) -> None:
     """Write samples and reconstructions, before and after, as PNG."""
-    tasks, count = gallery.tasks, len(gallery.generated)
-    figure = Figure(figsize=(9, 0.75 * count), layout="constrained")
-    for axis, images, split in zip(figure.subplots(count, 1), gallery.generated, tasks, strict=True):
-        tiles(axis, images, f"generated after training on {split.classes}")
-    figure.savefig(folder / f"samples_{policy}.png", dpi=120)
-    figure = Figure(figsize=(9, 0.85 * count), layout="constrained")
-    axes = figure.subplots(count, 3)
+    tasks = gallery.tasks
+    rows = [
+        (f"generated after training on {split.classes}", images)
+        for split, images in zip(tasks, gallery.generated, strict=True)
+    ]
+    save(picture_rows(rows, title=f"replay policy: {policy}"), folder / f"samples_{policy}.png")
+    rows = []
     for task, split in enumerate(tasks):
-        tiles(axes[task, 0], gallery.images[task], f"held-out images of {split.classes}")
-        tiles(axes[task, 1], gallery.reconstructed[task][task], f"reconstructed at t={gallery.timestep}, just learned")
-        tiles(axes[task, 2], gallery.reconstructed[-1][task], "reconstructed after the last task")
-    figure.savefig(folder / f"reconstructions_{policy}.png", dpi=120)
+        rows += [
+            (f"held-out images of {split.classes}", gallery.images[task]),
+            ("when just learned", gallery.reconstructed[task][task]),
+            ("after the last task", gallery.reconstructed[-1][task]),
+        ]
+    title = f"replay policy: {policy}; held-out images, and their reconstructions from noise at t = {gallery.timestep}"
+    save(picture_rows(rows, beside=3, title=title), folder / f"reconstructions_{policy}.png")
+
+
+def save(figure: Figure | None, path: Path) -> None:
+    if figure is not None:
+        figure.savefig(path)

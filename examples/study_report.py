@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from digit_classifier import GenerativeDistance
-from matplotlib.figure import Figure
 from study_job import Settings, class_distances, images_of, read_results, task_distance
 from study_statistics import MEASURES, Arms, correlations, interval, matching_capacity, measure, paired_difference
+
+from hopfield_replay.figures import legend_above, new_figure, panels, series_style
 
 CORRELATIONS = {
     "before": "energy before",
@@ -173,10 +174,10 @@ def whiskers(found: dict[str, float]) -> list[list[float]]:
 def draw_policies(summary: dict[str, Any], path: Path) -> None:
     """Left: forgetting against capacity. Right: paired differences against random."""
     compared = [row for row in summary["policies"] if "against_random" in row]
-    figure = Figure(figsize=(11, max(4.2, 0.28 * len(compared))), layout="constrained")
-    left, right = figure.subplots(1, 2)
     names = sorted({row["policy"] for row in summary["policies"]})
-    for name in names:
+    figure = new_figure(max(4.0, 1.0 + 0.2 * len(compared)) + 0.11 * len(names))
+    left, right = panels(figure, 2, 2)
+    for i, name in enumerate(names):
         rows = [row for row in summary["policies"] if row["policy"] == name]
         if name == "none":
             left.axhline(rows[0]["reconstruction"]["mean"], color="0.5", linestyle="--", label="none")
@@ -188,9 +189,9 @@ def draw_policies(summary: dict[str, Any], path: Path) -> None:
             [row["capacity"] for row in rows],
             [row["reconstruction"]["mean"] for row in rows],
             yerr=[[error[side][0] for error in errors] for side in (0, 1)],
-            marker="o",
             capsize=2,
             label=name,
+            **series_style(i),
         )
     sizes = sorted({row["capacity"] for row in summary["policies"] if row["capacity"]})
     if sizes:
@@ -199,33 +200,35 @@ def draw_policies(summary: dict[str, Any], path: Path) -> None:
         left.minorticks_off()
     left.axhline(0.0, color="0.7", linewidth=0.8, zorder=0)
     left.set_xlabel("samples kept")
-    left.set_ylabel("reconstruction forgetting (held out)")
-    left.legend(frameon=False, fontsize="small")
+    left.set_ylabel("reconstruction forgetting, held out\n(rise of the mean squared error, per pixel)")
+    legend_above(left, columns=2)
     for height, row in enumerate(compared):
         found = row["against_random"]["reconstruction"]
-        right.errorbar([found["mean"]], [height], xerr=whiskers(found), fmt="o", capsize=2, color="C0")
+        style = series_style(names.index(row["policy"])) | {"linestyle": "none"}
+        right.errorbar([found["mean"]], [height], xerr=whiskers(found), capsize=2, **style)
     right.set_yticks(range(len(compared)), [f"{row['policy']}, {row['capacity']}" for row in compared])
     right.axvline(0.0, color="0.7", linewidth=0.8, zorder=0)
-    right.set_xlabel("reconstruction forgetting, difference to random")
-    right.tick_params(axis="y", labelsize="small")
-    finish(figure, [left, right], f"{summary['data']}, {summary['network']}", path)
+    right.set_xlabel("difference to random (mean squared\nerror, per pixel; negative: forgets less)")
+    figure.suptitle(f"{summary['data']}, {summary['network']}", fontsize="medium")
+    figure.savefig(path)
 
 
 def draw_correlations(summary: dict[str, Any], path: Path) -> None:
     """Rank correlations at each boundary, with intervals."""
-    figure = Figure(figsize=(8, 1.2 + 0.5 * len(summary["correlations"])), layout="constrained")
-    axis = figure.subplots()
+    figure = new_figure(1.5 + 0.5 * len(summary["correlations"]))
+    (axis,) = panels(figure, 1, 1)
     for shift, (name, label) in enumerate(CORRELATIONS.items()):
+        style = series_style(int(name.startswith("rise"))) | {"marker": "os^v"[shift], "linestyle": "none"}
+        if name.endswith("partial"):
+            style["markerfacecolor"] = "white"
         for height, row in enumerate(summary["correlations"]):
             axis.errorbar(
                 [row[name]["mean"]],
                 [height + 0.15 * (shift - 1.5)],
                 xerr=whiskers(row[name]),
-                fmt="os^v"[shift],
-                color="C1" if name.startswith("before") else "C0",
-                markerfacecolor="white" if name.endswith("partial") else None,
                 capsize=2,
                 label=label if height == 0 else None,
+                **style,
             )
     axis.set_yticks(
         range(len(summary["correlations"])),
@@ -234,13 +237,7 @@ def draw_correlations(summary: dict[str, Any], path: Path) -> None:
     axis.axvline(0.0, color="0.7", linewidth=0.8, zorder=0)
     axis.set_xlim(-1, 1)
     axis.set_xlabel("Spearman's rank correlation with reconstruction forgetting, no replay")
-    axis.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
-    finish(figure, [axis], f"{summary['data']}, {summary['network']}", path)
-
-
-def finish(figure: Figure, axes: list[Any], title: str, path: Path) -> None:
-    """Common looks, and the file."""
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title)
-    figure.savefig(path, dpi=130)
+    if summary["correlations"]:
+        legend_above(axis, columns=4)
+    figure.suptitle(f"{summary['data']}, {summary['network']}", fontsize="medium")
+    figure.savefig(path)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from hopfield_replay.denoisers import Denoiser, find_denoiser
 from hopfield_replay.encoders import first_labels, split_batch
+from hopfield_replay.figures import error_change
 from hopfield_replay.meter import ErrorMeter
-from hopfield_replay.plotting import new_figure
 from hopfield_replay.source import TaskSource
 from hopfield_replay.table import by_label
 
@@ -83,18 +83,7 @@ class AuditReport:
 
     def figure(self) -> "Figure":
         """Left: the distribution of the rises; right: error of the second checkpoint against that of the first."""
-        figure = new_figure(9.0, 3.6)
-        left, right = figure.subplots(1, 2)
-        left.hist(self.rises.numpy(), bins=40)
-        left.axvline(0.0, color="0.7", linewidth=0.8)
-        left.set_xlabel("rise of the reconstruction error")
-        left.set_ylabel("samples")
-        x, y = self.errors_old.mean(1), self.errors_new.mean(1)
-        right.scatter(x.numpy(), y.numpy(), s=8, alpha=0.5, linewidths=0)
-        right.axline((float(x.mean()), float(x.mean())), slope=1.0, color="0.7", linewidth=0.8, zorder=0)
-        right.set_xlabel("error, first checkpoint")
-        right.set_ylabel("error, second checkpoint")
-        return figure
+        return error_change(self.errors_old.mean(1), self.errors_new.mean(1))
 
 
 def audit(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hopfield_replay.candidates import Candidates, sample_keys
 from hopfield_replay.encoders import as_encoder, first_labels
+from hopfield_replay.figures import rises_and_protection
 from hopfield_replay.functional import (
     Selection,
     StreamedAffinity,
@@ -130,20 +131,9 @@ class Forecast:
 
     def figure(self) -> "Figure":
         """Left: the distribution of the predicted rises; right: protected energy against buffer size."""
-        from hopfield_replay.plotting import new_figure
-
-        figure = new_figure(9.0, 3.6)
-        left, right = figure.subplots(1, 2)
-        left.hist(self.rises.numpy(), bins=40, color="tab:blue")
-        left.set_xlabel("predicted energy rise")
-        left.set_ylabel("old samples")
-        for curve in self.curves:
-            right.plot(self.capacities, curve.mean, marker="o", label=curve.policy)
-        right.axvline(self.capacity, color="0.7", linewidth=0.8, zorder=0)
-        right.set_xlabel("samples kept")
-        right.set_ylabel("protected energy (mean)")
-        right.legend(frameon=False, fontsize="small")
-        return figure
+        return rises_and_protection(
+            self.rises, self.capacities, {curve.policy: curve.mean for curve in self.curves}, self.capacity
+        )
 
 
 def forecast(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from hopfield_replay.plotting import new_figure
+from hopfield_replay.figures import learned_rises_and_gains
 from hopfield_replay.theory.boltzmann import HopfieldBoltzmann
 from hopfield_replay.theory.changes import Rotation
 from hopfield_replay.theory.estimate import Estimate
@@ -182,30 +182,22 @@ class BoltzmannResult(Result):
 
     def figure(self) -> "Figure":
         """Return the rises of each regime, and below them the gains of each replay, with 95 % intervals."""
-        figure = new_figure(3.0 * len(self.regimes) + 0.4, 6.0)
-        axes = figure.subplots(2, len(self.regimes), squeeze=False, sharey="row")
-        for column, regime in enumerate(self.regimes):
-            upper, lower = axes[0][column], axes[1][column]
-            for i, rise in enumerate(regime.rises):
-                for g, (label, value) in enumerate((("cluster", rise.cluster), ("outlier", rise.outlier))):
-                    half = value.interval()[1] - value.mean
-                    shown = label if i == 0 else None
-                    upper.bar(i + 0.4 * g - 0.2, value.mean, 0.4, yerr=half, capsize=3, color=f"C{g}", label=shown)
-            upper.set_xticks(range(len(PLACES)), [f"at each\n{place}" for place in PLACES])
-            upper.set_title(f"{regime.hidden} hidden, beta={regime.beta:g}", fontsize="medium")
-            for i, gain in enumerate(regime.gains):
-                for g, (label, value) in enumerate((("at itself", gain.own), ("mean over all", gain.everyone))):
-                    half = value.interval()[1] - value.mean
-                    shown = label if i == 0 else None
-                    lower.bar(i + 0.4 * g - 0.2, value.mean, 0.4, yerr=half, capsize=3, color=f"C{g + 2}", label=shown)
-            lower.set_xticks(range(len(regime.gains)), [gain.replayed for gain in regime.gains])
-            lower.set_xlabel("replayed: sample of this energy")
-        axes[0][0].set_ylabel("rise of -log p / beta, no replay")
-        axes[1][0].set_ylabel("gain of replay")
-        axes[0][0].legend()
-        axes[1][0].legend()
-        figure.suptitle(f"Boltzmann machine, {self.setting}, eps={self.eps}, {self.seeds} seeds", fontsize="medium")
-        return figure
+        names = [f"{regime.hidden} hidden,\nbeta={regime.beta:g}" for regime in self.regimes]
+        return learned_rises_and_gains(
+            {
+                name: {(group, r.place): getattr(r, group) for r in regime.rises for group in ("cluster", "outlier")}
+                for name, regime in zip(names, self.regimes, strict=True)
+            },
+            {
+                name: {
+                    (who, g.replayed): value
+                    for g in regime.gains
+                    for who, value in (("at itself", g.own), ("mean over all", g.everyone))
+                }
+                for name, regime in zip(names, self.regimes, strict=True)
+            },
+            f"Boltzmann machine, {self.setting}, eps={self.eps}, {self.seeds} seeds",
+        )
 
 
 def _cost(machine: HopfieldBoltzmann, points: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from hopfield_replay.figures import where_the_rule_holds
 from hopfield_replay.functional import energy, expected_rise, fixed_points
 from hopfield_replay.memory import HopfieldMemory
-from hopfield_replay.plotting import new_figure
 from hopfield_replay.temperature import Diagnosis
 from hopfield_replay.theory.changes import Rotation
 from hopfield_replay.theory.estimate import Estimate
@@ -20,12 +20,10 @@ from hopfield_replay.theory.rise import PLACES, Order, measure_rise
 from hopfield_replay.theory.settings import SAME_POINT, cluster_and_outlier, mixed_density
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 VERDICTS = ("holds", "equal", "merged", "reversed")
 _WORDS = {"equal": "the rises differ by at most 1 %", "merged": "the points merge", "reversed": "it is reversed"}
-_COLOURS = {"holds": "#4c9f70", "equal": "#e8e8e8", "merged": "#8d99ae", "reversed": "#d1495b"}
 _EQUAL = 0.01  # relative difference of the expected rises below which they are called equal
 _NOISE = {"pattern": 1e-12, "fixed point": 1e-9}  # differences below are ties: float noise, iteration tolerance
 
@@ -188,46 +186,10 @@ class FalsifyResult(Result):
 
     def figure(self) -> "Figure":
         """Return the regions in the (beta, c) plane for each n and place, and the mixed-density correlations."""
-        sizes = list(dict.fromkeys(c.n for c in self.cells))
-        figure = new_figure(2.6 * len(sizes) + 3.4, 5.6)
-        axes = figure.subplots(2, len(sizes) + 1, squeeze=False, width_ratios=[*[1.0] * len(sizes), 1.2])
-        for row, place in enumerate(PLACES):
-            for axis, n in zip(axes[row], sizes, strict=False):
-                _draw_regions(axis, [c for c in self.cells if c.place == place and c.n == n])
-                axis.set_title(f"n={n}, at each {place}", fontsize="small")
-            axes[row][0].set_ylabel("correlation c in the cluster")
-            rows = [m for m in self.mixed if m.place == place]
-            means = [m.correlation.mean for m in rows]
-            half = [m.correlation.interval()[1] - m.correlation.mean for m in rows]
-            axes[row][-1].errorbar([m.beta for m in rows], means, yerr=half, marker="o", capsize=3, color="black")
-            axes[row][-1].axhline(0, color="grey", linewidth=0.8)
-            axes[row][-1].set(xscale="log", ylim=(-1.1, 1.1))
-            axes[row][-1].set_xticks([m.beta for m in rows], [f"{m.beta:g}" for m in rows])
-            axes[row][-1].minorticks_off()
-            axes[row][-1].set_title(f"mixed density: Spearman(E, A), {place}", fontsize="small")
-        for axis in axes[1]:
-            axis.set_xlabel("inverse temperature beta")
-        labels = {"holds": "higher energy rises more", "equal": "rises differ by at most 1 %"}
-        for verdict in VERDICTS:
-            axes[1][0].plot([], [], "s", color=_COLOURS[verdict], label=labels.get(verdict, verdict))
-        figure.legend(loc="outside lower center", ncols=len(VERDICTS))
-        return figure
-
-
-def _draw_regions(axis: "Axes", cells: Sequence[Cell]) -> None:
-    betas, correlations = sorted({c.beta for c in cells}), sorted({c.c for c in cells})
-    for cell in cells:
-        axis.fill_between(
-            [betas.index(cell.beta) - 0.5, betas.index(cell.beta) + 0.5],
-            correlations.index(cell.c) - 0.5,
-            correlations.index(cell.c) + 0.5,
-            color=_COLOURS[cell.verdict],
-            linewidth=0,
+        return where_the_rule_holds(
+            [(cell.place, cell.n, cell.c, cell.beta, cell.verdict) for cell in self.cells],
+            {place: {m.beta: m.correlation for m in self.mixed if m.place == place} for place in PLACES},
         )
-    step = max(1, len(betas) // 5)
-    axis.set_xticks(range(0, len(betas), step), [f"{b:g}" for b in betas[::step]])
-    axis.set_yticks(range(len(correlations)), [f"{c:g}" for c in correlations])
-    axis.margins(0)
 
 
 def _relative(cell: Cell) -> float:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from hopfield_replay.figures import replay_gains
 from hopfield_replay.functional import energy, fixed_points, replay_gain, responsibilities, susceptibility
-from hopfield_replay.plotting import new_figure
 from hopfield_replay.theory.changes import Rotation
 from hopfield_replay.theory.estimate import Estimate
 from hopfield_replay.theory.result import Result, markdown_table
@@ -185,22 +185,10 @@ class ReplayGainResult(Result):
 
     def figure(self) -> "Figure":
         """Return one panel for each change: raw and net gain and the first order of each family, log scale."""
-        changes = list(dict.fromkeys(f.change for f in self.families))
-        figure = new_figure(4.2 * len(changes) + 1.5, 3.8)
-        for axis, change in zip(figure.subplots(1, len(changes), sharey=True, squeeze=False)[0], changes, strict=True):
-            rows = sorted((f for f in self.families if f.change == change), key=lambda f: -f.net.mean)
-            places = range(len(rows))
-            for offset, kind in ((-0.2, "raw"), (0.0, "net")):
-                values: list[Estimate] = [getattr(f, kind) for f in rows]
-                half = [v.interval()[1] - v.mean for v in values]
-                axis.errorbar([p + offset for p in places], [v.mean for v in values], yerr=half, fmt="o", label=kind)
-            axis.plot([p + 0.2 for p in places], [f.first_order.mean for f in rows], "kx", label="net, first order")
-            axis.set_xticks(list(places), [f.name.replace(" ", "\n", 1) for f in rows], fontsize="small")
-            axis.set(yscale="log", title=change)
-        figure.axes[0].set_ylabel("mean replay gain")
-        figure.axes[0].legend()
-        figure.suptitle(f"{self.setting}, beta={self.beta}, {self.draws} rotations", fontsize="medium")
-        return figure
+        gains: dict[str, dict[str, dict[str, Estimate]]] = {}
+        for f in sorted(self.families, key=lambda f: -f.net.mean):
+            gains.setdefault(f.change, {})[f.name] = {"raw": f.raw, "net": f.net, "net, first order": f.first_order}
+        return replay_gains(gains, f"{self.setting}, beta={self.beta}, {self.draws} rotations")
 
 
 def measure_replay_gain(

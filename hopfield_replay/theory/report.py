@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hopfield_replay import __version__
-from hopfield_replay.plotting import new_figure
+from hopfield_replay.figures import new_figure
 from hopfield_replay.theory.boltzmann_replay import reproduce_boltzmann
 from hopfield_replay.theory.falsify import reproduce_falsify
 from hopfield_replay.theory.replay_gain import reproduce_replay_gain
@@ -78,7 +78,7 @@ def write_report(results: Mapping[str, Result], output_dir: str | Path, seconds:
     for name, result in results.items():
         data, image = folder / f"{name}.json", folder / f"{name}.png"
         data.write_text(json.dumps(result.to_dict(), indent=1) + "\n", encoding="utf-8")
-        result.figure().savefig(image, dpi=120)
+        result.figure().savefig(image)
         files += [data, image]
         sentences = "\n".join(f"- {sentence}" for sentence in result.findings())
         parts.append(
@@ -113,7 +113,7 @@ def reproduce_all(output_dir: str, draws: int = 2000, seeds: int = 24, seed: int
         >>> print(report.page)  # doctest: +SKIP
         runs/theory/README.md
     """
-    new_figure(1, 1), digits(1)  # a missing extra shows before the minutes of work, not after
+    new_figure(1.0), digits(1)  # a missing extra shows before the minutes of work, not after
     results: dict[str, Result] = {}
     seconds: dict[str, float] = {}
     for name, run in (

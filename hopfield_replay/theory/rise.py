@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from hopfield_replay.figures import energy_rises
 from hopfield_replay.functional import energy, fixed_points
 from hopfield_replay.functional._validate import Similarity
-from hopfield_replay.plotting import new_figure
 from hopfield_replay.theory.changes import Replacement, Rotation, TaskChange, Translation
 from hopfield_replay.theory.estimate import FLOAT_NOISE, Estimate
 from hopfield_replay.theory.result import Result, markdown_table
@@ -140,30 +140,12 @@ class RiseResult(Result):
 
     def figure(self) -> "Figure":
         """Return one panel of bars for each change, with 95 % intervals and the expectation as a dashed line."""
-        changes = list(dict.fromkeys(r.change for r in self.rises))
-        groups = list(dict.fromkeys(r.group for r in self.rises))
-        figure = new_figure(2.6 * len(changes) + 2.0, 3.6)
-        width = 0.8 / len(groups)
-        for axis, change in zip(figure.subplots(1, len(changes), squeeze=False)[0], changes, strict=True):
-            for row in (r for r in self.rises if r.change == change):
-                g = groups.index(row.group)
-                x = PLACES.index(row.place) + (g - (len(groups) - 1) / 2) * width
-                half = row.rise.interval()[1] - row.rise.mean
-                label = row.group if row.place == PLACES[0] else None
-                axis.bar(x, row.rise.mean, width, yerr=half, capsize=3, color=f"C{g}", label=label)
-                if row.expected is not None:
-                    axis.hlines(row.expected, x - width / 2, x + width / 2, "black", "dashed")
-            axis.set_xticks(range(len(PLACES)), [f"at each\n{place}" for place in PLACES])
-            axis.set_title(change, fontsize="medium")
-            axis.axhline(0, color="black", linewidth=0.5)
-        figure.axes[0].set_ylabel("mean energy rise")
-        title = "dashed: expected" if any(r.expected is not None for r in self.rises) else None
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right upper", title=title)
-        figure.suptitle(
-            f"{self.setting}, beta={self.beta}, {self.similarity} form, {self.draws} draws", fontsize="medium"
+        keyed = {(r.change, r.group, r.place): r for r in self.rises}
+        return energy_rises(
+            {key: r.rise for key, r in keyed.items()},
+            {key: r.expected for key, r in keyed.items() if r.expected is not None},
+            f"{self.setting}, beta={self.beta}, {self.similarity} form, {self.draws} draws",
         )
-        return figure
 
 
 def _compared(rise: Rise) -> list[object]:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.candidates import Candidates, sample_keys
+from hopfield_replay.figures import protected_by_policy
 from hopfield_replay.functional import affinity, energy, greedy_replay_gain, protected_energy, replay_mass
 from hopfield_replay.greedy_gain import GreedyGain
 from hopfield_replay.memory import HopfieldMemory
-from hopfield_replay.plotting import new_figure
 from hopfield_replay.policies import POLICIES, as_policy
 from hopfield_replay.theory.changes import NewTask, Rotation, TaskChange
 from hopfield_replay.theory.estimate import Estimate
@@ -149,24 +149,19 @@ class SelectionResult(Result):
 
     def figure(self) -> "Figure":
         """Return one panel for each setting: what each policy protects, with 95 % intervals."""
-        rows = max(len(c.arms) for c in self.comparisons)
-        figure = new_figure(4.6 * len(self.comparisons) + 1.2, 0.42 * rows + 1.6)
-        for axis, c in zip(figure.subplots(1, len(self.comparisons), squeeze=False)[0], self.comparisons, strict=True):
-            places = range(len(c.arms))
-            for offset, label, values in (
-                (-0.27, "mean over all samples", [a.mean for a in c.arms]),
-                (0.0, "tail: the tenth that will rise most", [a.tail for a in c.arms]),
-                (0.27, "the isolated tenth", [a.isolated for a in c.arms]),
-            ):
-                half = [v.interval()[1] - v.mean for v in values]
-                axis.barh([p + offset for p in places], [v.mean for v in values], 0.27, xerr=half, label=label)
-            axis.set_yticks(list(places), [a.policy.replace(", next", ",\nnext") for a in c.arms], fontsize="small")
-            axis.invert_yaxis()
-            axis.set_xlabel("protected energy")
-            axis.set_title(f"{c.setting}\n{c.change}, {c.k} of {c.samples}", fontsize="small")
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(handles))
-        return figure
+        return protected_by_policy(
+            {
+                f"{c.setting}\n{c.change}, {c.k} of {c.samples}": {
+                    a.policy: {
+                        "mean over all samples": a.mean,
+                        "tail that will rise most": a.tail,
+                        "isolated tenth": a.isolated,
+                    }
+                    for a in c.arms
+                }
+                for c in self.comparisons
+            }
+        )
 
 
 def compare_policies(

@@ -1,0 +1,38 @@
+"""Every figure, as a function from plain tensors, records and numbers to a matplotlib Figure.
+
+All are 800 pixels wide at their own resolution, in colours that every kind of colour vision tells apart, with markers,
+lines or hatches that do so in grey. Needs matplotlib: pip install "hopfield-replay[tensorboard]".
+"""
+
+from hopfield_replay.figures._style import Estimated, legend_above, new_figure, panels, series_style
+from hopfield_replay.figures.audit import error_change, rises_by_group
+from hopfield_replay.figures.forecast import rises_and_protection
+from hopfield_replay.figures.forgetting import energy_against_forgetting, forgetting_over_tasks
+from hopfield_replay.figures.gallery import as_pictures, picture_rows
+from hopfield_replay.figures.theory import (
+    energy_rises,
+    learned_rises_and_gains,
+    protected_by_policy,
+    replay_gains,
+    where_the_rule_holds,
+)
+
+__all__ = [
+    "Estimated",
+    "as_pictures",
+    "energy_against_forgetting",
+    "energy_rises",
+    "error_change",
+    "forgetting_over_tasks",
+    "learned_rises_and_gains",
+    "legend_above",
+    "new_figure",
+    "panels",
+    "picture_rows",
+    "protected_by_policy",
+    "replay_gains",
+    "rises_and_protection",
+    "rises_by_group",
+    "series_style",
+    "where_the_rule_holds",
+]

@@ -1,0 +1,131 @@
+"""The one place that makes figures and says how they look; matplotlib loads only here."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 8.0  # inches; at 100 dots per inch a figure is 800 pixels wide, and its smallest text 11 pixels high
+SMALL = "small"  # tick labels, legends, titles of panels
+LABEL = 9  # points, axis labels
+# Okabe and Ito (2008), told apart by every kind of colour vision; grey instead of their yellow, faint on white
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#555555")
+MARKERS = "os^vDP*X"  # colour i goes with marker, line and hatch i, so that a print in grey can be read
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)), (0, (3, 3)))
+HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++", "--", "oo")
+GUIDE = "0.6"  # grey of zero lines and diagonals
+
+
+class Estimated(Protocol):
+    """A mean with a confidence interval."""
+
+    @property
+    def mean(self) -> float:
+        """The mean."""
+
+    def interval(self) -> tuple[float, float]:
+        """Lower and upper end."""
+
+
+def new_figure(height: float) -> "Figure":
+    """Return an empty matplotlib figure, 800 pixels wide, that belongs to no window and no global state.
+
+    Args:
+        height: inches (of 100 pixels), > 0.
+
+    Returns:
+        The figure; ``figure.savefig(path)`` writes it.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('Figures need matplotlib: pip install "hopfield-replay[tensorboard]".') from error
+    return Figure(figsize=(WIDTH, height), dpi=100, layout="constrained")
+
+
+def panels(figure: Any, count: int, per_row: int, **settings: Any) -> "list[Axes]":
+    """Divide a figure into ``count`` axes, ``per_row`` beside each other; settings go to ``Figure.subplots``."""
+    columns = min(count, per_row)
+    grid = figure.subplots(-(-count // columns), columns, squeeze=False, **settings).flatten()
+    for spare in grid[count:]:
+        spare.set_axis_off()
+    for axis in grid[:count]:
+        plain(axis)
+    return list(grid[:count])
+
+
+def plain(axis: "Axes") -> None:
+    """Take the frame's upper and right line away, and keep ticks and labels small and apart."""
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=SMALL)
+    axis.locator_params(nbins=6)
+    axis.xaxis.label.set_fontsize(LABEL)
+    axis.yaxis.label.set_fontsize(LABEL)
+
+
+def histogram(axis: "Axes", values: Tensor, what: str) -> None:
+    """Draw how often values (n,) occur, their number in the label, and their mean as a dashed line."""
+    axis.hist(values.numpy(), bins=40, color=COLOURS[0])
+    mean = float(values.mean())
+    axis.axvline(mean, color=COLOURS[3], linestyle="--", label=f"mean {mean:+.3g}")
+    axis.locator_params(axis="y", integer=True)
+    axis.set_ylabel(f"{what} (of {len(values)})")
+    legend_above(axis)
+
+
+def legend_above(axis: "Axes", columns: int = 1) -> None:
+    """Put the legend above the axes, where it covers no data; the axes need no title then."""
+    axis.legend(
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.02),
+        borderaxespad=0.0,
+        ncols=columns,
+        frameon=False,
+        fontsize=SMALL,
+        columnspacing=1.2,
+        markerscale=1.4,
+        handletextpad=0.4,
+    )
+
+
+def legend_below(figure: Any, axis: "Axes", columns: int) -> None:
+    """Put the legend of one of its axes below the whole figure."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=SMALL)
+
+
+def series_style(i: int) -> dict[str, Any]:
+    """Colour, marker and line of series ``i``, for ``plot`` or ``errorbar``; after eight, colours get new markers.
+
+    Example:
+        >>> series_style(0)["color"] == series_style(8)["color"], series_style(0)["marker"], series_style(8)["marker"]
+        (True, 'o', 's')
+    """
+    style = i % len(COLOURS)
+    marker = MARKERS[(style + i // len(COLOURS)) % len(MARKERS)]
+    return {"color": COLOURS[style], "marker": marker, "linestyle": LINES[style]}
+
+
+def half_widths(values: Sequence[Estimated]) -> list[list[float]]:
+    """Lengths of error bars below and above the means, the way ``errorbar`` takes them."""
+    return [[v.mean - v.interval()[0] for v in values], [v.interval()[1] - v.mean for v in values]]
+
+
+def spans_decades(values: Iterable[float] | Tensor) -> bool:
+    """Whether all values are positive and the largest is over 100 times the smallest: what a log axis is for.
+
+    Example:
+        >>> spans_decades([0.01, 2.0]), spans_decades([1.0, 2.0]), spans_decades([0.0, 1000.0])
+        (True, False, False)
+    """
+    found = torch.as_tensor(values if isinstance(values, Tensor) else list(values), dtype=torch.float64)
+    found = found[found.isfinite()]
+    return bool(len(found)) and bool(found.min() > 0) and bool(found.max() > 100 * found.min())

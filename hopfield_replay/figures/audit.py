@@ -1,0 +1,90 @@
+"""Figures of an audit: what one checkpoint lost against another."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from hopfield_replay.figures._style import (
+    COLOURS,
+    GUIDE,
+    SMALL,
+    histogram,
+    legend_above,
+    new_figure,
+    panels,
+    spans_decades,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_GROUPS = 20  # of more groups, the ten most and the ten least forgotten are drawn
+
+
+def error_change(old: Tensor, new: Tensor) -> "Figure":
+    """Left: distribution of the errors' rises; right: each sample's error under the second checkpoint and the first.
+
+    Args:
+        old: (n,) reconstruction error of each sample under the first checkpoint.
+        new: (n,) under the second.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    rises = new - old
+    figure = new_figure(3.9)
+    left, right = panels(figure, 2, 2)
+    histogram(left, rises, "samples")
+    left.axvline(0.0, color=GUIDE, linewidth=0.8)
+    left.set_xlabel("reconstruction forgetting\n(rise of the mean squared error, per element)")
+    right.scatter(old.numpy(), new.numpy(), s=10, alpha=0.5, linewidths=0, color=COLOURS[0], label="a sample")
+    if spans_decades(torch.cat([old, new])):
+        right.set(xscale="log", yscale="log")
+    ends = [float(torch.cat([old, new]).min()), float(torch.cat([old, new]).max())]
+    right.plot(ends, ends, color=GUIDE, linewidth=0.8, zorder=0, label="no change")
+    right.set_xlabel("reconstruction error, first checkpoint\n(mean squared, per element)")
+    right.set_ylabel("reconstruction error, second checkpoint\n(mean squared, per element)")
+    legend_above(right, columns=2)
+    return figure
+
+
+def rises_by_group(rises: Tensor, groups: Tensor, name: str = "class") -> "Figure":
+    """Quartiles (box), 5th to 95th percentile (whiskers) and mean (diamond) of the rises of each class or task.
+
+    Args:
+        rises: (n,) rise of each sample's reconstruction error.
+        groups: (n,) integers.
+        name: what a group is.
+
+    Returns:
+        The figure, the most forgotten group on top; of more than twenty groups the ten most and the ten least.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    found = [(int(group), rises[groups == group]) for group in groups.unique()]
+    found.sort(key=lambda item: float(item[1].mean()))
+    if len(found) > _GROUPS:
+        found = [*found[: _GROUPS // 2], *found[-_GROUPS // 2 :]]
+    figure = new_figure(1.2 + 0.26 * len(found))
+    (axis,) = panels(figure, 1, 1)
+    axis.boxplot(
+        [values.numpy() for _, values in found],
+        orientation="horizontal",
+        whis=(5, 95),
+        showfliers=False,
+        showmeans=True,
+        patch_artist=True,
+        boxprops={"facecolor": COLOURS[5], "alpha": 0.5},
+        medianprops={"color": "black"},
+        meanprops={"marker": "D", "markersize": 4, "markerfacecolor": COLOURS[3], "markeredgecolor": COLOURS[3]},
+    )
+    axis.set_yticks(range(1, len(found) + 1), [f"{name} {group} (n = {len(values)})" for group, values in found])
+    axis.tick_params(axis="y", labelsize=SMALL)
+    axis.axvline(0.0, color=GUIDE, linewidth=0.8, zorder=0)
+    axis.set_xlabel("reconstruction forgetting (rise of the mean squared error, per element)")
+    return figure

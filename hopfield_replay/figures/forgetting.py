@@ -1,0 +1,106 @@
+"""Figures of what a model forgot: against the energies, and task after task."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hopfield_replay.figures._style import (
+    COLOURS,
+    GUIDE,
+    MARKERS,
+    legend_above,
+    legend_below,
+    new_figure,
+    panels,
+    series_style,
+)
+from hopfield_replay.functional.correlation import spearman
+from hopfield_replay.table import error_rise
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SERIES = len(COLOURS)
+
+
+def energy_against_forgetting(record: dict[str, Any]) -> "Figure | None":
+    """Per-sample scatter after one task: what the energies say against what the model lost.
+
+    Left: reconstruction forgetting against the energy before the task change; right: against the energy rise, which is
+    the intrinsic forgetting. Each dot is a probe of an earlier task; Spearman's rank correlation is in the legends. Of
+    more than eight earlier tasks neighbours share a colour and one correlation.
+
+    Args:
+        record: one entry of a ForgettingTracker's history, of a task after the first, measured with a denoiser.
+
+    Returns:
+        The figure; None if there is nothing to show.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    found = [
+        (probe["task"], probe["energy_start"], probe["energy"] - probe["energy_start"], rise)
+        for probe in record["probes"]
+        if probe["task"] < record["task"] and (rise := error_rise(probe)) is not None
+    ]
+    if not found:
+        return None
+    size = -(-len(found) // _SERIES)
+    groups = [found[i : i + size] for i in range(0, len(found), size)]
+    figure = new_figure(3.9 + 0.2 * len(groups))
+    axes = panels(figure, 2, 2, sharey=True)
+    for axis, part, label in (
+        (axes[0], 1, "energy after its own task"),
+        (axes[1], 2, "intrinsic forgetting: energy rise since its own task"),
+    ):
+        for i, group in enumerate(groups):
+            x, y = (torch.cat([entry[column] for entry in group]) for column in (part, 3))
+            rho = spearman(x, y) if len(x) > 2 else float("nan")
+            first, last = group[0][0], group[-1][0]
+            name = f"task {first}" if first == last else f"tasks {first}-{last}"
+            axis.scatter(
+                x,
+                y,
+                s=12,
+                alpha=0.6,
+                linewidths=0,
+                color=COLOURS[i],
+                marker=MARKERS[i],
+                label=f"{name}: Spearman {rho:+.2f} (n = {len(x)})",
+            )
+        axis.set_xlabel(f"{label}\n(squared units of the vectors)")
+        axis.axhline(0.0, color=GUIDE, linewidth=0.8, zorder=0)
+        legend_above(axis)
+    axes[0].set_ylabel("reconstruction forgetting\n(rise of the mean squared error, per element)")
+    figure.suptitle(f"Earlier tasks' probes after task {record['task']}", fontsize="medium")
+    return figure
+
+
+def forgetting_over_tasks(
+    curves: Mapping[str, Sequence[tuple[int, float]]],
+    ylabel: str = "reconstruction forgetting of earlier tasks\n(rise of the mean squared error, per element)",
+) -> "Figure":
+    """Forgetting after each task, one line for each run (or for each task of one run).
+
+    Args:
+        curves: for each name the points (tasks learned, forgetting).
+        ylabel: what is forgotten, with its unit.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    figure = new_figure(4.2)
+    (axis,) = panels(figure, 1, 1)
+    for i, (name, points) in enumerate(curves.items()):
+        axis.plot([at for at, _ in points], [value for _, value in points], label=name, **series_style(i))
+    axis.axhline(0.0, color=GUIDE, linewidth=0.8, zorder=0)
+    axis.set_xticks(sorted({at for points in curves.values() for at, _ in points}))
+    axis.set_xlabel("tasks learned")
+    axis.set_ylabel(ylabel)
+    legend_below(figure, axis, min(5, len(curves)))
+    return figure

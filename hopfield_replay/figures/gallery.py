@@ -1,0 +1,113 @@
+"""Figures of samples: rows of pictures."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from hopfield_replay.figures._style import SMALL, WIDTH, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def as_pictures(samples: Tensor) -> Tensor | None:
+    """Samples as pictures (n, height, width, 3) in [0, 1], or None where they are none.
+
+    Bytes are divided by 255; floats are taken from [-1, 1] if any lies below zero, else from [0, 1], and what lies
+    outside is cut off. Two or more than three channels (latents) are shown beside each other, in grey, between their
+    1st and 99th percentile.
+
+    Args:
+        samples: (n, height, width), (n, channels, height, width), bytes or floating.
+
+    Example:
+        >>> as_pictures(torch.zeros(2, 1, 4, 6)).shape, as_pictures(torch.zeros(2, 4, 8, 8)).shape
+        (torch.Size([2, 4, 6, 3]), torch.Size([2, 16, 16, 3]))
+        >>> print(as_pictures(torch.zeros(2, 10)))
+        None
+    """
+    if samples.ndim == 3:
+        samples = samples[:, None]
+    if samples.ndim != 4 or samples.is_complex() or not samples.numel() or min(samples.shape[2:]) < 2:
+        return None
+    found = samples.detach().cpu().float().nan_to_num()
+    if samples.shape[1] in (1, 3):
+        if samples.dtype == torch.uint8:
+            found = found / 255.0
+        elif bool((found < 0.0).any()):
+            found = (found + 1.0) / 2.0
+    else:
+        found = _mosaic(_stretched(found))
+    return found.clamp(0.0, 1.0).permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous()
+
+
+def _stretched(latents: Tensor) -> Tensor:
+    few = latents.flatten()[:: max(1, latents.numel() // 100_000)]
+    low, high = few.quantile(0.01), few.quantile(0.99)
+    return (latents - low) / (high - low).clamp(min=1e-12)
+
+
+def _mosaic(latents: Tensor) -> Tensor:
+    """Channels (n, c, h, w) laid out as a near-square grid (n, 1, rows h, columns w)."""
+    n, c, h, w = latents.shape
+    columns = int(-(-(c**0.5) // 1))
+    rows = -(-c // columns)
+    padded = torch.cat([latents, latents.new_ones(n, rows * columns - c, h, w)], dim=1)
+    return padded.view(n, rows, columns, h, w).permute(0, 1, 3, 2, 4).reshape(n, 1, rows * h, columns * w)
+
+
+def picture_rows(
+    rows: Sequence[tuple[str, Tensor]], *, beside: int = 1, captions: Sequence[str] | None = None, title: str = ""
+) -> "Figure | None":
+    """Rows of pictures, such as samples, and what two checkpoints make of them.
+
+    Args:
+        rows: title and samples of each row, see :func:`as_pictures`.
+        beside: how many consecutive rows stand beside each other on one line.
+        captions: one for each sample of a row, below the last line; about ten characters a line where ten samples
+            stand in a row.
+        title: of the figure.
+
+    Returns:
+        The figure; None if the samples are no pictures.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    strips = [(name, as_pictures(samples)) for name, samples in rows if len(samples)]
+    shown = [(name, found) for name, found in strips if found is not None]
+    if not shown or len(shown) < len(strips):
+        return None
+    columns = max(len(found) for _, found in shown)
+    lines = -(-len(shown) // beside)
+    ratio = max(found.shape[1] / found.shape[2] for _, found in shown)
+    cell = min(0.9, (WIDTH - 0.3) / (beside * columns))
+    below = 0.0 if captions is None else 0.17 * max(caption.count("\n") + 1 for caption in captions)
+    figure = new_figure((cell * ratio + 0.3) * lines + below + (0.35 if title else 0.05))
+    grid = figure.subplots(lines, beside, squeeze=False).flatten()
+    for axis in grid:
+        axis.tick_params(length=0, labelsize=SMALL)
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    for axis, (name, found) in zip(grid, shown, strict=False):
+        gap = max(1, found.shape[2] // 12)
+        axis.imshow(_strip(found, columns, gap).numpy(), interpolation="nearest")
+        axis.set_title(name, fontsize=SMALL, loc="left")
+    if captions is not None:
+        pitch = found.shape[2] + gap
+        for axis in grid[-beside:]:
+            centres = [i * pitch + (pitch - gap - 1) / 2 for i in range(len(captions))]
+            axis.set_xticks(centres, captions)
+    if title:
+        figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def _strip(pictures: Tensor, columns: int, gap: int) -> Tensor:
+    """Pictures (n, h, w, 3) beside each other on white, as wide as ``columns`` of them."""
+    n, h, w, _ = pictures.shape
+    strip = pictures.new_ones(h, columns, w + gap, 3)
+    strip[:, :n, :w] = pictures.transpose(0, 1)
+    return strip.view(h, columns * (w + gap), 3)[:, :-gap]
