@@ -1,6 +1,5 @@
 """One arm for each replay policy, trained from the same seed, compared in a table, figures and results.json."""
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hopfield_replay.figures import energy_against_forgetting
+from hopfield_replay.files import replacing, write_json
 from hopfield_replay.table import error_rise, summarize
 
 
@@ -62,7 +62,8 @@ def run_arm(
     draw_gallery(gallery, policy, folder)
     figure = energy_against_forgetting(monitor.history[-1])
     if figure is not None:
-        figure.savefig(folder / f"energy_against_forgetting_{policy}.png", dpi=120)
+        with replacing(folder / f"energy_against_forgetting_{policy}.png") as partial:
+            figure.savefig(partial, dpi=120)
     return {
         "policy": policy,
         "seconds": time.perf_counter() - started,
@@ -138,7 +139,8 @@ def draw_curves(arms: list[dict[str, Any]], folder: Path) -> None:
     axis.axhline(0.0, color="0.7", linewidth=0.8, zorder=0)
     axis.legend(frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(folder / "forgetting.png", dpi=120)
+    with replacing(folder / "forgetting.png") as partial:
+        figure.savefig(partial, dpi=120)
 
 
 def run_arms(
@@ -183,4 +185,4 @@ def write_results(arms: list[dict[str, Any]], args: Any, training: dict[str, Any
         "epochs": training["epochs"],
         "arms": [{name: value for name, value in arm.items() if name not in ("rises", "history")} for arm in arms],
     }
-    (folder / "results.json").write_text(json.dumps(results, indent=2))
+    write_json(folder / "results.json", results)

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from splits import Split
 from torch import Tensor
 
+from hopfield_replay.files import replacing
+
 
 class Gallery(Callback):
     """Keeps pictures after every task: generated samples, and reconstructions of held-out images of every task."""
@@ -58,11 +60,13 @@ def draw_gallery(gallery: Gallery, policy: str, folder: Path) -> None:
     figure = Figure(figsize=(9, 0.75 * count), layout="constrained")
     for axis, images, split in zip(figure.subplots(count, 1), gallery.generated, tasks, strict=True):
         tiles(axis, images, f"generated after training on {split.classes}")
-    figure.savefig(folder / f"samples_{policy}.png", dpi=120)
+    with replacing(folder / f"samples_{policy}.png") as partial:
+        figure.savefig(partial, dpi=120)
     figure = Figure(figsize=(9, 0.85 * count), layout="constrained")
     axes = figure.subplots(count, 3)
     for task, split in enumerate(tasks):
         tiles(axes[task, 0], gallery.images[task], f"held-out images of {split.classes}")
         tiles(axes[task, 1], gallery.reconstructed[task][task], f"reconstructed at t={gallery.timestep}, just learned")
         tiles(axes[task, 2], gallery.reconstructed[-1][task], "reconstructed after the last task")
-    figure.savefig(folder / f"reconstructions_{policy}.png", dpi=120)
+    with replacing(folder / f"reconstructions_{policy}.png") as partial:
+        figure.savefig(partial, dpi=120)

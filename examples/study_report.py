@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 from study_job import Settings, class_distances, images_of, read_results, task_distance
 from study_statistics import MEASURES, Arms, correlations, interval, matching_capacity, measure, paired_difference
 
+from hopfield_replay.files import replacing
+
 CORRELATIONS = {
     "before": "energy before",
     "before_partial": "energy before, given density",
@@ -243,4 +245,5 @@ def finish(figure: Figure, axes: list[Any], title: str, path: Path) -> None:
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)
-    figure.savefig(path, dpi=130)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=130)

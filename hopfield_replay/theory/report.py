@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hopfield_replay import __version__
+from hopfield_replay.files import replacing, write_text
 from hopfield_replay.plotting import new_figure
 from hopfield_replay.theory.boltzmann_replay import reproduce_boltzmann
 from hopfield_replay.theory.falsify import reproduce_falsify
@@ -77,8 +78,9 @@ def write_report(results: Mapping[str, Result], output_dir: str | Path, seconds:
     files, parts = [], [f"# The theory, reproduced\n\n{_PREAMBLE}"]
     for name, result in results.items():
         data, image = folder / f"{name}.json", folder / f"{name}.png"
-        data.write_text(json.dumps(result.to_dict(), indent=1) + "\n", encoding="utf-8")
-        result.figure().savefig(image, dpi=120)
+        write_text(data, json.dumps(result.to_dict(), indent=1) + "\n")
+        with replacing(image) as partial:
+            result.figure().savefig(partial, dpi=120)
         files += [data, image]
         sentences = "\n".join(f"- {sentence}" for sentence in result.findings())
         parts.append(
@@ -89,7 +91,7 @@ def write_report(results: Mapping[str, Result], output_dir: str | Path, seconds:
     parts.insert(1, f"## Which statements hold\n\n{verdicts}\n")
     parts.append(f"Written by hopfield-replay {__version__}.\n")
     page = folder / "README.md"
-    page.write_text("\n".join(parts), encoding="utf-8")
+    write_text(page, "\n".join(parts))
     return Report(page, (*files, page), dict(seconds))
 
 
