@@ -30,9 +30,14 @@ def test_the_partial_file_keeps_the_suffix_and_does_not_look_like_the_target(tmp
 @pytest.mark.parametrize("wrong", [OSError("disk full"), KeyboardInterrupt()])
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, wrong):
     write_text(tmp_path / "a", "old")
-    with pytest.raises(type(wrong)), replacing(tmp_path / "a") as partial:
-        partial.write_text("ne")
-        raise wrong
+
+    def write():
+        with replacing(tmp_path / "a") as partial:
+            partial.write_text("ne")
+            raise wrong
+
+    with pytest.raises(type(wrong)):
+        write()
     assert os.listdir(tmp_path) == ["a"]
     assert (tmp_path / "a").read_text() == "old"
 

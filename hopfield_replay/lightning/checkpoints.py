@@ -22,9 +22,7 @@ class WholeCheckpoints(TorchCheckpointIO):
     a copy, and a run that is killed in it leaves the first part of a file in place of the checkpoint that was there.
     """
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write a checkpoint; where it is no local file, or with options, as Lightning does."""
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
