@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
@@ -42,6 +43,27 @@ def write_whole(trainer: Trainer) -> None:
     """Let the trainer write whole checkpoints, unless it was given a way of its own."""
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = WholeCheckpoints()
+
+
+def check_resumes(trainer: Trainer) -> None:
+    """Refuse what would make Lightning load a checkpoint of its own choice into every task's fit.
+
+    Raises:
+        MisconfigurationException: an OnExceptionCheckpoint; a checkpoint that SLURM's automatic requeue has left.
+    """
+    if any(isinstance(callback, OnExceptionCheckpoint) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        raise MisconfigurationException(
+            "OnExceptionCheckpoint makes Lightning load the newest checkpoint into every fit, so that all tasks after "
+            "the first would be skipped; use ModelCheckpoint(dirpath=..., save_last=True, every_n_train_steps=...) and "
+            'ckpt_path="last".'
+        )
+    if SLURMEnvironment.detect():
+        left = sorted(Path(trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"))
+        if left:
+            raise MisconfigurationException(
+                f"Lightning's automatic requeue under SLURM would load {left[-1]} into every task. Remove it, switch "
+                'that off (plugins=[SLURMEnvironment(auto_requeue=False)]), and go on with ckpt_path="last".'
+            )
 
 
 def resolve(trainer: Trainer, ckpt_path: str | os.PathLike[str], cursor_key: str) -> str | None:

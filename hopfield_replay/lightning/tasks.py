@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from hopfield_replay.lightning.checkpoints import position, resolve, write_whole
+from hopfield_replay.lightning.checkpoints import check_resumes, position, resolve, write_whole
 from hopfield_replay.lightning.strategies import check_launcher
 
 
@@ -86,7 +86,8 @@ def fit_tasks(
         ValueError: no tasks.
         TypeError: one datamodule in place of a list.
         MisconfigurationException: a checkpoint that was not written under fit_tasks, or of a task that is not there; a
-            strategy that cannot fit twice (ddp_spawn).
+            strategy that cannot fit twice (ddp_spawn); what loads checkpoints into fits by itself
+            (OnExceptionCheckpoint, files of SLURM's automatic requeue).
 
     Example:
         >>> import warnings; warnings.simplefilter("ignore")
@@ -109,6 +110,7 @@ def fit_tasks(
         _callbacks(trainer).insert(0, cursor)
     _warn_of_leaks(trainer, len(datamodules))
     check_launcher(trainer.strategy)
+    check_resumes(trainer)
     write_whole(trainer)
     start = 0
     if ckpt_path is not None:

@@ -85,6 +85,15 @@ def failing(rank, settings):
     return "no error"
 
 
+def apart(rank, folder, settings):
+    """The error when only the first process sees the checkpoints: the others would begin anew."""
+    try:
+        run(folder=folder / ("cut" if rank == 0 else "elsewhere"), ckpt_path="last", **settings)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"
+
+
 class Dies(Foreign):
     """One process fails in the middle of the second task; the others wait for its gradients."""
 
@@ -110,7 +119,9 @@ def main():
     found = {"pid": os.getpid(), "policies": {policy: run(policy=policy, **settings) for policy in policies}}
     rank = world()[0]
     found["failing"] = [failing(failed, settings) for failed in (0, 1)]
-    if (folder / "cut").exists():  # written by another number of processes
+    resumes = (folder / "cut").exists()
+    torch.distributed.barrier()  # before one of them makes it
+    if resumes:  # written by another number of processes
         found["resumed"] = run(folder=folder / "cut", ckpt_path="last", **settings)
     else:
         try:
@@ -122,6 +133,7 @@ def main():
             shutil.copytree(folder / "cut", folder / "kept")
         torch.distributed.barrier()
         found["resumed"] = run(folder=folder / "cut", ckpt_path="last", **settings)
+    found["apart"] = apart(rank, folder, settings)
     torch.save(found, folder / f"rank{rank}.pt")
     if ending != "none":
         how, failed = ending.split()

@@ -132,6 +132,13 @@ def test_where_one_process_cannot_read_its_share_all_stop_with_its_error(two, th
                 assert rank["failing"][failed] == told
 
 
+def test_processes_that_do_not_see_the_same_checkpoints_are_refused(two, three, nodes):
+    for found in (two, three, nodes):
+        for rank in found.ranks:
+            assert "MisconfigurationException: The processes do not go on at the same place" in rank["apart"]
+            assert "Every machine must see the folder of the checkpoints" in rank["apart"]
+
+
 def test_a_process_that_fails_in_training_ends_the_run_with_its_error(two, three, nodes):
     for found in (two, nodes):
         assert all(found.statuses)
