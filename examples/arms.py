@@ -1,6 +1,5 @@
 """One arm for each replay policy, trained from the same seed, compared in a table, figures and results.json."""
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hopfield_replay.figures import energy_against_forgetting, forgetting_over_tasks
+from hopfield_replay.files import write_figure, write_json
 from hopfield_replay.table import error_rise, summarize
 
 
@@ -61,7 +61,7 @@ def run_arm(
     draw_gallery(gallery, policy, folder)
     figure = energy_against_forgetting(monitor.history[-1])
     if figure is not None:
-        figure.savefig(folder / f"energy_against_forgetting_{policy}.png")
+        write_figure(folder / f"energy_against_forgetting_{policy}.png", figure)
     return {
         "policy": policy,
         "seconds": time.perf_counter() - started,
@@ -133,7 +133,7 @@ def draw_curves(arms: list[dict[str, Any]], folder: Path) -> None:
         },
         "reconstruction forgetting of earlier tasks, held out\n(rise of the mean squared error, per pixel)",
     )
-    figure.savefig(folder / "forgetting.png")
+    write_figure(folder / "forgetting.png", figure)
 
 
 def run_arms(
@@ -178,4 +178,4 @@ def write_results(arms: list[dict[str, Any]], args: Any, training: dict[str, Any
         "epochs": training["epochs"],
         "arms": [{name: value for name, value in arm.items() if name not in ("rises", "history")} for arm in arms],
     }
-    (folder / "results.json").write_text(json.dumps(results, indent=2))
+    write_json(folder / "results.json", results)

@@ -4,7 +4,6 @@ python examples/avalanche_digits.py                                     # scikit
 python examples/avalanche_digits.py --data mnist                        # MNIST by torchvision, 14x14
 """
 
-import json
 import time
 import warnings
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from hopfield_replay.avalanche import (
     ReconstructionForgetting,
     loss_evaluator,
 )
+from hopfield_replay.files import write_json
 from hopfield_replay.policies import POLICIES
 
 # after hopfield_replay.avalanche, which keeps the import of avalanche quiet
@@ -218,7 +218,7 @@ def main() -> None:
         arms = [run_arm(arm, benchmark, args, preset, bar) for arm in args.arms]
     print(report(arms))
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(arms, indent=2))
+    write_json(args.output, arms)
     print(f"Wrote {args.output}.")
 
 

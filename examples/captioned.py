@@ -11,6 +11,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from hopfield_replay.files import replacing
+
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
@@ -137,6 +139,5 @@ def save_grid(path: Path, rows: Sequence[Sequence[Image.Image]]) -> None:
         for x, picture in enumerate(row):
             grid.paste(picture, (x * width, y * height))
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    grid.save(partial, format="PNG")
-    partial.replace(path)
+    with replacing(path) as partial:
+        grid.save(partial, format="PNG")

@@ -16,6 +16,7 @@ from ddpm import DDPM
 from jsonargparse import ArgumentParser
 from splits import PRESETS, Split, be_quiet, forecast_agreement, forecast_boundary, load, split_classes
 
+from hopfield_replay.files import write_json
 from hopfield_replay.functional import Correlation
 
 
@@ -84,7 +85,7 @@ def main() -> None:
         print(agreement_report(agreement))
         path = args.output_dir / "results.json"
         results = json.loads(path.read_text())
-        path.write_text(json.dumps({**results, "forecast": [asdict(found) for found in agreement]}, indent=2))
+        write_json(path, {**results, "forecast": [asdict(found) for found in agreement]})
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ from study_job import Job, Settings, run_job, settings_for
 from study_report import draw_correlations, draw_policies, markdown, summarize
 from tqdm.auto import tqdm
 
+from hopfield_replay.files import write_text
+
 MAIN = ["none", "random", "high_energy", "greedy_gain"]
 OTHERS = [
     "low_energy",
@@ -94,14 +96,7 @@ def claim_folder(folder: Path, settings: Settings) -> None:
         raise ValueError(f"{folder} holds results but no settings.json that says of what. Use another --output-dir.")
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        write(path, json.dumps(wanted))
-
-
-def write(path: Path, text: str) -> None:
-    """Replace a file, all or nothing."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+        write_text(path, json.dumps(wanted))
 
 
 def start_worker() -> None:
@@ -173,8 +168,8 @@ def report(settings: list[Settings], args: Any) -> None:
         draw_policies(summary, args.output_dir / f"policies_{one.name}.png")
         draw_correlations(summary, args.output_dir / f"correlations_{one.name}.png")
     text = "\n".join(markdown(summary) for summary in summaries)
-    write(args.output_dir / "study.md", text)
-    write(args.output_dir / "study.json", json.dumps(finite(summaries), indent=1, allow_nan=False))
+    write_text(args.output_dir / "study.md", text)
+    write_text(args.output_dir / "study.json", json.dumps(finite(summaries), indent=1, allow_nan=False))
     print(text)
 
 

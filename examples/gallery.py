@@ -11,6 +11,7 @@ from splits import Split
 from torch import Tensor
 
 from hopfield_replay.figures import picture_rows
+from hopfield_replay.files import write_figure
 
 
 class Gallery(Callback):
@@ -66,4 +67,4 @@ def draw_gallery(gallery: Gallery, policy: str, folder: Path) -> None:
 
 def save(figure: Figure | None, path: Path) -> None:
     if figure is not None:
-        figure.savefig(path)
+        write_figure(path, figure)

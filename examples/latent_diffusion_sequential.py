@@ -22,13 +22,14 @@ from latent_diffusion import Drawing, LatentDiffusion, add_lora, load_pipeline, 
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from run_folder import check_run, plain, write_folder, write_json
+from run_folder import check_run, plain, write_folder
 from splits import be_quiet, unknown_policies
 from tiny_pipeline import build_tiny
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, StackDataset
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks
+from hopfield_replay.files import write_json
 from hopfield_replay.table import summarize
 
 _FREE = ("resume", "output_dir", "accelerator")  # what may differ when a run is resumed

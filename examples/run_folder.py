@@ -37,17 +37,13 @@ def check_run(folder: Path, settings: dict[str, Any], resume: bool) -> None:
         raise ValueError(f"{folder} holds a run of another configuration: {differences}. Use another --output-dir.")
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file in one piece."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2))
-    partial.replace(path)
-
-
 def write_folder(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a new folder that takes its place only when it is complete; an old one is replaced."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
     shutil.rmtree(partial, ignore_errors=True)
     write(partial)
-    shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)  # a folder that is not empty cannot be replaced in one step; whole ones are moved
     partial.rename(path)
+    shutil.rmtree(old, ignore_errors=True)

@@ -9,6 +9,7 @@ from study_job import Settings, class_distances, images_of, read_results, task_d
 from study_statistics import MEASURES, Arms, correlations, interval, matching_capacity, measure, paired_difference
 
 from hopfield_replay.figures import legend_above, new_figure, panels, series_style
+from hopfield_replay.files import write_figure
 
 CORRELATIONS = {
     "before": "energy before",
@@ -210,7 +211,7 @@ def draw_policies(summary: dict[str, Any], path: Path) -> None:
     right.axvline(0.0, color="0.7", linewidth=0.8, zorder=0)
     right.set_xlabel("difference to random (mean squared\nerror, per pixel; negative: forgets less)")
     figure.suptitle(f"{summary['data']}, {summary['network']}", fontsize="medium")
-    figure.savefig(path)
+    write_figure(path, figure)
 
 
 def draw_correlations(summary: dict[str, Any], path: Path) -> None:
@@ -240,4 +241,4 @@ def draw_correlations(summary: dict[str, Any], path: Path) -> None:
     if summary["correlations"]:
         legend_above(axis, columns=4)
     figure.suptitle(f"{summary['data']}, {summary['network']}", fontsize="medium")
-    figure.savefig(path)
+    write_figure(path, figure)

@@ -1,12 +1,13 @@
 """The command hopfield-replay."""
 
-import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+from hopfield_replay.files import replacing, write_json
 
 _EXPERIMENTS = ("rise", "replay_gain", "falsify", "boltzmann", "selection", "all")
 
@@ -15,8 +16,9 @@ def _write(result: Any, output_dir: Path | None, name: str) -> None:
     if output_dir is None:
         return
     output_dir.mkdir(parents=True, exist_ok=True)
-    (output_dir / f"{name}.json").write_text(json.dumps(result.to_dict(), indent=2))
-    result.figure().savefig(output_dir / f"{name}.png", dpi=120)
+    write_json(output_dir / f"{name}.json", result.to_dict())
+    with replacing(output_dir / f"{name}.png") as partial:
+        result.figure().savefig(partial, dpi=120)
     print(f"Wrote {output_dir}/{name}.json and {name}.png")
 
 

@@ -1,5 +1,7 @@
 """The few collectives the ledger needs; without a process group each is the identity."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ def world() -> tuple[int, int]:
 def gather_rows(tensor: Tensor) -> Tensor:
     """Rows of all ranks, in the order of the ranks, on the tensor's device; ranks may hold different numbers of rows.
 
-    The trailing shape and the dtype must be the same on every rank.
+    The trailing shape and the dtype must be the same on every rank that holds rows.
     """
     size = world()[1]
     if size == 1:
@@ -26,11 +28,54 @@ def gather_rows(tensor: Tensor) -> Tensor:
     counts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(size)]
     dist.all_gather(counts, torch.tensor([len(tensor)], device=device))
     most = max(int(count) for count in counts)
+    if any(int(count) == 0 for count in counts):  # a rank without rows need not know what they look like
+        forms = gather_objects((tuple(tensor.shape[1:]), tensor.dtype) if len(tensor) else None)
+        shape, dtype = next((form for form in forms if form is not None), (tuple(tensor.shape[1:]), tensor.dtype))
+        tensor = tensor if len(tensor) else torch.empty(0, *shape, dtype=dtype, device=tensor.device)
     padded = torch.zeros(most, *tensor.shape[1:], dtype=tensor.dtype, device=device)
     padded[: len(tensor)] = tensor
     parts = [torch.empty_like(padded) for _ in range(size)]
     dist.all_gather(parts, padded)
     return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)]).to(tensor.device)
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Every rank's value, in the order of the ranks; plain Python and small tensors."""
+    size = world()[1]
+    if size == 1:
+        return [value]
+    found: list[Any] = [None] * size
+    dist.all_gather_object(found, value)
+    return found
+
+
+@contextmanager
+def together(what: str) -> Iterator[None]:
+    """Run a part in which a rank may fail: if one does, all do, instead of waiting for it in the next collective.
+
+    Args:
+        what: is being done, for the others' error message. There must be no collective in it.
+
+    Raises:
+        RuntimeError: on the ranks that did not fail; those that did raise what they raised.
+
+    Example:
+        >>> with together("adding"):
+        ...     total = 1 + 1
+        >>> total
+        2
+    """
+    error = None
+    try:
+        yield
+    except Exception as caught:
+        error = caught
+    errors = gather_objects(None if error is None else f"{type(error).__name__}: {error}")
+    if error is not None:
+        raise error
+    for rank, message in enumerate(errors):
+        if message is not None:
+            raise RuntimeError(f"Process {rank} failed while {what}: {message}")
 
 
 def broadcast(value: Any) -> Any:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.denoisers import Denoiser
-from hopfield_replay.distributed import gather_rows, world
+from hopfield_replay.distributed import gather_rows, together, world
 from hopfield_replay.encoders import split_batch
 from hopfield_replay.functional import elbo_weights, reconstruction_error
 from hopfield_replay.nested import take
@@ -67,9 +67,9 @@ class ErrorMeter:
         """As :meth:`of_batch`, of samples that every rank holds; each measures its share of them."""
         rank, size = world()
         share = torch.arange(rank, len(ids), size)
-        parts = (
-            [self.of_batch(take(batch, part), ids[part]) for part in torch.split(share, _CHUNK)] if len(share) else []
-        )
+        split = torch.split(share, _CHUNK) if len(share) else ()
+        with together("measuring reconstruction errors"):
+            parts = [self.of_batch(take(batch, part), ids[part]) for part in split]
         none = torch.empty(0, len(self.timesteps), dtype=torch.float64)
         errors = gather_rows(torch.cat([none, *(part for part, _ in parts)]))
         elements = int(gather_rows(torch.tensor([parts[0][1] if parts else 0])).max())
@@ -78,9 +78,10 @@ class ErrorMeter:
     def losses(self, batches: Iterable[tuple[Tensor, Any, Tensor]]) -> Tensor:
         """Mean error (N,) of every sample in batches of (positions, batch, ids), in the order of their positions."""
         positions, losses = [torch.arange(0)], [torch.empty(0, dtype=torch.float64)]
-        for at, batch, ids in batches:
-            positions.append(at)
-            losses.append(self.of_batch(batch, ids)[0].mean(1))
+        with together("measuring losses"):
+            for at, batch, ids in batches:
+                positions.append(at)
+                losses.append(self.of_batch(batch, ids)[0].mean(1))
         order = gather_rows(torch.cat(positions)).argsort()
         return gather_rows(torch.cat(losses))[order]
 

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import uuid
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hopfield_replay.files import replacing
 from hopfield_replay.nested import Leaf, leaves, map_leaves, rows, take
 
 
@@ -156,17 +156,11 @@ def save_tree(path: str | os.PathLike[str], tree: Any) -> None:
 
     tensors: dict[str, Tensor] = {}
     outline = _flatten(tree, tensors)
-    target = Path(path)
-    partial = target.with_name(f".{uuid.uuid4().hex}.partial")  # of its own for each writer
     try:
-        save_file(tensors, str(partial), metadata={_HEADER: json.dumps(outline)})
-        with open(partial, "rb+") as written:
-            os.fsync(written.fileno())  # or a power cut could leave the new name with nothing behind it
-        os.replace(partial, target)
+        with replacing(path) as partial:
+            save_file(tensors, str(partial), metadata={_HEADER: json.dumps(outline)})
     except SafetensorError as error:
         raise OSError(f"{path} could not be written ({error}).") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_tree(path: str | os.PathLike[str]) -> Any:

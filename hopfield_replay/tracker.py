@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hopfield_replay.buffer import EnergyReplayBuffer
 from hopfield_replay.candidates import sample_keys
 from hopfield_replay.denoisers import Denoiser
-from hopfield_replay.distributed import broadcast, gather_rows, world
+from hopfield_replay.distributed import broadcast, gather_objects, gather_rows, together, world
 from hopfield_replay.encoders import as_encoder, first_labels
 from hopfield_replay.functional import effective_patterns, energy, knn_distance
 from hopfield_replay.functional._validate import Similarity, check_beta, check_similarity
@@ -253,7 +253,7 @@ class ForgettingTracker:
                 batches = progress(source.batches(), f"Losses of task {task}")
                 losses = meter.losses((at, batch, sample_ids(task, at)) for at, batch in batches)
             self.buffer.update(
-                lambda chosen: broadcast(source.fetch(chosen) if world()[0] == 0 else None),
+                lambda chosen: _fetch(source, chosen),
                 vectors,
                 ids=ids,
                 task=task,
@@ -279,38 +279,44 @@ class ForgettingTracker:
         task = self.next_task
         if self._read_task is not None and self._read_task[0] == task:
             return self._read_task[1:]
-        positions, vectors, labels, bad = [], list[Tensor](), [], []
-        for at, batch in progress(source.batches(), f"Reading task {task}"):
-            found = self._encode(prepare(batch)).cpu()
-            if len(found) != len(at):
-                raise ValueError(f"encoder must return a vector for each sample, got {len(found)} for {len(at)}.")
-            known = [*(probe["vectors"] for probe in self._probes[:1]), *vectors[:1]]
-            if known and found.shape[1] != known[0].shape[1]:
-                raise ValueError(
-                    f"Task {task} has samples of {found.shape[1]} numbers (from position {int(at[0])} of its data), "
-                    f"but those before have {known[0].shape[1]}; all need one shape. Resize them, or pass encoder=."
-                )
-            bad.append(at[~torch.isfinite(found).all(1)])
-            positions.append(at)
-            vectors.append(found)
-            labels.append(first_labels(batch, len(at)))
-        counts = gather_rows(torch.tensor([sum(map(len, positions))]))  # every rank must come to the same error
-        if not counts.any():
+        none = torch.arange(0)  # a process may hold no sample
+        positions, vectors, labels, bad = [none], list[Tensor](), list[Tensor | None]([none]), [none]
+        with together(f"reading task {task}"):
+            for at, batch in progress(source.batches(), f"Reading task {task}"):
+                found = self._encode(prepare(batch)).cpu()
+                if len(found) != len(at):
+                    raise ValueError(f"encoder must return a vector for each sample, got {len(found)} for {len(at)}.")
+                known = [*(probe["vectors"] for probe in self._probes[:1]), *vectors[:1]]
+                if known and found.shape[1] != known[0].shape[1]:
+                    raise ValueError(
+                        f"Task {task} has samples of {found.shape[1]} numbers (from position {int(at[0])} of its "
+                        f"data), but those before have {known[0].shape[1]}; all need one shape. Resize them, or pass "
+                        "encoder=."
+                    )
+                bad.append(at[~torch.isfinite(found).all(1)])
+                positions.append(at)
+                vectors.append(found)
+                labels.append(first_labels(batch, len(at)))
+        # what every rank must come to the same conclusion from
+        told = gather_objects((vectors[0].shape[1] if vectors else None, all(label is not None for label in labels)))
+        sizes = sorted({size for size, _ in told if size is not None})
+        if not sizes:
             raise ValueError(f"Task {task} has no training samples: its data set is empty.")
-        if not counts.all():
+        if len(sizes) > 1:
             raise ValueError(
-                f"Task {task} has {int(counts.sum())} training samples for {len(counts)} processes; each process needs "
-                "at least one."
+                f"Task {task} has samples of {' and '.join(map(str, sizes))} numbers; all need one shape. Resize them, "
+                "or pass encoder=."
             )
-        _refuse(gather_rows(torch.cat(bad)), int(counts.sum()), f"Task {task}")
         where = gather_rows(torch.cat(positions))
+        _refuse(gather_rows(torch.cat(bad)), len(where), f"Task {task}")
         order = where.argsort()
         named = None
-        if all(label is not None for label in labels):
+        if all(labelled for _, labelled in told):
             named = gather_rows(torch.cat(labels))[order]  # type: ignore[arg-type]
         elif self.buffer is not None and self.buffer.groups == "label":
             raise ValueError('groups="label" needs a tensor of integers (n,) in every batch, and found none.')
-        return gather_rows(torch.cat(vectors))[order], sample_ids(task, where[order]), named
+        own = torch.cat(vectors) if vectors else torch.empty(0, sizes[0])
+        return gather_rows(own)[order], sample_ids(task, where[order]), named
 
     def _encode(self, batch: Any) -> Tensor:
         with torch.no_grad():
@@ -353,15 +359,17 @@ class ForgettingTracker:
         if probe_source is None:
             positions, held_out = ids - sample_ids(task, torch.zeros(1)), False
         else:
-            found = [at for at, _ in progress(probe_source.batches(), f"Reading probes of task {task}")]
+            with together(f"reading the probes of task {task}"):
+                found = [at for at, _ in progress(probe_source.batches(), f"Reading probes of task {task}")]
             positions, held_out = gather_rows(torch.cat([torch.arange(0), *found])).sort().values, True
             if not len(positions):
                 raise ValueError(f"The probe data of task {task} is empty.")
         all_ids = sample_ids(task, positions, held_out=held_out)
         chosen = sample_keys(all_ids, -1 - self.seed).argsort(descending=True)[: self.probe_size].sort().values
         origin = source if probe_source is None else probe_source
-        batch = broadcast(origin.fetch(positions[chosen]) if world()[0] == 0 else None)
-        vectors = self._encode(prepare(batch)).cpu()
+        batch = _fetch(origin, positions[chosen])
+        with together(f"encoding the probes of task {task}"):
+            vectors = self._encode(prepare(batch)).cpu()
         _refuse(positions[chosen][~torch.isfinite(vectors).all(1)], len(chosen), f"The probe data of task {task}")
         return {
             "task": task,
@@ -401,6 +409,13 @@ class ForgettingTracker:
         self.history = list(state["history"])
         self._probes = list(state["probes"])
         self._read_task = None
+
+
+def _fetch(source: TaskSource, positions: Tensor) -> Any:
+    """The samples at these positions as the first process reads them."""
+    with together("reading the chosen samples"):
+        samples = source.fetch(positions) if world()[0] == 0 else None
+    return broadcast(samples)
 
 
 def _refuse(bad: Tensor, count: int, name: str) -> None:

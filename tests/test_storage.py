@@ -156,4 +156,4 @@ def test_what_is_written_is_on_the_disk_before_it_gets_its_name(tmp_path, monkey
         real = getattr(os, name)
         monkeypatch.setattr(os, name, lambda *args, name=name, real=real: (done.append(name), real(*args))[1])
     save_tree(tmp_path / "a.safetensors", TREE)
-    assert done == ["fsync", "replace"]
+    assert done == ["fsync", "replace", "fsync"]  # the file, its name, and the folder that holds the name

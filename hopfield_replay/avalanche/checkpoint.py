@@ -4,12 +4,13 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from avalanche.checkpointing import maybe_load_checkpoint
 from avalanche.checkpointing import save_checkpoint as upstream_save
+
+from hopfield_replay.files import replacing
 
 
 def save_checkpoint(strategy: Any, path: str | os.PathLike[str]) -> None:
@@ -38,14 +39,8 @@ def save_checkpoint(strategy: Any, path: str | os.PathLike[str]) -> None:
         ...     os.listdir(folder)
         ['run.pkl']
     """
-    target = Path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        with _optimizer_modules():
-            upstream_save(strategy, str(partial))
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with _optimizer_modules(), replacing(path) as partial:
+        upstream_save(strategy, str(partial))
 
 
 def load_checkpoint(

@@ -1,25 +1,45 @@
 """Which of Lightning's strategies can carry a sequence of tasks, and its boundaries."""
 
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    Strategy,
+)
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 
 def check_launcher(strategy: Strategy) -> None:
-    """Refuse strategies whose processes end with every fit."""
+    """Refuse strategies whose processes end with every fit (ddp_spawn, ddp_fork, ddp_notebook, XLA).
+
+    Raises:
+        MisconfigurationException: such a strategy.
+    """
     # only plain subprocesses live on between fits
     launcher = getattr(strategy, "_start_method", "popen") if isinstance(strategy, DDPStrategy) else "popen"
     if launcher != "popen":
+        given = f'strategy="ddp_{launcher}"' if type(strategy) is DDPStrategy else type(strategy).__name__
         raise MisconfigurationException(
-            f'strategy="ddp_{launcher}" ends its processes with every fit and loses what callbacks know; use '
-            'strategy="ddp".'
+            f"{given} starts its processes by {launcher}, ends them with every fit and loses what callbacks know; use "
+            'strategy="ddp" in a script (in a notebook: one device).'
         )
 
 
 def check_whole_model(strategy: Strategy) -> None:
-    """Refuse strategies under which the model cannot be measured at a boundary."""
-    sharded: tuple[type, ...] = (FSDPStrategy, ModelParallelStrategy)
-    if isinstance(strategy, sharded) or type(strategy).__name__ == "DeepSpeedStrategy":
+    """Refuse strategies under which the model cannot be measured at a boundary (FSDP, model parallel, DeepSpeed).
+
+    Raises:
+        MisconfigurationException: such a strategy.
+    """
+    if isinstance(strategy, FSDPStrategy | ModelParallelStrategy):
         raise MisconfigurationException(
             f"{type(strategy).__name__} cannot run the model outside of a training step (Lightning issue 20255), "
             "so probes cannot be measured; use a strategy that keeps whole models, such as ddp."
+        )
+    if isinstance(strategy, DeepSpeedStrategy):
+        raise MisconfigurationException(
+            f"{type(strategy).__name__} cannot run the model outside of a training step where it is split (stage 3), "
+            "and writes checkpoints as folders, which tasks are not resumed from; use a strategy that keeps whole "
+            "models, such as ddp."
         )

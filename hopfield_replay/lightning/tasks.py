@@ -5,12 +5,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+from hopfield_replay.lightning.checkpoints import check_resumes, position, resolve, write_whole
 from hopfield_replay.lightning.strategies import check_launcher
 
 
@@ -21,6 +21,20 @@ class TaskCursor(Callback):
         self.task = 0
         self.first_step = 0
         self.steps_per_task = -1
+        self.resumes: str | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse processes that would train different tasks: they could not see one another's checkpoints."""
+        if stage != "fit":
+            return
+        here = (self.task, self.first_step, self.resumes)
+        first = trainer.strategy.broadcast(here)
+        if not trainer.strategy.reduce_boolean_decision(here == first):
+            raise MisconfigurationException(
+                f"The processes do not go on at the same place: here it is task {here[0] + 1}, step {here[1]}, from "
+                f"{here[2]}; in the first process task {first[0] + 1}, step {first[1]}, from {first[2]}. Every machine "
+                "must see the folder of the checkpoints."
+            )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let max_steps count from the task's first step.
@@ -57,13 +71,23 @@ def fit_tasks(
         model: any LightningModule.
         datamodules: one for each task, in order: LightningDataModules (such as ReplayDataModule) or training loaders.
         ckpt_path: a checkpoint written during an earlier call with the same tasks; training goes on in the task in
-            which it was written. ``"last"`` takes the newest ``last*.ckpt`` of the trainer's ModelCheckpoint callbacks.
+            which it was written. ``"last"`` takes the newest ``last*.ckpt`` of the trainer's ModelCheckpoint callbacks
+            (with a ``dirpath``), or, if a kill has torn or removed that, the newest whole checkpoint beside it. As long
+            as there is none the first task begins, with a warning: a job that is started again and again can always
+            pass ``"last"``.
+
+    What a resumed run has in common with one that was never interrupted: finished tasks are not repeated; the buffer,
+    its energies, the history's energies and the replayed samples are the same. Weights (and what is measured with them)
+    are the same, too, where the Trainer itself repeats a run: it restores neither torch's global random numbers (noise,
+    dropout, shuffling) nor the position of a plain DataLoader inside an epoch, which then starts at its first batch.
+    Checkpoints are written whole (temporary file, fsync, rename), unless the trainer has a CheckpointIO of its own.
 
     Raises:
         ValueError: no tasks.
         TypeError: one datamodule in place of a list.
         MisconfigurationException: a checkpoint that was not written under fit_tasks, or of a task that is not there; a
-            strategy that cannot fit twice (ddp_spawn).
+            strategy that cannot fit twice (ddp_spawn); what loads checkpoints into fits by itself
+            (OnExceptionCheckpoint, files of SLURM's automatic requeue).
 
     Example:
         >>> import warnings; warnings.simplefilter("ignore")
@@ -86,14 +110,18 @@ def fit_tasks(
         _callbacks(trainer).insert(0, cursor)
     _warn_of_leaks(trainer, len(datamodules))
     check_launcher(trainer.strategy)
+    check_resumes(trainer)
+    write_whole(trainer)
     start = 0
     if ckpt_path is not None:
-        ckpt_path = _resolve(trainer, ckpt_path)
-        start, cursor.first_step = _position(ckpt_path, len(datamodules))
+        ckpt_path = resolve(trainer, ckpt_path, cursor.state_key)
+    if ckpt_path is not None:
+        start, cursor.first_step = position(ckpt_path, cursor.state_key, len(datamodules))
     cursor.steps_per_task = steps_per_task = trainer.max_steps
     try:
         for task in range(start, len(datamodules)):
             cursor.task = task
+            cursor.resumes = Path(ckpt_path).name if ckpt_path is not None and task == start else None
             if task > start or ckpt_path is None:
                 cursor.first_step = trainer.global_step
                 trainer.fit_loop.epoch_progress.reset()
@@ -127,31 +155,3 @@ def _warn_of_leaks(trainer: Trainer, tasks: int) -> None:
             f"{', '.join(leaking)} keep what they saw of one task (patience, best score) for the next. Compare scores "
             "across tasks with care, or use one trainer for each task."
         )
-
-
-def _resolve(trainer: Trainer, ckpt_path: str | os.PathLike[str]) -> str:
-    if str(ckpt_path) == "last":
-        folders = {Path(d) for c in trainer.checkpoint_callbacks if (d := getattr(c, "dirpath", None))}
-        found = sorted((f for folder in folders for f in folder.glob("last*.ckpt")), key=lambda f: f.stat().st_mtime)
-        if not found:
-            raise MisconfigurationException(
-                'ckpt_path="last" found no last*.ckpt; give ModelCheckpoint(dirpath=..., save_last=True), or the file.'
-            )
-        return str(found[-1])
-    if not Path(ckpt_path).is_file():
-        raise MisconfigurationException(f'ckpt_path must be a checkpoint file or "last", got {str(ckpt_path)!r}.')
-    return str(ckpt_path)
-
-
-def _position(ckpt_path: str, tasks: int) -> tuple[int, int]:
-    state = torch.load(ckpt_path, map_location="cpu", weights_only=True, mmap=True)
-    cursor = state.get("callbacks", {}).get(TaskCursor().state_key)
-    if cursor is None:
-        raise MisconfigurationException(
-            f"{ckpt_path} does not say in which task it was written; only checkpoints written under fit_tasks do."
-        )
-    if cursor["task"] >= tasks:
-        raise MisconfigurationException(
-            f"{ckpt_path} was written in task {cursor['task'] + 1}, but only {tasks} tasks were given."
-        )
-    return cursor["task"], cursor["first_step"]

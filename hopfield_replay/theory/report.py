@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hopfield_replay import __version__
 from hopfield_replay.figures import new_figure
+from hopfield_replay.files import write_figure, write_text
 from hopfield_replay.theory.boltzmann_replay import reproduce_boltzmann
 from hopfield_replay.theory.falsify import reproduce_falsify
 from hopfield_replay.theory.replay_gain import reproduce_replay_gain
@@ -77,8 +78,8 @@ def write_report(results: Mapping[str, Result], output_dir: str | Path, seconds:
     files, parts = [], [f"# The theory, reproduced\n\n{_PREAMBLE}"]
     for name, result in results.items():
         data, image = folder / f"{name}.json", folder / f"{name}.png"
-        data.write_text(json.dumps(result.to_dict(), indent=1) + "\n", encoding="utf-8")
-        result.figure().savefig(image)
+        write_text(data, json.dumps(result.to_dict(), indent=1) + "\n")
+        write_figure(image, result.figure())
         files += [data, image]
         sentences = "\n".join(f"- {sentence}" for sentence in result.findings())
         parts.append(
@@ -89,7 +90,7 @@ def write_report(results: Mapping[str, Result], output_dir: str | Path, seconds:
     parts.insert(1, f"## Which statements hold\n\n{verdicts}\n")
     parts.append(f"Written by hopfield-replay {__version__}.\n")
     page = folder / "README.md"
-    page.write_text("\n".join(parts), encoding="utf-8")
+    write_text(page, "\n".join(parts))
     return Report(page, (*files, page), dict(seconds))
 
 

@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 import run_folder
 
+from hopfield_replay.files import write_json
+
 SETTINGS = {"epochs": 2, "tasks": ["a", "b"], "size": None}
 
 
@@ -12,7 +14,7 @@ def test_a_run_goes_on_in_its_own_folder_only(tmp_path):
     with pytest.raises(ValueError, match="holds no run"):
         run_folder.check_run(tmp_path, SETTINGS, resume=True)
     assert not list(tmp_path.iterdir())
-    run_folder.write_json(tmp_path / "run.json", SETTINGS)
+    write_json(tmp_path / "run.json", SETTINGS)
     run_folder.check_run(tmp_path, SETTINGS, resume=True)
     with pytest.raises(ValueError, match="holds a run already: pass --resume"):
         run_folder.check_run(tmp_path, SETTINGS, resume=False)

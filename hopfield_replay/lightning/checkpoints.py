@@ -1,0 +1,141 @@
+"""Checkpoints that are never half-written, and which of them a run goes on from."""
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from hopfield_replay.files import publish
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Lightning's checkpoint files, each complete and on the disk before it gets its name.
+
+    Lightning's own way goes through the system's temporary folder: where that is another file system the last step is
+    a copy, and a run that is killed in it leaves the first part of a file in place of the checkpoint that was there.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Write a checkpoint; where it is no local file, or with options, as Lightning does."""
+        if storage_options is not None or "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # one name for each checkpoint, so that what a killed run left is overwritten: these files are large
+        partial = target.with_name(f".{target.name}.partial")
+        try:
+            torch.save(checkpoint, partial)
+            publish(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def write_whole(trainer: Trainer) -> None:
+    """Let the trainer write whole checkpoints, unless it was given a way of its own."""
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = WholeCheckpoints()
+
+
+def check_resumes(trainer: Trainer) -> None:
+    """Refuse what would make Lightning load a checkpoint of its own choice into every task's fit.
+
+    Raises:
+        MisconfigurationException: an OnExceptionCheckpoint; a checkpoint that SLURM's automatic requeue has left.
+    """
+    if any(isinstance(callback, OnExceptionCheckpoint) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        raise MisconfigurationException(
+            "OnExceptionCheckpoint makes Lightning load the newest checkpoint into every fit, so that all tasks after "
+            "the first would be skipped; use ModelCheckpoint(dirpath=..., save_last=True, every_n_train_steps=...) and "
+            'ckpt_path="last".'
+        )
+    if SLURMEnvironment.detect():
+        left = sorted(Path(trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"))
+        if left:
+            raise MisconfigurationException(
+                f"Lightning's automatic requeue under SLURM would load {left[-1]} into every task. Remove it, switch "
+                'that off (plugins=[SLURMEnvironment(auto_requeue=False)]), and go on with ckpt_path="last".'
+            )
+
+
+def resolve(trainer: Trainer, ckpt_path: str | os.PathLike[str], cursor_key: str) -> str | None:
+    """The checkpoint to go on from: the newest last*.ckpt, or, if that is torn, the newest whole one under any name.
+
+    Args:
+        trainer: its ModelCheckpoint callbacks say where checkpoints lie.
+        ckpt_path: a file, which is returned as it is, or ``"last"``.
+        cursor_key: under which a checkpoint says in which task it was written.
+
+    Returns:
+        The file; None: there is none yet.
+
+    Raises:
+        MisconfigurationException: no file; ``"last"`` for a trainer that keeps none; nothing but torn checkpoints.
+    """
+    if str(ckpt_path) != "last":
+        if not Path(ckpt_path).is_file():
+            raise MisconfigurationException(f'ckpt_path must be a checkpoint file or "last", got {str(ckpt_path)!r}.')
+        return str(ckpt_path)
+    keepers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.dirpath]
+    folders = {Path(str(keeper.dirpath)) for keeper in keepers}
+    files = [file for folder in folders for file in folder.glob("*.ckpt") if file.is_file()]
+    files.sort(key=lambda file: file.stat().st_mtime_ns, reverse=True)
+    last = next((file for file in files if file.name.startswith("last")), None)
+    if last is not None and _whole(last):
+        return str(last)
+    # torn by another way of writing, or killed before there was one: what was kept under other names is as good
+    other = next((file for file in files if _whole(file) and _cursor(file, cursor_key) is not None), None)
+    torn = ", ".join(str(file) for file in files if not _whole(file))
+    if other is not None:
+        if torn:
+            rank_zero_warn(f"{torn} was never written to its end; training goes on from {other}.")
+        return str(other)
+    if torn:
+        raise MisconfigurationException(
+            f'ckpt_path="last" found only {torn}, never written to its end. Remove it to begin anew.'
+        )
+    if not any(keeper.save_last for keeper in keepers):
+        raise MisconfigurationException(
+            'ckpt_path="last" found no last*.ckpt; give ModelCheckpoint(dirpath=..., save_last=True), or the file.'
+        )
+    rank_zero_warn(
+        f'ckpt_path="last" found no checkpoint in {", ".join(map(str, folders))}: the first task begins. (Right for a '
+        "run that was stopped before its first checkpoint; otherwise look at dirpath.)"
+    )
+    return None
+
+
+def position(ckpt_path: str, cursor_key: str, tasks: int) -> tuple[int, int]:
+    """In which task, and at which task's first step, a checkpoint was written.
+
+    Raises:
+        MisconfigurationException: not written under fit_tasks, or of a task that is not there.
+    """
+    cursor = _cursor(ckpt_path, cursor_key)
+    if cursor is None:
+        raise MisconfigurationException(
+            f"{ckpt_path} does not say in which task it was written; only checkpoints written under fit_tasks do."
+        )
+    if cursor["task"] >= tasks:
+        raise MisconfigurationException(
+            f"{ckpt_path} was written in task {cursor['task'] + 1}, but only {tasks} tasks were given."
+        )
+    return cursor["task"], cursor["first_step"]
+
+
+def _whole(file: Path) -> bool:
+    return zipfile.is_zipfile(file)  # the list of its contents stands at its end
+
+
+def _cursor(file: str | Path, key: str) -> dict[str, Any] | None:
+    state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    cursor: dict[str, Any] | None = state.get("callbacks", {}).get(key)
+    return cursor

@@ -1,0 +1,70 @@
+"""Strategies that cannot carry tasks are refused with the reason, each in the shape in which Lightning makes it."""
+
+import pytest
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+    XLAStrategy,
+)
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks
+from hopfield_replay.lightning.strategies import check_launcher, check_whole_model
+from tests.lightning.small import Foreign, loader, trainer
+
+
+def bare(strategy, **attributes):
+    """One whose package is not installed, or which only builds on its own hardware; without its constructor."""
+    made = object.__new__(strategy)
+    vars(made).update(attributes)
+    return made
+
+
+class OwnSharding(FSDPStrategy):
+    """A subclass, as people write them."""
+
+
+SPLIT = {
+    "fsdp": FSDPStrategy,
+    "a subclass of fsdp": OwnSharding,
+    "model parallel": ModelParallelStrategy,
+    "deepspeed": lambda: bare(DeepSpeedStrategy),
+}
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_models_that_are_split_cannot_be_measured(name, monkeypatch):
+    strategy = SPLIT[name]()
+    buffer = EnergyReplayBuffer(3)
+    runner = trainer(ForgettingMonitor(buffer))
+    monkeypatch.setattr(type(runner), "strategy", strategy)  # such a trainer builds on several GPUs only
+    message = rf"{type(strategy).__name__} cannot run the model outside of a training step.*such as ddp"
+    with pytest.raises(MisconfigurationException, match=message):
+        runner.callbacks[0].setup(runner, Foreign(), "fit")
+    check_launcher(strategy)  # their processes live on: without a monitor tasks can be trained
+
+
+@pytest.mark.parametrize("name", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
+def test_processes_that_end_with_every_fit(name):
+    method = name.removeprefix("ddp_").replace("notebook", "fork")
+    monitor = ForgettingMonitor()
+    runner = trainer(monitor, strategy=name, devices=2)
+    message = rf'strategy="ddp_{method}" starts its processes by {method}, ends them with every fit.*use strategy="ddp"'
+    with pytest.raises(MisconfigurationException, match=message):
+        fit_tasks(runner, Foreign(), [ReplayDataModule(loader(), EnergyReplayBuffer(2))])
+    with pytest.raises(MisconfigurationException, match=message):
+        monitor.setup(runner, Foreign(), "fit")
+
+
+def test_processes_of_xla():
+    with pytest.raises(MisconfigurationException, match="XLAStrategy starts its processes by fork"):
+        check_launcher(bare(XLAStrategy, _start_method="fork"))
+
+
+@pytest.mark.parametrize("strategy", [SingleDeviceStrategy("cpu"), DDPStrategy()])
+def test_those_that_can(strategy):
+    check_launcher(strategy)
+    check_whole_model(strategy)
