@@ -208,6 +208,10 @@ def from_plain(state: Mapping[str, Any]) -> Candidates:
     for name in ("losses", "weights"):
         if tensors[name] is not None and not bool(tensors[name].isfinite().all()):
             raise ValueError(f"{name} are not finite")
+    if tensors["weights"] is not None and bool((tensors["weights"] < 0).any()):
+        raise ValueError("weights are negative")
+    if tensors["next_energies"] is not None:
+        raise ValueError("next_energies are never kept")
     return Candidates(**tensors)
 
 

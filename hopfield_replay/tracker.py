@@ -17,6 +17,7 @@ from hopfield_replay.functional._validate import Similarity, check_beta, check_s
 from hopfield_replay.memory import HopfieldMemory
 from hopfield_replay.meter import ErrorMeter
 from hopfield_replay.source import TaskSource
+from hopfield_replay.states import DAMAGE, check_ledger
 from hopfield_replay.storage import plain
 
 _FORMAT = "hopfield-replay tracker 1"
@@ -397,13 +398,19 @@ class ForgettingTracker:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state.
+        """Take over a state; nothing changes if it does not fit.
 
         Raises:
-            ValueError: another format, or a buffer in the state and none here (or the other way round).
+            ValueError: another format, parts that are missing or do not fit together, or a buffer in the state and none
+                here (or the other way round).
         """
-        if state.get("format") != _FORMAT:
-            raise ValueError(f"Not a state of a ForgettingTracker of this version: format {state.get('format')!r}.")
+        given = state.get("format") if isinstance(state, Mapping) else type(state).__name__
+        if given != _FORMAT:
+            raise ValueError(f"Not a state of a ForgettingTracker of this version: format {given!r}.")
+        try:
+            check_ledger(state)
+        except DAMAGE as error:
+            raise ValueError(f"The state of the tracker is damaged: {error!r}.") from error
         if (state["buffer"] is None) != (self.buffer is None):
             raise ValueError(
                 f"The state was written {'without' if state['buffer'] is None else 'with'} a buffer, but this run is "

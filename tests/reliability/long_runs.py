@@ -125,6 +125,8 @@ def slope(values, skip=5):
     from scipy import stats
 
     y = numpy.array(values[skip:], dtype=float)
+    if (y == y[0]).all():
+        return 0.0, 0.0, 0.0
     fit = stats.linregress(numpy.arange(len(y)), y)
     half = float(stats.t.ppf(0.975, len(y) - 2)) * fit.stderr
     return float(fit.slope), float(fit.slope - half), float(fit.slope + half)
