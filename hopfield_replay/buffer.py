@@ -16,7 +16,7 @@ from hopfield_replay.functional._validate import Similarity, check_beta, check_s
 from hopfield_replay.functional.correlation import ranks
 from hopfield_replay.nested import Source, gather_from, rows, take
 from hopfield_replay.policies import Policy, as_policy
-from hopfield_replay.states import DAMAGE, check_plain, check_unshared, check_whole
+from hopfield_replay.states import DAMAGE, check_format, check_plain, check_unshared, check_whole
 from hopfield_replay.storage import SampleStore, check_one_form, check_rows, load_tree, plain, save_tree
 from hopfield_replay.temperature import calibrate_beta, default_n_eff
 
@@ -296,6 +296,8 @@ class EnergyReplayBuffer:
         vectors = pool.vectors[own]
         found = pool.energies.clone()
         found[own] = energy(vectors, vectors, beta, similarity=self.similarity, exclude=torch.arange(len(own)))
+        if bool(found.isnan().any()):  # inf - inf
+            raise ValueError(f"Vectors with values up to {float(vectors.abs().max()):.3g} have no energies; scale them.")
         return found
 
     def draw(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
@@ -350,9 +352,7 @@ class EnergyReplayBuffer:
             ValueError: another format, parts that are missing or do not fit together, more samples than this buffer's
                 capacity.
         """
-        if not isinstance(state, Mapping) or state.get("format") != _FORMAT:
-            given = state.get("format") if isinstance(state, Mapping) else type(state).__name__
-            raise ValueError(f"Not a state of an EnergyReplayBuffer of this version: format {given!r}.")
+        check_format(state, _FORMAT, "an EnergyReplayBuffer")
         try:
             check_plain(state)
             check_unshared(state)

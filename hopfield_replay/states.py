@@ -15,6 +15,18 @@ DAMAGE = (
 )  # fmt: skip
 
 
+def check_format(state: Any, expected: str, owner: str) -> None:
+    """Refuse what is not a state of this format.
+
+    Raises:
+        ValueError: it says what was given, but for things that may be endless.
+    """
+    given = state.get("format") if isinstance(state, Mapping) else type(state).__name__
+    if not isinstance(given, str) or given != expected:
+        shown = repr(given[:60]) if isinstance(given, str) else "None" if given is None else type(given).__name__
+        raise ValueError(f"Not a state of {owner} of this version: format {shown}.")
+
+
 def check_plain(state: Any) -> None:
     """Refuse a state that is not plain Python and tensors which hold all the memory that they claim.
 
@@ -97,8 +109,8 @@ def check_ledger(state: Mapping[str, Any]) -> None:
             raise TypeError(f"{part} is {type(state[part]).__name__}")
     first = state["history"][0]["task"] if state["history"] else 0
     for task, record in enumerate(state["history"], check_whole(first, "task")):
-        if record["task"] != task:
-            raise ValueError(f"record {task} is of task {record['task']!r}")
+        if check_whole(record["task"], "task") != task:
+            raise ValueError(f"record {task} is of another task")
         for name in _RECORD:
             check_number(record[name], name)
         check_whole(record["replayed"], "replayed")

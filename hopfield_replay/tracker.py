@@ -17,7 +17,7 @@ from hopfield_replay.functional._validate import Similarity, check_beta, check_s
 from hopfield_replay.memory import HopfieldMemory
 from hopfield_replay.meter import ErrorMeter
 from hopfield_replay.source import TaskSource
-from hopfield_replay.states import DAMAGE, check_ledger
+from hopfield_replay.states import DAMAGE, check_format, check_ledger
 from hopfield_replay.storage import plain
 
 _FORMAT = "hopfield-replay tracker 1"
@@ -404,9 +404,7 @@ class ForgettingTracker:
             ValueError: another format, parts that are missing or do not fit together, or a buffer in the state and none
                 here (or the other way round).
         """
-        given = state.get("format") if isinstance(state, Mapping) else type(state).__name__
-        if given != _FORMAT:
-            raise ValueError(f"Not a state of a ForgettingTracker of this version: format {given!r}.")
+        check_format(state, _FORMAT, "a ForgettingTracker")
         try:
             check_ledger(state)
         except DAMAGE as error:

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from hopfield_replay.lightning.strategies import check_launcher
+from hopfield_replay.states import DAMAGE, check_whole
 
 
 class TaskCursor(Callback):
@@ -60,7 +61,7 @@ def fit_tasks(
             which it was written. ``"last"`` takes the newest ``last*.ckpt`` of the trainer's ModelCheckpoint callbacks.
 
     Raises:
-        ValueError: no tasks.
+        ValueError: no tasks; a checkpoint file that is damaged.
         TypeError: one datamodule in place of a list.
         MisconfigurationException: a checkpoint that was not written under fit_tasks, or of a task that is not there; a
             strategy that cannot fit twice (ddp_spawn).
@@ -144,12 +145,21 @@ def _resolve(trainer: Trainer, ckpt_path: str | os.PathLike[str]) -> str:
 
 
 def _position(ckpt_path: str, tasks: int) -> tuple[int, int]:
-    state = torch.load(ckpt_path, map_location="cpu", weights_only=True, mmap=True)
-    cursor = state.get("callbacks", {}).get(TaskCursor().state_key)
+    try:
+        state = torch.load(ckpt_path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises many kinds for files that are cut or damaged, or are none of its own
+        raise ValueError(f"{ckpt_path} is not a checkpoint, or it is damaged ({error}).") from error
+    callbacks = state.get("callbacks") if isinstance(state, dict) else None
+    cursor = callbacks.get(TaskCursor().state_key) if isinstance(callbacks, dict) else None
     if cursor is None:
         raise MisconfigurationException(
             f"{ckpt_path} does not say in which task it was written; only checkpoints written under fit_tasks do."
         )
+    try:
+        check_whole(cursor["task"], "task")
+        check_whole(cursor["first_step"], "first_step")
+    except DAMAGE as error:
+        raise ValueError(f"{ckpt_path} is damaged: {error!r}.") from error
     if cursor["task"] >= tasks:
         raise MisconfigurationException(
             f"{ckpt_path} was written in task {cursor['task'] + 1}, but only {tasks} tasks were given."
