@@ -181,6 +181,10 @@ class EnergyReplayBuffer:
             raise ValueError(f"The batch has {rows(batch)} rows, but ids has {len(new)}.")
         if observed is not None and observed.shape != (len(self),):
             raise ValueError(f"observed must have shape ({len(self)},), got {tuple(observed.shape)}.")
+        order = new.ids.argsort()
+        read = batch if callable(batch) else partial(take, batch)
+        if bool((order.diff() != 1).any()):  # sums and ties must not depend on the order in which samples come
+            new = new.pick(order)
         reserve, held = self._reserve, self._kept
         if reserve is not None:
             held = held.join(reserve[0])
@@ -211,9 +215,7 @@ class EnergyReplayBuffer:
         else:
             seen = self._observed
         sources: list[Source] = [] if reserve is None else [(len(reserve[0]), partial(take, reserve[1]))]
-        self._commit(
-            pool, chosen, spare, [*sources, (len(new), batch if callable(batch) else partial(take, batch))], seen
-        )
+        self._commit(pool, chosen, spare, [*sources, (len(new), lambda index: read(order[index]))], seen)
         self.beta, self._newest = calibrated, task
 
     def refine(self, patterns: Tensor, *, masses: Tensor | None = None) -> None:
