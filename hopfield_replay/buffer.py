@@ -1,6 +1,5 @@
 """EnergyReplayBuffer: a bounded, resumable memory of samples, chosen by a policy."""
 
-import operator
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +16,8 @@ from hopfield_replay.functional._validate import Similarity, check_beta, check_s
 from hopfield_replay.functional.correlation import ranks
 from hopfield_replay.nested import Source, gather_from, rows, take
 from hopfield_replay.policies import Policy, as_policy
-from hopfield_replay.storage import SampleStore, check_rows, load_tree, plain, save_tree
+from hopfield_replay.states import DAMAGE, check_format, check_plain, check_unshared, check_whole
+from hopfield_replay.storage import SampleStore, check_one_form, check_rows, load_tree, plain, save_tree
 from hopfield_replay.temperature import calibrate_beta, default_n_eff
 
 _FORMAT = "hopfield-replay buffer 2"  # of the state; raised when its parts change
@@ -181,6 +181,10 @@ class EnergyReplayBuffer:
             raise ValueError(f"The batch has {rows(batch)} rows, but ids has {len(new)}.")
         if observed is not None and observed.shape != (len(self),):
             raise ValueError(f"observed must have shape ({len(self)},), got {tuple(observed.shape)}.")
+        order = new.ids.argsort()
+        read = batch if callable(batch) else partial(take, batch)
+        if bool((order.diff() != 1).any()):  # sums and ties must not depend on the order in which samples come
+            new = new.pick(order)
         reserve, held = self._reserve, self._kept
         if reserve is not None:
             held = held.join(reserve[0])
@@ -211,9 +215,7 @@ class EnergyReplayBuffer:
         else:
             seen = self._observed
         sources: list[Source] = [] if reserve is None else [(len(reserve[0]), partial(take, reserve[1]))]
-        self._commit(
-            pool, chosen, spare, [*sources, (len(new), batch if callable(batch) else partial(take, batch))], seen
-        )
+        self._commit(pool, chosen, spare, [*sources, (len(new), lambda index: read(order[index]))], seen)
         self.beta, self._newest = calibrated, task
 
     def refine(self, patterns: Tensor, *, masses: Tensor | None = None) -> None:
@@ -296,6 +298,8 @@ class EnergyReplayBuffer:
         vectors = pool.vectors[own]
         found = pool.energies.clone()
         found[own] = energy(vectors, vectors, beta, similarity=self.similarity, exclude=torch.arange(len(own)))
+        if bool(found.isnan().any()):  # inf - inf
+            raise ValueError(f"Vectors with values up to {float(vectors.abs().max()):.3g} have no energies; scale them.")
         return found
 
     def draw(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
@@ -350,25 +354,28 @@ class EnergyReplayBuffer:
             ValueError: another format, parts that are missing or do not fit together, more samples than this buffer's
                 capacity.
         """
-        if not isinstance(state, Mapping) or state.get("format") != _FORMAT:
-            given = state.get("format") if isinstance(state, Mapping) else type(state).__name__
-            raise ValueError(f"Not a state of an EnergyReplayBuffer of this version: format {given!r}.")
+        check_format(state, _FORMAT, "an EnergyReplayBuffer")
         try:
+            check_plain(state)
+            check_unshared(state)
             kept = no_candidates() if state["kept"] is None else from_plain(state["kept"])
             reserve = None
             if state["reserve"] is not None:
                 reserve = (from_plain(state["reserve"]), state["reserve_samples"])
                 check_rows(state["reserve_samples"], len(reserve[0]))
                 check_join(kept, reserve[0])
+                check_one_form(state["samples"], state["reserve_samples"])
             if len(kept):
                 check_rows(state["samples"], len(kept))
-            newest = operator.index(state["newest_task"])
+            elif state["samples"] is not None:
+                raise ValueError("samples of no ids")
+            newest = check_whole(state["newest_task"], "newest_task", -1)
             observed = state["observed"].cpu()
             beta = None if state["beta"] is None else check_beta(state["beta"])
             if observed.ndim != 2 or len(observed) != len(kept) or observed.dtype != torch.float64:
                 raise ValueError(f"observed has shape {tuple(observed.shape)} for {len(kept)} samples")
             torch.Generator().set_state(state["generator"].cpu())
-        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+        except DAMAGE as error:
             raise ValueError(f"The state of the buffer is damaged: {error!r}.") from error
         if len(kept) > self.capacity:
             raise ValueError(
@@ -393,6 +400,10 @@ class EnergyReplayBuffer:
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: not such a file, or more samples than this buffer's capacity.
+            ValueError: not such a file, or more samples than this buffer's capacity; the buffer is as it was.
         """
-        self.load_state_dict(load_tree(path))
+        state = load_tree(path)
+        try:
+            self.load_state_dict(state)
+        except ValueError as error:
+            raise ValueError(f"{path} was not loaded. {error}") from error

@@ -181,6 +181,7 @@ def sample_keys(ids: Tensor, seed: int) -> Tensor:
     return (((mixed >> 11) & ((1 << 53) - 1)).to(torch.float64) + 0.5) / (1 << 53)
 
 
+_OPTIONAL = ("labels", "losses", "weights", "next_energies")
 _DTYPES = {"ids": torch.int64, "tasks": torch.int64, "labels": torch.int64, "vectors": None}
 
 
@@ -199,7 +200,7 @@ def from_plain(state: Mapping[str, Any]) -> Candidates:
     tensors: dict[str, Any] = {name: None if state[name] is None else state[name].cpu() for name in _PER_SAMPLE}
     n = len(tensors["ids"])
     for name, tensor in tensors.items():
-        if tensor is None:
+        if tensor is None and name in _OPTIONAL:
             continue
         expected = _DTYPES.get(name, torch.float64)
         if len(tensor) != n or tensor.ndim != (2 if name == "vectors" else 1):
@@ -214,6 +215,10 @@ def from_plain(state: Mapping[str, Any]) -> Candidates:
     for name in ("losses", "weights"):
         if tensors[name] is not None and not bool(tensors[name].isfinite().all()):
             raise ValueError(f"{name} are not finite")
+    if tensors["weights"] is not None and bool((tensors["weights"] < 0).any()):
+        raise ValueError("weights are negative")
+    if tensors["next_energies"] is not None:
+        raise ValueError("next_energies are never kept")
     return Candidates(**tensors)
 
 

@@ -40,7 +40,8 @@ def choose(
         members = (group == number).nonzero().flatten()
         if bool(fresh[members].any()):
             more = min(len(members), quota * getattr(policy, "oversample", 1))
-            picks = policy.select(pool.pick(members), more)
+            # no copy of a million vectors where all are of one group
+            picks = policy.select(pool if len(members) == len(pool) else pool.pick(members), more)
             if len(picks) != more or len(picks.unique()) != more or not _inside(picks, len(members)):
                 raise ValueError(f"{policy!r} must select {more} distinct candidates, got {picks.tolist()}.")
             chosen.append(members[picks[:quota]])

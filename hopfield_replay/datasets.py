@@ -1,5 +1,6 @@
 """Samples from what a person has on disk: a folder of images, an array file, or a datamodule by name."""
 
+import warnings
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
@@ -8,7 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hopfield_replay.array_files import read_npz
+from hopfield_replay.functional._validate import check_finite
+
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # others run programs (EPS: Ghostscript)
 
 
 def load_data(source: str) -> Tensor | tuple[Tensor, Tensor] | Iterable[Any]:
@@ -23,7 +28,8 @@ def load_data(source: str) -> Tensor | tuple[Tensor, Tensor] | Iterable[Any]:
         Samples (n, *shape) in float32 (bytes scaled to [-1, 1]); a pair with labels (n,); or the loader.
 
     Raises:
-        ValueError: nothing there, files that cannot be read, images of several sizes.
+        ValueError: nothing there, files that cannot be read, images of several sizes, NaN or infinite samples. Each
+            names the file. Nothing in a file is ever run; a datamodule's own code is.
 
     Example:
         >>> import tempfile, numpy
@@ -72,15 +78,17 @@ def _folder(path: Path) -> tuple[Tensor, Tensor] | Tensor:
         raise ImportError('Folders of images need Pillow: pip install "hopfield-replay[examples]".') from error
     import numpy
 
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _IMAGES)
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _IMAGES and file.is_file())
     if not files:
         raise ValueError(f"{path} holds no images ({', '.join(_IMAGES)}).")
     images: list[Tensor] = []
     for file in files:
         try:
-            with Image.open(file) as image:
-                images.append(torch.from_numpy(numpy.array(image.convert("L" if image.mode == "L" else "RGB"))))
-        except OSError as error:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                with Image.open(file, formats=_FORMATS) as image:
+                    images.append(torch.from_numpy(numpy.array(image.convert("L" if image.mode == "L" else "RGB"))))
+        except Exception as error:  # a decoder may raise anything on a broken file
             raise ValueError(f"{file} is not an image that can be read ({error}).") from error
         if images[-1].shape != images[0].shape:
             raise ValueError(
@@ -102,18 +110,15 @@ def _arrays(found: dict[str, Tensor], path: Path) -> tuple[Tensor, Tensor] | Ten
         for array in found.values()
         if array.shape == (len(samples[0]),) and not array.is_floating_point()
     ]
-    return (_scaled(samples[0]), labels[0]) if labels else _scaled(samples[0])
+    scaled = _scaled(samples[0])
+    check_finite(scaled, str(path))
+    return (scaled, labels[0]) if labels else scaled
 
 
 def _npz(path: Path) -> tuple[Tensor, Tensor] | Tensor:
-    import zipfile
-
-    import numpy
-
     try:
-        with numpy.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files if file[name].dtype.kind in "biuf"}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        arrays = read_npz(path)
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as .npz ({error}).") from error
     return _arrays({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
 
@@ -123,16 +128,21 @@ def _safetensors(path: Path) -> tuple[Tensor, Tensor] | Tensor:
     from safetensors.torch import load_file
 
     try:
-        return _arrays(load_file(path), path)
-    except (OSError, SafetensorError) as error:
+        # copies: what safetensors returns is the file itself, mapped, and who cuts it later kills the process
+        found = {name: array.clone() for name, array in load_file(path).items() if not array.is_complex()}
+        return _arrays(found, path)
+    except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: of a type that torch cannot convert
         raise ValueError(f"{path} cannot be read as .safetensors ({error}).") from error
 
 
 def _datamodule(source: str) -> Iterable[Any]:
     module, _, name = source.partition(":")
     try:
-        datamodule = getattr(import_module(module), name)()
-    except (ImportError, AttributeError, TypeError) as error:
+        kind = getattr(import_module(module), name)
+        if not isinstance(kind, type) or not hasattr(kind, "train_dataloader"):  # call nothing else: "os:abort"
+            raise TypeError(f"{name} is not a class with train_dataloader")
+        datamodule = kind()
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{source!r} cannot be imported and called without arguments ({error}).") from error
     datamodule.prepare_data()
     datamodule.setup("fit")

@@ -74,7 +74,8 @@ class GreedyGain:
         if len(candidates) < 2:  # nothing to choose, and no distances to choose by
             return _whole(len(candidates))
         by_id = candidates.ids.argsort()  # ties go to the smaller id, so that every arrival gives one choice
-        candidates = candidates.pick(by_id)
+        if bool((by_id.diff() != 1).any()):
+            candidates = candidates.pick(by_id)  # a copy, of which a million vectors can do without
         vectors = candidates.vectors
         targets = torch.arange(0, len(vectors), -(-len(vectors) // _TARGETS))
         if candidates.next_energies is not None:

@@ -8,6 +8,7 @@ import torch
 
 from hopfield_replay.buffer import EnergyReplayBuffer
 from hopfield_replay.distributed import world
+from hopfield_replay.states import DAMAGE, check_number, check_whole
 
 ReplayRatio = float | Callable[[int, int], float]
 
@@ -122,12 +123,25 @@ class ReplayStream:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where the state was taken; a checkpoint holds rank 0's, the others begin their epoch anew."""
-        self._epoch, self._generator, self._owed = state["epoch"], None, state["owed"]
-        self._step, self._counts = state["step"], list(state["counts"])
-        if state["generator"] is not None and state["rank"] == world()[0]:
-            self._generator = torch.Generator()
-            self._generator.set_state(state["generator"].cpu())
+        """Go on where the state was taken; a checkpoint holds rank 0's, the others begin their epoch anew.
+
+        Raises:
+            ValueError: parts that are missing or of another type; nothing has changed then.
+        """
+        try:
+            epoch, step, rank = (check_whole(state[name], name) for name in ("epoch", "step", "rank"))
+            new, replayed = (check_whole(count, "counts") for count in state["counts"])
+            owed = check_number(state["owed"], "owed")
+            if not -1.0 <= owed <= 1.0:
+                raise ValueError(f"owed is {owed}")
+            generator = None
+            if state["generator"] is not None:
+                generator = torch.Generator()
+                generator.set_state(state["generator"].cpu())
+        except DAMAGE as error:
+            raise ValueError(f"The state of the replay stream is damaged: {error!r}.") from error
+        self._epoch, self._step, self._owed, self._counts = epoch, step, owed, [new, replayed]
+        self._generator = generator if rank == world()[0] else None
 
 
 def _length(loader: Iterable[Any]) -> int:

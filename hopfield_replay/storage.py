@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hopfield_replay.files import replacing
 from hopfield_replay.nested import Leaf, leaves, map_leaves, rows, take
+from hopfield_replay.states import DAMAGE
 
 
 class SampleStore:
@@ -42,7 +43,9 @@ class SampleStore:
 
         Raises:
             ValueError: samples of another shape, dtype or nesting, or another number of them.
+            OSError: somebody cut the files in the folder.
         """
+        self._check_files()
         if rows(samples) != len(slots):
             raise ValueError(f"{rows(samples)} samples were given for {len(slots)} places.")
         if self._tree is None:
@@ -76,14 +79,28 @@ class SampleStore:
         return torch.zeros(shape, dtype=leaf.dtype) if self._folder is None else self._folder.tensor(shape, leaf.dtype)
 
     def get(self, slots: Tensor) -> Any:
-        """Copies of these rows, in the nesting they came in."""
+        """Copies of these rows, in the nesting they came in.
+
+        Raises:
+            OSError: somebody cut the files in the folder.
+        """
+        self._check_files()
         return take(self._tree, slots)
+
+    def _check_files(self) -> None:
+        if self._folder is not None:
+            self._folder.check()
 
 
 def check_rows(samples: Any, count: int) -> None:
     """Refuse samples whose number is not ``count``."""
     if rows(samples) != count:
         raise ValueError(f"{rows(samples)} samples for {count} ids")
+
+
+def check_one_form(samples: Any, others: Any) -> None:
+    """Refuse samples that could not lie in one store."""
+    map_leaves(_check_form, samples, others)
 
 
 class _Scratch:
@@ -93,7 +110,7 @@ class _Scratch:
         import fcntl  # file locks of Unix; nothing else here needs them
 
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / "in_use", os.O_CREAT | os.O_WRONLY)
+        lock = os.open(folder / "in_use", os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -103,24 +120,49 @@ class _Scratch:
             ) from None
         weakref.finalize(self, os.close, lock)  # free again with its store
         self._folder = folder
+        self._files: dict[int, tuple[int, int]] = {}  # descriptor and size of each file, by its number
+        weakref.finalize(self, _close, self._files)
         self.count = 0  # of the files so far
 
     def tensor(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A zeroed tensor in a new file."""
-        path = self._folder / f"{self.count}.bin"
+        number = self.count
+        path = self._folder / f"{number}.bin"
         self.count += 1
         path.unlink(missing_ok=True)
         size = math.prod(shape)
         if not size:
             return torch.zeros(shape, dtype=dtype)
-        with path.open("wb") as file:  # the whole file now: a write into a hole of a full disk kills the process
-            os.posix_fallocate(file.fileno(), 0, size * dtype.itemsize)
+        # a new file, and no link to another one
+        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666)
+        try:  # the whole file now: a write into a hole of a full disk kills the process
+            os.posix_fallocate(file, 0, size * dtype.itemsize)
+        except OSError:
+            os.close(file)
+            raise
+        self._files[number] = (file, size * dtype.itemsize)
         return torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(shape)
+
+    def check(self) -> None:
+        """Refuse files that were cut: to touch memory behind the end of its file kills the process."""
+        for number, (file, size) in self._files.items():
+            if os.fstat(file).st_size < size:
+                raise OSError(
+                    f"{self._folder / f'{number}.bin'} was cut to {os.fstat(file).st_size} of {size} bytes while in "
+                    "use; go on from a checkpoint, and leave the storage folder to the buffer."
+                )
 
     def drop(self, count: int) -> None:
         """Remove the first ``count`` files; memory that maps them stays valid."""
         for number in range(count):
             (self._folder / f"{number}.bin").unlink(missing_ok=True)
+            if number in self._files:
+                os.close(self._files.pop(number)[0])
+
+
+def _close(files: dict[int, tuple[int, int]]) -> None:
+    for file, _ in files.values():
+        os.close(file)
 
 
 def _check_form(path: str, kept: Any, new: Any) -> None:
@@ -175,9 +217,13 @@ def load_tree(path: str | os.PathLike[str]) -> Any:
     try:
         with safe_open(str(path), framework="pt") as file:
             outline = json.loads((file.metadata() or {})[_HEADER])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
-        return _unflatten(outline, tensors)
-    except (SafetensorError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+            # copies: what safetensors returns is the file itself, mapped, and who cuts it later kills the process
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118, not a mapping
+        tree = _unflatten(outline, tensors)
+        if tensors:
+            raise ValueError(f"tensors that belong nowhere: {list(tensors)[:5]}")
+        return tree
+    except (SafetensorError, *DAMAGE) as error:
         raise ValueError(f"{path} is not a file written by hopfield-replay, or it is damaged ({error}).") from error
 
 
@@ -200,7 +246,7 @@ def _flatten(tree: Any, tensors: dict[str, Tensor]) -> Any:
 def _unflatten(outline: Any, tensors: dict[str, Tensor]) -> Any:
     ((kind, content),) = outline.items()
     build: dict[str, Callable[[], Any]] = {
-        "tensor": lambda: tensors[content],
+        "tensor": lambda: tensors.pop(content),  # once: what is named a thousand times would be copied as often
         "dict": lambda: {key: _unflatten(item, tensors) for key, item in content},
         "tuple": lambda: tuple(_unflatten(item, tensors) for item in content),
         "list": lambda: [_unflatten(item, tensors) for item in content],

@@ -17,6 +17,7 @@ from hopfield_replay.functional._validate import Similarity, check_beta, check_s
 from hopfield_replay.memory import HopfieldMemory
 from hopfield_replay.meter import ErrorMeter
 from hopfield_replay.source import TaskSource
+from hopfield_replay.states import DAMAGE, check_format, check_ledger
 from hopfield_replay.storage import plain
 
 _FORMAT = "hopfield-replay tracker 1"
@@ -71,10 +72,14 @@ class ForgettingTracker:
             (e.g. ``LatentEncoder(vae).features`` for a latent model whose batches hold pixels).
         draws: noise draws at each timestep, >= 1.
         model_energy: also record each probe's energy under the model (ELBO form) from the errors at the timesteps.
+        followed_tasks: only the newest tasks' probes are measured, this many, so that the work at a boundary does not
+            grow with the number of tasks; None: those of all tasks. >= 1.
+        history_size: only the newest records stay in :attr:`history`, this many, so that checkpoints do not grow; None:
+            all. >= 1.
         seed: of the probes and of the noise.
 
     Attributes:
-        history: one plain dict for each finished task, see :meth:`end_task`.
+        history: one plain dict for each finished task (the newest ``history_size``), see :meth:`end_task`.
 
     Example:
         >>> import torch
@@ -102,6 +107,8 @@ class ForgettingTracker:
         samples: Callable[[Any], Tensor] | None = None,
         draws: int = 1,
         model_energy: bool = False,
+        followed_tasks: int | None = None,
+        history_size: int | None = None,
         seed: int = 0,
     ) -> None:
         if buffer is not None and not isinstance(buffer, EnergyReplayBuffer):
@@ -111,6 +118,9 @@ class ForgettingTracker:
             raise ValueError(f"probe_size must be a whole number >= 1, got {probe_size!r}.")
         if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
             raise ValueError(f"draws must be a whole number >= 1, got {draws!r}.")
+        for name, most in (("followed_tasks", followed_tasks), ("history_size", history_size)):
+            if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+                raise ValueError(f"{name} must be a whole number >= 1, or None for no bound, got {most!r}.")
         if model_energy and timesteps is not None and len(timesteps) < 2:
             raise ValueError(f"model_energy integrates over at least two timesteps, got {list(timesteps)}.")
         if timesteps is not None and not len(timesteps):
@@ -124,6 +134,8 @@ class ForgettingTracker:
         self.samples = samples
         self.draws = draws
         self.model_energy = model_energy
+        self.followed_tasks = followed_tasks
+        self.history_size = history_size
         self.seed = seed
         self.history: list[dict[str, Any]] = []
         self.open_task: int | None = None
@@ -133,7 +145,7 @@ class ForgettingTracker:
     @property
     def next_task(self) -> int:
         """Index of the task that begins next, or of the one that has begun and not ended."""
-        return len(self.history)
+        return self.history[-1]["task"] + 1 if self.history else 0
 
     def begin_task(
         self, source: TaskSource, *, prepare: Callable[[Any], Any] = _as_is, progress: Progress = _silent
@@ -183,7 +195,7 @@ class ForgettingTracker:
         Returns:
             The record: ``task``, ``beta``, ``n_eff`` (median leave-one-out), ``replay_ratio``, ``replayed`` (number of
             samples in the buffer while the task was trained), ``timesteps``, ``seconds`` and ``probes``: for each task
-            up to this one a dict of ``task``, ``ids`` (n,), ``stored`` (n,) (was it replayed during this task),
+            up to this one (the newest ``followed_tasks``) a dict of ``task``, ``ids`` (n,), ``stored`` (n,) (was it replayed during this task),
             ``energy_start``, ``energy_before``, ``energy`` (n,): after its own task, before and after this one;
             ``error_start``, ``error_before``, ``error`` (n, timesteps) or None; ``model_energy_start``,
             ``model_energy`` (n,) or None; ``density`` (n,), the distance to the 10th nearest sample of its own task.
@@ -199,7 +211,9 @@ class ForgettingTracker:
         if denoiser is not None:
             meter = ErrorMeter(denoiser, self.timesteps, self.seed, prepare, self.samples, self.draws)
 
-        probes = [dict(probe) for probe in self._probes]
+        most = len(self._probes) if self.followed_tasks is None else self.followed_tasks - 1
+        earlier = self._probes[max(0, len(self._probes) - most) :]
+        probes = [dict(probe) for probe in earlier]
         newcomer = self._choose_probes(task, source, ids, probe_source, prepare, progress)
         newcomer["density"] = _density(newcomer, vectors, ids)
         if denoiser is None:
@@ -231,7 +245,7 @@ class ForgettingTracker:
             "replay_ratio": replay_ratio if len(patterns) > len(ids) else 0.0,
             "replayed": len(patterns) - len(ids),
             "timesteps": None if meter is None else meter.timesteps,
-            "probes": [_entry(probe, old) for probe, old in zip(probes, [*self._probes, None], strict=True)],
+            "probes": [_entry(probe, old) for probe, old in zip(probes, [*earlier, None], strict=True)],
         }
         if self.buffer is not None:
             kept = None
@@ -270,6 +284,8 @@ class ForgettingTracker:
         record["seconds"] = time.perf_counter() - started
         self.beta, self._probes, self.open_task, self._read_task = beta, probes, None, None
         self.history.append(record)
+        if self.history_size is not None:
+            del self.history[: -self.history_size]
         return record
 
     def _vectors(
@@ -390,13 +406,17 @@ class ForgettingTracker:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state.
+        """Take over a state; nothing changes if it does not fit.
 
         Raises:
-            ValueError: another format, or a buffer in the state and none here (or the other way round).
+            ValueError: another format, parts that are missing or do not fit together, or a buffer in the state and none
+                here (or the other way round).
         """
-        if state.get("format") != _FORMAT:
-            raise ValueError(f"Not a state of a ForgettingTracker of this version: format {state.get('format')!r}.")
+        check_format(state, _FORMAT, "a ForgettingTracker")
+        try:
+            check_ledger(state)
+        except DAMAGE as error:
+            raise ValueError(f"The state of the tracker is damaged: {error!r}.") from error
         if (state["buffer"] is None) != (self.buffer is None):
             raise ValueError(
                 f"The state was written {'without' if state['buffer'] is None else 'with'} a buffer, but this run is "

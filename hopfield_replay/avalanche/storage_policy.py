@@ -76,7 +76,14 @@ class EnergyPrioritizedBuffer(BalancedExemplarsBuffer):  # type: ignore[misc]  #
         )
         self.encoder = encoder
         self._tracker = ForgettingTracker(
-            self.memory, beta=beta, similarity=similarity, encoder=encoder, probe_size=1, seed=seed
+            self.memory,
+            beta=beta,
+            similarity=similarity,
+            encoder=encoder,
+            probe_size=1,
+            followed_tasks=1,  # nobody reads this history, and an online stream has thousands of experiences
+            history_size=1,
+            seed=seed,
         )
         self._form: Form | None = None
         self._groups: dict[int, ExemplarsBuffer] | None = None  # built when it is read

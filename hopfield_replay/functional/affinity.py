@@ -84,7 +84,8 @@ def far_task_energy(old: Tensor) -> float:
     matrix = as_matrix(old, "old")
     if len(matrix) < 2:
         raise ValueError(f"old must hold at least two samples to have a distance between them, got {len(matrix)}.")
-    mean = matrix.mean(0, dtype=torch.float64)
+    # in parts: a float64 copy of a million samples does not fit everywhere
+    mean = torch.stack([part.sum(0, dtype=torch.float64) for part in _parts(matrix)]).sum(0) / len(matrix)
     square = sum((part.to(torch.float64) - mean).square().sum().item() for part in _parts(matrix))
     return square / (len(matrix) - 1)
 

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from hopfield_replay.files import publish
+from hopfield_replay.states import DAMAGE, check_whole
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -84,8 +85,10 @@ def resolve(trainer: Trainer, ckpt_path: str | os.PathLike[str], cursor_key: str
         if not Path(ckpt_path).is_file():
             raise MisconfigurationException(f'ckpt_path must be a checkpoint file or "last", got {str(ckpt_path)!r}.')
         return str(ckpt_path)
-    keepers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.dirpath]
-    folders = {Path(str(keeper.dirpath)) for keeper in keepers}
+    keepers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+    # without dirpath and logger; a logger's folder bears the number of the run, which another run does not have
+    default = Path(trainer.default_root_dir) / "checkpoints"
+    folders = {default if keeper.dirpath is None else Path(str(keeper.dirpath)) for keeper in keepers}
     files = [file for folder in folders for file in folder.glob("*.ckpt") if file.is_file()]
     files.sort(key=lambda file: file.stat().st_mtime_ns, reverse=True)
     last = next((file for file in files if file.name.startswith("last")), None)
@@ -117,6 +120,7 @@ def position(ckpt_path: str, cursor_key: str, tasks: int) -> tuple[int, int]:
     """In which task, and at which task's first step, a checkpoint was written.
 
     Raises:
+        ValueError: a file that is damaged, or no checkpoint at all.
         MisconfigurationException: not written under fit_tasks, or of a task that is not there.
     """
     cursor = _cursor(ckpt_path, cursor_key)
@@ -124,6 +128,11 @@ def position(ckpt_path: str, cursor_key: str, tasks: int) -> tuple[int, int]:
         raise MisconfigurationException(
             f"{ckpt_path} does not say in which task it was written; only checkpoints written under fit_tasks do."
         )
+    try:
+        check_whole(cursor["task"], "task")
+        check_whole(cursor["first_step"], "first_step")
+    except DAMAGE as error:
+        raise ValueError(f"{ckpt_path} is damaged: {error!r}.") from error
     if cursor["task"] >= tasks:
         raise MisconfigurationException(
             f"{ckpt_path} was written in task {cursor['task'] + 1}, but only {tasks} tasks were given."
@@ -135,7 +144,10 @@ def _whole(file: Path) -> bool:
     return zipfile.is_zipfile(file)  # the list of its contents stands at its end
 
 
-def _cursor(file: str | Path, key: str) -> dict[str, Any] | None:
-    state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    cursor: dict[str, Any] | None = state.get("callbacks", {}).get(key)
-    return cursor
+def _cursor(file: str | Path, key: str) -> Any:
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises many kinds for files that are cut or damaged, or are none of its own
+        raise ValueError(f"{file} is not a checkpoint, or it is damaged ({error}).") from error
+    callbacks = state.get("callbacks") if isinstance(state, dict) else None
+    return callbacks.get(key) if isinstance(callbacks, dict) else None

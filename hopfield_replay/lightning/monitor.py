@@ -43,6 +43,10 @@ class ForgettingMonitor(Callback):
             ``LatentEncoder(vae).features`` for a latent model whose batches hold pixels).
         draws: noise draws at each timestep, >= 1.
         model_energy: also record each probe's energy under the model itself (ELBO form).
+        followed_tasks: only the newest tasks' probes are measured, this many, so that the work at a boundary does not
+            grow with the number of tasks; None: those of all tasks.
+        history_size: only the newest records stay in :attr:`history`, this many, so that checkpoints do not grow; None:
+            all.
         seed: of the probes and of the noise.
 
     Raises:
@@ -71,6 +75,8 @@ class ForgettingMonitor(Callback):
         samples: Callable[[Any], Tensor] | None = None,
         draws: int = 1,
         model_energy: bool = False,
+        followed_tasks: int | None = None,
+        history_size: int | None = None,
         seed: int = 0,
     ) -> None:
         if probe_source not in ("train", "val"):
@@ -90,6 +96,8 @@ class ForgettingMonitor(Callback):
             samples=samples,
             draws=draws,
             model_energy=model_energy,
+            followed_tasks=followed_tasks,
+            history_size=history_size,
             seed=seed,
         )
         self.denoiser = denoiser
@@ -104,7 +112,7 @@ class ForgettingMonitor(Callback):
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """One record for each finished task; see :meth:`ForgettingTracker.end_task` for its entries."""
+        """A record for each finished task (or the newest ``history_size``), see :meth:`ForgettingTracker.end_task`."""
         return self.tracker.history
 
     def table(self) -> str:

@@ -83,7 +83,7 @@ def fit_tasks(
     Checkpoints are written whole (temporary file, fsync, rename), unless the trainer has a CheckpointIO of its own.
 
     Raises:
-        ValueError: no tasks.
+        ValueError: no tasks; a checkpoint file that is damaged.
         TypeError: one datamodule in place of a list.
         MisconfigurationException: a checkpoint that was not written under fit_tasks, or of a task that is not there; a
             strategy that cannot fit twice (ddp_spawn); what loads checkpoints into fits by itself
