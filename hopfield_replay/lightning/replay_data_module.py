@@ -56,7 +56,8 @@ class ReplayDataModule(LightningDataModule):
     Raises:
         ValueError: replay_ratio outside (0, 1).
         TypeError: a datamodule or a buffer that is none.
-        MisconfigurationException: (in training) no buffer, and no ForgettingMonitor with one in the trainer.
+        MisconfigurationException: no buffer, and no ForgettingMonitor with one in the trainer (in training); a
+            datamodule whose hyperparameters LightningCLI has mixed up.
 
     Example:
         >>> import torch
@@ -82,6 +83,11 @@ class ReplayDataModule(LightningDataModule):
                     f"datamodule must be a LightningDataModule or a loader, got {type(datamodule).__name__}."
                 )
             datamodule = _LoaderDataModule(datamodule)
+        if "datamodule" in datamodule.hparams and "_class_path" in datamodule.hparams:
+            raise MisconfigurationException(
+                f"LightningCLI gave {type(datamodule).__name__} the hyperparameters of the ReplayDataModule around it; "
+                "use LightningCLI(..., load_from_checkpoint_support=False)."
+            )
         self.wrapped = datamodule
         super().__init__()
         self._stream: ReplayStream | None = None

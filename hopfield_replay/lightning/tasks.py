@@ -65,7 +65,8 @@ def fit_tasks(
         model: any LightningModule.
         datamodules: one for each task, in order: LightningDataModules (such as ReplayDataModule) or training loaders.
         ckpt_path: a checkpoint written during an earlier call with the same tasks; training goes on in the task in
-            which it was written. ``"last"`` takes the newest ``last*.ckpt`` of the trainer's ModelCheckpoint callbacks.
+            which it was written. ``"last"`` takes the newest ``last*.ckpt`` of the trainer's ModelCheckpoint callbacks
+            (with a logger they need a ``dirpath``, for the logger's folder is another in every run).
 
     Raises:
         ValueError: no tasks.
@@ -129,7 +130,7 @@ def _callbacks(trainer: Trainer) -> list[Callback]:
 
 def _resolve(trainer: Trainer, ckpt_path: str | os.PathLike[str]) -> str:
     if str(ckpt_path) == "last":
-        folders = {Path(d) for c in trainer.checkpoint_callbacks if (d := getattr(c, "dirpath", None))}
+        folders = {Path(getattr(c, "dirpath", None) or _default_folder(trainer)) for c in trainer.checkpoint_callbacks}
         found = sorted((f for folder in folders for f in folder.glob("last*.ckpt")), key=lambda f: f.stat().st_mtime)
         if not found:
             raise MisconfigurationException(
@@ -139,6 +140,14 @@ def _resolve(trainer: Trainer, ckpt_path: str | os.PathLike[str]) -> str:
     if not Path(ckpt_path).is_file():
         raise MisconfigurationException(f'ckpt_path must be a checkpoint file or "last", got {str(ckpt_path)!r}.')
     return str(ckpt_path)
+
+
+def _default_folder(trainer: Trainer) -> Path:
+    """Where a ModelCheckpoint without dirpath writes when there is no logger to say otherwise.
+
+    A logger's folder bears the number of the run, which another run does not have.
+    """
+    return Path(trainer.default_root_dir) / "checkpoints"
 
 
 def _position(ckpt_path: str, tasks: int) -> tuple[int, int]:
