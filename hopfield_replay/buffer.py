@@ -299,7 +299,9 @@ class EnergyReplayBuffer:
         found = pool.energies.clone()
         found[own] = energy(vectors, vectors, beta, similarity=self.similarity, exclude=torch.arange(len(own)))
         if bool(found.isnan().any()):  # inf - inf
-            raise ValueError(f"Vectors with values up to {float(vectors.abs().max()):.3g} have no energies; scale them.")
+            raise ValueError(
+                f"Vectors with values up to {float(vectors.abs().max()):.3g} have no energies; scale them."
+            )
         return found
 
     def draw(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:

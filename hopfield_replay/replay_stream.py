@@ -86,7 +86,7 @@ class ReplayStream:
         if not callable(self.replay_ratio):
             return self.replay_ratio
         task = self.buffer.newest_task + 1
-        step = self._epoch * _length(self.loader) + self._step
+        step = self._epoch * length(self.loader) + self._step
         ratio = self.replay_ratio(task, step)
         if not 0.0 <= ratio < 1.0:
             raise ValueError(f"The replay_ratio of task {task}, step {step} must lie in [0, 1), got {ratio}.")
@@ -110,6 +110,10 @@ class ReplayStream:
         self._owed -= count
         self._counts = [self._counts[0] + batch_size, self._counts[1] + count]
         return self.buffer.sample(count, generator=self._generator) if count else None
+
+    def follow(self, earlier: "ReplayStream") -> None:
+        """Count on from a stream whose task this one goes on with."""
+        self._counts = list(earlier._counts)
 
     def state_dict(self) -> dict[str, Any]:
         """Position of the stream: tensors and plain Python."""
@@ -144,8 +148,8 @@ class ReplayStream:
         self._generator = generator if rank == world()[0] else None
 
 
-def _length(loader: Iterable[Any]) -> int:
-    """Batches of an epoch; 0 if that is unknown."""
+def length(loader: Iterable[Any]) -> int:
+    """Its length, such as the batches of an epoch; 0 if that is unknown."""
     try:
         return len(loader)  # type: ignore[arg-type]
     except (TypeError, NotImplementedError):

@@ -14,6 +14,7 @@ from hopfield_replay.distributed import broadcast, gather_objects, gather_rows, 
 from hopfield_replay.encoders import as_encoder, first_labels
 from hopfield_replay.functional import effective_patterns, energy, knn_distance
 from hopfield_replay.functional._validate import Similarity, check_beta, check_similarity
+from hopfield_replay.interrupts import interrupts_wait
 from hopfield_replay.memory import HopfieldMemory
 from hopfield_replay.meter import ErrorMeter
 from hopfield_replay.source import TaskSource
@@ -152,7 +153,7 @@ class ForgettingTracker:
     ) -> None:
         """Read the new task's data, before a training step is spent on it, and refine the buffer's choice with it.
 
-        Calling it again for a task that has begun (a resumed run) changes nothing.
+        Calling it again for a task that has begun (a resumed run) reads anew and changes nothing else.
 
         Args:
             source: the new task's training data.
@@ -163,12 +164,14 @@ class ForgettingTracker:
             ValueError: an empty task, NaN or infinite samples (their positions are named), too few samples for beta.
             TypeError: a batch in which no floating tensor is found.
         """
+        self._read_task = None  # a task that was begun and given up is no longer the one at hand
         read = self._vectors(source, prepare, progress)
         self.beta = self._calibrated(read[0])
-        if self.buffer is not None and self.open_task is None:
-            self.buffer.refine(read[0])
-        self._read_task = (self.next_task, *read)
-        self.open_task = self.next_task
+        with interrupts_wait():
+            if self.buffer is not None and self.open_task is None:
+                self.buffer.refine(read[0])
+            self._read_task = (self.next_task, *read)
+            self.open_task = self.next_task
 
     def end_task(
         self,
@@ -195,8 +198,8 @@ class ForgettingTracker:
         Returns:
             The record: ``task``, ``beta``, ``n_eff`` (median leave-one-out), ``replay_ratio``, ``replayed`` (number of
             samples in the buffer while the task was trained), ``timesteps``, ``seconds`` and ``probes``: for each task
-            up to this one (the newest ``followed_tasks``) a dict of ``task``, ``ids`` (n,), ``stored`` (n,) (was it replayed during this task),
-            ``energy_start``, ``energy_before``, ``energy`` (n,): after its own task, before and after this one;
+            up to this one (the newest ``followed_tasks``) a dict of ``task``, ``ids`` (n,), ``stored`` (n,) (was it
+            replayed during this task), ``energy_start``, ``energy_before``, ``energy`` (n,): after its own task, before and after this one;
             ``error_start``, ``error_before``, ``error`` (n, timesteps) or None; ``model_energy_start``,
             ``model_energy`` (n,) or None; ``density`` (n,), the distance to the 10th nearest sample of its own task.
         """
@@ -266,26 +269,29 @@ class ForgettingTracker:
                     )
                 batches = progress(source.batches(), f"Losses of task {task}")
                 losses = meter.losses((at, batch, sample_ids(task, at)) for at, batch in batches)
-            self.buffer.update(
-                lambda chosen: _fetch(source, chosen),
-                vectors,
-                ids=ids,
-                task=task,
-                labels=labels,
-                energies=energy(vectors, vectors, beta, similarity=self.similarity, exclude=own),
-                losses=losses,
-                observed=kept,
-                beta=beta,
-            )
+            own_energies = energy(vectors, vectors, beta, similarity=self.similarity, exclude=own)
         for probe in probes:
             probe.setdefault("energy_start", probe["energy"])
             probe.setdefault("error_start", probe["error"])
             probe.setdefault("model_energy_start", probe["model_energy"])
-        record["seconds"] = time.perf_counter() - started
-        self.beta, self._probes, self.open_task, self._read_task = beta, probes, None, None
-        self.history.append(record)
-        if self.history_size is not None:
-            del self.history[: -self.history_size]
+        with interrupts_wait():  # the buffer and the history belong together
+            if self.buffer is not None:
+                self.buffer.update(
+                    lambda chosen: _fetch(source, chosen),
+                    vectors,
+                    ids=ids,
+                    task=task,
+                    labels=labels,
+                    energies=own_energies,
+                    losses=losses,
+                    observed=kept,
+                    beta=beta,
+                )
+            record["seconds"] = time.perf_counter() - started
+            self.beta, self._probes, self.open_task, self._read_task = beta, probes, None, None
+            self.history.append(record)
+            if self.history_size is not None:
+                del self.history[: -self.history_size]
         return record
 
     def _vectors(

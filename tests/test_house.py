@@ -15,7 +15,7 @@ TESTS = Path(__file__).parent
 
 LAYERS = [  # a unit may import only units of the lines above its own
     "functional",
-    "candidates denoisers distributed encoders files nested table temperature",
+    "candidates denoisers distributed encoders files interrupts nested states table temperature",
     "figures greedy_gain memory metrics source storage",
     "meter policies",
     "choice",

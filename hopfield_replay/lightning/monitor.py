@@ -13,8 +13,9 @@ from hopfield_replay.buffer import EnergyReplayBuffer
 from hopfield_replay.denoisers import Denoiser, find_denoiser
 from hopfield_replay.functional._validate import Similarity
 from hopfield_replay.lightning.logging import log_record
+from hopfield_replay.lightning.renewal import averaging
 from hopfield_replay.lightning.strategies import check_launcher, check_whole_model
-from hopfield_replay.replay_stream import ReplayStream
+from hopfield_replay.replay_stream import ReplayStream, length
 from hopfield_replay.source import TaskSource
 from hopfield_replay.table import forgetting_table
 from hopfield_replay.tracker import ForgettingTracker
@@ -104,6 +105,7 @@ class ForgettingMonitor(Callback):
         self.probe_source = probe_source
         self._ran = False
         self._warned = False
+        self._begun: Iterable[Any] | None = None
 
     @property
     def buffer(self) -> EnergyReplayBuffer | None:
@@ -123,14 +125,20 @@ class ForgettingMonitor(Callback):
         """Refuse strategies under which a boundary cannot be measured."""
         if stage != "fit":
             return
-        self._ran = False
+        self._ran, self._begun = False, None
         check_launcher(trainer.strategy)
         check_whole_model(trainer.strategy)
+        if late := averaging(_after(trainer, self)):
+            rank_zero_warn(
+                f"{type(late[0]).__name__} is listed after ForgettingMonitor: boundaries measure the last weights, not "
+                "the averaged ones. List it before the monitor."
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the task's data, and look for all that its end will need: errors cost no training yet."""
         self._ran = True
         loader, stream = self._training(trainer)
+        self._begun = loader
         if stream is not None and stream.buffer is not self.buffer:
             rank_zero_warn(
                 f"The training batches replay from {stream.buffer!r}, but the monitor fills {self.buffer!r}: what is "
@@ -140,7 +148,7 @@ class ForgettingMonitor(Callback):
             self._validation(trainer)
         self._find_denoiser(pl_module)
         self.tracker.begin_task(
-            self._source(trainer, loader), prepare=trainer.strategy.batch_to_device, progress=_bar(trainer)
+            self._task(trainer, loader), prepare=trainer.strategy.batch_to_device, progress=_bar(trainer)
         )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -153,6 +161,8 @@ class ForgettingMonitor(Callback):
             return
         if self.tracker.open_task is not None:  # killed between the task's last checkpoint and on_train_end
             pl_module.to(trainer.strategy.root_device)  # Lightning has taken it away already
+            for callback in averaging(trainer.callbacks):  # type: ignore[attr-defined]  # not annotated upstream
+                callback.on_train_end(trainer, pl_module)  # the end that never came, and brings the averaged weights
             self._end_task(trainer, pl_module)
             pl_module.cpu()
         elif trainer.num_training_batches == 0:
@@ -170,11 +180,13 @@ class ForgettingMonitor(Callback):
 
     def _end_task(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loader, stream = self._training(trainer)
+        if self._begun is not None and self._begun is not loader:  # reload_dataloaders_every_n_epochs
+            loader = self._same_data(self._begun, loader)
         probes = None
         if self.probe_source == "val":
             probes = self._source(trainer, self._validation(trainer))
         record = self.tracker.end_task(
-            self._source(trainer, loader),
+            self._task(trainer, loader),
             denoiser=self._find_denoiser(pl_module),
             replay_ratio=0.0 if stream is None else stream.share,
             probe_source=probes,
@@ -184,7 +196,7 @@ class ForgettingMonitor(Callback):
         log_record(trainer, record, self.buffer)
 
     def _find_denoiser(self, pl_module: LightningModule) -> Denoiser | None:
-        if isinstance(self.denoiser, Denoiser):
+        if isinstance(self.denoiser, Denoiser) and not isinstance(self.denoiser, type):  # a class makes one
             return self.denoiser
         if callable(self.denoiser):
             return self.denoiser(pl_module)
@@ -223,9 +235,29 @@ class ForgettingMonitor(Callback):
             )
         return loaders  # type: ignore[no-any-return]
 
-    def _source(self, trainer: Trainer, loader: Iterable[Any]) -> TaskSource:
+    def _same_data(self, begun: Iterable[Any], now: Iterable[Any]) -> Iterable[Any]:
+        """The loader that the task began with: all of its samples are known by their positions in that one."""
+        before, after = (length(getattr(loader, "dataset", loader)) for loader in (begun, now))
+        if before != after:
+            rank_zero_warn(
+                f"The training data of task {self.tracker.next_task} was reloaded and changed, from {before} to "
+                f"{after} samples: only the first are measured and kept. Give each data set its own task in fit_tasks."
+            )
+        return begun
+
+    def _task(self, trainer: Trainer, loader: Iterable[Any]) -> TaskSource:
+        """What the model trains on: all of the task's data, but for overfit_batches, which repeats its first batches.
+
+        (limit_train_batches takes other samples in every epoch, where the loader shuffles.)
+        """
+        overfit: float = trainer.overfit_batches  # type: ignore[attr-defined]  # public, but not annotated upstream
+        return self._source(
+            trainer, loader, int(trainer.num_training_batches) * trainer.world_size if overfit else None
+        )
+
+    def _source(self, trainer: Trainer, loader: Iterable[Any], limit: int | None = None) -> TaskSource:
         quick: bool = trainer.fast_dev_run  # type: ignore[attr-defined]  # public, but not annotated upstream
-        return TaskSource(loader, limit=1 if quick else None)
+        return TaskSource(loader, limit=1 if quick else limit)
 
     def state_dict(self) -> dict[str, Any]:
         """The ledger and the buffer."""
@@ -234,6 +266,11 @@ class ForgettingMonitor(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the ledger and the buffer of a checkpoint."""
         self.tracker.load_state_dict(state_dict)
+
+
+def _after(trainer: Trainer, monitor: Callback) -> list[Callback]:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # public, but not annotated upstream
+    return callbacks[callbacks.index(monitor) + 1 :] if monitor in callbacks else []
 
 
 def _bar(trainer: Trainer) -> Callable[[Iterable[Any], str], Iterable[Any]]:

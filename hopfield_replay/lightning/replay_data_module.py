@@ -4,11 +4,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from hopfield_replay.buffer import EnergyReplayBuffer
+from hopfield_replay.lightning.monitor import ForgettingMonitor
 from hopfield_replay.lightning.replay_loader import ReplayLoader
-from hopfield_replay.replay_stream import ReplayRatio, check_replay_ratio
+from hopfield_replay.replay_stream import ReplayRatio, ReplayStream, check_replay_ratio
 
 _FORWARDED = (
     "prepare_data",
@@ -45,7 +47,8 @@ class ReplayDataModule(LightningDataModule):
 
     Args:
         datamodule: the task's data; a LightningDataModule or a single training loader.
-        buffer: where replayed samples come from; a ForgettingMonitor fills it.
+        buffer: where replayed samples come from, and what a ForgettingMonitor fills; None: the buffer of the trainer's
+            ForgettingMonitor (for a YAML file, which cannot name one object twice).
         replay_ratio: share of every training batch that is replayed, in (0, 1); or a function of task and step, see
             :class:`ReplayLoader`.
         seed: of the draws.
@@ -53,6 +56,8 @@ class ReplayDataModule(LightningDataModule):
     Raises:
         ValueError: replay_ratio outside (0, 1).
         TypeError: a datamodule or a buffer that is none.
+        MisconfigurationException: no buffer, and no ForgettingMonitor with one in the trainer (in training); a
+            datamodule whose hyperparameters LightningCLI has mixed up.
 
     Example:
         >>> import torch
@@ -65,21 +70,27 @@ class ReplayDataModule(LightningDataModule):
     def __init__(
         self,
         datamodule: LightningDataModule | Iterable[Any],
-        buffer: EnergyReplayBuffer,
+        buffer: EnergyReplayBuffer | None = None,
         *,
         replay_ratio: ReplayRatio = 0.5,
         seed: int = 0,
     ) -> None:
-        if not isinstance(buffer, EnergyReplayBuffer):
-            raise TypeError(f"buffer must be an EnergyReplayBuffer, got {type(buffer).__name__}.")
+        if buffer is not None and not isinstance(buffer, EnergyReplayBuffer):
+            raise TypeError(f"buffer must be an EnergyReplayBuffer or None, got {type(buffer).__name__}.")
         if not isinstance(datamodule, LightningDataModule):
             if not hasattr(datamodule, "__iter__"):
                 raise TypeError(
                     f"datamodule must be a LightningDataModule or a loader, got {type(datamodule).__name__}."
                 )
             datamodule = _LoaderDataModule(datamodule)
+        if "datamodule" in datamodule.hparams and "_class_path" in datamodule.hparams:
+            raise MisconfigurationException(
+                f"LightningCLI gave {type(datamodule).__name__} the hyperparameters of the ReplayDataModule around it; "
+                "use LightningCLI(..., load_from_checkpoint_support=False)."
+            )
         self.wrapped = datamodule
         super().__init__()
+        self._stream: ReplayStream | None = None
         self.buffer = buffer
         self.replay_ratio = check_replay_ratio(replay_ratio)
         self.seed = seed
@@ -93,6 +104,7 @@ class ReplayDataModule(LightningDataModule):
             # error.
             if is_overridden(hook, datamodule):
                 setattr(self, hook, getattr(datamodule, hook))
+        self._made = True
 
     @property
     def trainer(self) -> Trainer | None:
@@ -108,8 +120,30 @@ class ReplayDataModule(LightningDataModule):
             raise AttributeError(name)
         return getattr(self.wrapped, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What only the wrapped datamodule has is set there: Lightning's BatchSizeFinder sets ``batch_size``."""
+        own = "_made" not in self.__dict__ or name in self.__dict__ or hasattr(type(self), name)
+        if own or not hasattr(self.wrapped, name):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.wrapped, name, value)
+
     def train_dataloader(self) -> ReplayLoader:
         """The wrapped training loader with replay."""
-        return ReplayLoader(
-            self.wrapped.train_dataloader(), self.buffer, replay_ratio=self.replay_ratio, seed=self.seed
+        buffer = self._monitored() if self.buffer is None else self.buffer
+        loader = ReplayLoader(self.wrapped.train_dataloader(), buffer, replay_ratio=self.replay_ratio, seed=self.seed)
+        if self._stream is not None and self.trainer is not None and self.trainer.current_epoch > 0:
+            loader.stream.follow(self._stream)  # reload_dataloaders_every_n_epochs
+        self._stream = loader.stream
+        return loader
+
+    def _monitored(self) -> EnergyReplayBuffer:
+        """The buffer that the trainer's monitor fills."""
+        callbacks = [] if self.trainer is None else self.trainer.callbacks  # type: ignore[attr-defined]  # untyped
+        for callback in callbacks:
+            if isinstance(callback, ForgettingMonitor) and callback.buffer is not None:
+                return callback.buffer
+        raise MisconfigurationException(
+            "ReplayDataModule has no buffer, and its trainer has no ForgettingMonitor with one. Give both "
+            "EnergyReplayBuffer(capacity=...), or the trainer ForgettingMonitor(buffer)."
         )

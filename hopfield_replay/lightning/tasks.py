@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from hopfield_replay.lightning.checkpoints import check_resumes, position, resolve, write_whole
+from hopfield_replay.lightning.renewal import check_renewable, has_stopped, renew
 from hopfield_replay.lightning.strategies import check_launcher
 
 
@@ -22,6 +22,7 @@ class TaskCursor(Callback):
         self.first_step = 0
         self.steps_per_task = -1
         self.resumes: str | None = None
+        self.least_steps_per_task: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse processes that would train different tasks: they could not see one another's checkpoints."""
@@ -37,12 +38,16 @@ class TaskCursor(Callback):
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let max_steps count from the task's first step.
+        """Let the limits of steps count from the task's first one; leave a task alone that early stopping had ended.
 
         Not earlier: while optimizers are configured, trainer.estimated_stepping_batches must see the task's own limit.
         """
         if self.steps_per_task > 0:
             trainer.fit_loop.epoch_loop.max_steps = self.first_step + self.steps_per_task
+        if self.least_steps_per_task is not None:
+            trainer.fit_loop.epoch_loop.min_steps = self.first_step + self.least_steps_per_task
+        if has_stopped(_callbacks(trainer)):  # the checkpoint's task was over, and only its boundary is missing
+            trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
         """The task at hand."""
@@ -62,9 +67,12 @@ def fit_tasks(
 ) -> None:
     """Train on one task after the other: ``trainer.fit`` for each, with fresh limits each time.
 
-    The trainer's ``max_epochs`` and ``max_steps`` hold for each task. Optimizers and schedulers start anew with each
-    task, ``current_epoch`` starts at 0, ``global_step`` goes on. Give the trainer a ForgettingMonitor to measure the
-    boundaries and to fill the buffer.
+    The trainer's limits (epochs, steps and time, least and most) hold for each task. Optimizers and schedulers start
+    anew with each task, ``current_epoch`` starts at 0, ``global_step`` goes on. Callbacks start anew, too:
+    EarlyStopping has its full patience, ModelCheckpoint(monitor=...) looks for the best of the task (files of earlier
+    tasks stay; their names hold the global step), WeightAveraging starts from the task's first weights. A resumed task
+    goes on with what the checkpoint knows. Give the trainer a ForgettingMonitor to measure the boundaries and to fill
+    the buffer.
 
     Args:
         trainer: used for all tasks; its callbacks see every task.
@@ -72,8 +80,8 @@ def fit_tasks(
         datamodules: one for each task, in order: LightningDataModules (such as ReplayDataModule) or training loaders.
         ckpt_path: a checkpoint written during an earlier call with the same tasks; training goes on in the task in
             which it was written. ``"last"`` takes the newest ``last*.ckpt`` of the trainer's ModelCheckpoint callbacks
-            (with a ``dirpath``), or, if a kill has torn or removed that, the newest whole checkpoint beside it. As long
-            as there is none the first task begins, with a warning: a job that is started again and again can always
+            (with a logger they need a ``dirpath``, for the logger's folder is another in every run), or, if a kill
+            has torn or removed that, the newest whole checkpoint beside it. As long as there is none the first task begins, with a warning: a job that is started again and again can always
             pass ``"last"``.
 
     What a resumed run has in common with one that was never interrupted: finished tasks are not repeated; the buffer,
@@ -87,7 +95,8 @@ def fit_tasks(
         TypeError: one datamodule in place of a list.
         MisconfigurationException: a checkpoint that was not written under fit_tasks, or of a task that is not there; a
             strategy that cannot fit twice (ddp_spawn); what loads checkpoints into fits by itself
-            (OnExceptionCheckpoint, files of SLURM's automatic requeue).
+            (OnExceptionCheckpoint, files of SLURM's automatic requeue); StochasticWeightAveraging, which cannot average
+            twice.
 
     Example:
         >>> import warnings; warnings.simplefilter("ignore")
@@ -108,7 +117,8 @@ def fit_tasks(
     if cursor is None:
         cursor = TaskCursor()
         _callbacks(trainer).insert(0, cursor)
-    _warn_of_leaks(trainer, len(datamodules))
+    if len(datamodules) > 1:
+        check_renewable(_callbacks(trainer))
     check_launcher(trainer.strategy)
     check_resumes(trainer)
     write_whole(trainer)
@@ -118,6 +128,7 @@ def fit_tasks(
     if ckpt_path is not None:
         start, cursor.first_step = position(ckpt_path, cursor.state_key, len(datamodules))
     cursor.steps_per_task = steps_per_task = trainer.max_steps
+    cursor.least_steps_per_task = least_steps_per_task = trainer.min_steps
     try:
         for task in range(start, len(datamodules)):
             cursor.task = task
@@ -128,30 +139,18 @@ def fit_tasks(
                 # a resumed fit with nothing left to do leaves it set (and Lightning sets it whenever max_steps is)
                 trainer.fit_loop.epoch_loop.max_steps = -1
                 trainer.fit_loop.restarting = False
+                renew(_callbacks(trainer))
             trainer.fit_loop.epoch_loop.max_steps = steps_per_task
             rank_zero_info(f"Task {task + 1} of {len(datamodules)}")
             data = datamodules[task]
             where = {"datamodule": data} if isinstance(data, LightningDataModule) else {"train_dataloaders": data}
             trainer.fit(model, **where, ckpt_path=ckpt_path if task == start else None)
     finally:
-        cursor.steps_per_task = -1
+        cursor.steps_per_task, cursor.least_steps_per_task = -1, None
         trainer.fit_loop.epoch_loop.max_steps = steps_per_task
+        trainer.fit_loop.epoch_loop.min_steps = least_steps_per_task
 
 
 def _callbacks(trainer: Trainer) -> list[Callback]:
     found: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # public, but not annotated upstream
     return found
-
-
-def _warn_of_leaks(trainer: Trainer, tasks: int) -> None:
-    leaking = [
-        type(callback).__name__
-        for callback in _callbacks(trainer)
-        if isinstance(callback, EarlyStopping)
-        or (isinstance(callback, ModelCheckpoint) and callback.monitor is not None)
-    ]
-    if leaking and tasks > 1:
-        rank_zero_warn(
-            f"{', '.join(leaking)} keep what they saw of one task (patience, best score) for the next. Compare scores "
-            "across tasks with care, or use one trainer for each task."
-        )

@@ -186,7 +186,7 @@ def test_a_copy_is_independent():
     ("arguments", "error", "message"),
     [
         ((3, EnergyReplayBuffer(2)), TypeError, "must be a LightningDataModule or a loader, got int"),
-        ((loader(), 5), TypeError, "must be an EnergyReplayBuffer, got int"),
+        ((loader(), 5), TypeError, "must be an EnergyReplayBuffer or None, got int"),
     ],
 )
 def test_bad_input(arguments, error, message):

@@ -1,11 +1,11 @@
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from hopfield_replay import EnergyReplayBuffer, ReplayDataModule, fit_tasks
-from tests.lightning.small import Foreign, WithValidation, loader, trainer
+from tests.lightning.small import Foreign, loader, trainer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # lightning; tiny data needs none
@@ -147,28 +147,6 @@ def test_datamodules_and_loaders_may_be_mixed():
 def test_datamodules_that_are_no_list(datamodules, error, message):
     with pytest.raises(error, match=message):
         fit_tasks(trainer(), Foreign(), datamodules)
-
-
-def validated(count=2):
-    class Data(ReplayDataModule):
-        def val_dataloader(self):
-            return loader(n=4)
-
-    return [Data(loader(task), EnergyReplayBuffer(2)) for task in range(count)]
-
-
-def test_callbacks_that_leak_between_tasks_are_named(tmp_path):
-    best = ModelCheckpoint(dirpath=tmp_path, monitor="val/loss")
-    stopping = EarlyStopping("val/loss", patience=5)
-    runner = trainer(stopping, best, enable_checkpointing=True, max_epochs=1)
-    with pytest.warns(UserWarning, match=r"EarlyStopping, ModelCheckpoint keep what they saw of one task"):
-        fit_tasks(runner, WithValidation(), validated())
-
-
-@pytest.mark.parametrize("count", [1, 2])
-def test_callbacks_that_do_not_leak_are_not_named(tmp_path, count):
-    last = [ModelCheckpoint(dirpath=tmp_path)] if count == 2 else [EarlyStopping("val/loss")]
-    fit_tasks(trainer(*last, enable_checkpointing=True, max_epochs=1), WithValidation(), validated(count))
 
 
 def test_a_learning_rate_monitor_and_other_callbacks_live_with_it(tmp_path):

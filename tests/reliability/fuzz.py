@@ -32,7 +32,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingTracker, TaskSource
 from hopfield_replay.datasets import load_data
-from hopfield_replay.lightning.tasks import TaskCursor, _position
+from hopfield_replay.lightning.checkpoints import position
+from hopfield_replay.lightning.tasks import TaskCursor
 from hopfield_replay.replay_stream import ReplayStream
 from tests.test_nested import same
 
@@ -137,7 +138,9 @@ def mutate_header(data, draw):
     elif kind == 2:
         entry["data_offsets"] = list(other["data_offsets"])  # overlapping
     elif kind == 3:
-        entry["dtype"] = draw.choice(("F64", "F16", "BF16", "I64", "U8", "BOOL", "F8_E4M3", "C64", "U64", "Q4", 7, None))
+        entry["dtype"] = draw.choice(
+            ("F64", "F16", "BF16", "I64", "U8", "BOOL", "F8_E4M3", "C64", "U64", "Q4", 7, None)
+        )
     elif kind == 4:
         header[draw.choice(("../../etc/x", "", "\u0000", "a" * 5000, "7"))] = header.pop(name)
     elif kind == 5:
@@ -166,7 +169,9 @@ def mutate_npz(data, draw):
                     shape = draw.choice((b"(9999999999, 4)", b"(-6, -4)", b"(2**40,)", b"(6,)", b"", b"(" * 99))
                     body = re.sub(rb"\([\d, ]*\)", shape, body, count=1)
                 elif kind == 1:
-                    to = draw.choice((b"'|O'", b"'<f2'", b"'>f8'", b"'<c8'", b"'<U4'", b"'<f16'", b"'V9999999999'", b"[]"))
+                    to = draw.choice(
+                        (b"'|O'", b"'<f2'", b"'>f8'", b"'<c8'", b"'<U4'", b"'<f16'", b"'V9999999999'", b"[]")
+                    )
                     body = re.sub(rb"'[<|]\w+'", to, body, count=1)
                 elif kind == 2:
                     body = mutate_bytes(body, draw)
@@ -400,7 +405,7 @@ class Names:
         word = draw.choice(self.words)
         if draw.random() < 0.5:
             word = mutate_bytes(word.encode() or b"x", draw).decode("latin-1") or "x"
-        if Path("/" + word.strip("\0")).is_dir() or "\0" not in word and Path(word).is_dir():
+        if Path("/" + word.strip("\0")).is_dir() or ("\0" not in word and Path(word).is_dir()):
             return  # a real folder; images are read from it
         load_data(word)
 
@@ -427,7 +432,12 @@ def targets(folder):
         Bytes("safetensors", "x.safetensors", save(arrays), read_samples, (mutate_bytes, mutate_header)),
         Bytes("npz", "x.npz", encoded(lambda f: numpy.savez(f, **arrays)), read_samples, (mutate_bytes, mutate_npz)),
         Bytes("compressed npz", "y.npz", encoded(lambda f: numpy.savez_compressed(f, **arrays)), read_samples),
-        Bytes("checkpoint", "last.ckpt", encoded(lambda f: torch.save(cursor, f)), lambda path: _position(str(path), 3)),
+        Bytes(
+            "checkpoint",
+            "last.ckpt",
+            encoded(lambda f: torch.save(cursor, f)),
+            lambda path: position(str(path), TaskCursor().state_key, 3),
+        ),
         State("buffer state", lambda n: full_buffer(tasks=n), use),
         State("tracker state", make_tracker, use_tracker),
         State("replay stream state", make_stream, lambda stream: [stream.draw(4) for _ in range(3)]),
