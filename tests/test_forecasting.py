@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from hopfield_replay import calibrate_beta, forecast, forecasting
 from tests.functional import numpy_energy as reference
-from tests.test_policies import key
+from tests.test_candidates import key
 
 SIZES = (2, 5, 9)
 POLICIES = ("greedy_gain", "random", "high_energy", "k_center")

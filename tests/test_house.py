@@ -15,7 +15,9 @@ TESTS = Path(__file__).parent
 
 LAYERS = [  # a unit may import only units of the lines above its own
     "functional",
-    "candidates denoisers distributed encoders files interrupts nested states table temperature",
+    "array_files distributed files interrupts nested",
+    "states",
+    "candidates denoisers encoders table temperature",
     "figures greedy_gain memory metrics source storage",
     "meter policies",
     "choice",

@@ -11,7 +11,7 @@ from hopfield_replay import EnergyReplayBuffer, ForgettingTracker, TaskSource, c
 from hopfield_replay.tracker import sample_ids
 from tests.functional import numpy_energy as reference
 from tests.test_nested import same
-from tests.test_policies import key
+from tests.test_candidates import key
 
 SIZES = (9, 8, 7)
 BETA = 0.7

@@ -86,8 +86,9 @@ def resolve(trainer: Trainer, ckpt_path: str | os.PathLike[str], cursor_key: str
             raise MisconfigurationException(f'ckpt_path must be a checkpoint file or "last", got {str(ckpt_path)!r}.')
         return str(ckpt_path)
     keepers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
-    # without dirpath and logger; a logger's folder bears the number of the run, which another run does not have
-    default = Path(trainer.default_root_dir) / "checkpoints"
+    # a logger's folder bears the number of the run, which another run does not have
+    keepers = [keeper for keeper in keepers if keeper.dirpath is not None or not trainer.loggers]
+    default = Path(trainer.default_root_dir) / "checkpoints"  # without a logger
     folders = {default if keeper.dirpath is None else Path(str(keeper.dirpath)) for keeper in keepers}
     files = [file for folder in folders for file in folder.glob("*.ckpt") if file.is_file()]
     files.sort(key=lambda file: file.stat().st_mtime_ns, reverse=True)

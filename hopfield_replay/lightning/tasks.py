@@ -80,9 +80,9 @@ def fit_tasks(
         datamodules: one for each task, in order: LightningDataModules (such as ReplayDataModule) or training loaders.
         ckpt_path: a checkpoint written during an earlier call with the same tasks; training goes on in the task in
             which it was written. ``"last"`` takes the newest ``last*.ckpt`` of the trainer's ModelCheckpoint callbacks
-            (with a logger they need a ``dirpath``, for the logger's folder is another in every run), or, if a kill
-            has torn or removed that, the newest whole checkpoint beside it. As long as there is none the first task begins, with a warning: a job that is started again and again can always
-            pass ``"last"``.
+            (with a logger they need a ``dirpath``, for the logger's folder is another in every run), or, if a kill has
+            torn or removed that, the newest whole checkpoint beside it. As long as there is none the first task begins,
+            with a warning: a job that is started again and again can always pass ``"last"``.
 
     What a resumed run has in common with one that was never interrupted: finished tasks are not repeated; the buffer,
     its energies, the history's energies and the replayed samples are the same. Weights (and what is measured with them)

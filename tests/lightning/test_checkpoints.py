@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -96,10 +97,14 @@ class TestTheLast:
         check_same(started, whole, 18)
         check_same(run(tmp_path / "run", ckpt_path="last"), whole, 0)  # and again when all is done
 
-    def test_a_trainer_that_does_not_say_where(self):
-        runner = trainer(ModelCheckpoint(save_last=True), enable_checkpointing=True)
-        with pytest.raises(MisconfigurationException, match=r"give ModelCheckpoint\(dirpath=\.\.\., save_last=True\)"):
-            fit_tasks(runner, Foreign(), [loader()], ckpt_path="last")
+    def test_a_trainer_that_does_not_say_where(self, tmp_path):
+        numbered = trainer(ModelCheckpoint(save_last=True), enable_checkpointing=True, logger=CSVLogger(tmp_path))
+        forgetful = trainer(ModelCheckpoint(dirpath=tmp_path), enable_checkpointing=True)
+        for runner in (numbered, forgetful):
+            with pytest.raises(
+                MisconfigurationException, match=r"give ModelCheckpoint\(dirpath=\.\.\., save_last=True\)"
+            ):
+                fit_tasks(runner, Foreign(), [loader()], ckpt_path="last")
 
 
 def halves(monkeypatch, owner, name, path_at):
