@@ -29,6 +29,10 @@ class ForgettingMonitor(Callback):
     on any LightningModule: energies need data only; reconstruction errors need a denoiser, which is found on the module
     where it holds a diffusers network and scheduler, or is given. List a weight-averaging callback before this one.
 
+    A callback that does something with a boundary's result (saves the buffer, say) is listed after this one and does it
+    in on_fit_end: for a run that was killed between a task's last checkpoint and on_train_end, Lightning calls
+    on_train_end no more, and the boundary is made up for in on_fit_end.
+
     Args:
         buffer: filled at every boundary; None: measure only.
         beta: inverse temperature, or ``"auto"``: a median leave-one-out n_eff of 5 on the first task.

@@ -168,6 +168,15 @@ class TestDenoiser:
         expected = images.square().mean((1, 2, 3))[:, None].expand(5, 2)  # it always answers zero
         torch.testing.assert_close(probe["error"], expected)
 
+    def test_given_as_a_class_that_takes_the_module(self):
+        class OfModule(Shrink):
+            def __init__(self, module):
+                super().__init__(0.0 if isinstance(module, Foreign) else 1.0)
+
+        monitor = ForgettingMonitor(denoiser=OfModule, timesteps=(2,), probe_size=5)
+        fit_tasks(trainer(monitor), Foreign(), [loader()])
+        assert bool((monitor.history[0]["probes"][0]["error"] > 0).all())
+
     @pytest.mark.parametrize("denoiser", ["ddpm", 5])
     def test_no_denoiser_at_all(self, denoiser):
         with pytest.raises(TypeError, match=r"denoiser must have num_timesteps, .*got (str|int)"):

@@ -237,3 +237,32 @@ def test_a_state_without_a_buffer_is_not_taken_for_one_with(tmp_path):
         fit_tasks(
             trainer(ForgettingMonitor(EnergyReplayBuffer(3))), Foreign(), [loader()], ckpt_path=tmp_path / "a.ckpt"
         )
+
+
+def test_what_is_not_the_same_when_the_module_draws_global_random_numbers(tmp_path):
+    """Lightning does not restore them: weights differ, but buffer, energies and the number of steps do not."""
+
+    class Noisy(Foreign):
+        def training_step(self, batch, batch_idx):
+            batch = {**batch, "image": batch["image"] + 0.1 * torch.randn_like(batch["image"])}
+            return super().training_step(batch, batch_idx)
+
+    def shuffled(task):
+        return loader(task, shuffle=True)
+
+    def go(folder, *callbacks, **options):
+        torch.manual_seed(5)
+        module = Noisy()
+        torch.manual_seed(5)
+        return run(folder, *callbacks, module=module, make_loader=shuffled, **options)
+
+    reference, ledger = go(tmp_path / "whole")
+    again, _ = go(tmp_path / "again")
+    assert torch.equal(again.layer.weight, reference.layer.weight)  # not interrupted, it repeats itself
+    with pytest.raises(PowerCutError):
+        go(tmp_path / "cut", CutAtStep(10))
+    resumed, monitor = go(tmp_path / "cut", ckpt_path="last")
+    assert not torch.equal(resumed.layer.weight, reference.layer.weight)
+    assert len(resumed.seen) == 18 - 9
+    assert same(monitor.history, ledger.history)
+    assert same(monitor.buffer.state_dict(), ledger.buffer.state_dict())

@@ -112,7 +112,7 @@ def run(folder, *callbacks, policy="greedy_gain", storage=False, ckpt_path="last
     os.write(journal, b"{}\n")  # an attempt begins
     module = Autoencoder(journal)
     buffer = EnergyReplayBuffer(7, policy, sampling="rise", storage=folder / "scratch" if storage else None)
-    monitor = ForgettingMonitor(buffer, probe_size=6, timesteps=(10, 30), denoiser=lambda module: Denoiser(module))
+    monitor = ForgettingMonitor(buffer, probe_size=6, timesteps=(10, 30), denoiser=Denoiser)
     checkpoints = folder / "checkpoints"
     often = ModelCheckpoint(checkpoints, filename="{step}", save_last=True, save_top_k=1, every_n_train_steps=2)
     each = ModelCheckpoint(checkpoints, filename="{epoch}-{step}", save_last=True, save_top_k=1)
