@@ -12,8 +12,9 @@ from tqdm.auto import tqdm
 from hopfield_replay.buffer import EnergyReplayBuffer
 from hopfield_replay.denoisers import Denoiser, find_denoiser
 from hopfield_replay.functional._validate import Similarity
-from hopfield_replay.lightning.logging import log_record
+from hopfield_replay.lightning.logging import BoundaryLog
 from hopfield_replay.lightning.strategies import check_launcher, check_whole_model
+from hopfield_replay.lightning.views import Boundary
 from hopfield_replay.replay_stream import ReplayStream
 from hopfield_replay.source import TaskSource
 from hopfield_replay.table import forgetting_table
@@ -43,6 +44,7 @@ class ForgettingMonitor(Callback):
             ``LatentEncoder(vae).features`` for a latent model whose batches hold pixels).
         draws: noise draws at each timestep, >= 1.
         model_energy: also record each probe's energy under the model itself (ELBO form).
+        embedding: also show the buffer's vectors in TensorBoard's projector.
         seed: of the probes and of the noise.
 
     Raises:
@@ -71,6 +73,7 @@ class ForgettingMonitor(Callback):
         samples: Callable[[Any], Tensor] | None = None,
         draws: int = 1,
         model_energy: bool = False,
+        embedding: bool = False,
         seed: int = 0,
     ) -> None:
         if probe_source not in ("train", "val"):
@@ -94,6 +97,7 @@ class ForgettingMonitor(Callback):
         )
         self.denoiser = denoiser
         self.probe_source = probe_source
+        self._log = BoundaryLog(embedding)
         self._ran = False
         self._warned = False
 
@@ -165,15 +169,17 @@ class ForgettingMonitor(Callback):
         probes = None
         if self.probe_source == "val":
             probes = self._source(trainer, self._validation(trainer))
-        record = self.tracker.end_task(
+        held = None if self.buffer is None else (self.buffer.ids, self.buffer.tasks)
+        denoiser = self._find_denoiser(pl_module)
+        self.tracker.end_task(
             self._source(trainer, loader),
-            denoiser=self._find_denoiser(pl_module),
+            denoiser=denoiser,
             replay_ratio=0.0 if stream is None else stream.share,
             probe_source=probes,
             prepare=trainer.strategy.batch_to_device,
             progress=_bar(trainer),
         )
-        log_record(trainer, record, self.buffer)
+        self._log.log(trainer, Boundary(self.tracker, held, denoiser, trainer.strategy.batch_to_device))
 
     def _find_denoiser(self, pl_module: LightningModule) -> Denoiser | None:
         if isinstance(self.denoiser, Denoiser):
