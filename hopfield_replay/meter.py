@@ -11,6 +11,8 @@ from hopfield_replay.denoisers import Denoiser
 from hopfield_replay.distributed import gather_rows, together, world
 from hopfield_replay.encoders import split_batch
 from hopfield_replay.functional import elbo_weights, reconstruction_error
+from hopfield_replay.functional._paired import paired_noise
+from hopfield_replay.functional.denoiser import evaluating
 from hopfield_replay.nested import take
 
 _CHUNK = 256  # samples that are prepared (moved to the device) at a time
@@ -53,15 +55,28 @@ class ErrorMeter:
 
     def of_batch(self, batch: Any, ids: Tensor) -> tuple[Tensor, int]:
         """Errors (n, timesteps) float64 on the CPU, and the number of elements of a sample."""
+        x, condition = self._ready(batch)
+        errors = reconstruction_error(
+            self.denoiser, x, self.timesteps, self.noise_seed, draws=self.draws, ids=ids, condition=condition
+        )
+        return errors.cpu(), math.prod(x.shape[1:])
+
+    @torch.no_grad()
+    def reconstruct(self, batch: Any, ids: Tensor, timestep: float) -> tuple[Tensor, Tensor]:
+        """Samples (n, *shape) noised to a timestep with the noise of their errors, and what the model makes of them."""
+        x, condition = self._ready(batch)
+        noisy = self.denoiser.noise(x, timestep, paired_noise(x, ids.tolist(), timestep, self.noise_seed))
+        with evaluating(self.denoiser):
+            return noisy, self.denoiser.predict_clean(noisy, timestep, condition)
+
+    def _ready(self, batch: Any) -> tuple[Tensor, Any]:
+        """What the model denoises of a batch, on its device, and the condition."""
         ready = self._prepare(batch)
         x, condition = split_batch(ready)
         if self._samples is not None:
             with torch.no_grad():
                 x = self._samples(ready)
-        errors = reconstruction_error(
-            self.denoiser, x, self.timesteps, self.noise_seed, draws=self.draws, ids=ids, condition=condition
-        )
-        return errors.cpu(), math.prod(x.shape[1:])
+        return x, condition
 
     def of_probes(self, batch: Any, ids: Tensor) -> tuple[Tensor, int]:
         """As :meth:`of_batch`, of samples that every rank holds; each measures its share of them."""

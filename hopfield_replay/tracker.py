@@ -148,6 +148,22 @@ class ForgettingTracker:
         """Index of the task that begins next, or of the one that has begun and not ended."""
         return self.history[-1]["task"] + 1 if self.history else 0
 
+    def probe(self, task: int) -> Mapping[str, Any]:
+        """The followed samples of a task that has ended.
+
+        Returns:
+            Among others ``ids`` (n,), ``vectors`` (n, d) and ``batch``, the samples, None where no denoiser was known.
+
+        Raises:
+            ValueError: no samples of this task are followed.
+        """
+        for probe in self._probes:
+            if probe["task"] == task:
+                return probe
+        raise ValueError(
+            f"No samples of task {task} are followed, only of {[probe['task'] for probe in self._probes]}."
+        )
+
     def begin_task(
         self, source: TaskSource, *, prepare: Callable[[Any], Any] = _as_is, progress: Progress = _silent
     ) -> None:

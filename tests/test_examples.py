@@ -101,8 +101,12 @@ def test_digits_logs_to_tensorboard(results, arm):
     assert {"train/loss", "forgetting/beta", "forgetting/intrinsic/mean", "forgetting/reconstruction/mean"} <= set(
         tags["scalars"]
     )
-    assert {"energy/task_0", "energy/task_1", "reconstruction_forgetting/task_0"} <= set(tags["histograms"])
-    assert tags["images"] == ["energy_against_forgetting"]
+    assert {"5_energy_after/task_0", "5_energy_after/task_1", "7_reconstruction_forgetting/task_0"} <= set(
+        tags["histograms"]
+    )
+    pictures = {"1_forgetting/energy_against_forgetting", "1_forgetting/over_tasks", "2_most_forgotten/denoised"}
+    of_buffer = {f"3_buffer/{name}" for name in ("contents", "protected_energy", "turnover")}
+    assert set(tags["images"]) == (pictures if arm == "none" else pictures | of_buffer)
     written = json.loads((folder / "results.json").read_text())["arms"][ARMS.index(arm)]["tasks"][1]
     (mean,) = events.Scalars("forgetting/reconstruction/mean")
     assert mean.value == pytest.approx(written["reconstruction_forgetting"], abs=1e-6)

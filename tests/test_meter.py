@@ -99,3 +99,22 @@ def test_a_denoiser_of_continuous_time_needs_timesteps():
     model.num_timesteps = None
     with pytest.raises(ValueError, match="no number of timesteps; pass timesteps"):
         ErrorMeter(model, None, 0, lambda batch: batch)
+
+
+def test_reconstructions_are_those_of_the_errors():
+    """Noise, condition, preparation and space of the samples are the same as where the error is measured."""
+
+    class Adding(Shrinking):
+        def predict_clean(self, noisy, timestep, condition=None):
+            return 0.5 * noisy + condition[0].view(-1, 1, 1, 1)
+
+    def double(batch):
+        return (batch[0] * 2, batch[1])
+
+    batch, ids = (IMAGES, torch.arange(12) % 3), torch.arange(40, 52)
+    meter = ErrorMeter(Adding(), [2, 9], 3, double, samples=lambda batch: batch[0] + 1)
+    errors, _ = meter.of_batch(batch, ids)
+    noisy, clean = meter.reconstruct(batch, ids, 9)
+    x = IMAGES * 2 + 1
+    np.testing.assert_allclose((clean - x).square().flatten(1).mean(1), errors[:, 1], rtol=1e-5)
+    torch.testing.assert_close(clean, 0.5 * noisy + (torch.arange(12) % 3).view(-1, 1, 1, 1))

@@ -514,3 +514,15 @@ def test_a_denoiser_of_unbounded_time_needs_timesteps():
 def test_bad_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         ForgettingTracker(**arguments)
+
+
+def test_followed_samples_are_given_out_by_task():
+    tracker = ForgettingTracker(probe_size=3)
+    data = [torch.randn(9, 2, generator=torch.Generator().manual_seed(task)) for task in range(2)]
+    for one in data:
+        tracker.end_task(TaskSource([one]))
+    for task, one in enumerate(data):
+        probe = tracker.probe(task)
+        torch.testing.assert_close(probe["vectors"], one[probe["ids"] - (task << 40)])
+    with pytest.raises(ValueError, match=r"No samples of task 2 are followed, only of \[0, 1\]"):
+        tracker.probe(2)

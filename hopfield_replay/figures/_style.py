@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 8.0  # inches; at 100 dots per inch a figure is 800 pixels wide, and its smallest text 11 pixels high
+NARROW = 4.0  # inches; the cards of dashboards are about 350 pixels wide
 SMALL = "small"  # tick labels, legends, titles of panels
 LABEL = 9  # points, axis labels
 # Okabe and Ito (2008), told apart by every kind of colour vision; grey instead of their yellow, faint on white
@@ -32,11 +33,12 @@ class Estimated(Protocol):
         """Lower and upper end."""
 
 
-def new_figure(height: float) -> "Figure":
+def new_figure(height: float, *, narrow: bool = False) -> "Figure":
     """Return an empty matplotlib figure, 800 pixels wide, that belongs to no window and no global state.
 
     Args:
         height: inches (of 100 pixels), > 0.
+        narrow: 400 pixels wide, for a card of a dashboard, which would shrink a wider one until it cannot be read.
 
     Returns:
         The figure; ``figure.savefig(path)`` writes it.
@@ -48,7 +50,7 @@ def new_figure(height: float) -> "Figure":
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('Figures need matplotlib: pip install "hopfield-replay[tensorboard]".') from error
-    return Figure(figsize=(WIDTH, height), dpi=100, layout="constrained")
+    return Figure(figsize=(NARROW if narrow else WIDTH, height), dpi=100, layout="constrained")
 
 
 def panels(figure: Any, count: int, per_row: int, **settings: Any) -> "list[Axes]":

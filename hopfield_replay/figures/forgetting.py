@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _SERIES = len(COLOURS)
 
 
-def energy_against_forgetting(record: dict[str, Any]) -> "Figure | None":
+def energy_against_forgetting(record: dict[str, Any], *, narrow: bool = False) -> "Figure | None":
     """Per-sample scatter after one task: what the energies say against what the model lost.
 
     Left: reconstruction forgetting against the energy before the task change; right: against the energy rise, which is
@@ -33,6 +33,7 @@ def energy_against_forgetting(record: dict[str, Any]) -> "Figure | None":
 
     Args:
         record: one entry of a ForgettingTracker's history, of a task after the first, measured with a denoiser.
+        narrow: one below the other, 400 pixels wide, for a card of a dashboard.
 
     Returns:
         The figure; None if there is nothing to show.
@@ -49,11 +50,12 @@ def energy_against_forgetting(record: dict[str, Any]) -> "Figure | None":
         return None
     size = -(-len(found) // _SERIES)
     groups = [found[i : i + size] for i in range(0, len(found), size)]
-    figure = new_figure(3.9 + 0.2 * len(groups))
-    axes = panels(figure, 2, 2, sharey=True)
+    height = 3.9 + 0.2 * len(groups)
+    figure = new_figure(1.8 * height if narrow else height, narrow=narrow)
+    axes = panels(figure, 2, 1 if narrow else 2, sharey=True)
     for axis, part, label in (
         (axes[0], 1, "energy after its own task"),
-        (axes[1], 2, "intrinsic forgetting: energy rise since its own task"),
+        (axes[1], 2, "intrinsic forgetting: energy rise since then"),
     ):
         for i, group in enumerate(groups):
             x, y = (torch.cat([entry[column] for entry in group]) for column in (part, 3))
@@ -73,7 +75,8 @@ def energy_against_forgetting(record: dict[str, Any]) -> "Figure | None":
         axis.set_xlabel(f"{label}\n(squared units of the vectors)")
         axis.axhline(0.0, color=GUIDE, linewidth=0.8, zorder=0)
         legend_above(axis)
-    axes[0].set_ylabel("reconstruction forgetting\n(rise of the mean squared error, per element)")
+    for axis in axes if narrow else axes[:1]:
+        axis.set_ylabel("reconstruction forgetting\n(rise of the mean squared error, per element)")
     figure.suptitle(f"Earlier tasks' probes after task {record['task']}", fontsize="medium")
     return figure
 
@@ -81,12 +84,15 @@ def energy_against_forgetting(record: dict[str, Any]) -> "Figure | None":
 def forgetting_over_tasks(
     curves: Mapping[str, Sequence[tuple[int, float]]],
     ylabel: str = "reconstruction forgetting of earlier tasks\n(rise of the mean squared error, per element)",
+    *,
+    narrow: bool = False,
 ) -> "Figure":
     """Forgetting after each task, one line for each run (or for each task of one run).
 
     Args:
         curves: for each name the points (tasks learned, forgetting).
         ylabel: what is forgotten, with its unit.
+        narrow: 400 pixels wide, for a card of a dashboard.
 
     Returns:
         The figure.
@@ -94,7 +100,8 @@ def forgetting_over_tasks(
     Raises:
         ImportError: matplotlib is not installed.
     """
-    figure = new_figure(4.2)
+    columns = min(3 if narrow else 5, len(curves))
+    figure = new_figure(3.6 + 0.2 * -(-len(curves) // columns), narrow=narrow)
     (axis,) = panels(figure, 1, 1)
     for i, (name, points) in enumerate(curves.items()):
         axis.plot([at for at, _ in points], [value for _, value in points], label=name, **series_style(i))
@@ -102,5 +109,5 @@ def forgetting_over_tasks(
     axis.set_xticks(sorted({at for points in curves.values() for at, _ in points}))
     axis.set_xlabel("tasks learned")
     axis.set_ylabel(ylabel)
-    legend_below(figure, axis, min(5, len(curves)))
+    legend_below(figure, axis, columns)
     return figure

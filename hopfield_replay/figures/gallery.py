@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from hopfield_replay.figures._style import SMALL, WIDTH, new_figure
+from hopfield_replay.figures._style import NARROW, SMALL, WIDTH, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,7 +59,12 @@ def _mosaic(latents: Tensor) -> Tensor:
 
 
 def picture_rows(
-    rows: Sequence[tuple[str, Tensor]], *, beside: int = 1, captions: Sequence[str] | None = None, title: str = ""
+    rows: Sequence[tuple[str, Tensor]],
+    *,
+    beside: int = 1,
+    captions: Sequence[str] | None = None,
+    title: str = "",
+    narrow: bool = False,
 ) -> "Figure | None":
     """Rows of pictures, such as samples, and what two checkpoints make of them.
 
@@ -69,6 +74,7 @@ def picture_rows(
         captions: one for each sample of a row, below the last line; about ten characters a line where ten samples
             stand in a row.
         title: of the figure.
+        narrow: 400 pixels wide, for a card of a dashboard.
 
     Returns:
         The figure; None if the samples are no pictures.
@@ -83,9 +89,9 @@ def picture_rows(
     columns = max(len(found) for _, found in shown)
     lines = -(-len(shown) // beside)
     ratio = max(found.shape[1] / found.shape[2] for _, found in shown)
-    cell = min(0.9, (WIDTH - 0.3) / (beside * columns))
+    cell = min(0.9, ((NARROW if narrow else WIDTH) - 0.3) / (beside * columns))
     below = 0.0 if captions is None else 0.17 * max(caption.count("\n") + 1 for caption in captions)
-    figure = new_figure((cell * ratio + 0.3) * lines + below + (0.35 if title else 0.05))
+    figure = new_figure((cell * ratio + 0.3) * lines + below + (0.35 if title else 0.05), narrow=narrow)
     grid = figure.subplots(lines, beside, squeeze=False).flatten()
     for axis in grid:
         axis.tick_params(length=0, labelsize=SMALL)

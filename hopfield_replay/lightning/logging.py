@@ -1,14 +1,23 @@
-"""A boundary's record in the trainer's loggers: scalars everywhere, histograms and figures in TensorBoard."""
+"""A boundary's record in the trainer's loggers: scalars everywhere, views where they can be held."""
 
 import math
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from hopfield_replay.buffer import EnergyReplayBuffer
-from hopfield_replay.figures import energy_against_forgetting
-from hopfield_replay.table import error_rise, summarize
+from hopfield_replay.encoders import split_batch
+from hopfield_replay.figures import as_pictures
+from hopfield_replay.lightning.sinks import Sink, sinks
+from hopfield_replay.lightning.views import Boundary, Table, figures, forgetting_rows, histograms, settings
+from hopfield_replay.table import summarize
+
+_SCALARS = ("intrinsic", "reconstruction", "model_energy", "spearman_energy", "spearman_rise")
+_EMBEDDED = 2000  # samples in the projector, the best first
+_SPRITE = 32  # pixels: pictures beside the projector's points
 
 
 def scalars(record: dict[str, Any], buffer: EnergyReplayBuffer | None) -> dict[str, float]:
@@ -16,7 +25,7 @@ def scalars(record: dict[str, Any], buffer: EnergyReplayBuffer | None) -> dict[s
     found = {"forgetting/beta": record["beta"], "forgetting/n_eff": record["n_eff"]}
     rows = summarize(record)
     earlier = [row for row in rows if row["task"] < record["task"]]
-    for name in ("intrinsic", "reconstruction", "model_energy", "spearman_energy", "spearman_rise"):
+    for name in _SCALARS:
         known = [row for row in earlier if row[name] is not None and math.isfinite(row[name])]
         values = [row[name] for row in known]
         found |= {f"forgetting/{name}/task_{row['task']}": row[name] for row in known}
@@ -25,32 +34,95 @@ def scalars(record: dict[str, Any], buffer: EnergyReplayBuffer | None) -> dict[s
     found |= {f"forgetting/error/task_{row['task']}": row["error"] for row in rows if row["error"] is not None}
     if buffer is not None:
         found |= {"buffer/samples": float(len(buffer)), "buffer/bytes": float(buffer.nbytes)}
+        counts = buffer.tasks.bincount().tolist()
+        found |= {f"buffer/share/task_{task}": count / len(buffer) for task, count in enumerate(counts) if count}
     return found
 
 
-def log_record(trainer: Trainer, record: dict[str, Any], buffer: EnergyReplayBuffer | None) -> None:
-    """Log one boundary; the step is the trainer's global step."""
-    step = trainer.global_step
-    for logger in trainer.loggers:
-        logger.log_metrics(scalars(record, buffer), step=step)
-        if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-            _views(logger, record, step)
-        logger.save()
+class BoundaryLog:
+    """Logs boundaries; what cannot be shown is warned of once, and costs nothing else.
+
+    Args:
+        embedding: whether the buffer's vectors go to TensorBoard's projector.
+    """
+
+    def __init__(self, embedding: bool = False) -> None:
+        self.embedding = embedding
+        self._failed: set[str] = set()
+
+    def log(self, trainer: Trainer, boundary: Boundary) -> None:
+        """Log one boundary, from the first process; the step is the trainer's global step."""
+        step = trainer.global_step
+        numbers = scalars(boundary.record, boundary.tracker.buffer)
+        if boundary.turnover:
+            numbers["buffer/new"] = float(sum(new for _, new, _ in boundary.turnover.values()))
+            numbers["buffer/dropped"] = float(sum(dropped for *_, dropped in boundary.turnover.values()))
+        found = sinks(trainer) if trainer.is_global_zero else []
+        if found and (curve := self._try("protected energy", lambda: boundary.protection)) is not None:
+            numbers["buffer/protected_energy"] = curve.kept[-1]
+            if curve.bound is not None:
+                numbers["buffer/protected_energy_bound"] = curve.bound
+        for logger in trainer.loggers:
+            logger.log_metrics(numbers, step=step)
+        if found:
+            self._show(trainer, found, boundary, numbers, step)
+        for logger in trainer.loggers:
+            logger.save()
+
+    def _show(
+        self, trainer: Trainer, found: list[Sink], boundary: Boundary, numbers: Mapping[str, float], step: int
+    ) -> None:
+        for name, draw in figures(boundary).items():
+            figure = self._try(name, draw)
+            if figure is not None:
+                for sink in found:
+                    self._try(name, partial(sink.figure, name, figure, step))
+        for sink in found:
+            for name, values in histograms(boundary.record):
+                self._try(name, partial(sink.histogram, name, values, step))
+            self._try("table", partial(sink.table, "0_summary/table", forgetting_rows(boundary.tracker.history), step))
+            if outcome := {f"result/{n}": numbers[key] for n in _SCALARS if (key := f"forgetting/{n}/mean") in numbers}:
+                given = _plain(getattr(trainer.lightning_module, "hparams", {})) | settings(boundary)
+                listed = Table(["setting", "value"], [[name, str(value)] for name, value in given.items()])
+                self._try("settings", partial(sink.table, "0_summary/settings", listed, step))
+                self._try("settings", partial(sink.outcome, given, outcome, step))
+            if self.embedding and boundary.buffer is not None:
+                self._try("projector", partial(_embed, sink, boundary.buffer, step))
+
+    def _try(self, name: str, do: Callable[[], Any]) -> Any:
+        try:
+            return do()
+        except ImportError as error:  # a logger without matplotlib: scalars, histograms and tables are there
+            if "import" not in self._failed:
+                self._failed.add("import")
+                rank_zero_info(f"Boundaries are logged without figures. {error}")
+        except Exception as error:
+            kind = name.split("/")[0]
+            if kind not in self._failed:
+                self._failed.add(kind)
+                rank_zero_warn(f"A boundary's view {name!r} could not be shown ({type(error).__name__}: {error}).")
+        return None
 
 
-def _views(logger: TensorBoardLogger, record: dict[str, Any], step: int) -> None:
-    board = logger.experiment
-    for probe in record["probes"]:
-        board.add_histogram(f"energy/task_{probe['task']}", probe["energy"], step)
-        if probe["task"] == record["task"]:
-            continue
-        board.add_histogram(f"intrinsic_forgetting/task_{probe['task']}", probe["energy"] - probe["energy_start"], step)
-        rise = error_rise(probe)
-        if rise is not None:
-            board.add_histogram(f"reconstruction_forgetting/task_{probe['task']}", rise, step)
-    try:
-        figure = energy_against_forgetting(record)
-    except ImportError:  # TensorBoard without matplotlib: scalars and histograms are there
-        return
-    if figure is not None:
-        board.add_figure("energy_against_forgetting", figure, step)
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What of hyperparameters is a number or a word."""
+    return {str(name): value for name, value in values.items() if isinstance(value, bool | int | float | str)}
+
+
+def _embed(sink: Sink, buffer: EnergyReplayBuffer, step: int) -> None:
+    import torch
+
+    chosen = torch.arange(min(len(buffer), _EMBEDDED))
+    columns = ["task", "id", "energy"]
+    parts = [buffer.tasks[chosen].tolist(), buffer.ids[chosen].tolist(), buffer.energies[chosen].tolist()]
+    if buffer.labels is not None:
+        columns.append("label")
+        parts.append(buffer.labels[chosen].tolist())
+    rows = [
+        [f"{value:.6g}" if isinstance(value, float) else str(value) for value in row]
+        for row in zip(*parts, strict=True)
+    ]
+    pictures = as_pictures(split_batch(buffer.gather(chosen))[0])
+    if pictures is not None:
+        pictures = torch.nn.functional.interpolate(pictures.permute(0, 3, 1, 2), (_SPRITE, _SPRITE))
+    sink.embedding(buffer.vectors[chosen], Table(columns, rows), pictures, step)

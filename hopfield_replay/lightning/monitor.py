@@ -12,9 +12,10 @@ from tqdm.auto import tqdm
 from hopfield_replay.buffer import EnergyReplayBuffer
 from hopfield_replay.denoisers import Denoiser, find_denoiser
 from hopfield_replay.functional._validate import Similarity
-from hopfield_replay.lightning.logging import log_record
+from hopfield_replay.lightning.logging import BoundaryLog
 from hopfield_replay.lightning.renewal import averaging
 from hopfield_replay.lightning.strategies import check_launcher, check_whole_model
+from hopfield_replay.lightning.views import Boundary
 from hopfield_replay.replay_stream import ReplayStream, length
 from hopfield_replay.source import TaskSource
 from hopfield_replay.table import forgetting_table
@@ -52,6 +53,7 @@ class ForgettingMonitor(Callback):
             grow with the number of tasks; None: those of all tasks.
         history_size: only the newest records stay in :attr:`history`, this many, so that checkpoints do not grow; None:
             all.
+        embedding: also show the buffer's vectors in TensorBoard's projector.
         seed: of the probes and of the noise.
 
     Raises:
@@ -82,6 +84,7 @@ class ForgettingMonitor(Callback):
         model_energy: bool = False,
         followed_tasks: int | None = None,
         history_size: int | None = None,
+        embedding: bool = False,
         seed: int = 0,
     ) -> None:
         if probe_source not in ("train", "val"):
@@ -107,6 +110,7 @@ class ForgettingMonitor(Callback):
         )
         self.denoiser = denoiser
         self.probe_source = probe_source
+        self._log = BoundaryLog(embedding)
         self._ran = False
         self._warned = False
         self._begun: Iterable[Any] | None = None
@@ -189,15 +193,17 @@ class ForgettingMonitor(Callback):
         probes = None
         if self.probe_source == "val":
             probes = self._source(trainer, self._validation(trainer))
-        record = self.tracker.end_task(
+        held = None if self.buffer is None else (self.buffer.ids, self.buffer.tasks)
+        denoiser = self._find_denoiser(pl_module)
+        self.tracker.end_task(
             self._task(trainer, loader),
-            denoiser=self._find_denoiser(pl_module),
+            denoiser=denoiser,
             replay_ratio=0.0 if stream is None else stream.share,
             probe_source=probes,
             prepare=trainer.strategy.batch_to_device,
             progress=_bar(trainer),
         )
-        log_record(trainer, record, self.buffer)
+        self._log.log(trainer, Boundary(self.tracker, held, denoiser, trainer.strategy.batch_to_device))
 
     def _find_denoiser(self, pl_module: LightningModule) -> Denoiser | None:
         if isinstance(self.denoiser, Denoiser) and not isinstance(self.denoiser, type):  # a class makes one

@@ -32,9 +32,9 @@ def texts(figure):
     return [(text, text.get_window_extent(renderer)) for text in dict.fromkeys(found)]
 
 
-def check_readable(figure):
+def check_readable(figure, *, narrow=False):
     width, height = figure.get_size_inches() * figure.dpi
-    assert width == 800
+    assert width == (400 if narrow else 800)
     found = texts(figure)
     assert found
     for text, box in found:

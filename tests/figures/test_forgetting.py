@@ -43,6 +43,17 @@ def test_many_tasks_share_colours_and_correlations():
     assert figure.axes[0].collections[-1].get_label().startswith("task 18: ")
 
 
+def test_for_a_card_of_a_dashboard():
+    record = {"task": 8, "probes": [probe(task, 6, task) for task in range(9)]}
+    figure = energy_against_forgetting(record, narrow=True)
+    check_readable(figure, narrow=True)
+    assert [len(axis.collections) for axis in figure.axes] == [8, 8]
+    curves = {f"task {i}": [(2, 0.1 * i), (3, 0.2)] for i in range(9)}
+    check_readable(
+        forgetting_over_tasks(curves, "intrinsic forgetting\n(energy, squared units)", narrow=True), narrow=True
+    )
+
+
 def test_single_probes_are_drawn(tmp_path):
     figure = energy_against_forgetting({"task": 1, "probes": [probe(0, 1, 0), probe(1, 1, 1)]})
     figure.savefig(tmp_path / "figure.png")

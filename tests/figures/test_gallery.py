@@ -54,6 +54,12 @@ def test_rows_hold_the_samples_in_order():
     assert [label.get_text() for label in figure.axes[1].get_xticklabels()] == captions
 
 
+def test_for_a_card_of_a_dashboard():
+    samples = torch.from_numpy(RNG.uniform(size=(6, 1, 8, 8)))
+    figure = picture_rows([("first", samples)], captions=["task 10\n0.0023 to\n1.3e+02"] * 6, title="S", narrow=True)
+    check_readable(figure, narrow=True)
+
+
 def test_beside_each_other():
     rows = [(f"row {i}", torch.rand(8, 3, 6, 6)) for i in range(6)]
     figure = picture_rows(rows, beside=3)

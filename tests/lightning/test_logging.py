@@ -1,10 +1,20 @@
 import csv
 import math
+import sys
+import warnings
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from torch.utils.data import DataLoader, TensorDataset
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks
+from hopfield_replay.lightning import views
+from hopfield_replay.lightning.logging import BoundaryLog
+from hopfield_replay.lightning.sinks import TensorBoardSink, sinks
+from hopfield_replay.table import summarize
 from tests.lightning.small import Foreign, loader, trainer
 from tests.lightning.test_monitor import Shrink
 
@@ -15,9 +25,9 @@ pytestmark = [
 STEPS = [6, 12, 18]  # after each task
 
 
-def train(denoiser=None, **settings):
+def train(denoiser=None, embedding=False, **settings):
     buffer = EnergyReplayBuffer(6)
-    monitor = ForgettingMonitor(buffer, probe_size=5, denoiser=denoiser)
+    monitor = ForgettingMonitor(buffer, probe_size=5, denoiser=denoiser, embedding=embedding)
     fit_tasks(trainer(monitor, **settings), Foreign(), [ReplayDataModule(loader(task), buffer) for task in range(3)])
     return monitor
 
@@ -87,46 +97,267 @@ def test_no_logger(settings):
     assert len(train(**settings).history) == 3
 
 
-class TestTensorBoard:
-    @staticmethod
-    def read(folder):
-        accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-        everything = {"images": 0, "histograms": 0, "scalars": 0}
-        events = accumulators.EventAccumulator(str(folder), size_guidance=everything)
-        events.Reload()
-        return events
+def read(folder):
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    everything = {"images": 0, "histograms": 0, "scalars": 0, "tensors": 0}
+    events = accumulators.EventAccumulator(str(folder), size_guidance=everything)
+    events.Reload()
+    return events
 
-    def test_events_hold_scalars_histograms_and_the_figure(self, tmp_path):
-        pytest.importorskip("matplotlib")
-        logger = TensorBoardLogger(tmp_path, name="", version="")
-        monitor = train(Shrink(), logger=logger)
-        logger.experiment.close()
-        events = self.read(tmp_path)
-        beta = events.Scalars("forgetting/beta")
-        assert [(event.step, event.value) for event in beta] == [
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory):
+    """Three tasks in TensorBoard, the projector included: the monitor, the folder, and its events."""
+    pytest.importorskip("tensorboard")
+    pytest.importorskip("matplotlib")
+    folder = tmp_path_factory.mktemp("board")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=".*does not have many workers")
+        warnings.filterwarnings("ignore", message=".*smaller than the logging interval")
+        warnings.filterwarnings("ignore", message=".isinstance.treespec, LeafSpec")
+        monitor = train(Shrink(), embedding=True, logger=TensorBoardLogger(folder, name="", version=""))
+    return monitor, folder, read(folder)
+
+
+class TestTensorBoard:
+    def test_scalars(self, logged):
+        monitor, _, events = logged
+        assert [(event.step, event.value) for event in events.Scalars("forgetting/beta")] == [
             (step, pytest.approx(record["beta"])) for step, record in zip(STEPS, monitor.history, strict=True)
         ]
         assert [event.step for event in events.Scalars("forgetting/reconstruction/task_0")] == [12, 18]
-        tags = events.Tags()
-        assert set(tags["histograms"]) == {
-            *(f"energy/task_{task}" for task in range(3)),
-            *(f"intrinsic_forgetting/task_{task}" for task in range(2)),
-            *(f"reconstruction_forgetting/task_{task}" for task in range(2)),
+        shares = [events.Scalars(f"buffer/share/task_{task}")[-1].value for task in monitor.buffer.tasks.unique()]
+        assert sum(shares) == pytest.approx(1.0)
+        new, dropped = ([event.value for event in events.Scalars(f"buffer/{name}")] for name in ("new", "dropped"))
+        assert new[0] == 6
+        assert dropped == [0, new[1], new[2]]  # a full buffer loses as many as it takes
+        bound = [event.value for event in events.Scalars("buffer/protected_energy_bound")]
+        kept = [event.value for event in events.Scalars("buffer/protected_energy")]
+        assert all(b > 0 and a <= b for a, b in zip(kept, bound, strict=True))
+
+    def test_histograms_before_and_after(self, logged):
+        monitor, _, events = logged
+        names = ["5_energy_after", "4_energy_before", "6_intrinsic_forgetting", "7_reconstruction_forgetting"]
+        assert set(events.Tags()["histograms"]) == {
+            "5_energy_after/task_2", *(f"{name}/task_{task}" for name in names for task in range(2))
+        }  # fmt: skip
+        assert [event.step for event in events.Histograms("5_energy_after/task_0")] == STEPS
+        assert [event.step for event in events.Histograms("4_energy_before/task_0")] == STEPS[1:]
+        before, after, lost, error = (events.Histograms(f"{n}/task_0")[-1].histogram_value for n in sorted(names))
+        first, second, third = (record["probes"][0] for record in monitor.history)
+        assert before.num == 5
+        assert before.sum == pytest.approx(float(second["energy"].sum()))
+        assert after.sum == pytest.approx(float(third["energy"].sum()))
+        assert lost.sum == pytest.approx(float((third["energy"] - first["energy"]).sum()))
+        assert error.sum == pytest.approx(float((third["error"] - first["error"]).mean(1).sum()), abs=1e-6)
+
+    def test_images(self, logged):
+        _, _, events = logged
+        steps = {tag: [image.step for image in events.Images(tag)] for tag in events.Tags()["images"]}
+        later = STEPS[1:]
+        assert steps == {
+            "1_forgetting/energy_against_forgetting": later,
+            "1_forgetting/over_tasks": later,
+            "2_most_forgotten/denoised": later,
+            "3_buffer/contents": STEPS,
+            "3_buffer/protected_energy": STEPS,
+            "3_buffer/turnover": STEPS,
         }
-        assert [event.step for event in events.Histograms("energy/task_0")] == STEPS
-        histogram = events.Histograms("energy/task_0")[-1].histogram_value
-        assert histogram.num == 5
-        assert histogram.sum == pytest.approx(float(monitor.history[-1]["probes"][0]["energy"].sum()))
-        figures = events.Images("energy_against_forgetting")
-        assert [figure.step for figure in figures] == [12, 18]
-        assert figures[0].encoded_image_string.startswith(b"\x89PNG")
+        for tag in steps:
+            image = events.Images(tag)[-1]
+            assert image.encoded_image_string.startswith(b"\x89PNG")
+            assert image.width == 400  # a card of the page is about 350 pixels wide
+
+    def test_tables(self, logged):
+        monitor, _, events = logged
+        text = [event.tensor_proto.string_val[0].decode() for event in events.Tensors("0_summary/table/text_summary")]
+        lines = text[-1].split("\n")
+        assert len(lines) == 2 + 6
+        assert len({line.count("|") for line in lines}) == 1
+        assert lines[2].startswith("| 2 | 0 | 5 | ")  # the newest boundary first
+        row = summarize(monitor.history[-1])[0]
+        assert f"| {row['intrinsic']:.4g} | {row['reconstruction']:.4g} |" in lines[2]
+        text = events.Tensors("0_summary/settings/text_summary")[-1].tensor_proto.string_val[0].decode()
+        assert "| policy | GreedyGain |" in text
+        assert "| capacity | 6 |" in text
+
+    def test_hyperparameters_and_what_came_of_them(self, logged):
+        monitor, folder, _ = logged
+        plugin = pytest.importorskip("tensorboard.plugins.hparams.plugin_data_pb2")
+        events = read(folder / "settings")
+        data = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+        given = plugin.HParamsPluginData.FromString(data).session_start_info.hparams
+        assert given["capacity"].number_value == 6
+        assert given["policy"].string_value == "GreedyGain"
+        assert given["beta"].number_value == pytest.approx(monitor.history[-1]["beta"])
+        rows = [row for row in summarize(monitor.history[-1]) if row["task"] < 2]
+        found = events.Scalars("result/intrinsic")
+        assert [event.step for event in found] == STEPS[1:]
+        assert found[-1].value == pytest.approx(sum(row["intrinsic"] for row in rows) / 2)
+
+    def test_projector_on_request(self, logged):
+        monitor, folder, _ = logged
+        vectors = np.loadtxt(folder / "00018/buffer/tensors.tsv")
+        np.testing.assert_allclose(vectors, monitor.buffer.vectors, rtol=1e-5)
+        head, *rows = (folder / "00018/buffer/metadata.tsv").read_text().splitlines()
+        assert head.split("\t") == ["task", "id", "energy", "label"]
+        assert [int(row.split("\t")[1]) for row in rows] == monitor.buffer.ids.tolist()
+        assert (folder / "00018/buffer/sprite.png").exists()
 
     @pytest.mark.filterwarnings("ignore:No denoiser was found")  # ours: energies only
     def test_energies_only(self, tmp_path):
         logger = TensorBoardLogger(tmp_path, name="", version="")
         train(logger=logger)
-        logger.experiment.close()
-        tags = self.read(tmp_path).Tags()
+        tags = read(tmp_path).Tags()
         assert "forgetting/intrinsic/mean" in tags["scalars"]
         assert not [tag for tag in tags["scalars"] + tags["histograms"] if "reconstruction" in tag or "error" in tag]
-        assert tags["images"] == []
+        assert "1_forgetting/over_tasks" in tags["images"]
+        assert "2_most_forgotten/denoised" not in tags["images"]
+        assert not list(tmp_path.glob("000*"))  # no projector
+
+
+def test_without_matplotlib_all_but_figures_is_there(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monitor = train(Shrink(), logger=TensorBoardLogger(tmp_path, name="", version=""))
+    tags = read(tmp_path).Tags()
+    assert len(monitor.history) == 3
+    assert tags["images"] == []
+    assert "5_energy_after/task_2" in tags["histograms"]
+    assert "0_summary/table/text_summary" in tags["tensors"]
+
+
+class Run:
+    """What WandbLogger needs of a run of Weights & Biases."""
+
+    def __init__(self):
+        self.logged, self.config, self.step = [], {}, 0
+
+    def log(self, values, **_):
+        self.logged.append(values)
+
+    def define_metric(self, *_, **__):
+        pass
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return
+
+
+def test_wandb_gets_the_same(monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    from lightning.pytorch.loggers import WandbLogger
+
+    run = Run()
+    run.config = SimpleNamespace(update=lambda values, **_: settings.update(values))
+    settings = {}
+    logger = WandbLogger(experiment=run)
+    monitor = train(Shrink(), logger=logger)
+    seen = {}
+    for values in run.logged:
+        for name, value in values.items():
+            seen.setdefault(name, []).append((values["trainer/global_step"], value))
+    assert [step for step, _ in seen["forgetting/beta"]] == STEPS
+    for name in ("1_forgetting/energy_against_forgetting", "2_most_forgotten/denoised"):
+        assert [step for step, _ in seen[name]] == STEPS[1:]
+        assert all(isinstance(image, wandb.Image) for _, (image,) in seen[name])
+    assert [step for step, _ in seen["3_buffer/contents"]] == STEPS
+    (_, histogram) = seen["5_energy_after/task_0"][-1]
+    assert sum(histogram.histogram) == 5
+    (_, table) = seen["0_summary/table"][-1]
+    assert len(table.data) == 6
+    assert table.data[0][:2] == ["2", "0"]
+    assert settings["capacity"] == 6
+    assert settings["beta"] == monitor.history[-1]["beta"]
+
+
+def test_files_where_no_logger_can_hold_views(tmp_path):
+    pytest.importorskip("matplotlib")
+    monitor = train(Shrink(), logger=CSVLogger(tmp_path, name="", version=""))
+    views = tmp_path / "views"
+    assert sorted(str(path.relative_to(views)) for path in views.rglob("*.*")) == sorted(
+        [
+            "0_summary/table.csv",
+            "0_summary/settings.csv",
+            *(
+                f"1_forgetting/{name}_step_{s}.png"
+                for name in ("energy_against_forgetting", "over_tasks")
+                for s in (12, 18)
+            ),
+            *(f"2_most_forgotten/denoised_step_{s}.png" for s in (12, 18)),
+            *(f"3_buffer/{n}_step_{s}.png" for n in ("contents", "protected_energy", "turnover") for s in STEPS),
+        ]
+    )
+    with open(views / "0_summary/table.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["after task"], row["of task"]) for row in rows] == [
+        ("2", "0"), ("2", "1"), ("2", "2"), ("1", "0"), ("1", "1"), ("0", "0")
+    ]  # fmt: skip
+    assert float(rows[0]["error"]) == pytest.approx(float(monitor.history[-1]["probes"][0]["error"].mean()), rel=1e-3)
+
+
+def test_files_only_where_nothing_else_holds_views(tmp_path):
+    pytest.importorskip("tensorboard")
+    loggers = [CSVLogger(tmp_path / "csv"), TensorBoardLogger(tmp_path / "board")]
+    assert [type(sink).__name__ for sink in sinks(SimpleNamespace(loggers=loggers))] == ["TensorBoardSink"]
+    assert sinks(SimpleNamespace(loggers=[Memory()])) == []
+
+
+def test_a_view_that_fails_is_warned_of_once_and_loses_nothing(tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(views, "energy_against_forgetting", broken)
+    monkeypatch.setattr(views, "protection_curve", broken)
+    monkeypatch.setattr(TensorBoardSink, "histogram", broken)
+    with pytest.warns(UserWarning, match="could not be shown") as caught:
+        monitor = train(Shrink(), logger=TensorBoardLogger(tmp_path, name="", version=""))
+    shown = sorted(str(w.message) for w in caught if "could not be shown" in str(w.message))
+    assert len(monitor.history) == 3
+    assert len([text for text in shown if "'1_forgetting/energy_against_forgetting'" in text]) == 1
+    assert len([text for text in shown if "'protected energy'" in text]) == 1
+    assert all("(RuntimeError: no ink)" in text for text in shown)
+    tags = read(tmp_path).Tags()
+    assert "1_forgetting/over_tasks" in tags["images"]
+    assert len(read(tmp_path).Scalars("forgetting/beta")) == 3
+
+
+class Idle(Foreign):
+    """Takes samples of any shape."""
+
+    def training_step(self, batch, batch_idx):
+        return self.layer.weight.sum() * 0
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 6), (9,), (2, 3, 4, 5)])
+def test_samples_that_are_latents_or_no_images(tmp_path, shape):
+    """Four channels are shown beside each other; what is no image is left out; neither is warned of."""
+    data = [TensorDataset(torch.rand(12, *shape) + task) for task in range(2)]
+    buffer = EnergyReplayBuffer(5)
+    monitor = ForgettingMonitor(buffer, probe_size=5, denoiser=Shrink(), embedding=True)
+    fit = trainer(monitor, logger=TensorBoardLogger(tmp_path, name="", version=""))
+    fit_tasks(fit, Idle(), [ReplayDataModule(DataLoader(one, batch_size=4), buffer) for one in data])
+    tags = set(read(tmp_path).Tags()["images"])
+    assert {"1_forgetting/energy_against_forgetting", "3_buffer/turnover", "3_buffer/protected_energy"} <= tags
+    assert ("3_buffer/contents" in tags) == ("2_most_forgotten/denoised" in tags) == (len(shape) == 3)
+
+
+def test_only_the_first_process_shows(tmp_path):
+    other = SimpleNamespace(global_step=6, is_global_zero=False, loggers=[Memory()])
+    done = train(Shrink(), logger=CSVLogger(tmp_path / "one"))
+    boundary = views.Boundary(done.tracker, None, Shrink(), lambda batch: batch)
+    other.loggers.append(CSVLogger(tmp_path / "two"))
+    BoundaryLog().log(other, boundary)
+    assert not list((tmp_path / "two").rglob("*.png"))
+    assert "buffer/protected_energy" not in other.loggers[0].metrics[6]
+
+
+def test_logging_leaves_the_random_numbers_alone(tmp_path):
+    after = []
+    for logger in (False, TensorBoardLogger(tmp_path)):
+        torch.manual_seed(3)
+        train(Shrink(), logger=logger)
+        after.append(torch.rand(3))
+    assert torch.equal(*after)

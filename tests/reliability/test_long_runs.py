@@ -79,7 +79,9 @@ def test_bounds_leave_out_and_change_nothing_else(followed, kept):
     assert same(untimed(bounded.history), untimed(expected))
 
 
-@pytest.mark.parametrize("bounds", [{"history_size": 1}, {"followed_tasks": 2}, {"followed_tasks": 1, "history_size": 2}])
+@pytest.mark.parametrize(
+    "bounds", [{"history_size": 1}, {"followed_tasks": 2}, {"followed_tasks": 1, "history_size": 2}]
+)
 def test_a_bounded_tracker_resumes(bounds):
     whole = run(range(5), make(**bounds))
     resumed = make(**bounds)

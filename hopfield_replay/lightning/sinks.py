@@ -1,0 +1,135 @@
+"""Where views go: TensorBoard and Weights & Biases hold them; beside any other logger they become files."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from torch import Tensor
+
+from hopfield_replay.lightning.views import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Sink:
+    """Takes views; what it cannot hold it leaves out."""
+
+    def figure(self, name: str, figure: "Figure", step: int) -> None:
+        """Show a figure."""
+
+    def histogram(self, name: str, values: Tensor, step: int) -> None:
+        """Show how values (n,) are distributed."""
+
+    def table(self, name: str, table: Table, step: int) -> None:
+        """Show a table."""
+
+    def outcome(self, settings: Mapping[str, Any], metrics: Mapping[str, float], step: int) -> None:
+        """Show what was set, and what came of it."""
+
+    def embedding(self, vectors: Tensor, labels: Table, pictures: Tensor | None, step: int) -> None:
+        """Show vectors (n, d), the labels of each, and its picture (n, 3, h, w) in [0, 1]."""
+
+
+class TensorBoardSink(Sink):
+    """All views."""
+
+    def __init__(self, logger: TensorBoardLogger) -> None:
+        self.board = logger.experiment
+
+    def figure(self, name: str, figure: "Figure", step: int) -> None:
+        """On the page Images."""
+        self.board.add_image(name, pixels(figure), step, dataformats="HWC")
+
+    def histogram(self, name: str, values: Tensor, step: int) -> None:
+        """On the pages Histograms and Distributions."""
+        self.board.add_histogram(name, values, step)
+
+    def table(self, name: str, table: Table, step: int) -> None:
+        """On the page Text."""
+        lines = [table.columns, ["---"] * len(table.columns), *table.rows]
+        self.board.add_text(name, "\n".join("| " + " | ".join(line) + " |" for line in lines), step)
+
+    def outcome(self, settings: Mapping[str, Any], metrics: Mapping[str, float], step: int) -> None:
+        """On the page HParams, as a run of its own, because a run's settings can be written only once."""
+        self.board.add_hparams(dict(settings), dict(metrics), run_name="settings", global_step=step)
+
+    def embedding(self, vectors: Tensor, labels: Table, pictures: Tensor | None, step: int) -> None:
+        """On the page Projector."""
+        self.board.add_embedding(
+            vectors, metadata=labels.rows, metadata_header=labels.columns, label_img=pictures, global_step=step,
+            tag="buffer",
+        )  # fmt: skip
+
+
+class WandbSink(Sink):
+    """Figures as images, histograms and tables; settings in the run's configuration."""
+
+    def __init__(self, logger: WandbLogger) -> None:
+        self.logger = logger
+
+    def figure(self, name: str, figure: "Figure", step: int) -> None:
+        """As an image."""
+        self.logger.log_image(name, [pixels(figure)], step)
+
+    def histogram(self, name: str, values: Tensor, step: int) -> None:
+        """As a histogram."""
+        from wandb import Histogram
+
+        values_of: Any = {name: Histogram(values.tolist())}  # annotated upstream for numbers only
+        self.logger.log_metrics(values_of, step)
+
+    def table(self, name: str, table: Table, step: int) -> None:
+        """As a table."""
+        self.logger.log_table(name, columns=table.columns, data=table.rows, step=step)
+
+    def outcome(self, settings: Mapping[str, Any], metrics: Mapping[str, float], step: int) -> None:
+        """In the run's configuration; the metrics are among its scalars already."""
+        self.logger.log_hyperparams(dict(settings))
+
+
+class FolderSink(Sink):
+    """Figures as PNG, tables as CSV, in a folder beside a logger's own files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def figure(self, name: str, figure: "Figure", step: int) -> None:
+        """One file for each boundary."""
+        path = self.folder / f"{name}_step_{step}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+
+    def table(self, name: str, table: Table, step: int) -> None:
+        """One file, written anew at each boundary."""
+        path = self.folder / f"{name}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([table.columns, *table.rows])
+
+
+def sinks(trainer: Trainer) -> list[Sink]:
+    """A sink for each logger that can hold views; where none can, a folder beside the metrics of a CSVLogger."""
+    found = [sink for logger in trainer.loggers if (sink := _sink(logger)) is not None]
+    if found:
+        return found
+    return [FolderSink(Path(logger.log_dir) / "views") for logger in trainer.loggers if isinstance(logger, CSVLogger)]
+
+
+def _sink(logger: Logger) -> Sink | None:
+    if isinstance(logger, TensorBoardLogger):
+        return TensorBoardSink(logger)
+    return WandbSink(logger) if isinstance(logger, WandbLogger) else None
+
+
+def pixels(figure: "Figure") -> Any:
+    """A figure as an array (height, width, 3) of bytes, without pyplot and its global state."""
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -1,0 +1,254 @@
+"""What a boundary shows beside its scalars: figures, histograms and tables, free of any logger."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hopfield_replay.buffer import EnergyReplayBuffer
+from hopfield_replay.choice import place_in_group
+from hopfield_replay.denoisers import Denoiser
+from hopfield_replay.encoders import split_batch
+from hopfield_replay.figures import (
+    buffer_turnover,
+    energy_against_forgetting,
+    forgetting_over_tasks,
+    picture_rows,
+    protected_energy_curve,
+)
+from hopfield_replay.meter import ErrorMeter
+from hopfield_replay.nested import take
+from hopfield_replay.protection import ProtectionCurve, protection_curve
+from hopfield_replay.table import error_rise, summarize
+from hopfield_replay.tracker import ForgettingTracker
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_FORGOTTEN = 6  # samples shown of those that were forgotten most
+_PER_TASK = 16  # samples shown of each task in the buffer
+_TASKS = 12  # tasks of which the buffer's samples are shown, the newest
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with one line for each row."""
+
+    columns: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """The end of one task, and all that its views are made of.
+
+    Attributes:
+        tracker: after the boundary; the last record of its history is this boundary's.
+        held: (ids, tasks) of the buffer's samples before it took its share of the task.
+        denoiser: the model as it is now, or None.
+        prepare: what happens to a batch on its way to the model.
+    """
+
+    tracker: ForgettingTracker
+    held: tuple[Tensor, Tensor] | None
+    denoiser: Denoiser | None
+    prepare: Callable[[Any], Any]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The record of this boundary."""
+        return self.tracker.history[-1]
+
+    @property
+    def buffer(self) -> EnergyReplayBuffer | None:
+        """The buffer, after it took its share; None if there is none, or nothing in it."""
+        return self.tracker.buffer if self.tracker.buffer is not None and len(self.tracker.buffer) else None
+
+    @cached_property
+    def turnover(self) -> dict[int, tuple[int, int, int]]:
+        """For each task the samples in the buffer that stayed, are new, and were dropped."""
+        if self.buffer is None or self.held is None:
+            return {}
+        ids, tasks = self.held
+        kept, now = self.buffer.ids, self.buffer.tasks
+        stayed, gone = torch.isin(kept, ids), ~torch.isin(ids, kept)
+        return {
+            task: (
+                int((stayed & (now == task)).sum()),
+                int((~stayed & (now == task)).sum()),
+                int((gone & (tasks == task)).sum()),
+            )
+            for task in torch.cat([now, tasks]).unique().tolist()
+        }
+
+    @cached_property
+    def protection(self) -> ProtectionCurve | None:
+        """What the buffer would protect of the probes of all tasks."""
+        buffer = self.buffer
+        vectors = [self.tracker.probe(entry["task"])["vectors"] for entry in self.record["probes"]]
+        if buffer is None or sum(map(len, vectors)) < 2:
+            return None
+        groups = {"task": buffer.tasks, "label": buffer.labels}.get(buffer.groups or "")
+        order = torch.arange(len(buffer))
+        if groups is not None:  # each group's best first
+            order = place_in_group(groups.unique(return_inverse=True)[1]).argsort(stable=True)
+        return protection_curve(
+            buffer.vectors[order],
+            torch.cat(vectors),
+            self.record["beta"],
+            similarity=self.tracker.similarity,
+            replay_ratio=self.record["replay_ratio"] or 0.5,
+        )
+
+
+def figures(boundary: Boundary) -> "dict[str, Callable[[], Figure | None]]":
+    """What draws each figure, by the name it is shown under."""
+    return {
+        "1_forgetting/energy_against_forgetting": lambda: energy_against_forgetting(boundary.record, narrow=True),
+        "1_forgetting/over_tasks": lambda: over_tasks(boundary.tracker.history),
+        "2_most_forgotten/denoised": lambda: most_forgotten(boundary),
+        "3_buffer/contents": lambda: contents(boundary),
+        "3_buffer/protected_energy": lambda: protected(boundary),
+        "3_buffer/turnover": lambda: buffer_turnover(boundary.turnover, narrow=True) if boundary.turnover else None,
+    }
+
+
+def histograms(record: dict[str, Any]) -> Iterable[tuple[str, Tensor]]:
+    """Values of every probe, by the name they are shown under."""
+    for probe in record["probes"]:
+        task = f"task_{probe['task']}"
+        yield f"5_energy_after/{task}", probe["energy"]
+        if probe["task"] == record["task"]:
+            continue
+        yield f"4_energy_before/{task}", probe["energy_before"]
+        yield f"6_intrinsic_forgetting/{task}", probe["energy"] - probe["energy_start"]
+        rise = error_rise(probe)
+        if rise is not None:
+            yield f"7_reconstruction_forgetting/{task}", rise
+
+
+def forgetting_rows(history: list[dict[str, Any]]) -> Table:
+    """The table of every task after every task, the newest boundary first."""
+    names = {
+        "probes": "probes",
+        "intrinsic": "intrinsic forgetting",
+        "reconstruction": "reconstruction forgetting",
+        "reconstruction_p95": "95th percentile",
+        "error": "error",
+        "spearman_rise": "Spearman(energy rise, forgetting)",
+    }
+    rows = [
+        [str(record["task"]), str(row["task"]), *(_number(row[name]) for name in names)]
+        for record in reversed(history)
+        for row in summarize(record)
+    ]
+    return Table(["after task", "of task", *names.values()], rows)
+
+
+def settings(boundary: Boundary) -> dict[str, Any]:
+    """What this run was made with, as far as it is known here: numbers and words."""
+    tracker, buffer = boundary.tracker, boundary.tracker.buffer
+    found: dict[str, Any] = {
+        "beta": boundary.record["beta"],
+        "similarity": tracker.similarity,
+        "probe_size": tracker.probe_size,
+        "draws": tracker.draws,
+        "replay_ratio": boundary.record["replay_ratio"],
+        "seed": tracker.seed,
+        "policy": "none" if buffer is None else type(buffer.policy).__name__,
+    }
+    if buffer is not None:
+        found |= {"capacity": buffer.capacity, "groups": buffer.groups or "none", "sampling": buffer.sampling}
+    return found
+
+
+def over_tasks(history: list[dict[str, Any]]) -> "Figure | None":
+    """Reconstruction forgetting of every task over the tasks learned; the energy's where no errors are known."""
+    points: dict[str, dict[str, list[tuple[int, float]]]] = {"reconstruction": {}, "intrinsic": {}}
+    for record in history:
+        for row in summarize(record):
+            for kind, curves in points.items():
+                if row[kind] is not None:
+                    curves.setdefault(f"task {row['task']}", []).append((record["task"] + 1, row[kind]))
+    if len(history) < 2:
+        return None
+    if points["reconstruction"]:
+        return forgetting_over_tasks(
+            points["reconstruction"],
+            "reconstruction forgetting\n(rise of the mean squared error, per element)",
+            narrow=True,
+        )
+    return forgetting_over_tasks(
+        points["intrinsic"], "intrinsic forgetting\n(energy, squared units of the vectors)", narrow=True
+    )
+
+
+def most_forgotten(boundary: Boundary) -> "Figure | None":
+    """The most forgotten samples of earlier tasks, noised, and denoised by the model as it is now."""
+    record = boundary.record
+    known = [(p, rise) for p in record["probes"] if p["task"] < record["task"] and (rise := error_rise(p)) is not None]
+    if boundary.denoiser is None or not known:
+        return None
+    rises = torch.cat([rise for _, rise in known])
+    owners = torch.cat([torch.full((len(rise),), i) for i, (_, rise) in enumerate(known)])
+    places = torch.cat([torch.arange(len(rise)) for _, rise in known])
+    worst = rises.argsort(descending=True, stable=True)[:_FORGOTTEN].tolist()
+    column = len(record["timesteps"]) // 2
+    meter = ErrorMeter(
+        boundary.denoiser,
+        record["timesteps"],
+        boundary.tracker.seed,
+        boundary.prepare,
+        boundary.tracker.samples,
+        boundary.tracker.draws,
+    )
+    shown, captions = [], []
+    for position in worst:
+        entry, place = known[int(owners[position])][0], int(places[position])
+        batch = boundary.tracker.probe(entry["task"])["batch"]
+        if batch is None:
+            return None
+        one = take(batch, torch.tensor([place]))
+        shown.append((split_batch(one)[0], *meter.reconstruct(one, entry["ids"][[place]], record["timesteps"][column])))
+        before, after = (float(entry[name][place, column]) for name in ("error_start", "error"))
+        captions.append(f"task {entry['task']}\n{before:.2g} to\n{after:.2g}")
+    clean, noisy, denoised = (torch.cat([part.cpu() for part in parts]) for parts in zip(*shown, strict=True))
+    step = f"t = {record['timesteps'][column]:g}"
+    return picture_rows(
+        [
+            ("sample", clean),
+            (f"noised to {step}", noisy),
+            ("denoised by the model now; its error when learned, and now", denoised),
+        ],
+        captions=captions,
+        title=f"Most forgotten after task {record['task']}",
+        narrow=True,
+    )
+
+
+def contents(boundary: Boundary) -> "Figure | None":
+    """The buffer's samples, a row for each task, the best first."""
+    buffer = boundary.buffer
+    if buffer is None:
+        return None
+    rows = []
+    for task in buffer.tasks.unique().tolist()[-_TASKS:]:
+        mine = (buffer.tasks == task).nonzero().flatten()
+        samples = split_batch(buffer.gather(mine[:_PER_TASK]))[0]
+        rows.append((f"task {task}: {min(len(mine), _PER_TASK)} of {len(mine)} kept", samples))
+    return picture_rows(rows, title=f"The buffer after task {boundary.record['task']}", narrow=True)
+
+
+def protected(boundary: Boundary) -> "Figure | None":
+    """What the buffer would protect of the probes, by the number of its samples."""
+    found = boundary.protection
+    return (
+        None if found is None else protected_energy_curve(found.sizes, found.kept, found.best, found.bound, narrow=True)
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
