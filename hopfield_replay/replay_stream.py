@@ -47,7 +47,7 @@ class ReplayStream:
         self._generator: torch.Generator | None = None
         self._owed = 0.0
         self._step = 0  # batches of the epoch
-        self._counts = [0, 0]  # new and replayed samples so far
+        self.counts = [0, 0]  # new and replayed samples so far; always the same list, which a reload hands on
 
     @property
     def batch_sampler(self) -> SimpleNamespace:
@@ -77,7 +77,7 @@ class ReplayStream:
     def share(self) -> float:
         """Share of the samples trained on that were replayed: the ratio, or what a schedule came to so far."""
         if callable(self.replay_ratio):
-            return self._counts[1] / sum(self._counts) if any(self._counts) else self._ratio()
+            return self.counts[1] / sum(self.counts) if any(self.counts) else self._ratio()
         return self.replay_ratio
 
     def _ratio(self) -> float:
@@ -107,12 +107,8 @@ class ReplayStream:
         self._owed += batch_size * ratio / (1.0 - ratio)
         count = int(self._owed + 0.5)
         self._owed -= count
-        self._counts = [self._counts[0] + batch_size, self._counts[1] + count]
+        self.counts[:] = [self.counts[0] + batch_size, self.counts[1] + count]
         return self.buffer.sample(count, generator=self._generator) if count else None
-
-    def follow(self, earlier: "ReplayStream") -> None:
-        """Count on from a stream whose task this one goes on with."""
-        self._counts = list(earlier._counts)
 
     def state_dict(self) -> dict[str, Any]:
         """Position of the stream: tensors and plain Python."""
@@ -120,7 +116,7 @@ class ReplayStream:
             "epoch": self._epoch,
             "owed": self._owed,
             "step": self._step,
-            "counts": self._counts,
+            "counts": list(self.counts),
             "generator": None if self._generator is None else self._generator.get_state(),
             "rank": world()[0],
         }
@@ -128,7 +124,7 @@ class ReplayStream:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where the state was taken; a checkpoint holds rank 0's, the others begin their epoch anew."""
         self._epoch, self._generator, self._owed = state["epoch"], None, state["owed"]
-        self._step, self._counts = state["step"], list(state["counts"])
+        self._step, self.counts[:] = state["step"], state["counts"]
         if state["generator"] is not None and state["rank"] == world()[0]:
             self._generator = torch.Generator()
             self._generator.set_state(state["generator"].cpu())
