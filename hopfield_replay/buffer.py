@@ -93,6 +93,7 @@ class EnergyReplayBuffer:
         self._slots = torch.empty(0, dtype=torch.int64)  # row in the store of each kept sample, in the order of _kept
         self._observed = torch.empty(0, 0, dtype=torch.float64)  # (len, boundaries) energies after each, nan before
         self._reserve: tuple[Candidates, Any] | None = None  # over-provisioned candidates of the newest task
+        self._edges: Tensor | None = None  # of the draws, until what is kept changes
         self._newest = -1
 
     def __len__(self) -> int:
@@ -282,7 +283,7 @@ class EnergyReplayBuffer:
         self._observed = history
         self._slots = slots
         self._kept = replace(pool.pick(chosen), next_energies=None)
-        self._reserve = reserve
+        self._reserve, self._edges = reserve, None
 
     def _calibrated(self, pool: Candidates) -> float | None:
         """The buffer's beta; before one is known, calibrated on these candidates; None where that cannot be."""
@@ -314,15 +315,16 @@ class EnergyReplayBuffer:
             raise ValueError(f"n must be a whole number >= 1, got {n!r}.")
         if not len(self):
             raise ValueError("The buffer is empty: nothing can be drawn before the first update.")
-        edges = self._priorities().cumsum(0)
         generator = self._generator if generator is None else generator
-        points = torch.rand(n, dtype=torch.float64, generator=generator) * edges[-1]
-        return torch.searchsorted(edges, points, right=True).clamp_(max=len(self) - 1)
+        points = torch.rand(n, dtype=torch.float64, generator=generator)
+        if self.sampling == "uniform":
+            return (points * len(self)).to(torch.int64).clamp_(max=len(self) - 1)
+        if self._edges is None:
+            self._edges = self._priorities().cumsum(0)
+        return torch.searchsorted(self._edges, points * self._edges[-1], right=True).clamp_(max=len(self) - 1)
 
     def _priorities(self) -> Tensor:
-        """Weight (len,) of each sample in a draw."""
-        if self.sampling == "uniform":
-            return torch.ones(len(self), dtype=torch.float64)
+        """Weight (len,) of each sample in a draw that is not uniform."""
         if self.sampling == "gain":
             return 1.0 / place_in_group(group_index(self._kept, self.groups))
         return 1.0 / ranks(-(self.energies if self.sampling == "energy" else self.rises))
@@ -389,7 +391,7 @@ class EnergyReplayBuffer:
         self._generator.set_state(state["generator"].cpu())
         self._slots = torch.arange(len(kept))
         self._observed = observed
-        self._reserve = reserve
+        self._reserve, self._edges = reserve, None
         self.beta, self._newest = beta, newest
         self._kept = kept
 

@@ -48,7 +48,7 @@ class ReplayStream:
         self._generator: torch.Generator | None = None
         self._owed = 0.0
         self._step = 0  # batches of the epoch
-        self._counts = [0, 0]  # new and replayed samples so far
+        self.counts = [0, 0]  # new and replayed samples so far; always the same list, which a reload hands on
 
     @property
     def batch_sampler(self) -> SimpleNamespace:
@@ -78,7 +78,7 @@ class ReplayStream:
     def share(self) -> float:
         """Share of the samples trained on that were replayed: the ratio, or what a schedule came to so far."""
         if callable(self.replay_ratio):
-            return self._counts[1] / sum(self._counts) if any(self._counts) else self._ratio()
+            return self.counts[1] / sum(self.counts) if any(self.counts) else self._ratio()
         return self.replay_ratio
 
     def _ratio(self) -> float:
@@ -108,12 +108,8 @@ class ReplayStream:
         self._owed += batch_size * ratio / (1.0 - ratio)
         count = int(self._owed + 0.5)
         self._owed -= count
-        self._counts = [self._counts[0] + batch_size, self._counts[1] + count]
+        self.counts[:] = [self.counts[0] + batch_size, self.counts[1] + count]
         return self.buffer.sample(count, generator=self._generator) if count else None
-
-    def follow(self, earlier: "ReplayStream") -> None:
-        """Count on from a stream whose task this one goes on with."""
-        self._counts = list(earlier._counts)
 
     def state_dict(self) -> dict[str, Any]:
         """Position of the stream: tensors and plain Python."""
@@ -121,7 +117,7 @@ class ReplayStream:
             "epoch": self._epoch,
             "owed": self._owed,
             "step": self._step,
-            "counts": self._counts,
+            "counts": list(self.counts),
             "generator": None if self._generator is None else self._generator.get_state(),
             "rank": world()[0],
         }
@@ -144,7 +140,7 @@ class ReplayStream:
                 generator.set_state(state["generator"].cpu())
         except DAMAGE as error:
             raise ValueError(f"The state of the replay stream is damaged: {error!r}.") from error
-        self._epoch, self._step, self._owed, self._counts = epoch, step, owed, [new, replayed]
+        self._epoch, self._step, self._owed, self.counts[:] = epoch, step, owed, (new, replayed)
         self._generator = generator if rank == world()[0] else None
 
 

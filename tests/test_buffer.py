@@ -495,3 +495,23 @@ def test_labels_at_every_update_or_at_none():
     buffer = filled()
     with pytest.raises(ValueError, match="labels must be given at every update or at none"):
         buffer.update({"image": X}, X, ids=IDS, task=1)
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "energy", "rise", "gain"])
+def test_draws_follow_what_is_kept_now(sampling):
+    def offer(buffer, task):
+        rows = torch.randn(20, 2, generator=torch.Generator().manual_seed(task))
+        buffer.update(rows, rows, ids=torch.arange(20) + 100 * task, task=task, beta=1.0)
+
+    buffer = EnergyReplayBuffer(6, "random", sampling=sampling)
+    offer(buffer, 0)
+    buffer.draw(5)
+    offer(buffer, 1)
+    fresh = EnergyReplayBuffer(6, "random", sampling=sampling)
+    fresh.load_state_dict(buffer.state_dict())
+    assert torch.equal(buffer.draw(50), fresh.draw(50))
+    other = EnergyReplayBuffer(6, "random", sampling=sampling)
+    offer(other, 2)
+    other.draw(5)
+    other.load_state_dict(fresh.state_dict())
+    assert torch.equal(other.draw(50), fresh.draw(50))

@@ -29,6 +29,8 @@ class ForgettingMonitor(Callback):
     its end probes of all tasks are measured, the buffer takes its share of the task, and everything is logged. Works
     on any LightningModule: energies need data only; reconstruction errors need a denoiser, which is found on the module
     where it holds a diffusers network and scheduler, or is given. List a weight-averaging callback before this one.
+    Weights are measured in the precision they have, without autocast. ``overfit_batches`` makes the task its first
+    batches; with ``reload_dataloaders_every_n_epochs`` the task is the data that it began with.
 
     A callback that does something with a boundary's result (saves the buffer, say) is listed after this one and does it
     in on_fit_end: for a run that was killed between a task's last checkpoint and on_train_end, Lightning calls
@@ -114,6 +116,7 @@ class ForgettingMonitor(Callback):
         self._ran = False
         self._warned = False
         self._begun: Iterable[Any] | None = None
+        self._counts = [0, 0]
 
     @property
     def buffer(self) -> EnergyReplayBuffer | None:
@@ -133,7 +136,7 @@ class ForgettingMonitor(Callback):
         """Refuse strategies under which a boundary cannot be measured."""
         if stage != "fit":
             return
-        self._ran, self._begun = False, None
+        self._ran, self._begun, self._counts = False, None, [0, 0]
         check_launcher(trainer.strategy)
         check_whole_model(trainer.strategy)
         if late := averaging(_after(trainer, self)):
@@ -224,7 +227,11 @@ class ForgettingMonitor(Callback):
         """The task's own loader, and the replay beside it."""
         loaders = trainer.train_dataloader
         if isinstance(loaders, list) and len(loaders) == 2 and isinstance(loaders[1], ReplayStream):
-            return loaders[0], loaders[1]
+            stream = loaders[1]
+            if sum(stream.counts) < sum(self._counts):  # Lightning resumes it inside of an epoch only
+                stream.counts[:] = self._counts
+            self._counts = stream.counts
+            return loaders[0], stream
         if loaders is None or isinstance(loaders, list | tuple | dict):
             raise MisconfigurationException(
                 f"A task's samples cannot be told from a training loader of type {type(loaders).__name__}; use one "
@@ -270,12 +277,13 @@ class ForgettingMonitor(Callback):
         return TaskSource(loader, limit=1 if quick else limit)
 
     def state_dict(self) -> dict[str, Any]:
-        """The ledger and the buffer."""
-        return self.tracker.state_dict()
+        """The ledger, the buffer, and how much of the task at hand was replayed so far."""
+        return {**self.tracker.state_dict(), "counts": list(self._counts)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the ledger and the buffer of a checkpoint."""
         self.tracker.load_state_dict(state_dict)
+        self._counts = list(state_dict.get("counts", (0, 0)))
 
 
 def _after(trainer: Trainer, monitor: Callback) -> list[Callback]:

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from hopfield_replay.buffer import EnergyReplayBuffer
 from hopfield_replay.lightning.monitor import ForgettingMonitor
 from hopfield_replay.lightning.replay_loader import ReplayLoader
-from hopfield_replay.replay_stream import ReplayRatio, ReplayStream, check_replay_ratio
+from hopfield_replay.replay_stream import ReplayRatio, check_replay_ratio
 
 _FORWARDED = (
     "prepare_data",
@@ -90,7 +90,7 @@ class ReplayDataModule(LightningDataModule):
             )
         self.wrapped = datamodule
         super().__init__()
-        self._stream: ReplayStream | None = None
+        self._counts = [0, 0]
         self.buffer = buffer
         self.replay_ratio = check_replay_ratio(replay_ratio)
         self.seed = seed
@@ -132,9 +132,9 @@ class ReplayDataModule(LightningDataModule):
         """The wrapped training loader with replay."""
         buffer = self._monitored() if self.buffer is None else self.buffer
         loader = ReplayLoader(self.wrapped.train_dataloader(), buffer, replay_ratio=self.replay_ratio, seed=self.seed)
-        if self._stream is not None and self.trainer is not None and self.trainer.current_epoch > 0:
-            loader.stream.follow(self._stream)  # reload_dataloaders_every_n_epochs
-        self._stream = loader.stream
+        if self.trainer is not None and self.trainer.current_epoch > 0:  # reload_dataloaders_every_n_epochs
+            loader.stream.counts = self._counts
+        self._counts = loader.stream.counts
         return loader
 
     def _monitored(self) -> EnergyReplayBuffer:

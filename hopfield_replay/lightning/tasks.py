@@ -71,7 +71,8 @@ def fit_tasks(
     anew with each task, ``current_epoch`` starts at 0, ``global_step`` goes on. Callbacks start anew, too:
     EarlyStopping has its full patience, ModelCheckpoint(monitor=...) looks for the best of the task (files of earlier
     tasks stay; their names hold the global step), WeightAveraging starts from the task's first weights. A resumed task
-    goes on with what the checkpoint knows. Give the trainer a ForgettingMonitor to measure the boundaries and to fill
+    goes on with what the checkpoint knows. Ctrl-C ends the call; the interrupted task has no boundary until it is
+    resumed. Give the trainer a ForgettingMonitor to measure the boundaries and to fill
     the buffer.
 
     Args:

@@ -132,6 +132,9 @@ def seconds_per_step(
     callbacks: list[Callback] = [clock]
     if "monitor" in arm:
         callbacks.append(ForgettingMonitor(buffer, probe_size=4, beta=1.0, timesteps=(1,)))
+    if arm == "bare":
+        trainer(clock, epochs=3).fit(module, loader)
+        return min(clock.epochs[1:]) / steps
     task = loader if buffer is None else ReplayDataModule(loader, buffer, replay_ratio=0.5)
     fit_tasks(trainer(*callbacks, epochs=3), module, [task])
     return min(clock.epochs[1:]) / steps
@@ -141,7 +144,8 @@ def between_boundaries(options: argparse.Namespace) -> None:
     """Print the ratio of every arm to the bare Trainer."""
     print(f"{'CPU time of a step, against bare':<34}{'bare, ms':>10}{'monitor':>10}{'replay':>10}{'both':>10}   range")
     arms = ("bare", "monitor", "replay", "monitor and replay")
-    for make, steps in ((Diffusion, options.steps), (Tiny, 20 * options.steps)):
+    models = {"unet": (Diffusion, options.steps), "tiny": (Tiny, 20 * options.steps)}
+    for make, steps in [models[name] for name in models if options.only in (None, name)]:
         for arm in arms:
             seconds_per_step(make, arm, options, steps // 2)
         rounds = []
@@ -233,14 +237,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20, help="epochs of each task of digits")
     parser.add_argument("--probes", type=int, default=60, help="probes of each task of digits")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
-    parser.add_argument("--only", choices=("steps", "boundaries"), help="one of the two tables")
+    parser.add_argument("--only", choices=("unet", "tiny", "boundaries"), help="one of the measurements")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     if options.only != "boundaries":
         between_boundaries(options)
-    if options.only != "steps":
+    if options.only in (None, "boundaries"):
         boundaries(options)
 
 

@@ -467,6 +467,27 @@ def test_a_schedule_is_accounted_for_over_reloads():
     assert shares[1] == shares[0]
 
 
+@pytest.mark.parametrize("stop", [CutAtStep(10), AtTheEnd(1, cut)])
+def test_a_schedule_is_accounted_for_over_a_resume(tmp_path, stop):
+    def scheduled(folder, *callbacks, ckpt_path=None):
+        buffer = EnergyReplayBuffer(6, "random", groups="task")
+        monitor = ForgettingMonitor(buffer, probe_size=5)
+        saving = ModelCheckpoint(folder, save_last=True)
+        runner = trainer(*callbacks, monitor, saving, enable_checkpointing=True)
+        tasks = [
+            ReplayDataModule(loader(task), buffer, replay_ratio=lambda task, step: 0.5 if step < 3 else 0.25)
+            for task in range(2)
+        ]
+        fit_tasks(runner, Foreign(), tasks, ckpt_path=ckpt_path)
+        return monitor
+
+    whole = scheduled(tmp_path / "whole")
+    assert whole.history[1]["replay_ratio"] == pytest.approx(16 / 40)
+    with pytest.raises(PowerCutError):
+        scheduled(tmp_path / "cut", stop)
+    assert same(scheduled(tmp_path / "cut", ckpt_path="last").history, whole.history)
+
+
 def test_data_that_changes_within_a_task_is_named():
     class Growing(Data):
         def train_dataloader(self):
