@@ -19,7 +19,7 @@ def world() -> tuple[int, int]:
 def gather_rows(tensor: Tensor) -> Tensor:
     """Rows of all ranks, in the order of the ranks, on the tensor's device; ranks may hold different numbers of rows.
 
-    The trailing shape and the dtype must be the same on every rank that holds rows.
+    The trailing shape and the dtype must be the same on every rank, also on one without rows.
     """
     size = world()[1]
     if size == 1:
@@ -28,10 +28,6 @@ def gather_rows(tensor: Tensor) -> Tensor:
     counts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(size)]
     dist.all_gather(counts, torch.tensor([len(tensor)], device=device))
     most = max(int(count) for count in counts)
-    if any(int(count) == 0 for count in counts):  # a rank without rows need not know what they look like
-        forms = gather_objects((tuple(tensor.shape[1:]), tensor.dtype) if len(tensor) else None)
-        shape, dtype = next((form for form in forms if form is not None), (tuple(tensor.shape[1:]), tensor.dtype))
-        tensor = tensor if len(tensor) else torch.empty(0, *shape, dtype=dtype, device=tensor.device)
     padded = torch.zeros(most, *tensor.shape[1:], dtype=tensor.dtype, device=device)
     padded[: len(tensor)] = tensor
     parts = [torch.empty_like(padded) for _ in range(size)]

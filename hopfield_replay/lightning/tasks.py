@@ -75,6 +75,12 @@ def fit_tasks(
     resumed. Give the trainer a ForgettingMonitor to measure the boundaries and to fill
     the buffer.
 
+    What a resumed run has in common with one that was never interrupted: finished tasks are not repeated; the buffer,
+    its energies, the history's energies and the replayed samples are the same. Weights (and what is measured with them)
+    are the same, too, where the Trainer itself repeats a run: it restores neither torch's global random numbers (noise,
+    dropout, shuffling) nor the position of a plain DataLoader inside an epoch, which then starts at its first batch.
+    Checkpoints are written whole (temporary file, fsync, rename), unless the trainer has a CheckpointIO of its own.
+
     Args:
         trainer: used for all tasks; its callbacks see every task.
         model: any LightningModule.
@@ -84,12 +90,6 @@ def fit_tasks(
             (with a logger they need a ``dirpath``, for the logger's folder is another in every run), or, if a kill has
             torn or removed that, the newest whole checkpoint beside it. As long as there is none the first task begins,
             with a warning: a job that is started again and again can always pass ``"last"``.
-
-    What a resumed run has in common with one that was never interrupted: finished tasks are not repeated; the buffer,
-    its energies, the history's energies and the replayed samples are the same. Weights (and what is measured with them)
-    are the same, too, where the Trainer itself repeats a run: it restores neither torch's global random numbers (noise,
-    dropout, shuffling) nor the position of a plain DataLoader inside an epoch, which then starts at its first batch.
-    Checkpoints are written whole (temporary file, fsync, rename), unless the trainer has a CheckpointIO of its own.
 
     Raises:
         ValueError: no tasks; a checkpoint file that is damaged.

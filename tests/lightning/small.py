@@ -23,6 +23,26 @@ class Images(Dataset):
         return {"dict": {"label": label, "image": image}, "tuple": (image, label), "tensor": image}[self.form]
 
 
+class Resumable(DataLoader):
+    """Remembers how many batches it has given: a run goes on inside an epoch."""
+
+    given = 0
+    skip = 0
+
+    def __iter__(self):
+        skip, self.skip, self.given = self.skip, 0, self.skip
+        for number, batch in enumerate(super().__iter__()):
+            if number >= skip:
+                self.given = number + 1
+                yield batch
+
+    def state_dict(self):
+        return {"given": self.given % len(self)}
+
+    def load_state_dict(self, state):
+        self.skip = state["given"]
+
+
 def loader(task=0, n=12, form="dict", batch_size=4, **settings):
     return DataLoader(Images(task, n, form), batch_size=batch_size, **settings)
 

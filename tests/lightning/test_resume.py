@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks
 from tests.lightning.run_tasks import AtTheEnd, run
-from tests.lightning.small import Foreign, Images, WithValidation, loader, same, trainer
+from tests.lightning.small import Foreign, Images, Resumable, WithValidation, loader, same, trainer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # lightning; tiny data needs none
@@ -157,25 +157,6 @@ class TestInsideAnEpoch:
 
     @pytest.mark.parametrize("cut_at", [4, 8, 9, 10, 11])
     def test_a_resumable_loader_makes_it_exact(self, tmp_path, whole, cut_at):
-        class Resumable(torch.utils.data.DataLoader):
-            """Remembers how many batches it has given."""
-
-            given = 0
-            skip = 0
-
-            def __iter__(self):
-                skip, self.skip, self.given = self.skip, 0, self.skip
-                for number, batch in enumerate(super().__iter__()):
-                    if number >= skip:
-                        self.given = number + 1
-                        yield batch
-
-            def state_dict(self):
-                return {"given": self.given % len(self)}
-
-            def load_state_dict(self, state):
-                self.skip = state["given"]
-
         def make(task):
             return Resumable(Images(task), batch_size=4)
 

@@ -137,7 +137,7 @@ def main():
     torch.save(found, folder / f"rank{rank}.pt")
     if ending != "none":
         how, failed = ending.split()
-        run(module=Dies(how, int(failed), folder), **settings)
+        run(module=Dies(how, int(failed), folder), folder=folder / "dying", **settings)
 
 
 if __name__ == "__main__":

@@ -147,3 +147,8 @@ def test_a_process_that_fails_in_training_ends_the_run_with_its_error(two, three
     for found in (two, three, nodes):
         assert not found.left()
         assert found.seconds < 60
+
+
+def test_what_died_goes_on(two, three, nodes, alone):
+    for found in (two, three, nodes):
+        check(ddp.run(folder=found.folder / "dying", ckpt_path="last"), alone["greedy_gain"])

@@ -14,34 +14,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
-from torch.utils.data import DataLoader
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks
 from hopfield_replay.files import write_json
-from tests.lightning.small import Images, image_of, trainer
+from tests.lightning.small import Images, Resumable, image_of, trainer
 
 TASKS, EPOCHS, BATCHES = 3, 2, 3
 STEPS = TASKS * EPOCHS * BATCHES
-
-
-class Resumable(DataLoader):
-    """Remembers how many batches it has given."""
-
-    given = 0
-    skip = 0
-
-    def __iter__(self):
-        skip, self.skip, self.given = self.skip, 0, self.skip
-        for number, batch in enumerate(super().__iter__()):
-            if number >= skip:
-                self.given = number + 1
-                yield batch
-
-    def state_dict(self):
-        return {"given": self.given % len(self)}
-
-    def load_state_dict(self, state):
-        self.skip = state["given"]
 
 
 class Autoencoder(LightningModule):
