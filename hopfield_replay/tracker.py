@@ -195,10 +195,11 @@ class ForgettingTracker:
         Returns:
             The record: ``task``, ``beta``, ``n_eff`` (median leave-one-out), ``replay_ratio``, ``replayed`` (number of
             samples in the buffer while the task was trained), ``timesteps``, ``seconds`` and ``probes``: for each task
-            up to this one (the newest ``followed_tasks``) a dict of ``task``, ``ids`` (n,), ``stored`` (n,) (was it replayed during this task),
-            ``energy_start``, ``energy_before``, ``energy`` (n,): after its own task, before and after this one;
-            ``error_start``, ``error_before``, ``error`` (n, timesteps) or None; ``model_energy_start``,
-            ``model_energy`` (n,) or None; ``density`` (n,), the distance to the 10th nearest sample of its own task.
+            up to this one (the newest ``followed_tasks``) a dict of ``task``, ``ids`` (n,), ``stored`` (n,) (was it
+            replayed during this task), ``energy_start``, ``energy_before``, ``energy`` (n,): after its own task, before
+            and after this one; ``error_start``, ``error_before``, ``error`` (n, timesteps) or None;
+            ``model_energy_start``, ``model_energy`` (n,) or None; ``density`` (n,), the distance to the 10th nearest
+            sample of its own task.
         """
         started = time.perf_counter()
         if not 0.0 <= replay_ratio < 1.0:

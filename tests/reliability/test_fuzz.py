@@ -145,7 +145,7 @@ def test_many_tensors_cannot_share_one_memory():
     x = torch.zeros(5, 1000)
     state["samples"] = {f"{i}": x for i in range(100)}
     state["reserve"] = state["reserve_samples"] = None
-    with pytest.raises(ValueError, match="tensors of .* bytes are made of"):
+    with pytest.raises(ValueError, match=r"tensors of .* bytes are made of"):
         full_buffer().load_state_dict(state)
 
 

@@ -1,4 +1,4 @@
-"""Long sequences of tasks and long streams of samples: what must not grow does not; see long_runs.py for the numbers."""
+"""Long sequences of tasks and long streams of samples: what must not grow does not. Numbers: long_runs.py."""
 
 import os
 import re
@@ -79,7 +79,9 @@ def test_bounds_leave_out_and_change_nothing_else(followed, kept):
     assert same(untimed(bounded.history), untimed(expected))
 
 
-@pytest.mark.parametrize("bounds", [{"history_size": 1}, {"followed_tasks": 2}, {"followed_tasks": 1, "history_size": 2}])
+@pytest.mark.parametrize(
+    "bounds", [{"history_size": 1}, {"followed_tasks": 2}, {"followed_tasks": 1, "history_size": 2}]
+)
 def test_a_bounded_tracker_resumes(bounds):
     whole = run(range(5), make(**bounds))
     resumed = make(**bounds)
