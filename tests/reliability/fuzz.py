@@ -202,7 +202,7 @@ def hostile(value, draw):
         {"format": 1}, torch.tensor(1.0), torch.zeros(0), torch.zeros(3, 3), torch.zeros(1).expand(10**12),
         torch.zeros(2, device="meta"), torch.eye(2).to_sparse(), torch.zeros(0, 10**9, 10**6), torch.zeros(2**8).long(),
     ]  # fmt: skip
-    if isinstance(value, torch.Tensor) and value.ndim and 0 < value.numel() < 10**5:
+    if isinstance(value, torch.Tensor) and value.ndim and 0 < value.numel() < 10**5 and value.layout is torch.strided:
         other = value.clone()
         choices = choices[:12] + choices[17:] + [value[:0], value[None], value.double(), value.to(torch.int32)]
         choices += [value.to(torch.complex64), torch.cat([value, value]), value.half(), value.to(torch.float8_e4m3fn)]

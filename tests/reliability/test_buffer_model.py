@@ -230,7 +230,7 @@ def machine(examples, steps):
 
 
 class TestBuffer(BufferMachine.TestCase):
-    settings = machine(60, 15)
+    settings = machine(45, 15)
 
     @pytest.fixture(autouse=True)
     def _collected(self):
