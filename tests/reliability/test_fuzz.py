@@ -274,9 +274,10 @@ def test_samples_that_are_not_finite_name_the_file_and_the_rows(tmp_path, value,
         load_data(str(path))
 
 
-def test_only_formats_that_run_no_program_are_opened(tmp_path):
+def test_only_formats_that_run_no_program_are_opened(tmp_path, monkeypatch):
     pytest.importorskip("PIL.Image")
-    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was run"))
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
     with pytest.raises(ValueError, match=r"a.png is not an image that can be read"):
         load_data(str(tmp_path))
 
