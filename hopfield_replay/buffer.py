@@ -27,7 +27,14 @@ class EnergyReplayBuffer:
     """Keeps at most ``capacity`` samples of all tasks, each with its id, task, energy and vector.
 
     A sample is any nesting of dicts, tuples and lists of tensors (and lists of strings). What is kept is copied, in its
-    own dtype, into memory allocated once. Under the same seed the choice depends on ids and vectors only.
+    own dtype, into memory allocated once.
+
+    Under the same seed the same samples are kept and drawn, bit for bit: in another process, whatever order an update's
+    samples come in, in memory or memory-mapped. Behind a DataLoader neither its batch size nor its number of
+    workers matters, unless the vectors come from a network: these differ in their last bits with the batch size (and
+    all energies with the number of threads), so that samples of nearly equal energy may change places. Split into
+    several updates, the same samples stay under policies that judge each sample alone (random, reservoir, high_loss;
+    high_energy and low_energy if energies are given); the others see fewer candidates at a time.
 
     Args:
         capacity: how many samples are kept, >= 1.
@@ -301,7 +308,7 @@ class EnergyReplayBuffer:
         found[own] = energy(vectors, vectors, beta, similarity=self.similarity, exclude=torch.arange(len(own)))
         if bool(found.isnan().any()):  # inf - inf
             raise ValueError(
-                f"Vectors with values up to {float(vectors.abs().max()):.3g} have no energies; scale them."
+                f"Values up to {float(vectors.abs().max()):.3g} are too large for energies; scale vectors."
             )
         return found
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.functional._validate import Similarity, as_matrix, check_finite
+from hopfield_replay.states import check_mapping
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,6 +198,7 @@ def from_plain(state: Mapping[str, Any]) -> Candidates:
         ValueError: tensors of other dtypes or lengths, duplicate ids, values out of range.
         KeyError: a missing entry.
     """
+    check_mapping(state, "the samples' state")
     tensors: dict[str, Any] = {name: None if state[name] is None else state[name].cpu() for name in _PER_SAMPLE}
     n = len(tensors["ids"])
     for name, tensor in tensors.items():

@@ -8,7 +8,7 @@ import torch
 
 from hopfield_replay.buffer import EnergyReplayBuffer
 from hopfield_replay.distributed import world
-from hopfield_replay.states import DAMAGE, check_number, check_whole
+from hopfield_replay.states import DAMAGE, check_mapping, check_number, check_whole
 
 ReplayRatio = float | Callable[[int, int], float]
 
@@ -129,6 +129,7 @@ class ReplayStream:
             ValueError: parts that are missing or of another type; nothing has changed then.
         """
         try:
+            check_mapping(state, "the state")
             epoch, step, rank = (check_whole(state[name], name) for name in ("epoch", "step", "rank"))
             new, replayed = (check_whole(count, "counts") for count in state["counts"])
             owed = check_number(state["owed"], "owed")

@@ -10,9 +10,7 @@ from hopfield_replay.functional._validate import check_beta, check_finite
 from hopfield_replay.nested import rows
 
 # what is raised by taking a damaged state apart
-DAMAGE = (
-    KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError, OverflowError, RecursionError
-)  # fmt: skip
+DAMAGE = (LookupError, TypeError, AttributeError, ValueError, RuntimeError, OverflowError)
 
 
 def check_format(state: Any, expected: str, owner: str) -> None:
@@ -92,6 +90,13 @@ def check_number(value: Any, name: str) -> float:
     return float(value)
 
 
+def check_mapping(value: Any, name: str) -> Mapping[str, Any]:
+    """Return a mapping (a tensor can be asked for a name, too, and warns)."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} is {type(value).__name__}")
+    return value
+
+
 _PROBE = {"ids": torch.int64, "stored": torch.bool, "density": torch.float64}
 _RECORD = ("beta", "n_eff", "replay_ratio", "seconds")
 
@@ -107,8 +112,9 @@ def check_ledger(state: Mapping[str, Any]) -> None:
         check_plain(state[part])
         if not isinstance(state[part], list):
             raise TypeError(f"{part} is {type(state[part]).__name__}")
-    first = state["history"][0]["task"] if state["history"] else 0
+    first = check_mapping(state["history"][0], "a record")["task"] if state["history"] else 0
     for task, record in enumerate(state["history"], check_whole(first, "task")):
+        check_mapping(record, "a record")
         if check_whole(record["task"], "task") != task:
             raise ValueError(f"record {task} is of another task")
         for name in _RECORD:
@@ -137,7 +143,7 @@ def check_ledger(state: Mapping[str, Any]) -> None:
 
 def _check_probe(probe: Mapping[str, Any], other: str) -> int:
     """The number of samples of one probe set; ``other``: another time at which it has energies and errors."""
-    check_whole(probe["task"], "task")
+    check_whole(check_mapping(probe, "a probe set")["task"], "task")
     count = len(probe["ids"])
     vectors = {name: probe[name] for name in (*_PROBE, "energy", f"energy_{other}", "energy_start")}
     for name, tensor in vectors.items():
@@ -145,9 +151,8 @@ def _check_probe(probe: Mapping[str, Any], other: str) -> int:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)} and dtype {tensor.dtype} for {count} probes")
     for name in ("error", f"error_{other}", "error_start", "model_energy", "model_energy_start"):
         tensor = probe[name]
-        shape = () if tensor is None else tensor.shape
-        if tensor is not None and (len(shape) != 1 + name.startswith("error") or shape[0] != count):
-            raise ValueError(f"{name} has shape {tuple(shape)} for {count} probes")
-        if tensor is not None and tensor.dtype != torch.float64:
-            raise ValueError(f"{name} has dtype {tensor.dtype}")
+        if tensor is None:
+            continue
+        if tensor.ndim != 1 + name.startswith("error") or len(tensor) != count or tensor.dtype != torch.float64:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)} and dtype {tensor.dtype} for {count} probes")
     return count

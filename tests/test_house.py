@@ -18,7 +18,7 @@ LAYERS = [  # a unit may import only units of the lines above its own
     "array_files distributed files interrupts nested",
     "states",
     "candidates denoisers encoders table temperature",
-    "figures greedy_gain memory metrics source storage",
+    "figures greedy_gain memory metrics protection source storage",
     "meter policies",
     "choice",
     "buffer",

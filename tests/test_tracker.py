@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from hopfield_replay import EnergyReplayBuffer, ForgettingTracker, TaskSource, calibrate_beta
 from hopfield_replay.tracker import sample_ids
 from tests.functional import numpy_energy as reference
-from tests.test_nested import same
 from tests.test_candidates import key
+from tests.test_nested import same
 
 SIZES = (9, 8, 7)
 BETA = 0.7

@@ -161,13 +161,19 @@ def run_stream(samples, size, capacity, policy, storage):
 
 def run_pool(samples, capacity, policy, storage):
     """All samples in one update; their energies are given: the leave-one-out energies of N cost N^2."""
-    vectors = torch.cat([chunk(start, 20_000)[1] for start in range(0, samples, 20_000)])[:samples]
+    size = 20_000
+    vectors = torch.empty(samples, 64)
+    for start in range(0, samples, size):
+        vectors[start : start + size] = chunk(start, size)[1][: samples - start]
     buffer = EnergyReplayBuffer(capacity, policy, storage=storage, beta=20.0)
     energies = vectors.square().sum(1).double()
 
     def read(positions):
-        parts = [chunk(int(p) // 20_000 * 20_000, 20_000)[0][int(p) % 20_000][None] for p in positions]
-        return torch.cat(parts)
+        found = torch.empty(len(positions), 16, 16, dtype=torch.uint8)
+        for start in (positions // size).unique().tolist():
+            inside = positions // size == start
+            found[inside] = chunk(start * size, size)[0][positions[inside] % size]
+        return found
 
     buffer.update(read, vectors, ids=torch.arange(samples), task=0, energies=energies)
     return buffer

@@ -171,9 +171,8 @@ class BufferMachine(RuleBasedStateMachine):
     def offer_again(self, data):
         known = data.draw(st.sampled_from(sorted(self.buffer.ids.tolist())))
         given = {"ids": torch.tensor([known]), "task": self.task, "labels": torch.tensor([0])}
-        self.refused(
-            lambda: self.buffer.update(self.batch([known]), torch.ones(1, 2), **given), "already in the buffer"
-        )
+        batch = self.batch([known])
+        self.refused(lambda: self.buffer.update(batch, torch.ones(1, 2), **given), "already in the buffer")
 
     @rule(mapped=st.booleans(), larger=st.integers(0, 2), by=st.sampled_from(["file", "state", "checkpoint"]))
     def resume(self, mapped, larger, by):
@@ -231,7 +230,7 @@ def machine(examples, steps):
 
 
 class TestBuffer(BufferMachine.TestCase):
-    settings = machine(60, 15)
+    settings = machine(45, 15)
 
     @pytest.fixture(autouse=True)
     def _collected(self):

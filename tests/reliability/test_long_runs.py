@@ -1,4 +1,4 @@
-"""Long sequences of tasks and long streams of samples: what must not grow does not; see long_runs.py for the numbers."""
+"""Long sequences of tasks and long streams of samples: what must not grow does not. Numbers: long_runs.py."""
 
 import os
 import re
