@@ -104,8 +104,8 @@ def install_hopfield_attention(model: nn.Module, a: float, *, start: Start = "ze
         >>> model = DiTTransformer2DModel(2, 4, 1, num_layers=3, sample_size=4, num_embeds_ada_norm=2).eval()
         >>> x, t, label = torch.ones(1, 1, 4, 4), torch.tensor([5]), torch.tensor([0])
         >>> with install_hopfield_attention(model, 0.2) as hopfield:
-        ...     hopfield.layers, model(x, t, label).sample.shape
-        (('transformer_blocks.0.attn1', 'transformer_blocks.1.attn1', 'transformer_blocks.2.attn1'), torch.Size([1, 1, 4, 4]))
+        ...     len(hopfield.layers), model(x, t, label).sample.shape
+        (3, torch.Size([1, 1, 4, 4]))
 
     Source: Masumura and Taki, arXiv:2511.20698.
     """

@@ -56,7 +56,8 @@ class HopfieldAttnProcessor:
             hidden_states = hidden_states.transpose(1, 2).reshape(residual.shape)
         if attn.residual_connection:
             hidden_states = hidden_states + residual
-        return hidden_states / attn.rescale_output_factor
+        result: Tensor = hidden_states / attn.rescale_output_factor
+        return result
 
     def _attend(self, attn: Any, hidden_states: Tensor, mask: Tensor | None) -> Tensor:
         """Attention of all heads, side by side (batch, n, heads * d); the scores move on."""

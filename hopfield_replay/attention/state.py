@@ -21,7 +21,7 @@ class CarriedScores:
     def __init__(self, root: nn.Module) -> None:
         self.scores: dict[Key, Tensor] | None = None  # None outside a forward
         self._root = type(root).__name__
-        self._checkpointed = [module for module in root.modules() if hasattr(module, "gradient_checkpointing")]
+        self._checkpointed: list[Any] = [part for part in root.modules() if hasattr(part, "gradient_checkpointing")]
 
     def begin(self, module: nn.Module, args: Any) -> None:
         """Forget everything: a forward of the model begins."""

@@ -70,10 +70,10 @@ def hopfield_attention(
         >>> torch.allclose(out, state.softmax(-1) @ two[2])
         True
 
-    The state has to be computed for the layer after; softmax and product with V from it cost less than a call of
-    scaled_dot_product_attention with the state as its mask, which computes Q K^T once more (tests/benchmarks/attention).
+    The same as scaled_dot_product_attention with a h as its mask and (1 - a) scale as its scale. That would compute
+    Q K^T a second time, which the state needs anyway; tests/benchmarks/attention.py has the ratio.
 
-    Source: Masumura and Taki, arXiv:2511.20698. What h is before the first layer is not in its abstract: hence start.
+    Source: Masumura and Taki, arXiv:2511.20698. Its abstract does not tell h before the first layer: hence start.
     """
     a = check_inheritance(a)
     check_start(start)

@@ -65,7 +65,8 @@ def token_residual(tokens: Tensor) -> Tensor:
     x = _tokens(tokens)
     norm = x.flatten(1).norm(dim=1)
     residual = (x - x.mean(1, keepdim=True)).flatten(1).norm(dim=1)
-    return residual / torch.where(norm > 0, norm, 1.0)
+    share: Tensor = residual / torch.where(norm > 0, norm, 1.0)
+    return share
 
 
 __all__ = ["token_cosine", "token_residual"]
