@@ -22,12 +22,16 @@ def literally(model, a, start="zero"):
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_with_a_zero_nothing_changes_bit_by_bit(kind):
-    model = make(kind).float()
-    with torch.no_grad():
-        expected = [call(model.double(), kind), *(call(model.double(), kind, n=2) for _ in range(2))]
-        with install_hopfield_attention(model, 0.0):
-            found = [call(model, kind), *(call(model, kind, n=2) for _ in range(2))]
+    model = make(kind)
+    expected = [call(model, kind, n=n) for n in (3, 2)]
+    sum(out.sum() for out in expected).backward()
+    before = gradients(model)
+    model.zero_grad()
+    with install_hopfield_attention(model, 0.0):
+        found = [call(model, kind, n=n) for n in (3, 2)]
+        sum(out.sum() for out in found).backward()
     assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+    assert all(torch.equal(value, before[name]) for name, value in gradients(model).items())
 
 
 @pytest.mark.parametrize("start", ["zero", "scores"])

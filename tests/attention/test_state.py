@@ -45,9 +45,10 @@ def whole(module, *args):
 def test_gradients_under_checkpointing(kind, function, order):
     plain, model = training(kind), training(kind)
     install_hopfield_attention(plain, 0.5)
-    install_hopfield_attention(model, 0.5)
     model.enable_gradient_checkpointing(function)
+    hopfield = install_hopfield_attention(model, 0.5)
     assert_same_gradients(two_losses(model, kind, order), two_losses(plain, kind, order), 1e-12)
+    assert hopfield._carried.scores is None  # a recomputation, cut short by torch, leaves nothing
 
 
 def test_the_functions_of_checkpointing_come_back():
@@ -93,7 +94,7 @@ class Failure(Exception):
 
 def test_an_exception_leaves_nothing_behind():
     model = make("dit")
-    install_hopfield_attention(model, 0.5)
+    hopfield = install_hopfield_attention(model, 0.5)
     expected = call(model, "dit").detach()
 
     def fail(module, args):
@@ -101,7 +102,20 @@ def test_an_exception_leaves_nothing_behind():
 
     with model.transformer_blocks[2].register_forward_pre_hook(fail), pytest.raises(Failure):
         call(model, "dit")
-    assert model.transformer_blocks[0].attn1.processor._carried.scores is None
+    assert hopfield._carried.scores is None
+    assert torch.equal(call(model, "dit").detach(), expected)
+
+
+def test_an_interruption_that_skips_the_hooks_does_not_reach_the_next_forward():
+    model = make("dit")
+    install_hopfield_attention(model, 0.5)
+    expected = call(model, "dit").detach()
+
+    def interrupt(module, args):
+        raise KeyboardInterrupt
+
+    with model.transformer_blocks[2].register_forward_pre_hook(interrupt), pytest.raises(KeyboardInterrupt):
+        call(model, "dit")
     assert torch.equal(call(model, "dit").detach(), expected)
 
 
