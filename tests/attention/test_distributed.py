@@ -1,7 +1,5 @@
 """Two processes with half a batch each come to the gradients of one."""
 
-import datetime
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -14,13 +12,7 @@ from tests.attention.models import assert_same_gradients, call, gradients, make
 
 def work(rank, folder):
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/store",
-        rank=rank,
-        world_size=2,
-        timeout=datetime.timedelta(seconds=60),
-    )
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     model = make("dit")
     install_hopfield_attention(model, 0.5)
     parallel = torch.nn.parallel.DistributedDataParallel(model)
