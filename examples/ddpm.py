@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMScheduler, DiTTransformer2DModel, UNet2DModel
 from lightning.pytorch import LightningModule
 from mlp import MLP
 from torch import Tensor
@@ -23,10 +23,12 @@ class DDPM(LightningModule):
     Args:
         size: height and width of the images, divisible by 2 for each level after the first.
         channels: image channels.
-        width: channels of the first UNet level, divisible by 8; hidden units of the MLP.
+        width: channels of the first UNet level, divisible by 8; hidden units of the MLP; width of the DiT's tokens, 16
+            for each attention head.
         learning_rate: of Adam.
-        network: ``"unet"``, or ``"mlp"`` for images of a few hundred pixels, where it learns far faster on a CPU;
-            the next three arguments are the UNet's.
+        network: ``"unet"``, or ``"mlp"`` for images of a few hundred pixels, where it learns far faster on a CPU, or
+            ``"dit"``, a transformer over patches of 2x2 pixels, always class-conditional. The next three arguments are
+            the UNet's; of the DiT ``layers`` is the number of blocks.
         levels: channels of each UNet level as multiples of the width; each level halves the image.
         attention: index of the level with self-attention.
         layers: residual blocks of each level.
@@ -35,7 +37,7 @@ class DDPM(LightningModule):
         warmup: steps over which the learning rate rises to its value, at the start of every fit.
 
     Raises:
-        ValueError: an unknown schedule or network.
+        ValueError: an unknown schedule or network; a DiT without classes.
     """
 
     def __init__(
@@ -45,7 +47,7 @@ class DDPM(LightningModule):
         width: int = 16,
         learning_rate: float = 2e-3,
         *,
-        network: Literal["unet", "mlp"] = "unet",
+        network: Literal["unet", "mlp", "dit"] = "unet",
         levels: Sequence[int] = (1, 2),
         attention: int = -1,
         layers: int = 1,
@@ -56,13 +58,23 @@ class DDPM(LightningModule):
         super().__init__()
         if schedule not in SCHEDULES:
             raise ValueError(f"schedule must be one of {list(SCHEDULES)}, got {schedule!r}.")
-        if network not in ("unet", "mlp"):
-            raise ValueError(f'network must be "unet" or "mlp", got {network!r}.')
+        if network not in ("unet", "mlp", "dit"):
+            raise ValueError(f'network must be "unet", "mlp" or "dit", got {network!r}.')
+        self.conditional = classes is not None  # whether the network takes labels
         self.learning_rate = learning_rate
         self.warmup = warmup
         self.scheduler = DDPMScheduler(beta_schedule=SCHEDULES[schedule])
         if network == "mlp":
-            self.network: UNet2DModel | MLP = MLP(size, channels, width, num_class_embeds=classes)
+            self.network: UNet2DModel | MLP | DiTTransformer2DModel = MLP(
+                size, channels, width, num_class_embeds=classes
+            )
+            return
+        if network == "dit":
+            if classes is None:
+                raise ValueError('network="dit" is class-conditional: pass the number of classes.')
+            self.network = DiTTransformer2DModel(
+                width // 16, 16, channels, num_layers=layers, sample_size=size, num_embeds_ada_norm=classes
+            )
             return
         attends = [level == attention % len(levels) for level in range(len(levels))]
         self.network = UNet2DModel(
@@ -77,14 +89,10 @@ class DDPM(LightningModule):
             num_class_embeds=classes,
         )
 
-    @property
-    def conditional(self) -> bool:
-        """Whether the network takes labels."""
-        return self.network.config.num_class_embeds is not None
-
     def forward(self, noisy: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
         """Predicted noise; an unconditional network does not look at the labels."""
-        predicted: Tensor = self.network(noisy, timesteps, class_labels=labels if self.conditional else None).sample
+        times = timesteps.expand(len(noisy))
+        predicted: Tensor = self.network(noisy, times, class_labels=labels if self.conditional else None).sample
         return predicted
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:

@@ -82,10 +82,11 @@ def test_the_average_of_the_weights_is_what_is_measured():
     )
 
 
-@pytest.mark.parametrize("network", ["unet", "mlp"])
+@pytest.mark.parametrize("network", ["unet", "mlp", "dit"])
 def test_the_class_conditional_model_is_found_and_measured_with_its_labels(network):
     splits = tasks()
-    model, monitor = train(splits, partial(DDPM, **SMALL, classes=4, network=network), epochs=3)
+    settings = SMALL | {"width": 16, "layers": 2} if network == "dit" else SMALL
+    model, monitor = train(splits, partial(DDPM, **settings, classes=4, network=network), epochs=3)
     assert find_denoiser(model).model is model.network
     probe = monitor.history[1]["probes"][0]
     labels = splits[0].held_out.tensors[1]
@@ -127,8 +128,17 @@ def test_the_mlp_learns_to_denoise():
 
 
 def test_an_unknown_network():
-    with pytest.raises(ValueError, match=r"unet.*mlp.*transformer"):
+    with pytest.raises(ValueError, match=r"unet.*mlp.*dit.*transformer"):
         DDPM(8, network="transformer")
+
+
+def test_a_dit_has_heads_of_sixteen_and_needs_classes():
+    model = DDPM(8, width=48, network="dit", layers=3, classes=10).eval()
+    assert len(model.network.transformer_blocks) == 3
+    assert model.network.transformer_blocks[0].attn1.heads == 3
+    assert model.sample(2, torch.tensor([0, 9]), steps=2).shape == (2, 1, 8, 8)
+    with pytest.raises(ValueError, match=r'network="dit" is class-conditional: pass the number of classes'):
+        DDPM(8, width=48, network="dit")
 
 
 def test_schedules_are_those_of_the_papers():
