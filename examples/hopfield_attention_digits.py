@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from ddpm import DDPM
 from digit_classifier import DigitClassifier, train_classifier
-from energy_forgetting_study import claim_folder, start_worker, write
+from energy_forgetting_study import claim_folder, start_worker
 from jsonargparse import ArgumentParser
 from scipy.stats import t as student
 from splits import PRESETS, Split, load, split_classes, train_tasks
@@ -26,6 +26,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hopfield_replay.attention import TokenUniformityRecorder, install_hopfield_attention
+from hopfield_replay.files import write_text
 from hopfield_replay.functional.neighbours import precision_recall
 from hopfield_replay.storage import load_tree, save_tree
 from hopfield_replay.table import error_rise
@@ -235,7 +236,7 @@ def main() -> None:
             future.result()
     start_worker()
     text = report(args.output_dir, settings)
-    write(args.output_dir / "attention.md", text)
+    write_text(args.output_dir / "attention.md", text)
     print(text)
     print(f"Wrote {args.output_dir}/attention.md, {len(list(args.output_dir.glob('*.safetensors')))} runs.")
 

@@ -23,7 +23,7 @@ LAYERS = [  # a unit may import only units of the lines above its own
     "choice",
     "buffer",
     "replay_stream tracker",
-    "auditing avalanche forecasting lightning theory",
+    "attention auditing avalanche forecasting lightning theory",
     "datasets",
     "cli",
 ]

@@ -7,6 +7,7 @@ from hopfield_replay.functional.diffusion import ddim_denoise, multistep_reconst
 from hopfield_replay.functional.draws import proportional
 from hopfield_replay.functional.energy import EnergyPass, energy, energy_and_retrieval, energy_rise
 from hopfield_replay.functional.forgetting import expected_rise, replay_gain, susceptibility
+from hopfield_replay.functional.hopfield_attention import hopfield_attention
 from hopfield_replay.functional.likelihood import log_likelihood
 from hopfield_replay.functional.model_energy import elbo_weights, model_energy, timestep_of_beta, timesteps_between
 from hopfield_replay.functional.neighbours import knn_distance, precision_recall
@@ -17,6 +18,7 @@ from hopfield_replay.functional.retrieval import fixed_points, retrieve
 from hopfield_replay.functional.selection import Selection, greedy_replay_gain, protected_energy
 from hopfield_replay.functional.task_matrix import TaskSummary, task_summary
 from hopfield_replay.functional.tiles import PatternTiles
+from hopfield_replay.functional.token_uniformity import token_cosine, token_residual
 
 __all__ = [
     "Correlation",
@@ -40,6 +42,7 @@ __all__ = [
     "fixed_points",
     "greedy_replay_gain",
     "herding",
+    "hopfield_attention",
     "k_center",
     "knn_distance",
     "log_likelihood",
@@ -60,4 +63,6 @@ __all__ = [
     "task_summary",
     "timestep_of_beta",
     "timesteps_between",
+    "token_cosine",
+    "token_residual",
 ]
