@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hopfield_replay.functional.neighbours import knn_distance
 from hopfield_replay.storage import load_tree, save_tree
-from hopfield_replay.tracker import sample_ids
+from hopfield_replay.task_reader import sample_ids
 
 NEIGHBOUR = 10  # the density control is the distance to this neighbour
 MLP_WIDTH = {"digits": 256, "mnist": 384, "mnist28": 1024}

@@ -1,17 +1,14 @@
 """ForgettingTracker: the ledger of a task sequence, free of any training framework."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from hopfield_replay.buffer import EnergyReplayBuffer
-from hopfield_replay.candidates import sample_keys
 from hopfield_replay.denoisers import Denoiser
-from hopfield_replay.distributed import broadcast, gather_objects, gather_rows, together, world
-from hopfield_replay.encoders import as_encoder, first_labels
 from hopfield_replay.functional import effective_patterns, energy, knn_distance
 from hopfield_replay.functional._validate import Similarity, check_beta, check_similarity
 from hopfield_replay.interrupts import interrupts_wait
@@ -19,32 +16,9 @@ from hopfield_replay.memory import HopfieldMemory
 from hopfield_replay.meter import ErrorMeter
 from hopfield_replay.source import TaskSource
 from hopfield_replay.states import DAMAGE, check_format, check_ledger
-from hopfield_replay.storage import plain
+from hopfield_replay.task_reader import Progress, TaskData, TaskReader, as_is, fetch, sample_ids, silent
 
 _FORMAT = "hopfield-replay tracker 1"
-_TASK_BITS = 40  # sample id = task << 40 | held out << 39 | position
-_HELD_OUT = 1 << 39
-
-Progress = Callable[[Iterable[Any], str], Iterable[Any]]
-
-
-def _silent(iterable: Iterable[Any], _: str) -> Iterable[Any]:
-    return iterable
-
-
-def _as_is(batch: Any) -> Any:
-    return batch
-
-
-def sample_ids(task: int, positions: Tensor, *, held_out: bool = False) -> Tensor:
-    """Stable ids (n,) of the samples at these positions of a task's data: task << 40 | held out << 39 | position.
-
-    Example:
-        >>> import torch
-        >>> sample_ids(1, torch.tensor([0, 5])) - (1 << 40)
-        tensor([0, 5])
-    """
-    return positions.to(torch.int64) + (task << _TASK_BITS) + (_HELD_OUT if held_out else 0)
 
 
 class ForgettingTracker:
@@ -129,7 +103,7 @@ class ForgettingTracker:
         self.buffer = buffer
         self.beta: float | None = None if beta == "auto" else check_beta(beta)
         self.similarity: Similarity = similarity
-        self.encoder = as_encoder(encoder)
+        self._reader = TaskReader(encoder)
         self.probe_size = probe_size
         self.timesteps = None if timesteps is None else list(timesteps)
         self.samples = samples
@@ -141,7 +115,7 @@ class ForgettingTracker:
         self.history: list[dict[str, Any]] = []
         self.open_task: int | None = None
         self._probes: list[dict[str, Any]] = []
-        self._read_task: tuple[int, Tensor, Tensor, Tensor | None] | None = None
+        self._read_task: tuple[int, TaskData] | None = None
 
     @property
     def next_task(self) -> int:
@@ -165,7 +139,7 @@ class ForgettingTracker:
         )
 
     def begin_task(
-        self, source: TaskSource, *, prepare: Callable[[Any], Any] = _as_is, progress: Progress = _silent
+        self, source: TaskSource, *, prepare: Callable[[Any], Any] = as_is, progress: Progress = silent
     ) -> None:
         """Read the new task's data, before a training step is spent on it, and refine the buffer's choice with it.
 
@@ -181,12 +155,12 @@ class ForgettingTracker:
             TypeError: a batch in which no floating tensor is found.
         """
         self._read_task = None  # a task that was begun and given up is no longer the one at hand
-        read = self._vectors(source, prepare, progress)
-        self.beta = self._calibrated(read[0])
+        data = self._read(source, prepare, progress)
+        self.beta = self._calibrated(data.vectors)
         with interrupts_wait():
             if self.buffer is not None and self.open_task is None:
-                self.buffer.refine(read[0])
-            self._read_task = (self.next_task, *read)
+                self.buffer.refine(data.vectors)
+            self._read_task = (self.next_task, data)
             self.open_task = self.next_task
 
     def end_task(
@@ -196,8 +170,8 @@ class ForgettingTracker:
         denoiser: Denoiser | None = None,
         replay_ratio: float = 0.0,
         probe_source: TaskSource | None = None,
-        prepare: Callable[[Any], Any] = _as_is,
-        progress: Progress = _silent,
+        prepare: Callable[[Any], Any] = as_is,
+        progress: Progress = silent,
     ) -> dict[str, Any]:
         """Measure all probes after a task, choose what to keep of it, and append the record to :attr:`history`.
 
@@ -224,7 +198,8 @@ class ForgettingTracker:
         if not 0.0 <= replay_ratio < 1.0:
             raise ValueError(f"replay_ratio must lie in [0, 1), got {replay_ratio}.")
         task = self.next_task
-        vectors, ids, labels = self._vectors(source, prepare, progress)
+        data = self._read(source, prepare, progress)
+        vectors, ids = data.vectors, data.ids
         beta = self._calibrated(vectors)
         patterns, masses, pattern_ids = self._mixture(vectors, ids, replay_ratio)
         meter = None
@@ -234,7 +209,16 @@ class ForgettingTracker:
         most = len(self._probes) if self.followed_tasks is None else self.followed_tasks - 1
         earlier = self._probes[max(0, len(self._probes) - most) :]
         probes = [dict(probe) for probe in earlier]
-        newcomer = self._choose_probes(task, source, ids, probe_source, prepare, progress)
+        newcomer = self._reader.probes(
+            task,
+            source,
+            ids,
+            size=self.probe_size,
+            seed=self.seed,
+            held_out=probe_source,
+            prepare=prepare,
+            progress=progress,
+        )
         newcomer["density"] = _density(newcomer, vectors, ids)
         if denoiser is None:
             newcomer["batch"] = None
@@ -294,11 +278,11 @@ class ForgettingTracker:
         with interrupts_wait():  # the buffer and the history belong together
             if self.buffer is not None:
                 self.buffer.update(
-                    lambda chosen: _fetch(source, chosen),
+                    lambda chosen: fetch(source, chosen),
                     vectors,
                     ids=ids,
                     task=task,
-                    labels=labels,
+                    labels=data.labels,
                     energies=own_energies,
                     losses=losses,
                     observed=kept,
@@ -311,61 +295,16 @@ class ForgettingTracker:
                 del self.history[: -self.history_size]
         return record
 
-    def _vectors(
-        self, source: TaskSource, prepare: Callable[[Any], Any], progress: Progress
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Vectors (N, d), ids (N,) and labels (N,) of the task at hand, in the order of its positions."""
+    def _read(self, source: TaskSource, prepare: Callable[[Any], Any], progress: Progress) -> TaskData:
+        """The samples of the task at hand, read once."""
         task = self.next_task
         if self._read_task is not None and self._read_task[0] == task:
-            return self._read_task[1:]
-        none = torch.arange(0)  # a process may hold no sample
-        positions, vectors, labels, bad = [none], list[Tensor](), list[Tensor | None]([none]), [none]
-        with together(f"reading task {task}"):
-            for at, batch in progress(source.batches(), f"Reading task {task}"):
-                found = self._encode(prepare(batch)).cpu()
-                if len(found) != len(at):
-                    raise ValueError(f"encoder must return a vector for each sample, got {len(found)} for {len(at)}.")
-                known = [*(probe["vectors"] for probe in self._probes[:1]), *vectors[:1]]
-                if known and found.shape[1] != known[0].shape[1]:
-                    raise ValueError(
-                        f"Task {task} has samples of {found.shape[1]} numbers (from position {int(at[0])} of its "
-                        f"data), but those before have {known[0].shape[1]}; all need one shape. Resize them, or pass "
-                        "encoder=."
-                    )
-                bad.append(at[~torch.isfinite(found).all(1)])
-                positions.append(at)
-                vectors.append(found)
-                labels.append(first_labels(batch, len(at)))
-        # what every rank must come to the same conclusion from
-        told = gather_objects((vectors[0].shape[1] if vectors else None, all(label is not None for label in labels)))
-        sizes = sorted({size for size, _ in told if size is not None})
-        if not sizes:
-            raise ValueError(f"Task {task} has no training samples: its data set is empty.")
-        if len(sizes) > 1:
-            raise ValueError(
-                f"Task {task} has samples of {' and '.join(map(str, sizes))} numbers; all need one shape. Resize them, "
-                "or pass encoder=."
-            )
-        where = gather_rows(torch.cat(positions))
-        _refuse(gather_rows(torch.cat(bad)), len(where), f"Task {task}")
-        order = where.argsort()
-        named = None
-        if all(labelled for _, labelled in told):
-            named = gather_rows(torch.cat(labels))[order]  # type: ignore[arg-type]
-        elif self.buffer is not None and self.buffer.groups == "label":
+            return self._read_task[1]
+        dimension = self._probes[0]["vectors"].shape[1] if self._probes else None
+        data = self._reader.read(task, source, prepare, progress, dimension=dimension)
+        if data.labels is None and self.buffer is not None and self.buffer.groups == "label":
             raise ValueError('groups="label" needs a tensor of integers (n,) in every batch, and found none.')
-        own = torch.cat(vectors) if vectors else torch.empty(0, sizes[0])
-        return gather_rows(own)[order], sample_ids(task, where[order]), named
-
-    def _encode(self, batch: Any) -> Tensor:
-        with torch.no_grad():
-            found = self.encoder(batch)
-        if not isinstance(found, Tensor) or found.ndim < 2 or not found.is_floating_point():
-            raise TypeError(
-                f"encoder must return a floating tensor (n, d), got {getattr(found, 'dtype', type(found).__name__)} of "
-                f"shape {tuple(getattr(found, 'shape', ()))}."
-            )
-        return found.detach().flatten(1).float()
+        return data
 
     def _calibrated(self, vectors: Tensor) -> float:
         if self.beta is not None:
@@ -385,37 +324,6 @@ class ForgettingTracker:
         )
         replayed = self.buffer.vectors.to(vectors.dtype)
         return torch.cat([vectors, replayed]), masses, torch.cat([ids, self.buffer.ids])
-
-    def _choose_probes(
-        self,
-        task: int,
-        source: TaskSource,
-        ids: Tensor,
-        probe_source: TaskSource | None,
-        prepare: Callable[[Any], Any],
-        progress: Progress,
-    ) -> dict[str, Any]:
-        if probe_source is None:
-            positions, held_out = ids - sample_ids(task, torch.zeros(1)), False
-        else:
-            with together(f"reading the probes of task {task}"):
-                found = [at for at, _ in progress(probe_source.batches(), f"Reading probes of task {task}")]
-            positions, held_out = gather_rows(torch.cat([torch.arange(0), *found])).sort().values, True
-            if not len(positions):
-                raise ValueError(f"The probe data of task {task} is empty.")
-        all_ids = sample_ids(task, positions, held_out=held_out)
-        chosen = sample_keys(all_ids, -1 - self.seed).argsort(descending=True)[: self.probe_size].sort().values
-        origin = source if probe_source is None else probe_source
-        batch = _fetch(origin, positions[chosen])
-        with together(f"encoding the probes of task {task}"):
-            vectors = self._encode(prepare(batch)).cpu()
-        _refuse(positions[chosen][~torch.isfinite(vectors).all(1)], len(chosen), f"The probe data of task {task}")
-        return {
-            "task": task,
-            "ids": all_ids[chosen],
-            "vectors": vectors,
-            "batch": plain(batch),
-        }
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that is needed to go on: tensors and plain Python only, loadable with ``weights_only=True``."""
@@ -452,21 +360,6 @@ class ForgettingTracker:
         self.history = list(state["history"])
         self._probes = list(state["probes"])
         self._read_task = None
-
-
-def _fetch(source: TaskSource, positions: Tensor) -> Any:
-    """The samples at these positions as the first process reads them."""
-    with together("reading the chosen samples"):
-        samples = source.fetch(positions) if world()[0] == 0 else None
-    return broadcast(samples)
-
-
-def _refuse(bad: Tensor, count: int, name: str) -> None:
-    if len(bad):
-        raise ValueError(
-            f"{name} holds NaN or infinite values in {len(bad)} of {count} samples (positions "
-            f"{bad.sort().values[:5].tolist()} of its data set). Repair or remove them before training."
-        )
 
 
 def _positions(ids: Tensor, among: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingTracker, TaskSource, calibrate_beta
-from hopfield_replay.tracker import sample_ids
 from tests.functional import numpy_energy as reference
 from tests.test_candidates import key
 from tests.test_nested import same
@@ -248,11 +247,6 @@ def test_encoder_and_prepare():
     kept = tracker.buffer.gather(torch.arange(3))
     assert kept["image"].dtype == torch.uint8  # what the loader yields, not what the model sees
     assert torch.equal(kept["image"], raw[tracker.buffer.ids])
-
-
-def test_stable_ids():
-    assert sample_ids(3, torch.tensor([0, 7])).tolist() == [3 * 2**40, 3 * 2**40 + 7]
-    assert sample_ids(0, torch.tensor([2]), held_out=True).tolist() == [2**39 + 2]
 
 
 def test_probes_are_fewer_than_asked_for_in_a_small_task_and_a_batch_may_be_larger_than_it():

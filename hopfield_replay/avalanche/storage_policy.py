@@ -25,7 +25,7 @@ class EnergyPrioritizedBuffer(BalancedExemplarsBuffer):  # type: ignore[misc]  #
     Every experience is one task of a :class:`~hopfield_replay.ForgettingTracker`, as under the Lightning callback, and
     the same samples stay under the same seed. Kept samples are copies, taken under the ``eval`` transformations of
     their data set; the data set itself is let go. Sample ids are
-    ``hopfield_replay.tracker.sample_ids(task, position)``.
+    ``hopfield_replay.task_reader.sample_ids(task, position)``.
 
     The stock ReplayPlugin calls :meth:`update` after each experience; :class:`EnergyReplayPlugin` also calls
     :meth:`pre_adapt`, so that the choice is refined once the next experience is known.
