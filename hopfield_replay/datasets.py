@@ -1,7 +1,9 @@
 """Samples from what a person has on disk: a folder of images, an array file, or a datamodule by name."""
 
+import json
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,18 +16,76 @@ from hopfield_replay.functional._validate import check_finite
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # others run programs (EPS: Ghostscript)
+_BATCH = 256
 
 
-def load_data(source: str) -> Tensor | tuple[Tensor, Tensor] | Iterable[Any]:
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Samples that are held in memory, with what is known of them.
+
+    Attributes:
+        samples: (n, *shape) float32; bytes were scaled to [-1, 1].
+        labels: (n,) int64, or None.
+        classes: names of the labels 0, 1, ...; empty if the labels are numbers of their own.
+        names: of the samples (file names); empty if they have none.
+        captions: of the samples; empty if they have none.
+    """
+
+    samples: Tensor
+    labels: Tensor | None = None
+    classes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def batches(self) -> list[Any]:
+        """Batches ``(samples, labels)`` or ``(samples,)``; with captions dicts, which hold them beside these."""
+        found: list[Any] = []
+        for start in range(0, len(self), _BATCH):
+            rows = slice(start, start + _BATCH)
+            batch = [self.samples[rows], *([] if self.labels is None else [self.labels[rows]])]
+            if self.captions:
+                named = dict(zip(("samples", "labels"), batch, strict=False))
+                found.append({**named, "captions": list(self.captions[rows])})
+            else:
+                found.append(tuple(batch))
+        return found
+
+    def label_names(self) -> list[int | str] | None:
+        """The class of each sample by name, or by number; captions where these repeat; None if nothing is known."""
+        if self.labels is None:
+            repeated = 1 < len(set(self.captions)) <= len(self.captions) / 2
+            return list(self.captions) if repeated else None
+        return [self.classes[label] if self.classes else label for label in self.labels.tolist()]
+
+    def as_images(self, *, strict: bool) -> "Samples":
+        """The same as images (n, channels, height, width); if not strict, samples that are none stay as they are.
+
+        Raises:
+            ValueError: samples that are no images, if strict.
+        """
+        found = channels_first(self.samples)
+        if found.ndim != 4 and strict:
+            raise ValueError(
+                f"The data holds samples of shape {tuple(found.shape[1:])}, which are no images (channels, height, "
+                "width)."
+            )
+        return replace(self, samples=found)
+
+
+def load_data(source: str) -> Samples | Iterable[Any]:
     """Read samples from a path, or import a datamodule.
 
     Args:
-        source: a folder of images of one size (its subfolders are the classes); a ``.npz`` or ``.safetensors`` file,
-            whose first array of two or more dimensions holds the samples and whose first one-dimensional array of
-            integers, if any, the labels; or ``package.module:DataModule``, whose training loader is taken.
+        source: a folder of images of one size (its subfolders are the classes; captions come from a ``metadata.jsonl``
+            with lines ``{"file_name": ..., "text": ...}``); a ``.npz`` or ``.safetensors`` file, whose first array of
+            two or more dimensions holds the samples and whose first one-dimensional array of integers, if any, the
+            labels; or ``package.module:DataModule``, whose training loader is taken.
 
     Returns:
-        Samples (n, *shape) in float32 (bytes scaled to [-1, 1]); a pair with labels (n,); or the loader.
+        The samples; or the loader.
 
     Raises:
         ValueError: nothing there, files that cannot be read, images of several sizes, NaN or infinite samples. Each
@@ -35,22 +95,41 @@ def load_data(source: str) -> Tensor | tuple[Tensor, Tensor] | Iterable[Any]:
         >>> import tempfile, numpy
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     numpy.savez(folder + "/x.npz", images=numpy.zeros((2, 4, 4), "uint8"), labels=numpy.arange(2))
-        ...     images, labels = load_data(folder + "/x.npz")
-        >>> images.shape, images.min().item(), labels
+        ...     found = load_data(folder + "/x.npz")
+        >>> found.samples.shape, found.samples.min().item(), found.labels
         (torch.Size([2, 4, 4]), -1.0, tensor([0, 1]))
     """
     path = Path(source)
     if path.is_dir():
         return _folder(path)
-    if path.suffix == ".npz":
-        return _npz(path)
-    if path.suffix == ".safetensors":
-        return _safetensors(path)
+    if path.suffix in (".npz", ".safetensors"):
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist.")
+        return _npz(path) if path.suffix == ".npz" else _safetensors(path)
     if ":" in source:
         return _datamodule(source)
+    if not path.exists():
+        raise ValueError(
+            f"{source!r} does not exist; give a folder of images, a .npz or .safetensors file, or module:DataModule."
+        )
     raise ValueError(
         f"{source!r} is not a folder, a .npz or .safetensors file, nor module:DataModule; give one of these."
     )
+
+
+def in_one_numbering(parts: Sequence[Samples]) -> list[Samples]:
+    """The same samples, with labels that mean the same class in all of them: folders number their classes by name."""
+    if not any(part.classes for part in parts):
+        return list(parts)
+    classes = tuple(sorted({name for part in parts for name in part.classes}))
+    numbered = []
+    for part in parts:
+        if part.labels is None or not part.classes:
+            numbered.append(part)
+            continue
+        table = torch.tensor([classes.index(name) for name in part.classes])
+        numbered.append(replace(part, labels=table[part.labels], classes=classes))
+    return numbered
 
 
 def channels_first(images: Tensor) -> Tensor:
@@ -71,7 +150,7 @@ def _scaled(samples: Tensor) -> Tensor:
     return samples.float() / 127.5 - 1.0 if samples.dtype == torch.uint8 else samples.float()
 
 
-def _folder(path: Path) -> tuple[Tensor, Tensor] | Tensor:
+def _folder(path: Path) -> Samples:
     try:
         from PIL import Image
     except ImportError as error:
@@ -88,20 +167,44 @@ def _folder(path: Path) -> tuple[Tensor, Tensor] | Tensor:
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 with Image.open(file, formats=_FORMATS) as image:
                     images.append(torch.from_numpy(numpy.array(image.convert("L" if image.mode == "L" else "RGB"))))
-        except Exception as error:  # a decoder may raise anything on a broken file
+        except Exception as error:  # every format's decoder fails in its own way on a damaged file
             raise ValueError(f"{file} is not an image that can be read ({error}).") from error
         if images[-1].shape != images[0].shape:
             raise ValueError(
                 f"{file} has shape {tuple(images[-1].shape)}, but {files[0]} has {tuple(images[0].shape)}; give images "
                 "of one size and one kind."
             )
-    samples = _scaled(torch.stack(images))
-    parents = [str(file.parent) for file in files]
-    names = sorted(set(parents))
-    return (samples, torch.tensor([names.index(name) for name in parents])) if len(names) > 1 else samples
+    parents = [str(file.parent.relative_to(path)) for file in files]
+    classes = sorted(set(parents))
+    return Samples(
+        samples=channels_first(_scaled(torch.stack(images))),
+        labels=torch.tensor([classes.index(name) for name in parents]) if len(classes) > 1 else None,
+        classes=tuple(classes) if len(classes) > 1 else (),
+        names=tuple(str(file.relative_to(path)) for file in files),
+        captions=_captions(path, files),
+    )
 
 
-def _arrays(found: dict[str, Tensor], path: Path) -> tuple[Tensor, Tensor] | Tensor:
+def _captions(path: Path, files: Sequence[Path]) -> tuple[str, ...]:
+    metadata = path / "metadata.jsonl"
+    if not metadata.is_file():
+        return ()
+    found: dict[Path, str] = {}
+    for number, line in enumerate(metadata.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+                found[path / row["file_name"]] = str(row["text"])
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f'{metadata}, line {number}: expected {{"file_name": ..., "text": ...}} ({error!r}).'
+                ) from error
+    if missing := [str(file) for file in files if file not in found]:
+        raise ValueError(f"{metadata} has no caption for {len(missing)} of {len(files)} images (first: {missing[0]}).")
+    return tuple(found[file] for file in files)
+
+
+def _arrays(found: dict[str, Tensor], path: Path) -> Samples:
     samples = [array for array in found.values() if array.ndim >= 2]
     if not samples:
         raise ValueError(f"{path} holds no array of samples (n, ...); it holds {list(found)}.")
@@ -112,10 +215,10 @@ def _arrays(found: dict[str, Tensor], path: Path) -> tuple[Tensor, Tensor] | Ten
     ]
     scaled = _scaled(samples[0])
     check_finite(scaled, str(path))
-    return (scaled, labels[0]) if labels else scaled
+    return Samples(scaled, labels[0] if labels else None)
 
 
-def _npz(path: Path) -> tuple[Tensor, Tensor] | Tensor:
+def _npz(path: Path) -> Samples:
     try:
         arrays = read_npz(path)
     except (OSError, ValueError) as error:
@@ -123,7 +226,7 @@ def _npz(path: Path) -> tuple[Tensor, Tensor] | Tensor:
     return _arrays({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
 
 
-def _safetensors(path: Path) -> tuple[Tensor, Tensor] | Tensor:
+def _safetensors(path: Path) -> Samples:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

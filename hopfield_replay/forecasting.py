@@ -22,6 +22,7 @@ from hopfield_replay.functional import (
 )
 from hopfield_replay.functional._validate import Similarity, check_beta
 from hopfield_replay.policies import as_policy
+from hopfield_replay.progress import track
 from hopfield_replay.source import TaskSource
 from hopfield_replay.table import by_label
 from hopfield_replay.temperature import Diagnosis, calibrate_beta, default_n_eff, diagnose, spread_indices
@@ -219,10 +220,11 @@ def forecast(
         similarity=similarity,
     )
     plan = _Plan(pool, replay_ratio)
-    greedy = [plan.greedy(size, tighten=_TIGHTEN) for size in sizes]
+    greedy = [plan.greedy(size, tighten=_TIGHTEN) for size in track(sizes, "Choosing buffers")]
     more = [plan.greedy(min(size + 100, len(known))).mean for size in sizes]
     curves = [PolicyCurve("greedy_gain", tuple(s.mean for s in greedy), tuple(s.tail for s in greedy))]
-    curves += [plan.curve(name, sizes, seed) for name in policies if name != "greedy_gain"]
+    others = [name for name in policies if name != "greedy_gain"]
+    curves += [plan.curve(name, sizes, seed) for name in track(others, "Comparing policies")]
     knee = _knee(sizes, curves[0].mean)
     return Forecast(
         rises=rises,

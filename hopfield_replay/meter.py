@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,40 @@ from hopfield_replay.functional.denoiser import evaluating
 from hopfield_replay.nested import take
 
 _CHUNK = 256  # samples that are prepared (moved to the device) at a time
+_Result = TypeVar("_Result")
+
+
+def in_chunks_that_fit(measure: Callable[[int], _Result], chunk_size: int) -> tuple[_Result, int]:
+    """Call ``measure(chunk_size)``, and with half as many samples at a time whenever the device has no memory left.
+
+    Returns:
+        What it measured, and the chunk size that fitted.
+
+    Raises:
+        MemoryError: not even one sample at a time fits.
+
+    Example:
+        >>> def measure(chunk_size):
+        ...     if chunk_size > 3:
+        ...         raise torch.OutOfMemoryError("no memory")
+        ...     return "measured"
+        >>> in_chunks_that_fit(measure, 16)
+        ('measured', 2)
+    """
+    while True:
+        try:
+            return measure(chunk_size), chunk_size
+        except torch.OutOfMemoryError as error:
+            said = str(error).splitlines()[0]
+        # past the handler, so that the traceback no longer holds the tensors that are in the way
+        if chunk_size == 1:
+            raise MemoryError(
+                f"The model does not fit into the device's memory, not even with one sample at a time ({said}). Free "
+                "memory on the device, or measure on another one (the CPU: slower, but it fits)."
+            )
+        chunk_size //= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 class ErrorMeter:
@@ -36,7 +70,7 @@ class ErrorMeter:
     def __init__(
         self,
         denoiser: Denoiser,
-        timesteps: Sequence[int] | None,
+        timesteps: Sequence[float] | None,
         noise_seed: int,
         prepare: Callable[[Any], Any],
         samples: Callable[[Any], Tensor] | None = None,
@@ -50,15 +84,27 @@ class ErrorMeter:
         self.timesteps = list(timesteps)
         self.noise_seed = noise_seed
         self.draws = draws
+        self.chunk_size = 128  # samples that go through the model at a time; halved where the device has no memory
         self._prepare = prepare
         self._samples = samples
 
     def of_batch(self, batch: Any, ids: Tensor) -> tuple[Tensor, int]:
         """Errors (n, timesteps) float64 on the CPU, and the number of elements of a sample."""
         x, condition = self._ready(batch)
-        errors = reconstruction_error(
-            self.denoiser, x, self.timesteps, self.noise_seed, draws=self.draws, ids=ids, condition=condition
-        )
+
+        def measure(chunk_size: int) -> Tensor:
+            return reconstruction_error(
+                self.denoiser,
+                x,
+                self.timesteps,
+                self.noise_seed,
+                draws=self.draws,
+                ids=ids,
+                condition=condition,
+                chunk_size=chunk_size,
+            )
+
+        errors, self.chunk_size = in_chunks_that_fit(measure, self.chunk_size)
         return errors.cpu(), math.prod(x.shape[1:])
 
     @torch.no_grad()

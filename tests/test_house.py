@@ -15,7 +15,7 @@ TESTS = Path(__file__).parent
 
 LAYERS = [  # a unit may import only units of the lines above its own
     "functional",
-    "array_files distributed files interrupts nested",
+    "array_files distributed files interrupts nested page progress",
     "states",
     "candidates denoisers encoders table temperature",
     "figures greedy_gain memory metrics protection source storage",
@@ -24,7 +24,7 @@ LAYERS = [  # a unit may import only units of the lines above its own
     "buffer",
     "replay_stream task_reader",
     "tracker",
-    "attention auditing avalanche forecasting lightning theory",
+    "attention auditing avalanche checkpoints forecasting lightning theory",
     "datasets",
     "cli",
 ]

@@ -1,5 +1,6 @@
 """Figures of an audit: what one checkpoint lost against another."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -52,12 +53,12 @@ def error_change(old: Tensor, new: Tensor) -> "Figure":
     return figure
 
 
-def rises_by_group(rises: Tensor, groups: Tensor, name: str = "class") -> "Figure":
+def rises_by_group(rises: Tensor, groups: Tensor | Sequence[int | str], name: str = "class") -> "Figure":
     """Quartiles (box), 5th to 95th percentile (whiskers) and mean (diamond) of the rises of each class or task.
 
     Args:
         rises: (n,) rise of each sample's reconstruction error.
-        groups: (n,) integers.
+        groups: the group of each sample, (n,) integers or names.
         name: what a group is.
 
     Returns:
@@ -66,7 +67,10 @@ def rises_by_group(rises: Tensor, groups: Tensor, name: str = "class") -> "Figur
     Raises:
         ImportError: matplotlib is not installed.
     """
-    found = [(int(group), rises[groups == group]) for group in groups.unique()]
+    members: dict[int | str, list[int]] = {}
+    for position, group in enumerate(groups.tolist() if isinstance(groups, Tensor) else groups):
+        members.setdefault(group, []).append(position)
+    found = [(group, rises[rows]) for group, rows in members.items()]
     found.sort(key=lambda item: float(item[1].mean()))
     if len(found) > _GROUPS:
         found = [*found[: _GROUPS // 2], *found[-_GROUPS // 2 :]]

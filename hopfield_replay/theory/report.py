@@ -2,13 +2,14 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from hopfield_replay import __version__
 from hopfield_replay.figures import new_figure
 from hopfield_replay.files import write_figure, write_text
+from hopfield_replay.progress import track
 from hopfield_replay.theory.boltzmann_replay import reproduce_boltzmann
 from hopfield_replay.theory.falsify import reproduce_falsify
 from hopfield_replay.theory.replay_gain import reproduce_replay_gain
@@ -117,7 +118,7 @@ def reproduce_all(output_dir: str, draws: int = 2000, seeds: int = 24, seed: int
     new_figure(1.0), digits(1)  # a missing extra shows before the minutes of work, not after
     results: dict[str, Result] = {}
     seconds: dict[str, float] = {}
-    for name, run in (
+    experiments: tuple[tuple[str, Callable[[], Result]], ...] = (
         ("rise", lambda: reproduce_rise(draws=draws, seed=seed)),
         # a translation changes norms, which only the distance form measures
         ("rise_distance", lambda: reproduce_rise(eps=(), similarity="distance", draws=draws, seed=seed)),
@@ -125,7 +126,8 @@ def reproduce_all(output_dir: str, draws: int = 2000, seeds: int = 24, seed: int
         ("falsify", lambda: reproduce_falsify(draws=draws, seed=seed)),
         ("boltzmann", lambda: reproduce_boltzmann(seeds=seeds, seed=seed)),
         ("selection", lambda: reproduce_selection(draws=seeds, seed=seed)),
-    ):
+    )
+    for name, run in track(experiments, "Experiments"):
         start = time.perf_counter()
         results[name] = run()
         seconds[name] = time.perf_counter() - start

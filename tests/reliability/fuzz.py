@@ -294,8 +294,7 @@ def read_buffer(path):
 
 
 def read_samples(path):
-    found = load_data(str(path))
-    samples = found[0] if isinstance(found, tuple) else found
+    samples = load_data(str(path)).samples
     assert samples.dtype == torch.float32
     assert bool(samples.isfinite().all())
 

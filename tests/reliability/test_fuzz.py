@@ -252,13 +252,13 @@ def test_a_zip_bomb(tmp_path):
 def test_what_compresses_well_is_read(tmp_path):
     numpy.savez_compressed(tmp_path / "blank.npz", x=numpy.zeros((1000, 28, 28), numpy.uint8))
     assert (tmp_path / "blank.npz").stat().st_size * 500 < 1000 * 28 * 28
-    assert load_data(str(tmp_path / "blank.npz")).shape == (1000, 28, 28)
+    assert load_data(str(tmp_path / "blank.npz")).samples.shape == (1000, 28, 28)
 
 
 def test_other_byte_orders_are_read_and_packings_that_numpy_does_not_write_are_not(tmp_path):
     x = numpy.arange(6.0).reshape(3, 2)
     numpy.savez(tmp_path / "big.npz", x=x.astype(">f8"), names=numpy.array(["a"] * 3), y=x.astype("complex64"))
-    assert load_data(str(tmp_path / "big.npz")).tolist() == x.tolist()
+    assert load_data(str(tmp_path / "big.npz")).samples.tolist() == x.tolist()
     with pytest.raises(ValueError, match="packed in a way that numpy does not write"):
         load_data(zipped(tmp_path / "lzma.npz", zipfile.ZIP_LZMA, x=npy(x)))
 
@@ -294,7 +294,7 @@ def test_pipes_among_the_images_are_passed_over(tmp_path):
     image = pytest.importorskip("PIL.Image")
     os.mkfifo(tmp_path / "a.png")  # to open it would wait for ever
     image.new("L", (4, 4)).save(tmp_path / "b.png")
-    assert load_data(str(tmp_path)).shape == (1, 4, 4)
+    assert load_data(str(tmp_path)).samples.shape == (1, 1, 4, 4)
 
 
 @pytest.mark.parametrize("name", ["os:abort", "sys:exit", "builtins:breakpoint", "torch.nn:Linear", ":x", "..:x"])

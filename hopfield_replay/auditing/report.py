@@ -1,0 +1,242 @@
+"""AuditReport: what an audit found, as numbers, text, figures and a page."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from hopfield_replay.auditing.drift import Drift, Label
+from hopfield_replay.functional import Correlation
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MOST = 10  # samples that are listed
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """The most and the least forgotten samples, and how both versions reconstruct them from the same noise.
+
+    Attributes:
+        worst: positions of the most forgotten samples, the worst first.
+        best: positions of the least forgotten ones, the best first.
+        timestep: from which they are reconstructed.
+        clean: the samples, worst and then best, (k, *shape).
+        before: reconstructed by the first version, (k, *shape).
+        after: by the second one, (k, *shape).
+    """
+
+    worst: tuple[int, ...]
+    best: tuple[int, ...]
+    timestep: float
+    clean: Tensor
+    before: Tensor
+    after: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class AuditReport:
+    """Paired-noise reconstruction errors of two versions of a model on the same samples, and what goes with them.
+
+    Intervals are 95 % bootstrap intervals over samples: training again would move the numbers further.
+
+    Attributes:
+        errors_old: (n, timesteps) float64, mean squared error of the first version.
+        errors_new: (n, timesteps) float64, of the second one, with the same noise.
+        rises: (n,) float64, rise of the error from the first to the second, mean over the timesteps: the reconstruction
+            forgetting of each sample.
+        worst: positions of the samples, the most forgotten first.
+        mean: mean of ``rises``.
+        low: lower end of its interval; nan for one sample.
+        high: upper end.
+        worse: share of the samples whose error rose.
+        overall: these and the relative rise, mean rise / mean error before, with its interval.
+        classes: for each label the fields of a :class:`Drift` as a dict, the most forgotten first; empty without
+            labels.
+        tasks: the same for each task; empty without tasks.
+        timesteps: where the errors were measured.
+        model_energy_old: (n,) float64, energy of each sample under the first version in nats (ELBO form, from these
+            errors, see :func:`~hopfield_replay.functional.model_energy`); None for fewer than two timesteps, or without
+            noise.
+        model_energy_new: (n,) float64, under the second one.
+        energies: (n,) float64, Hopfield energy of each sample under the old data, leaving the sample itself out; None
+            without old data.
+        energy_rises: (n,) float64, its energy under the new data less that; None without new data.
+        correlations: Spearman's rank correlation of the rises with the "energy" before and with the "energy rise", and
+            the same "at equal density" (distance to the tenth neighbour in the old data); those that can be worked out.
+        beta: inverse temperature of the energies; None without old data.
+        examples: the most and least forgotten samples with their reconstructions; None if none were asked for.
+        names: what the samples are called; empty: by their positions.
+        labels: the class of each sample; empty without labels.
+        task_of: the task of each sample; empty without tasks.
+        warnings: what to keep in mind.
+
+    Example:
+        >>> import torch
+        >>> from hopfield_replay.auditing import audit
+        >>> from hopfield_replay.denoisers import CallableDenoiser
+        >>> schedule = torch.linspace(0.99, 0.01, 10)
+        >>> one = CallableDenoiser(lambda x, t: torch.zeros_like(x), schedule, prediction_type="sample")
+        >>> print(audit(one, one, torch.zeros(5, 1, 2, 2)).table().splitlines()[0])
+        5 samples: reconstruction error 0 -> 0
+    """
+
+    errors_old: Tensor
+    errors_new: Tensor
+    rises: Tensor
+    worst: Tensor
+    overall: Drift
+    classes: dict[Label, dict[str, float]]
+    tasks: dict[Label, dict[str, float]]
+    timesteps: tuple[float, ...]
+    model_energy_old: Tensor | None
+    model_energy_new: Tensor | None
+    energies: Tensor | None
+    energy_rises: Tensor | None
+    correlations: dict[str, Correlation]
+    beta: float | None
+    examples: Examples | None
+    names: tuple[str, ...]
+    labels: tuple[Label, ...]
+    task_of: tuple[Label, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean of ``rises``."""
+        return self.overall.mean_rise
+
+    @property
+    def low(self) -> float:
+        """Lower end of the interval of the mean."""
+        return self.overall.low
+
+    @property
+    def high(self) -> float:
+        """Upper end."""
+        return self.overall.high
+
+    @property
+    def worse(self) -> float:
+        """Share of the samples whose error rose."""
+        return self.overall.worse
+
+    def exceeding(self, threshold: float) -> dict[str, float]:
+        """Where the relative rise is above a threshold beyond doubt: over all samples, or over those of a task.
+
+        A task that was learned meanwhile hides in the mean over all samples what another one lost.
+
+        Args:
+            threshold: relative rise of the error, 0.1 for ten per cent.
+
+        Returns:
+            The lower end of the relative rise's interval, by "all samples" or the task's name, where it is above.
+
+        Raises:
+            ValueError: one sample has no interval; a threshold that is no number.
+
+        Example:
+            >>> import torch
+            >>> from hopfield_replay.auditing import audit
+            >>> from hopfield_replay.denoisers import CallableDenoiser
+            >>> schedule = torch.linspace(0.99, 0.01, 10)
+            >>> one = CallableDenoiser(lambda x, t: torch.zeros_like(x), schedule, prediction_type="sample")
+            >>> audit(one, one, torch.ones(5, 1, 2, 2)).exceeding(0.0)
+            {}
+        """
+        if math.isnan(threshold):
+            raise ValueError("the threshold must be a number, got nan.")
+        lows = {"all samples": self.overall.relative_low}
+        lows |= {f"task {name}": found["relative_low"] for name, found in self.tasks.items()}
+        for name, low in lows.items():
+            if math.isnan(low):
+                raise ValueError(f"A threshold needs an interval, and one sample ({name}) has none; give more samples.")
+        return {name: low for name, low in lows.items() if low > threshold}
+
+    def name(self, position: int) -> str:
+        """What the sample at this position is called."""
+        return self.names[position] if self.names else str(position)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report in plain Python, ready for JSON: no pictures, and None for what is undefined."""
+        fields: dict[str, Any] = {
+            "samples": self.overall.samples,
+            **{name: getattr(self, name) for name in ("mean", "low", "high", "worse")},
+            **{name: getattr(self.overall, name) for name in ("relative", "relative_low", "relative_high")},
+            **{name: getattr(self, name) for name in ("classes", "tasks", "timesteps", "beta", "warnings")},
+            "correlations": {name: asdict(found) for name, found in self.correlations.items()},
+            "most_forgotten": [self.name(position) for position in self.worst[:_MOST].tolist()],
+            "least_forgotten": [self.name(position) for position in self.worst.flip(0)[:_MOST].tolist()],
+            **{name: getattr(self, name) for name in ("names", "labels", "task_of")},
+            **{
+                name: getattr(self, name)
+                for name in ("worst", "rises", "errors_old", "errors_new", "model_energy_old", "model_energy_new",
+                             "energies", "energy_rises")
+            },
+        }  # fmt: skip
+        found: dict[str, Any] = _plain(fields)
+        return found
+
+    def table(self) -> str:
+        """The report as text."""
+        from hopfield_replay.auditing.text import as_text
+
+        return as_text(self)
+
+    def figure(self) -> "Figure":
+        """Left: distribution of the errors' rises; right: each sample's error under the second version and the first.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        return self.figures()["audit"]
+
+    def figures(self) -> "dict[str, Figure]":
+        """Every figure by name.
+
+        "audit", and as far as there are any "audit_most_forgotten", "audit_least_forgotten", "audit_classes" and
+        "audit_tasks".
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        from hopfield_replay.auditing.pictures import draw
+
+        return draw(self)
+
+    def html(
+        self,
+        title: str = "Audit of two versions of a model",
+        notes: Mapping[str, str] | None = None,
+        figures: "Mapping[str, Figure] | None" = None,
+    ) -> str:
+        """The report as one self-contained HTML page with its figures.
+
+        Args:
+            title: of the page.
+            notes: what to say of the run, by name: which files, which options.
+            figures: those of :meth:`figures`, if they are drawn already.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        from hopfield_replay.auditing.html import as_html
+
+        return as_html(self, title, notes or {}, self.figures() if figures is None else figures)
+
+
+def _plain(value: Any) -> Any:
+    """Tensors as lists, keys as text, and None for what is no finite number (JSON knows none)."""
+    if isinstance(value, Tensor):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+__all__ = ["AuditReport", "Examples"]

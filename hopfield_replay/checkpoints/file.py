@@ -1,0 +1,87 @@
+"""What a checkpoint file holds, read without running any code that it may carry."""
+
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def read_checkpoint(source: str | Path, *, unsafe_pickle: bool = False) -> dict[str, Any]:
+    """Read a checkpoint of Lightning, a saved ``state_dict``, or a .safetensors file.
+
+    Args:
+        source: the file.
+        unsafe_pickle: also read files whose pickle needs more than tensors and plain Python. Such a file can run any
+            code on this machine while it is read: only for files from people you trust.
+
+    Returns:
+        A dict with ``state_dict``, and with whatever else a checkpoint of Lightning holds.
+
+    Raises:
+        ValueError: no such file; a file that cannot be read, or needs more than tensors and plain Python; no weights.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save(torch.nn.Linear(1, 1).state_dict(), folder + "/a.pt")
+        ...     sorted(read_checkpoint(folder + "/a.pt")["state_dict"])
+        ['bias', 'weight']
+    """
+    path = Path(source)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give a checkpoint file, or leave the model out to compare pipelines.")
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist.")
+    found = _safetensors(path) if path.suffix == ".safetensors" else _torch(path, unsafe_pickle)
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{path} holds {type(found).__name__}, not a checkpoint with a state_dict.")
+    if "state_dict" not in found:
+        if not found or not all(isinstance(value, Tensor) for value in found.values()):
+            raise ValueError(
+                f"{path} has no key 'state_dict' and is no state_dict itself; it holds {[str(key) for key in found]}."
+            )
+        found = {"state_dict": found}
+    return dict(found)
+
+
+def _safetensors(path: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read as .safetensors ({error}).") from error
+
+
+def _torch(path: Path, unsafe_pickle: bool) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols; what cannot be read is an error below
+            return torch.load(path, map_location="cpu", weights_only=not unsafe_pickle)
+    except pickle.UnpicklingError as error:
+        if unsafe_pickle:
+            raise ValueError(f"{path} cannot be read as a checkpoint ({what_went_wrong(error)}).") from error
+        needed = re.search(r"GLOBAL (\S+)", str(error))
+        raise ValueError(
+            f"{path} needs more than tensors and plain Python{f' ({needed[1]})' if needed else ''} and was not opened: "
+            "such a file can run any code while it is read. If you trust where it comes from, insist with "
+            "unsafe_pickle (--unsafe-pickle)."
+        ) from error
+    except Exception as error:  # a broken file fails in whatever part of the reader meets the damage first
+        raise ValueError(f"{path} cannot be read as a checkpoint ({what_went_wrong(error)}).") from error
+
+
+def what_went_wrong(error: Exception) -> str:
+    """Kind of an error, and the first sentence of what it says; of a heading and a list the first item, too."""
+    lines = str(error).strip().split("\n")
+    said = " ".join(part.strip() for part in lines[: 1 + lines[0].endswith(":")]).split(". ")[0]
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+__all__ = ["read_checkpoint", "what_went_wrong"]

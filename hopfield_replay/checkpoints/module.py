@@ -1,0 +1,173 @@
+"""A torch module and the weights of one checkpoint."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from hopfield_replay.checkpoints.file import read_checkpoint, what_went_wrong
+from hopfield_replay.checkpoints.version import Version, as_is, check_weights
+from hopfield_replay.denoisers import find_denoiser
+
+
+def load_module(
+    source: str | Path,
+    model: str | Callable[..., nn.Module],
+    *,
+    model_args: Mapping[str, Any] | None = None,
+    unsafe_pickle: bool = False,
+) -> Version:
+    """Make a module and load a checkpoint's weights into it.
+
+    The constructor's arguments are those that ``save_hyperparameters`` wrote into the checkpoint, and ``model_args``
+    over them. Of a checkpoint written under Lightning's WeightAveraging callbacks the averaged weights are taken, which
+    is what such a checkpoint's ``state_dict`` holds, and what sampling from the model uses.
+
+    Args:
+        source: the checkpoint file.
+        model: the class, or any function that returns the module; or ``"package.module:name"`` of it.
+        model_args: arguments of the class or function.
+        unsafe_pickle: see :func:`~hopfield_replay.checkpoints.file.read_checkpoint`.
+
+    Raises:
+        ValueError: a class that cannot be imported or made; a checkpoint that cannot be read or does not fit; weights
+            that are not finite; no denoiser in the module.
+
+    Example:
+        >>> import tempfile
+        >>> from hopfield_replay.denoisers import CallableDenoiser
+        >>> class Model(nn.Module):
+        ...     def __init__(self, width):
+        ...         super().__init__()
+        ...         self.network = nn.Linear(width, width)
+        ...         self.denoiser = CallableDenoiser(lambda x, t: self.network(x), torch.tensor([0.9, 0.5]))
+        >>> import torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save({"state_dict": Model(2).state_dict(), "hyper_parameters": {"width": 2}}, folder + "/a.ckpt")
+        ...     load_module(folder + "/a.ckpt", Model).weights
+        'weights'
+    """
+    make = import_model(model) if isinstance(model, str) else model
+    checkpoint = read_checkpoint(source, unsafe_pickle=unsafe_pickle)
+    module = _make(make, checkpoint, dict(model_args or {}), source)
+    for hook, arguments in (("configure_model", ()), ("on_load_checkpoint", (checkpoint,))):  # as Lightning does
+        getattr(module, hook, _nothing)(*arguments)
+    _load(module, checkpoint["state_dict"], source)
+    check_weights(module, str(source))
+    denoiser = find_denoiser(module)
+    if denoiser is None:
+        raise ValueError(
+            f"No denoiser was found on {type(module).__name__}. Give it an attribute that is one "
+            "(hopfield_replay.denoisers.DiffusersDenoiser or CallableDenoiser), or name a function that returns it so."
+        )
+    return Version(
+        source=str(source),
+        module=module,
+        denoiser=denoiser,
+        weights="averaged weights" if "current_model_state" in checkpoint else "weights",
+        prepare=_transfer_hooks(module),
+    )
+
+
+def import_model(name: str) -> Callable[..., nn.Module]:
+    """Import ``"package.module:name"``; the name may have dots.
+
+    Raises:
+        ValueError: there is no such thing, or it cannot be called.
+
+    Example:
+        >>> import_model("torch.nn:Linear") is nn.Linear
+        True
+    """
+    module, _, path = name.partition(":")
+    try:
+        found: Any = import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"The model {name!r} cannot be imported ({error}). Give package.module:Class, importable from here."
+        ) from error
+    if not callable(found):
+        raise ValueError(f"The model {name!r} is {type(found).__name__}, not a class or a function that makes one.")
+    model: Callable[..., nn.Module] = found
+    return model
+
+
+def _make(make: Callable[..., nn.Module], checkpoint: dict[str, Any], given: dict[str, Any], source: Any) -> nn.Module:
+    name = getattr(make, "__name__", str(make))
+    parameters = inspect.signature(make).parameters
+    held = checkpoint.get("hyper_parameters") or {}
+    held = dict(held) if isinstance(held, Mapping) else dict(vars(held))  # a Namespace, if a pickle brought one
+    whole = checkpoint.get("hparams_name")
+    if whole in parameters and whole != "kwargs":  # save_hyperparameters(hparams): they are one argument together
+        held = {whole: held}
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        held = {key: value for key, value in held.items() if key in parameters}
+        if unknown := sorted(set(given) - set(parameters)):
+            raise ValueError(f"{name} has no constructor arguments {unknown}; it takes {list(parameters)}.")
+    arguments = {key: value for key, value in {**held, **given}.items() if not key.startswith("_")}
+    missing = [
+        key
+        for key, parameter in parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and key not in arguments
+    ]
+    if missing:
+        raise ValueError(
+            f"{name} needs the constructor arguments {missing}, which {source} does not hold. Pass model_args "
+            "(--model-args), or call self.save_hyperparameters() in its __init__ before you train."
+        )
+    try:
+        module = make(**arguments)
+    except Exception as error:  # whatever the constructor of somebody else raises
+        raise ValueError(
+            f"{name} cannot be made with the arguments {sorted(arguments)} ({what_went_wrong(error)})."
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"{name} returned {type(module).__name__}, not a torch module.")
+    return module
+
+
+def _load(module: nn.Module, state: Any, source: Any) -> None:
+    if not isinstance(state, Mapping):
+        raise ValueError(f"The state_dict of {source} is {type(state).__name__}, not a dict of tensors.")
+    own = module.state_dict()
+    strict = getattr(module, "strict_loading", True)  # a LightningModule may keep only a part of its weights
+    problems = {
+        "missing": sorted(own.keys() - state.keys()) if strict else [],
+        "unknown": sorted(state.keys() - own.keys()) if strict else [],
+        "of another shape": [
+            f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+            for key in own.keys() & state.keys()
+            if state[key].shape != own[key].shape
+        ],
+    }
+    found = "; ".join(f"{len(keys)} {kind} (first: {keys[0]})" for kind, keys in problems.items() if keys)
+    if found:
+        raise ValueError(f"{source} does not fit {type(module).__name__}, it is of another architecture: {found}.")
+    module.load_state_dict(state, strict=strict)
+
+
+def _nothing(*_: Any) -> None:
+    return None
+
+
+def _transfer_hooks(module: nn.Module) -> Callable[[Any], Any]:
+    """What a LightningModule does with a batch on its way to the device."""
+    hooked: Any = module
+    if not hasattr(module, "on_after_batch_transfer"):
+        return as_is
+
+    def prepare(batch: Any) -> Any:
+        batch = hooked.on_before_batch_transfer(batch, 0)
+        return hooked.on_after_batch_transfer(hooked.transfer_batch_to_device(batch, hooked.device, 0), 0)
+
+    return prepare
+
+
+__all__ = ["import_model", "load_module"]

@@ -1,0 +1,68 @@
+"""Version: one version of a model, loaded and ready to be measured."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hopfield_replay.denoisers import Denoiser
+
+
+def as_is(batch: Any) -> Any:
+    """Return the batch as it is."""
+    return batch
+
+
+@dataclass(frozen=True, eq=False)
+class Version:
+    """One version of a model.
+
+    Attributes:
+        source: where it was loaded from.
+        module: holds every weight that was loaded.
+        denoiser: what is measured.
+        weights: which weights these are, for people: "averaged weights", "adapter on its base", ...
+        prepare: maps a batch of the data to a batch of the model: its own transfer hooks, or an autoencoder and a text
+            encoder.
+        decode: maps samples of the model to images.
+        expects_images: whether the data must be images (n, channels, height, width).
+    """
+
+    source: str
+    module: nn.Module
+    denoiser: Denoiser
+    weights: str
+    prepare: Callable[[Any], Any] = as_is
+    decode: Callable[[Tensor], Tensor] = as_is
+    expects_images: bool = False
+
+
+def check_weights(module: nn.Module, source: str) -> None:
+    """Refuse NaN and infinite weights: every error they give would be one, too."""
+    bad = [name for name, weight in module.named_parameters() if not bool(torch.isfinite(weight).all())]
+    if bad:
+        raise ValueError(
+            f"{source} holds NaN or infinite weights in {len(bad)} tensors (first: {bad[0]}). Its training diverged; "
+            "audit an earlier checkpoint."
+        )
+
+
+def check_same_architecture(before: Version, after: Version) -> None:
+    """Refuse two models that are no versions of one."""
+    shapes = [
+        {name: tuple(weight.shape) for name, weight in version.module.named_parameters()} for version in (before, after)
+    ]
+    differing = [name for name in sorted({*shapes[0], *shapes[1]}) if shapes[0].get(name) != shapes[1].get(name)]
+    if differing:
+        name = differing[0]
+        held = [str(shape[name]) if name in shape else "nothing" for shape in shapes]
+        raise ValueError(
+            f"{before.source} and {after.source} are of different architectures: {len(differing)} weights differ in "
+            f"shape, the first is {name}: {held[0]} before, {held[1]} after. An audit compares two versions of one "
+            "model."
+        )
+
+
+__all__ = ["Version", "as_is", "check_same_architecture", "check_weights"]

@@ -1,0 +1,61 @@
+"""hopfield-replay forecast."""
+
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from hopfield_replay.cli.codes import FINE
+from hopfield_replay.cli.output import say, write
+
+HELP = "predict from two data sets what a model will forget, and what replay would save"
+DESCRIPTION = """\
+Predict from two data sets what training on the second will make a model of the
+first forget.
+"""
+SOURCE = "a folder of images, a .npz or .safetensors file, or package.module:DataModule"
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Add the command's own options."""
+    parser.add_argument("old", type=str, metavar="OLD", help=f"what the model knows: {SOURCE}")
+    parser.add_argument("new", type=str, metavar="NEW", help="what it will be trained on, likewise")
+    group = parser.add_argument_group("what to work out")
+    group.add_argument(
+        "--capacities",
+        type=int,
+        nargs="+",
+        default=[20, 50, 100, 200, 500],
+        metavar="N",
+        help="buffer sizes to compare",
+    )
+    group.add_argument(
+        "--beta", type=float | None, default=None, metavar="BETA", help="inverse temperature; calibrated if not given"
+    )
+    group.add_argument(
+        "--replay-ratio", type=float, default=0.5, metavar="SHARE", help="share of each batch that would be replayed"
+    )
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of the random policies")
+    group.add_argument(
+        "--output-dir", type=str | None, default=None, metavar="DIR", help="write forecast.json and forecast.png there"
+    )
+
+
+def run(options: Any) -> int:
+    """Forecast, print and write."""
+    from hopfield_replay.datasets import Samples, load_data
+    from hopfield_replay.forecasting import forecast
+
+    known, coming = load_data(options.old), load_data(options.new)
+    result = forecast(
+        known.samples if isinstance(known, Samples) else known,
+        coming.samples if isinstance(coming, Samples) else coming,
+        labels=known.labels if isinstance(known, Samples) else None,
+        beta="auto" if options.beta is None else options.beta,
+        capacities=options.capacities,
+        replay_ratio=options.replay_ratio,
+        seed=options.seed,
+    )
+    say(result.table(), options.quiet)
+    figures = {"forecast": result.figure()} if options.output_dir else {}
+    write(options.output_dir, "forecast", result, figures, None, options.quiet)
+    return FINE

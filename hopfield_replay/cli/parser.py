@@ -1,0 +1,78 @@
+"""What can be written on the command line."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
+
+from hopfield_replay import __version__
+from hopfield_replay.cli import audit, forecast, reproduce
+from hopfield_replay.cli.codes import EXIT_CODES
+
+_DESCRIPTION = """\
+What a diffusion model forgets when it is fine-tuned: predicted from two data
+sets (forecast), measured between two versions of the model (audit), and
+explained on networks whose energies are exact (reproduce).
+"""
+
+
+class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):  # type: ignore[misc]  # untyped
+    """Help without the types' Python names; defaults where there are any."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        silent = (None, argparse.SUPPRESS) if action.nargs != 0 else (None, False, argparse.SUPPRESS)
+        if not action.option_strings or any(action.default is value for value in silent):
+            return text
+        return f"{text} (default: {_default(action.default)})"
+
+
+def _default(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _new(description: str, epilog: str = "", **settings: Any) -> ArgumentParser:
+    return ArgumentParser(description=description, epilog=epilog, formatter_class=_Formatter, **settings)
+
+
+def _leaf(description: str, add: Callable[[ArgumentParser], None], epilog: str = "") -> ArgumentParser:
+    """A command with its own options, and those that every command has."""
+    parser = _new(description, epilog)
+    add(parser)
+    group = parser.add_argument_group("how to run")
+    group.add_argument("--config", action=ActionConfigFile, metavar="FILE", help="YAML file with any of these options")
+    group.add_argument("--quiet", action="store_true", help="print nothing but errors, and show no progress")
+    group.add_argument("--debug", action="store_true", help="show where in the code an error arose")
+    return parser
+
+
+def build() -> ArgumentParser:
+    """The parser of every command."""
+    parser = _new(_DESCRIPTION, EXIT_CODES, prog="hopfield-replay")
+    parser.add_argument(
+        "--version", action="version", version=f"hopfield-replay {__version__}", help="print the version"
+    )
+    commands = parser.add_subcommands(title="commands", dest="command")
+    commands.add_subcommand("forecast", _leaf(forecast.DESCRIPTION, forecast.add_options), help=forecast.HELP)
+    commands.add_subcommand("audit", _leaf(audit.DESCRIPTION, audit.add_options, audit.EPILOG), help=audit.HELP)
+    experiments = _new(reproduce.DESCRIPTION)
+    commands.add_subcommand("reproduce", experiments, help=reproduce.HELP)
+    choices = experiments.add_subcommands(title="experiments", dest="experiment")
+    for name, (summary, add) in reproduce.experiments().items():
+        choices.add_subcommand(name, _leaf(summary, add), help=summary)
+    return parser
+
+
+def parse(arguments: Sequence[str] | None) -> tuple[Callable[[Any], int], Any]:
+    """What to run, and the options to run it with.
+
+    Raises:
+        SystemExit: after --help and after wrong usage.
+    """
+    found = build().parse_args(None if arguments is None else list(arguments))
+    options = found[found.command]
+    if found.command == "reproduce":
+        return partial(reproduce.run, options.experiment), options[options.experiment]
+    return {"forecast": forecast.run, "audit": audit.run}[found.command], options
