@@ -32,7 +32,7 @@ def whiskers(container):
     return segments[:, :, along]
 
 
-@pytest.mark.parametrize("changes", [1, 2, 4, 5])
+@pytest.mark.parametrize("changes", [2, 4, 5])
 def test_rises(changes):
     rises = {
         (f"rotation eps={c}", group, place): estimate(1.0 + c + 0.1 * g + 0.01 * p, 0.5, 9.0)

@@ -157,7 +157,8 @@ class TestTensorBoard:
         steps = {tag: [image.step for image in events.Images(tag)] for tag in events.Tags()["images"]}
         later = STEPS[1:]
         assert steps == {
-            "1_forgetting/energy_against_forgetting": later,
+            "1_forgetting/against_energy": later,
+            "1_forgetting/against_energy_rise": later,
             "1_forgetting/over_tasks": later,
             "2_most_forgotten/denoised": later,
             "3_buffer/contents": STEPS,
@@ -260,7 +261,7 @@ def test_wandb_gets_the_same(monkeypatch):
         for name, value in values.items():
             seen.setdefault(name, []).append((values["trainer/global_step"], value))
     assert [step for step, _ in seen["forgetting/beta"]] == STEPS
-    for name in ("1_forgetting/energy_against_forgetting", "2_most_forgotten/denoised"):
+    for name in ("1_forgetting/against_energy_rise", "2_most_forgotten/denoised"):
         assert [step for step, _ in seen[name]] == STEPS[1:]
         assert all(isinstance(image, wandb.Image) for _, (image,) in seen[name])
     assert [step for step, _ in seen["3_buffer/contents"]] == STEPS
@@ -283,7 +284,7 @@ def test_files_where_no_logger_can_hold_views(tmp_path):
             "0_summary/settings.csv",
             *(
                 f"1_forgetting/{name}_step_{s}.png"
-                for name in ("energy_against_forgetting", "over_tasks")
+                for name in ("against_energy", "against_energy_rise", "over_tasks")
                 for s in (12, 18)
             ),
             *(f"2_most_forgotten/denoised_step_{s}.png" for s in (12, 18)),
@@ -316,7 +317,7 @@ def test_a_view_that_fails_is_warned_of_once_and_loses_nothing(tmp_path, monkeyp
         monitor = train(Shrink(), logger=TensorBoardLogger(tmp_path, name="", version=""))
     shown = sorted(str(w.message) for w in caught if "could not be shown" in str(w.message))
     assert len(monitor.history) == 3
-    assert len([text for text in shown if "'1_forgetting/energy_against_forgetting'" in text]) == 1
+    assert len([text for text in shown if "'1_forgetting/against_energy'" in text]) == 1
     assert len([text for text in shown if "'protected energy'" in text]) == 1
     assert all("(RuntimeError: no ink)" in text for text in shown)
     tags = read(tmp_path).Tags()
@@ -340,7 +341,7 @@ def test_samples_that_are_latents_or_no_images(tmp_path, shape):
     fit = trainer(monitor, logger=TensorBoardLogger(tmp_path, name="", version=""))
     fit_tasks(fit, Idle(), [ReplayDataModule(DataLoader(one, batch_size=4), buffer) for one in data])
     tags = set(read(tmp_path).Tags()["images"])
-    assert {"1_forgetting/energy_against_forgetting", "3_buffer/turnover", "3_buffer/protected_energy"} <= tags
+    assert {"1_forgetting/against_energy", "3_buffer/turnover", "3_buffer/protected_energy"} <= tags
     assert ("3_buffer/contents" in tags) == ("2_most_forgotten/denoised" in tags) == (len(shape) == 3)
 
 
