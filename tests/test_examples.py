@@ -104,7 +104,8 @@ def test_digits_logs_to_tensorboard(results, arm):
     assert {"5_energy_after/task_0", "5_energy_after/task_1", "7_reconstruction_forgetting/task_0"} <= set(
         tags["histograms"]
     )
-    pictures = {"1_forgetting/energy_against_forgetting", "1_forgetting/over_tasks", "2_most_forgotten/denoised"}
+    pictures = {f"1_forgetting/{name}" for name in ("against_energy", "against_energy_rise", "over_tasks")}
+    pictures |= {"2_most_forgotten/denoised"}
     of_buffer = {f"3_buffer/{name}" for name in ("contents", "protected_energy", "turnover")}
     assert set(tags["images"]) == (pictures if arm == "none" else pictures | of_buffer)
     written = json.loads((folder / "results.json").read_text())["arms"][ARMS.index(arm)]["tasks"][1]

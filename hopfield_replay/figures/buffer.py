@@ -22,7 +22,7 @@ def buffer_turnover(counts: Mapping[int, tuple[int, int, int]], *, narrow: bool 
     Raises:
         ImportError: matplotlib is not installed.
     """
-    figure = new_figure(3.4, narrow=narrow)
+    figure = new_figure(3.0 if narrow else 3.4, narrow=narrow)
     (axis,) = panels(figure, 1, 1)
     places = range(len(counts))
     stayed, new, dropped = ([row[part] for row in counts.values()] for part in range(3))
@@ -75,7 +75,7 @@ def protected_energy_curve(
     Raises:
         ImportError: matplotlib is not installed.
     """
-    figure = new_figure(4.0 if narrow else 3.6, narrow=narrow)
+    figure = new_figure(3.3 if narrow else 3.6, narrow=narrow)
     (axis,) = panels(figure, 1, 1)
     axis.plot(sizes, kept, label="kept samples, best first", **series_style(0))
     if best:
@@ -88,6 +88,10 @@ def protected_energy_curve(
     axis.minorticks_off()
     axis.set_ylim(bottom=0.0)
     axis.set_xlabel("samples kept")
-    axis.set_ylabel("protected energy, mean over probes\n(squared units of the vectors)")
+    axis.set_ylabel(
+        "protected energy,\nmean over probes\n(squared units)"
+        if narrow
+        else "protected energy, mean over probes\n(squared units of the vectors)"
+    )
     legend_below(figure, axis, 1 if narrow else 3)
     return figure

@@ -1,7 +1,7 @@
 """Figures of what a model forgot: against the energies, and task after task."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SERIES = len(COLOURS)
+_MEASURES = {"energy": (1, "energy after its own task"), "rise": (2, "intrinsic forgetting: energy rise since then")}
 
 
-def energy_against_forgetting(record: dict[str, Any], *, narrow: bool = False) -> "Figure | None":
+def energy_against_forgetting(
+    record: dict[str, Any], *, panel: Literal["energy", "rise"] | None = None
+) -> "Figure | None":
     """Per-sample scatter after one task: what the energies say against what the model lost.
 
     Left: reconstruction forgetting against the energy before the task change; right: against the energy rise, which is
@@ -33,7 +36,7 @@ def energy_against_forgetting(record: dict[str, Any], *, narrow: bool = False) -
 
     Args:
         record: one entry of a ForgettingTracker's history, of a task after the first, measured with a denoiser.
-        narrow: one below the other, 400 pixels wide, for a card of a dashboard.
+        panel: only the left (``"energy"``) or the right (``"rise"``) one, 400 pixels wide, for a card of a dashboard.
 
     Returns:
         The figure; None if there is nothing to show.
@@ -50,13 +53,10 @@ def energy_against_forgetting(record: dict[str, Any], *, narrow: bool = False) -
         return None
     size = -(-len(found) // _SERIES)
     groups = [found[i : i + size] for i in range(0, len(found), size)]
-    height = 3.9 + 0.2 * len(groups)
-    figure = new_figure(1.8 * height if narrow else height, narrow=narrow)
-    axes = panels(figure, 2, 1 if narrow else 2, sharey=True)
-    for axis, part, label in (
-        (axes[0], 1, "energy after its own task"),
-        (axes[1], 2, "intrinsic forgetting: energy rise since then"),
-    ):
+    shown = [name for name in _MEASURES if panel in (None, name)]
+    figure = new_figure((3.9 if panel is None else 2.6) + 0.2 * len(groups), narrow=panel is not None)
+    axes = panels(figure, len(shown), 2, sharey=True)
+    for axis, (part, label) in zip(axes, (_MEASURES[name] for name in shown), strict=True):
         for i, group in enumerate(groups):
             x, y = (torch.cat([entry[column] for entry in group]) for column in (part, 3))
             rho = spearman(x, y) if len(x) > 2 else float("nan")
@@ -75,8 +75,11 @@ def energy_against_forgetting(record: dict[str, Any], *, narrow: bool = False) -
         axis.set_xlabel(f"{label}\n(squared units of the vectors)")
         axis.axhline(0.0, color=GUIDE, linewidth=0.8, zorder=0)
         legend_above(axis)
-    for axis in axes if narrow else axes[:1]:
-        axis.set_ylabel("reconstruction forgetting\n(rise of the mean squared error, per element)")
+    axes[0].set_ylabel(
+        "reconstruction forgetting\n(rise of the mean squared\nerror, per element)"
+        if panel
+        else "reconstruction forgetting\n(rise of the mean squared error, per element)"
+    )
     figure.suptitle(f"Earlier tasks' probes after task {record['task']}", fontsize="medium")
     return figure
 
@@ -101,7 +104,7 @@ def forgetting_over_tasks(
         ImportError: matplotlib is not installed.
     """
     columns = min(3 if narrow else 5, len(curves))
-    figure = new_figure(3.6 + 0.2 * -(-len(curves) // columns), narrow=narrow)
+    figure = new_figure((2.6 if narrow else 3.6) + 0.2 * -(-len(curves) // columns), narrow=narrow)
     (axis,) = panels(figure, 1, 1)
     for i, (name, points) in enumerate(curves.items()):
         axis.plot([at for at, _ in points], [value for _, value in points], label=name, **series_style(i))

@@ -107,7 +107,8 @@ class Boundary:
 def figures(boundary: Boundary) -> "dict[str, Callable[[], Figure | None]]":
     """What draws each figure, by the name it is shown under."""
     return {
-        "1_forgetting/energy_against_forgetting": lambda: energy_against_forgetting(boundary.record, narrow=True),
+        "1_forgetting/against_energy": lambda: energy_against_forgetting(boundary.record, panel="energy"),
+        "1_forgetting/against_energy_rise": lambda: energy_against_forgetting(boundary.record, panel="rise"),
         "1_forgetting/over_tasks": lambda: over_tasks(boundary.tracker.history),
         "2_most_forgotten/denoised": lambda: most_forgotten(boundary),
         "3_buffer/contents": lambda: contents(boundary),
@@ -178,11 +179,11 @@ def over_tasks(history: list[dict[str, Any]]) -> "Figure | None":
     if points["reconstruction"]:
         return forgetting_over_tasks(
             points["reconstruction"],
-            "reconstruction forgetting\n(rise of the mean squared error, per element)",
+            "reconstruction forgetting\n(rise of the mean squared\nerror, per element)",
             narrow=True,
         )
     return forgetting_over_tasks(
-        points["intrinsic"], "intrinsic forgetting\n(energy, squared units of the vectors)", narrow=True
+        points["intrinsic"], "intrinsic forgetting (energy,\nsquared units of the vectors)", narrow=True
     )
 
 

@@ -32,7 +32,7 @@ def whiskers(container):
     return segments[:, :, along]
 
 
-@pytest.mark.parametrize("changes", [1, 2, 4, 5])
+@pytest.mark.parametrize("changes", [2, 4, 5])
 def test_rises(changes):
     rises = {
         (f"rotation eps={c}", group, place): estimate(1.0 + c + 0.1 * g + 0.01 * p, 0.5, 9.0)
@@ -95,7 +95,7 @@ def test_regions():
     betas, correlations = [1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 23.0, 32.0, 64.0], [0.1, 0.2, 0.5, 0.9]
     verdicts = ["holds", "equal", "merged", "reversed"]
     cells = [
-        (place, n, c, beta, verdicts[(i + j + n) % 4])
+        (place, n, c, beta, verdicts[(i + j + n + PLACES.index(place)) % 4])
         for place in PLACES
         for n in (2, 4, 12, 30)
         for i, c in enumerate(correlations)

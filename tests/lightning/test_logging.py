@@ -25,10 +25,12 @@ pytestmark = [
 STEPS = [6, 12, 18]  # after each task
 
 
-def train(denoiser=None, embedding=False, **settings):
+def train(denoiser=None, embedding=False, tasks=3, **settings):
     buffer = EnergyReplayBuffer(6)
     monitor = ForgettingMonitor(buffer, probe_size=5, denoiser=denoiser, embedding=embedding)
-    fit_tasks(trainer(monitor, **settings), Foreign(), [ReplayDataModule(loader(task), buffer) for task in range(3)])
+    fit_tasks(
+        trainer(monitor, **settings), Foreign(), [ReplayDataModule(loader(task), buffer) for task in range(tasks)]
+    )
     return monitor
 
 
@@ -157,7 +159,8 @@ class TestTensorBoard:
         steps = {tag: [image.step for image in events.Images(tag)] for tag in events.Tags()["images"]}
         later = STEPS[1:]
         assert steps == {
-            "1_forgetting/energy_against_forgetting": later,
+            "1_forgetting/against_energy": later,
+            "1_forgetting/against_energy_rise": later,
             "1_forgetting/over_tasks": later,
             "2_most_forgotten/denoised": later,
             "3_buffer/contents": STEPS,
@@ -208,7 +211,7 @@ class TestTensorBoard:
     @pytest.mark.filterwarnings("ignore:No denoiser was found")  # ours: energies only
     def test_energies_only(self, tmp_path):
         logger = TensorBoardLogger(tmp_path, name="", version="")
-        train(logger=logger)
+        train(tasks=2, logger=logger)
         tags = read(tmp_path).Tags()
         assert "forgetting/intrinsic/mean" in tags["scalars"]
         assert not [tag for tag in tags["scalars"] + tags["histograms"] if "reconstruction" in tag or "error" in tag]
@@ -260,7 +263,7 @@ def test_wandb_gets_the_same(monkeypatch):
         for name, value in values.items():
             seen.setdefault(name, []).append((values["trainer/global_step"], value))
     assert [step for step, _ in seen["forgetting/beta"]] == STEPS
-    for name in ("1_forgetting/energy_against_forgetting", "2_most_forgotten/denoised"):
+    for name in ("1_forgetting/against_energy_rise", "2_most_forgotten/denoised"):
         assert [step for step, _ in seen[name]] == STEPS[1:]
         assert all(isinstance(image, wandb.Image) for _, (image,) in seen[name])
     assert [step for step, _ in seen["3_buffer/contents"]] == STEPS
@@ -283,7 +286,7 @@ def test_files_where_no_logger_can_hold_views(tmp_path):
             "0_summary/settings.csv",
             *(
                 f"1_forgetting/{name}_step_{s}.png"
-                for name in ("energy_against_forgetting", "over_tasks")
+                for name in ("against_energy", "against_energy_rise", "over_tasks")
                 for s in (12, 18)
             ),
             *(f"2_most_forgotten/denoised_step_{s}.png" for s in (12, 18)),
@@ -313,15 +316,15 @@ def test_a_view_that_fails_is_warned_of_once_and_loses_nothing(tmp_path, monkeyp
     monkeypatch.setattr(views, "protection_curve", broken)
     monkeypatch.setattr(TensorBoardSink, "histogram", broken)
     with pytest.warns(UserWarning, match="could not be shown") as caught:
-        monitor = train(Shrink(), logger=TensorBoardLogger(tmp_path, name="", version=""))
+        monitor = train(Shrink(), tasks=2, logger=TensorBoardLogger(tmp_path, name="", version=""))
     shown = sorted(str(w.message) for w in caught if "could not be shown" in str(w.message))
-    assert len(monitor.history) == 3
-    assert len([text for text in shown if "'1_forgetting/energy_against_forgetting'" in text]) == 1
+    assert len(monitor.history) == 2
+    assert len([text for text in shown if "'1_forgetting/against_energy'" in text]) == 1
     assert len([text for text in shown if "'protected energy'" in text]) == 1
     assert all("(RuntimeError: no ink)" in text for text in shown)
     tags = read(tmp_path).Tags()
     assert "1_forgetting/over_tasks" in tags["images"]
-    assert len(read(tmp_path).Scalars("forgetting/beta")) == 3
+    assert len(read(tmp_path).Scalars("forgetting/beta")) == 2
 
 
 class Idle(Foreign):
@@ -340,17 +343,17 @@ def test_samples_that_are_latents_or_no_images(tmp_path, shape):
     fit = trainer(monitor, logger=TensorBoardLogger(tmp_path, name="", version=""))
     fit_tasks(fit, Idle(), [ReplayDataModule(DataLoader(one, batch_size=4), buffer) for one in data])
     tags = set(read(tmp_path).Tags()["images"])
-    assert {"1_forgetting/energy_against_forgetting", "3_buffer/turnover", "3_buffer/protected_energy"} <= tags
+    assert {"1_forgetting/against_energy", "3_buffer/turnover", "3_buffer/protected_energy"} <= tags
     assert ("3_buffer/contents" in tags) == ("2_most_forgotten/denoised" in tags) == (len(shape) == 3)
 
 
 def test_only_the_first_process_shows(tmp_path):
     other = SimpleNamespace(global_step=6, is_global_zero=False, loggers=[Memory()])
-    done = train(Shrink(), logger=CSVLogger(tmp_path / "one"))
+    done = train(Shrink())
     boundary = views.Boundary(done.tracker, None, Shrink(), lambda batch: batch)
-    other.loggers.append(CSVLogger(tmp_path / "two"))
+    other.loggers.append(CSVLogger(tmp_path))
     BoundaryLog().log(other, boundary)
-    assert not list((tmp_path / "two").rglob("*.png"))
+    assert not list(tmp_path.rglob("*.png"))
     assert "buffer/protected_energy" not in other.loggers[0].metrics[6]
 
 
@@ -358,6 +361,6 @@ def test_logging_leaves_the_random_numbers_alone(tmp_path):
     after = []
     for logger in (False, TensorBoardLogger(tmp_path)):
         torch.manual_seed(3)
-        train(Shrink(), logger=logger)
+        train(Shrink(), tasks=2, logger=logger)
         after.append(torch.rand(3))
     assert torch.equal(*after)
