@@ -75,7 +75,7 @@ class VarianceSchedule:
 
 @dataclass(frozen=True)
 class FlowSchedule:
-    r"""Straight path of flow matching: :math:`a_t = 1 - t/T,\ s_t = t/T`, t any number in [0, T).
+    r"""Straight path of flow matching: :math:`a_t = 1 - t/T,\ s_t = t/T`, t any number in [0, T]; at T all is noise.
 
     Args:
         num_timesteps: T, the number that the model's time runs up to (diffusers: 1000).
@@ -89,8 +89,8 @@ class FlowSchedule:
 
     def amounts(self, timestep: float) -> tuple[float, float]:
         """Return (a_t, s_t) at a timestep."""
-        if not 0 <= timestep < self.num_timesteps:
-            raise ValueError(f"timestep {timestep} is out of range: 0 <= t < {self.num_timesteps}.")
+        if not 0 <= timestep <= self.num_timesteps:
+            raise ValueError(f"timestep {timestep} is out of range: 0 <= t <= {self.num_timesteps}.")
         share = timestep / self.num_timesteps
         return 1 - share, share
 
@@ -147,6 +147,17 @@ def clean_from(prediction: Tensor, noisy: Tensor, signal: float, noise: float, k
     if kind == "v_prediction":
         return (signal * noisy - noise * prediction) / (signal**2 + noise**2)
     return (noisy - noise * prediction) / (signal + noise)
+
+
+def prediction_from(clean: Tensor, noisy: Tensor, signal: float, noise: float, kind: Prediction) -> Tensor:
+    """What a network would have predicted at amounts (a, s > 0) for this clean sample: the inverse of clean_from."""
+    if kind == "sample":
+        return clean
+    if kind == "epsilon":
+        return (noisy - signal * clean) / noise
+    if kind == "v_prediction":
+        return (signal * noisy - (signal**2 + noise**2) * clean) / noise
+    return (noisy - (signal + noise) * clean) / noise
 
 
 __all__ = ["ContinuousSchedule", "FlowSchedule", "Prediction", "Schedule", "VarianceSchedule"]
