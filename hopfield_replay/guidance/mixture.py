@@ -58,7 +58,7 @@ class SampleMixture:
     Source: Bayes' rule; the score of a set of samples as in Karras et al., arXiv:2206.00364, appendix B.3.
     """
 
-    def __init__(self, memory: PatternTiles, current: PatternTiles, probes: int = 256) -> None:
+    def __init__(self, memory: PatternTiles, current: PatternTiles, probes: int = 512) -> None:
         self.memory, self.current, self.probes = memory, current, probes
         self._drawn: tuple[Probes, Probes] | None = None
         self._offsets: dict[tuple[float, float], float] = {}
