@@ -34,7 +34,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--stored", type=int, default=100, help="images in the memory, 4 or more")
     parser.add_argument("--strength", type=float, default=0.8, help="share of samples from the memory, in [0, 1]")
     parser.add_argument("--samples", type=int, default=500, help="generated in each row, 4 or more")
-    parser.add_argument("--epochs", type=int, default=30, help="of each task")
+    parser.add_argument("--epochs", type=int, default=60, help="of each task")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output-dir", type=Path, default=Path("runs/memory_guided_digits"))
     options = parser.parse_args()
@@ -99,11 +99,9 @@ def main() -> None:
 
     real = torch.cat([split.held_out.tensors[0] for split in tasks])
     print(
-        f"{count} samples a row, {len(stored)} stored images, strength {options.strength}; the classifier, with which"
+        f"{count} samples a row, {len(stored)} stored images, strength {options.strength}; precision and recall against"
     )
-    print(
-        f"digits are told apart, is right for {accuracy:.1%}; precision and recall in its features, {len(real)} held-out images"
-    )
+    print(f"{len(real)} held-out images of all tasks, in the features of a classifier that is right for {accuracy:.1%}")
     digits = "".join(f"{digit:>5}" for digit in range(10))
     print(f"{'% of digit':<22}{digits}{'precision':>11}{'recall':>8}{'memory share':>15}{'distance':>10}")
     for name, samples in (("model alone", alone), ("guided", guided), ("stored image or model", baseline)):

@@ -16,20 +16,22 @@ def start(monkeypatch, *arguments):
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning")
-def test_the_memory_brings_back_what_it_stores(monkeypatch, capsys, tmp_path):
+def test_at_full_strength_every_sample_is_a_stored_one(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    start(monkeypatch, "--epochs", 1, "--samples", 60, "--stored", 40, "--output-dir", tmp_path / "out")
+    start(
+        monkeypatch, "--epochs", 1, "--samples", 60, "--stored", 40, "--strength", 1, "--output-dir", tmp_path / "out"
+    )
     lines = capsys.readouterr().out.splitlines()
     (header,) = [number for number, line in enumerate(lines) if line.startswith("% of digit")]
     alone, guided, baseline = (line.rsplit(maxsplit=14)[1:] for line in lines[header + 1 : header + 4])
     for row in (alone, guided, baseline):
         assert len(row) == 14
         assert sum(map(int, row[:10])) == pytest.approx(100, abs=6)  # each rounded
-    recall, share = 11, 12
-    assert float(guided[share]) > float(alone[share]) + 0.3
-    assert float(baseline[share]) > float(alone[share]) + 0.3
-    assert float(guided[recall]) > float(alone[recall])
-    assert sum(map(int, guided[:8])) > 50
+    for row in (guided, baseline):
+        assert row[-2] == "1.000"
+        assert float(row[-1]) < 0.05
+        assert sum(map(int, row[:8])) > 90
+    assert float(alone[-2]) < 0.5
     assert (tmp_path / "out" / "samples.png").read_bytes().startswith(b"\x89PNG")
 
 
