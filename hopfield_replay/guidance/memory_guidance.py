@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from typing import Any, Self
 
 import torch
@@ -28,7 +29,9 @@ class MemoryGuidance:
     becomes stored samples, the others stay the model's, and none comes to lie in between.
 
     The memory reproduces what it stores and nothing else. What is generated has the distribution of "take a stored
-    sample with probability s, else ask the model"; look at :meth:`report` beside every result.
+    sample with probability s, else ask the model"; look at :meth:`report` beside every result. The share comes out as s
+    where the model's noisy samples are its clean ones with noise, as those of a trained model are; of a model that has
+    learned nothing yet it does not.
 
     Three ways to sample:
 
@@ -116,8 +119,8 @@ class MemoryGuidance:
             raise ValueError("the memory has no labels: pass labels=... to MemoryGuidance.")
         if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.ndim != 1:
             raise TypeError("labels must be a tensor of whole numbers (n,), one for each sample.")
-        made = object.__new__(type(self))
-        made.__dict__.update(self.__dict__, _asked=labels.cpu())
+        made = copy(self)
+        made._asked = labels.cpu()
         return made
 
     @property
