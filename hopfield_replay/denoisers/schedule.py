@@ -75,7 +75,7 @@ class VarianceSchedule:
 
 @dataclass(frozen=True)
 class FlowSchedule:
-    r"""Straight path of flow matching: :math:`a_t = 1 - t/T,\ s_t = t/T`, t any number in [0, T]; at T all is noise.
+    r"""Straight path of flow matching: :math:`a_t = 1 - t/T,\ s_t = t/T`, t any number in [0, T).
 
     Args:
         num_timesteps: T, the number that the model's time runs up to (diffusers: 1000).
@@ -89,8 +89,8 @@ class FlowSchedule:
 
     def amounts(self, timestep: float) -> tuple[float, float]:
         """Return (a_t, s_t) at a timestep."""
-        if not 0 <= timestep <= self.num_timesteps:
-            raise ValueError(f"timestep {timestep} is out of range: 0 <= t <= {self.num_timesteps}.")
+        if not 0 <= timestep < self.num_timesteps:
+            raise ValueError(f"timestep {timestep} is out of range: 0 <= t < {self.num_timesteps}.")
         share = timestep / self.num_timesteps
         return 1 - share, share
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from hopfield_replay.denoisers.schedule import prediction_from
+from hopfield_replay.denoisers.schedule import FlowSchedule, prediction_from
 from hopfield_replay.denoisers.scheduled import ScheduledDenoiser
 from hopfield_replay.functional import Denoiser
 from hopfield_replay.functional._batches import amounts, check_denoiser
@@ -217,7 +217,8 @@ class MemoryGuidance:
 
         def guide(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
             given, timestep = call_of(module, args, kwargs)
-            signal, noise = denoiser.schedule.amounts(timestep)
+            start = isinstance(denoiser.schedule, FlowSchedule) and timestep == denoiser.num_timesteps
+            signal, noise = (0.0, 1.0) if start else denoiser.schedule.amounts(timestep)  # flows begin at pure noise
             noisy = given.to(torch.promote_types(given.dtype, torch.float32))
             found = self.share(noisy, timestep, signal, noise)
             whole = prediction_of(output)

@@ -52,7 +52,7 @@ def test_what_a_guidance_is_made_of(changes, error, message):
         ({}, torch.full((2, 4), torch.inf), 3, "the noisy samples holds NaN or infinite values in 2 of 2 rows"),
         ({"strength": lambda t: t}, torch.zeros(2, 4), 3, r"in \[0, 1\], got 3"),
         ({"denoiser": CallableDenoiser(lambda x, t: x, FlowSchedule(10))}, torch.zeros(2, 4), 0, "no noise left"),
-        ({"denoiser": CallableDenoiser(lambda x, t: x, FlowSchedule(10))}, torch.zeros(2, 4), 10.5, "0 <= t <= 10"),
+        ({"denoiser": CallableDenoiser(lambda x, t: x, FlowSchedule(10))}, torch.zeros(2, 4), 10.5, "0 <= t < 10"),
     ],
 )
 def test_what_it_is_asked(changes, noisy, timestep, message):
