@@ -10,6 +10,7 @@ from hopfield_replay.functional import PatternTiles, energy, energy_and_retrieva
 from hopfield_replay.functional._validate import flatten
 from hopfield_replay.guidance.calibration import Probes, calibrated_offset
 
+_LARGE = 10**6  # numbers in a memory from which converting them to float64 at every step costs more than it gives
 _NO_SIGNAL = 1e-30  # inverse temperature at which every sample counts alike
 
 
@@ -70,7 +71,8 @@ class SampleMixture:
         points = points / signal if signal else torch.zeros_like(points)
         if strength == 0:
             return Share(*(points.new_zeros(shape, dtype=torch.float64) for shape in (len(points), points.shape)))
-        found = energy_and_retrieval(points, self.memory, beta)
+        single = points.dtype == torch.float32 and len(self.memory) * points.shape[1] >= _LARGE
+        found = energy_and_retrieval(points, self.memory, beta, precision="float32" if single else "auto")
         if strength == 1:
             return Share(torch.ones_like(found.energy), found.retrieval)
         odds = beta * (energy(points, self.current, beta) - found.energy)

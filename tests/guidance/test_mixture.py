@@ -107,3 +107,18 @@ def test_new_samples_of_many_dimensions_are_not_taken_for_stored_ones():
         errors.append(max(abs(mean - 0.5) for mean in means))
     assert errors[0] > 0.08
     assert errors[1] < 0.025
+
+
+@pytest.mark.parametrize("a", [0.05, 0.7, 0.99])
+def test_a_large_memory_in_single_precision(a):
+    draw, s = torch.Generator().manual_seed(3), math.sqrt(1 - a * a)
+    memory, current = torch.randn(5000, 256, generator=draw), torch.randn(300, 256, generator=draw)
+    noisy = a * torch.cat([memory[:4], current[:4]]) + s * torch.randn(8, 256, generator=draw)
+    found, exact = (
+        SampleMixture(PatternTiles(memory.to(dtype)), PatternTiles(current.to(dtype)), 64).share(
+            noisy.to(dtype), a, s, 0.3
+        )
+        for dtype in (torch.float32, torch.float64)
+    )
+    torch.testing.assert_close(found.responsibility, exact.responsibility, atol=2e-3, rtol=0)
+    torch.testing.assert_close(found.clean, exact.clean, atol=1e-3, rtol=1e-3)
