@@ -149,4 +149,15 @@ def clean_from(prediction: Tensor, noisy: Tensor, signal: float, noise: float, k
     return (noisy - noise * prediction) / (signal + noise)
 
 
+def prediction_from(clean: Tensor, noisy: Tensor, signal: float, noise: float, kind: Prediction) -> Tensor:
+    """What a network would have predicted at amounts (a, s > 0) for this clean sample: the inverse of clean_from."""
+    if kind == "sample":
+        return clean
+    if kind == "epsilon":
+        return (noisy - signal * clean) / noise
+    if kind == "v_prediction":
+        return (signal * noisy - (signal**2 + noise**2) * clean) / noise
+    return (noisy - (signal + noise) * clean) / noise
+
+
 __all__ = ["ContinuousSchedule", "FlowSchedule", "Prediction", "Schedule", "VarianceSchedule"]

@@ -1,0 +1,126 @@
+"""A small DDPM forgets four of five tasks of handwritten digits; 100 stored images bring them back, without training.
+
+Trains on five tasks of two digits each without replay, then samples the model alone, guided by its memory, and as the
+trivial baseline (a stored image with the same probability, else the model). Prints a table, writes samples.png.
+
+    python examples/memory_guided_digits.py
+
+74 CPU seconds on one core of an AMD EPYC. Of what the model alone generates 97 % are 8 and 9, the last task, with a
+recall of .12. Guided at strength .8 it generates all ten digits, 24 % of them 8 and 9, with a recall of .57; the
+baseline has .41. Both copy: every memory-driven sample is a stored image. The memory's share came out as .75, not .8.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from ddpm import DDPM
+from digit_classifier import DigitClassifier, train_classifier
+from gallery import tiles
+from matplotlib.figure import Figure
+from splits import Split, be_quiet, load, split_classes, train_tasks
+from torch import Tensor
+
+from hopfield_replay.denoisers import DiffusersDenoiser
+from hopfield_replay.functional import precision_recall
+from hopfield_replay.guidance import MemoryGuidance
+
+STEPS = 50
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stored", type=int, default=100, help="images in the memory, 4 or more")
+    parser.add_argument("--strength", type=float, default=0.8, help="share of samples from the memory, in [0, 1]")
+    parser.add_argument("--samples", type=int, default=500, help="generated in each row, 4 or more")
+    parser.add_argument("--epochs", type=int, default=60, help="of each task")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/memory_guided_digits"))
+    options = parser.parse_args()
+    for name, least in (("stored", 4), ("samples", 4), ("epochs", 1)):
+        if getattr(options, name) < least:
+            parser.error(f"--{name} must be at least {least}, got {getattr(options, name)}")
+    if not 0 <= options.strength <= 1:
+        parser.error(f"--strength must lie in [0, 1], got {options.strength}")
+    return options
+
+
+def forgetful(tasks: list[Split], epochs: int, seed: int) -> DDPM:
+    """A model trained on one task after the other, without replay."""
+    model, _ = train_tasks(
+        "none",
+        tasks,
+        lambda: DDPM(8, width=512, learning_rate=1e-3, network="mlp"),
+        capacity=0,
+        replay_ratio=0.0,
+        epochs=epochs,
+        seed=seed,
+        accelerator="cpu",
+        ema_decay=0.99,
+        gradient_clip=1.0,
+    )
+    return model.eval()
+
+
+def line(name: str, samples: Tensor, real: Tensor, classifier: DigitClassifier, guidance: MemoryGuidance) -> str:
+    """One row of the table."""
+    found = classifier.classify(samples).bincount(minlength=10) / len(samples)
+    precision, recall = precision_recall(classifier.features(real), classifier.features(samples))
+    report = guidance.report(samples)
+    driven = report.nearest_stored[report.memory_driven]
+    distance = f"{float(driven.median()):.2f}" if len(driven) else "-"
+    shares = "".join(f"{100 * float(share):>5.0f}" for share in found)
+    return f"{name:<22}{shares}{precision:>11.3f}{recall:>8.3f}{report.memory_share:>15.3f}{distance:>10}"
+
+
+def main() -> None:
+    options = parse()
+    be_quiet()
+    torch.set_num_threads(1)
+    started = time.process_time()
+    images, labels = load("digits", Path())
+    tasks = [Split(images, labels, classes, 300, 32, seed=options.seed) for classes in split_classes(5)]
+    classifier, accuracy = train_classifier(images, labels)
+    model = forgetful(tasks, options.epochs, options.seed)
+
+    count, seed = options.samples, options.seed + 1
+    stored = torch.cat([split.train.tensors[0][: options.stored // 4] for split in tasks[:-1]])
+    current = model.sample(512, steps=STEPS, seed=options.seed + 2)  # the model says itself what it generates now
+    denoiser = DiffusersDenoiser(model.network, model.scheduler)
+    guidance = MemoryGuidance(denoiser, stored, current, strength=options.strength)
+    alone = model.sample(count, steps=STEPS, seed=seed)
+    with guidance.steer():
+        guided = model.sample(count, steps=STEPS, seed=seed)
+    draw = torch.Generator().manual_seed(options.seed + 3)
+    chosen = torch.rand(count, generator=draw) < options.strength
+    baseline = alone.clone()
+    baseline[chosen] = stored[torch.randint(len(stored), (int(chosen.sum()),), generator=draw)]
+
+    real = torch.cat([split.held_out.tensors[0] for split in tasks])
+    print(
+        f"{count} samples a row, {len(stored)} stored images, strength {options.strength}; precision and recall against"
+    )
+    print(f"{len(real)} held-out images of all tasks, in the features of a classifier that is right for {accuracy:.1%}")
+    digits = "".join(f"{digit:>5}" for digit in range(10))
+    print(f"{'% of digit':<22}{digits}{'precision':>11}{'recall':>8}{'memory share':>15}{'distance':>10}")
+    for name, samples in (("model alone", alone), ("guided", guided), ("stored image or model", baseline)):
+        print(line(name, samples, real, classifier, guidance))
+    print("distance: median over memory-driven samples to the nearest stored image; 0: a copy")
+
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    figure = Figure(figsize=(9, 2.4), layout="constrained")
+    rows = {
+        "model alone": alone,
+        f"the same noise, guided by {len(stored)} stored images": guided,
+        "stored images": stored,
+    }
+    for axis, (title, shown) in zip(figure.subplots(3, 1), rows.items(), strict=True):
+        order = torch.linspace(0, len(shown) - 1, min(24, len(shown))).long() if shown is stored else slice(24)
+        tiles(axis, shown[order], title)
+    figure.savefig(options.output_dir / "samples.png", dpi=120)
+    print(f"{options.output_dir / 'samples.png'}, {time.process_time() - started:.0f} CPU seconds")
+
+
+if __name__ == "__main__":
+    main()
