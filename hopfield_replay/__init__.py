@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hopfield_replay.forecasting import Forecast as Forecast
     from hopfield_replay.forecasting import forecast as forecast
     from hopfield_replay.greedy_gain import GreedyGain as GreedyGain
+    from hopfield_replay.guidance import MemoryGuidance as MemoryGuidance
     from hopfield_replay.lightning import ForgettingMonitor as ForgettingMonitor
     from hopfield_replay.lightning import ReplayDataModule as ReplayDataModule
     from hopfield_replay.lightning import ReplayLoader as ReplayLoader
@@ -37,6 +38,7 @@ _HOMES = {
     "ForgettingTracker": "tracker",
     "GreedyGain": "greedy_gain",
     "HopfieldMemory": "memory",
+    "MemoryGuidance": "guidance",
     "ReplayDataModule": "lightning",
     "ReplayLoader": "lightning",
     "TaskSource": "source",

@@ -24,7 +24,7 @@ LAYERS = [  # a unit may import only units of the lines above its own
     "buffer",
     "replay_stream task_reader",
     "tracker",
-    "attention auditing avalanche checkpoints forecasting lightning theory",
+    "attention auditing avalanche checkpoints forecasting guidance lightning theory",
     "datasets",
     "cli",
 ]
@@ -33,7 +33,19 @@ NAMESPACES = [
     "hopfield_replay",
     *(
         f"hopfield_replay.{n}"
-        for n in ("functional", "denoisers", "metrics", "theory", "lightning", "avalanche", "policies")
+        for n in (
+            "functional",
+            "denoisers",
+            "metrics",
+            "theory",
+            "lightning",
+            "avalanche",
+            "policies",
+            "guidance",
+            "attention",
+            "auditing",
+            "figures",
+        )
     ),
 ]
 
