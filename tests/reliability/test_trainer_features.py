@@ -658,7 +658,7 @@ def test_wandb_offline(tmp_path, monkeypatch):
 
     for name in ("WANDB_SILENT", "WANDB_DISABLE_GIT", "WANDB_X_DISABLE_STATS", "WANDB_X_DISABLE_META"):
         monkeypatch.setenv(name, "true")
-    logger = WandbLogger(save_dir=tmp_path, offline=True, project="tests")
+    logger = WandbLogger(save_dir=tmp_path, offline=True, project="tests", mode="offline")
     _, monitor, _ = go(logger=logger, log_every_n_steps=1)
     summary = dict(logger.experiment.summary)
     logger.experiment.finish()
