@@ -371,7 +371,7 @@ def test_draws_by_weight_have_the_density_of_what_was_seen(groups):
     stands_for = torch.zeros(12, dtype=torch.float64)
     for task, vectors in enumerate(seen):
         ids = torch.arange(len(vectors)) + 1000 * task
-        before = {i: w for i, w in zip(buffer.ids.tolist(), weights(buffer).tolist(), strict=True)} if task else {}
+        before = dict(zip(buffer.ids.tolist(), weights(buffer).tolist(), strict=True)) if task else {}
         offered |= dict(zip(ids.tolist(), vectors, strict=True))
         buffer.update(vectors, vectors, ids=ids, task=task, beta=1.0)
         kept = buffer.ids.tolist()
