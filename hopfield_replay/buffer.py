@@ -44,7 +44,9 @@ class EnergyReplayBuffer:
         storage: folder for memory-mapped files that hold the samples, for buffers larger than memory; None: in memory.
         groups: None: all samples compete; ``"task"`` or ``"label"``: equal shares for each task or label, unused places
             going to the others. A share shrinks by dropping its last picks.
-        sampling: ``"uniform"``, or by priority: sample i is drawn with chances proportional to 1/rank. Rank 1 has the
+        sampling: how samples are drawn: ``"uniform"``; ``"weight"``: in proportion to how many of the samples offered
+            so far each stands for, those to which it is the nearest kept one of its group, so that what is replayed has
+            the density of what was seen; or by priority: sample i with chances proportional to 1/rank. Rank 1 has the
             highest energy (``"energy"``), the highest rise at the last boundary (``"rise"``), or the first pick of each
             group (``"gain"``: greedy_gain picks in the order of falling gain). Equal values share their mean rank.
         beta: inverse temperature of energies that are computed here; ``"auto"`` calibrates it at the first update.
@@ -73,7 +75,7 @@ class EnergyReplayBuffer:
         *,
         groups: Literal["task", "label"] | None = None,
         storage: str | os.PathLike[str] | None = None,
-        sampling: Literal["uniform", "energy", "rise", "gain"] = "uniform",
+        sampling: Literal["uniform", "weight", "energy", "rise", "gain"] = "uniform",
         beta: float | Literal["auto"] = "auto",
         similarity: Similarity = "distance",
         seed: int = 0,
@@ -84,8 +86,8 @@ class EnergyReplayBuffer:
             raise ValueError(f"capacity must be at least 1, got {capacity}. For no replay, use no buffer.")
         if groups not in (None, "task", "label"):
             raise ValueError(f'groups must be None, "task" or "label", got {groups!r}.')
-        if sampling not in ("uniform", "energy", "rise", "gain"):
-            raise ValueError(f'sampling must be "uniform", "energy", "rise" or "gain", got {sampling!r}.')
+        if sampling not in ("uniform", "weight", "energy", "rise", "gain"):
+            raise ValueError(f'sampling must be "uniform", "weight", "energy", "rise" or "gain", got {sampling!r}.')
         check_similarity(similarity)
         self.capacity = capacity
         self.policy = as_policy(policy)
@@ -216,7 +218,7 @@ class EnergyReplayBuffer:
         pool = replace(pool, beta=value, similarity=self.similarity, places=self.capacity)
         fresh = torch.arange(len(pool)) >= len(self._kept)
         chosen, spare = choose(pool, fresh, self.policy, self.groups, self.capacity)
-        if getattr(self.policy, "needs_weights", False):
+        if self.sampling == "weight" or getattr(self.policy, "needs_weights", False):
             pool = weigh(pool, torch.cat([chosen, spare]), self.groups)
         if observed is not None:
             seen = torch.cat([self._observed, observed.detach().cpu().to(torch.float64)[:, None]], dim=1)
@@ -327,14 +329,22 @@ class EnergyReplayBuffer:
         if self.sampling == "uniform":
             return (points * len(self)).to(torch.int64).clamp_(max=len(self) - 1)
         if self._edges is None:
-            self._edges = self._priorities().cumsum(0)
+            self._edges = self.draw_shares.cumsum(0)
         return torch.searchsorted(self._edges, points * self._edges[-1], right=True).clamp_(max=len(self) - 1)
 
-    def _priorities(self) -> Tensor:
-        """Weight (len,) of each sample in a draw that is not uniform."""
-        if self.sampling == "gain":
-            return 1.0 / place_in_group(group_index(self._kept, self.groups))
-        return 1.0 / ranks(-(self.energies if self.sampling == "energy" else self.rises))
+    @property
+    def draw_shares(self) -> Tensor:
+        """(len,) float64, the chance of each sample in a draw; they sum to 1."""
+        if self.sampling == "weight":
+            chances = self._kept.weighted().weights
+            assert chances is not None  # weighted() gives them
+        elif self.sampling == "uniform":
+            chances = torch.ones(len(self), dtype=torch.float64)
+        elif self.sampling == "gain":
+            chances = 1.0 / place_in_group(group_index(self._kept, self.groups))
+        else:
+            chances = 1.0 / ranks(-(self.energies if self.sampling == "energy" else self.rises))
+        return chances / chances.sum()
 
     def gather(self, positions: Tensor) -> Any:
         """The samples at these positions, as copies, in the nesting they came in."""

@@ -25,7 +25,8 @@ class ForgettingTracker:
     r"""Measures, at every task boundary, what earlier tasks' samples lost, and keeps the replay buffer.
 
     At the end of task t the model's training data is the pattern set X_t: the task's samples, sharing a mass of
-    1 - replay_ratio, and the replayed samples, sharing replay_ratio. Of every task a probe set is kept, with
+    1 - replay_ratio, and the replayed samples, sharing replay_ratio as the buffer draws them. Of every task a probe set
+    is kept, with
 
     * energy: :math:`E(x \mid X_t)` after each task; its rise since the probe's own task is the intrinsic forgetting,
     * error: the paired-noise reconstruction error at several timesteps after each task, when a denoiser is known; its
@@ -315,13 +316,8 @@ class ForgettingTracker:
         """What the model trained on: patterns, their masses and their ids."""
         if self.buffer is None or not len(self.buffer) or not replay_ratio:
             return vectors, None, ids
-        new, old = len(vectors), len(self.buffer)
-        masses = torch.cat(
-            [
-                torch.full((new,), (1.0 - replay_ratio) / new, dtype=torch.float64),
-                torch.full((old,), replay_ratio / old, dtype=torch.float64),
-            ]
-        )
+        new = torch.full((len(vectors),), (1.0 - replay_ratio) / len(vectors), dtype=torch.float64)
+        masses = torch.cat([new, replay_ratio * self.buffer.draw_shares])
         replayed = self.buffer.vectors.to(vectors.dtype)
         return torch.cat([vectors, replayed]), masses, torch.cat([ids, self.buffer.ids])
 

@@ -357,3 +357,48 @@ def test_draws_follow_the_priorities(sampling):
     share = 1 / np.array(rank)
     counts = buffer.draw(12000).bincount(minlength=6).numpy()
     assert chisquare(counts, 12000 * share / share.sum()).pvalue > 0.01
+
+
+@pytest.mark.parametrize("groups", [None, "task"])
+def test_draws_by_weight_have_the_density_of_what_was_seen(groups):
+    """A sample is drawn as often as there are samples to which it is the nearest kept one, over all tasks."""
+    from scipy.stats import chisquare
+
+    generator = torch.Generator().manual_seed(0)
+    seen = [torch.randn(size, 2, generator=generator) + 3 * task for task, size in enumerate((120, 40))]
+    buffer = EnergyReplayBuffer(12, "k_center", groups=groups, sampling="weight")
+    offered = {}
+    stands_for = torch.zeros(12, dtype=torch.float64)
+    for task, vectors in enumerate(seen):
+        ids = torch.arange(len(vectors)) + 1000 * task
+        before = dict(zip(buffer.ids.tolist(), weights(buffer).tolist(), strict=True)) if task else {}
+        offered |= dict(zip(ids.tolist(), vectors, strict=True))
+        buffer.update(vectors, vectors, ids=ids, task=task, beta=1.0)
+        kept = buffer.ids.tolist()
+        counts = dict.fromkeys(kept, 0.0)
+        for i, w in [*before.items(), *((i, 1.0) for i in ids.tolist())]:
+            among = kept if groups is None else [k for k in kept if k // 1000 == i // 1000]
+            counts[min(among, key=lambda k: (float((offered[k] - offered[i]).norm()), k != i))] += w
+        stands_for = torch.tensor([counts[k] for k in kept])
+    shares = buffer.draw_shares
+    np.testing.assert_allclose(shares.numpy(), stands_for.numpy() / 160, atol=1e-12)
+    assert chisquare(buffer.draw(8000).bincount(minlength=12).numpy(), 8000 * shares.numpy()).pvalue > 0.01
+
+
+@pytest.mark.parametrize("sampling", ["weight", "gain"])
+def test_replayed_samples_have_the_masses_of_their_draws(sampling):
+    tasks = [torch.randn(30, 2, generator=torch.Generator().manual_seed(task)) for task in range(2)]
+    tracker = ForgettingTracker(EnergyReplayBuffer(4, "herding", sampling=sampling), beta=1.0, probe_size=30)
+    for task, vectors in enumerate(tasks):
+        tracker.begin_task(TaskSource([vectors]))
+        kept, shares = tracker.buffer.vectors.double(), tracker.buffer.draw_shares if task else None
+        tracker.end_task(TaskSource([vectors]), replay_ratio=0.25 if task else 0.0)
+    assert shares.unique().numel() > 1
+    probe = tracker.history[1]["probes"][0]
+    x = tracker.probe(0)["vectors"].double()
+    new, replayed = torch.cdist(x, tasks[1].double()), torch.cdist(x, kept)
+    terms = torch.cat(
+        [0.75 / 30 * (-0.5 * new**2).exp(), 0.25 * shares * (-0.5 * replayed**2).exp() * (replayed > 0)], 1
+    )
+    total = 0.75 + 0.25 * (shares * (replayed > 0)).sum(1)
+    np.testing.assert_allclose(probe["energy"].numpy(), -(terms.sum(1) / total).log().numpy(), atol=1e-5)

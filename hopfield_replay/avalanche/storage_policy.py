@@ -35,7 +35,8 @@ class EnergyPrioritizedBuffer(BalancedExemplarsBuffer):  # type: ignore[misc]  #
         policy: a name (see ``hopfield_replay.policies.POLICIES``) or an object with ``select(candidates, k)``.
         groups: equal shares for each ``"task"`` (experience) or ``"label"`` (target), or None: all samples compete. In
             online streams, with more experiences than places, ``"task"`` is an error.
-        sampling: how :class:`EnergyReplayPlugin` draws from the buffer: ``"uniform"``, ``"energy"`` or ``"rise"``.
+        sampling: how :class:`EnergyReplayPlugin` draws from the buffer: ``"uniform"``, ``"weight"``, ``"energy"``
+            or ``"rise"``.
         beta: inverse temperature; ``"auto"`` calibrates it on the first experience of at least 3 samples.
         similarity: ``"distance"`` or ``"dot"``.
         encoder: maps a minibatch ``[x, y, ...]``, on the strategy's device, to vectors (n, d), the space of the
@@ -65,7 +66,7 @@ class EnergyPrioritizedBuffer(BalancedExemplarsBuffer):  # type: ignore[misc]  #
         policy: str | Policy = "greedy_gain",
         *,
         groups: Literal["task", "label"] | None = "task",
-        sampling: Literal["uniform", "energy", "rise"] = "uniform",
+        sampling: Literal["uniform", "weight", "energy", "rise"] = "uniform",
         beta: float | Literal["auto"] = "auto",
         similarity: Similarity = "distance",
         encoder: Callable[[Any], Tensor] | None = None,
