@@ -132,8 +132,9 @@ def split_classes(tasks: int) -> list[list[int]]:
 
 
 def unknown_policies(policies: Sequence[str]) -> str:
-    """What is wrong with these policies (each may end in "+weight"), or an empty string."""
-    unknown = [policy for policy in policies if policy != "none" and policy.removesuffix("+weight") not in POLICIES]
+    """What is wrong with these policies (each may end in "+uniform" or "+weight"), or an empty string."""
+    names = {policy: policy.removesuffix("+uniform").removesuffix("+weight") for policy in policies if policy != "none"}
+    unknown = [policy for policy, name in names.items() if name not in POLICIES]
     return f"unknown policies {unknown}; choose from none, {', '.join(POLICIES)}" if unknown else ""
 
 
@@ -207,8 +208,7 @@ def train_tasks(
     """Train a new DDPM on one task after the other under one policy ("none": no replay).
 
     Args:
-        policy: the replay policy, or "none"; "herding+weight": kept samples are replayed as often as each stands for
-            others (``sampling="weight"``).
+        policy: the replay policy, or "none"; "herding+weight": with ``sampling="weight"``.
         tasks: in this order.
         make_model: makes the model; called after the random generators are seeded.
         capacity: samples kept in all.
@@ -230,9 +230,7 @@ def train_tasks(
     datamodules: list[LightningDataModule] = list(tasks)
     if policy != "none":
         name, _, sampling = policy.partition("+")
-        buffer = EnergyReplayBuffer(
-            capacity, name, groups="task", sampling="weight" if sampling else "uniform", seed=seed
-        )
+        buffer = EnergyReplayBuffer(capacity, name, groups="task", sampling=sampling or None, seed=seed)
         datamodules = [ReplayDataModule(split, buffer, replay_ratio=replay_ratio) for split in tasks]
     monitor = ForgettingMonitor(buffer, probe_source="val", seed=seed)
     # the average comes first, so that the monitor measures it; without a device it would sit on the CPU

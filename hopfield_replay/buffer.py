@@ -49,6 +49,7 @@ class EnergyReplayBuffer:
             the density of what was seen; or by priority: sample i with chances proportional to 1/rank. Rank 1 has the
             highest energy (``"energy"``), the highest rise at the last boundary (``"rise"``), or the first pick of each
             group (``"gain"``: greedy_gain picks in the order of falling gain). Equal values share their mean rank.
+            None: ``"weight"`` for a policy with ``needs_weights``, such as greedy_gain, else ``"uniform"``.
         beta: inverse temperature of energies that are computed here; ``"auto"`` calibrates it at the first update.
         similarity: ``"distance"`` or ``"dot"``, of energies that are computed here.
         seed: of the random policies and of :meth:`sample`.
@@ -75,7 +76,7 @@ class EnergyReplayBuffer:
         *,
         groups: Literal["task", "label"] | None = None,
         storage: str | os.PathLike[str] | None = None,
-        sampling: Literal["uniform", "weight", "energy", "rise", "gain"] = "uniform",
+        sampling: Literal["uniform", "weight", "energy", "rise", "gain"] | None = None,
         beta: float | Literal["auto"] = "auto",
         similarity: Similarity = "distance",
         seed: int = 0,
@@ -86,13 +87,14 @@ class EnergyReplayBuffer:
             raise ValueError(f"capacity must be at least 1, got {capacity}. For no replay, use no buffer.")
         if groups not in (None, "task", "label"):
             raise ValueError(f'groups must be None, "task" or "label", got {groups!r}.')
-        if sampling not in ("uniform", "weight", "energy", "rise", "gain"):
+        if sampling not in (None, "uniform", "weight", "energy", "rise", "gain"):
             raise ValueError(f'sampling must be "uniform", "weight", "energy", "rise" or "gain", got {sampling!r}.')
         check_similarity(similarity)
         self.capacity = capacity
         self.policy = as_policy(policy)
         self.groups = groups
-        self.sampling = sampling
+        weighs = bool(getattr(self.policy, "needs_weights", False))
+        self.sampling = sampling if sampling is not None else "weight" if weighs else "uniform"
         self.similarity: Similarity = similarity
         self.seed = seed
         self.beta: float | None = None if beta == "auto" else check_beta(beta)

@@ -105,9 +105,9 @@ class IntrinsicForgetting(_Rise):
     .. math:: \frac1n \sum_x E(x \mid X_t) - E(x \mid X_k)
 
     X_t are the patterns of the newest experience t: its training samples, sharing the mass that replay leaves, and the
-    samples replayed beside them. The model plays no part. Works beside any storage policy of avalanche's ReplayPlugin.
-    Patterns are not part of a checkpoint; after a resume the energies of the last evaluation are repeated until an
-    experience has been learned.
+    samples replayed beside them, as often as they are drawn. The model plays no part. Works beside any storage policy
+    of avalanche's ReplayPlugin. Patterns are not part of a checkpoint; after a resume the energies of the last
+    evaluation are repeated until an experience has been learned.
 
     Emits ``ExperienceForgetting/IntrinsicForgetting/eval_phase/<stream>/.../Exp<k>`` for every learned experience (0
     right after it was learned) and ``StreamForgetting/IntrinsicForgetting/eval_phase/<stream>``, the mean over those
@@ -143,7 +143,7 @@ class IntrinsicForgetting(_Rise):
         self.beta: float | None = None if beta == "auto" else check_beta(beta)
         self.similarity: Similarity = similarity
         self.encoder = encoder
-        self._replayed: tuple[Tensor, Any] | None = None  # vectors, and the plugin that replays them
+        self._replayed: tuple[Tensor, Tensor, Any] | None = None  # vectors, shares, and the plugin that replays them
         self._patterns: tuple[Tensor, Tensor | None] | None = None  # vectors and masses
         self._trained_stream = ""
         self._known: dict[tuple[str, int], float] = {}  # mean energies under the patterns at hand
@@ -155,7 +155,10 @@ class IntrinsicForgetting(_Rise):
         for plugin in strategy.plugins:
             if isinstance(plugin, ReplayPlugin) and len(plugin.storage_policy.buffer):
                 vectors = read_vectors(plugin.storage_policy.buffer, self.encoder, strategy.device)
-                self._replayed = vectors, plugin
+                shares = torch.full((len(vectors),), 1.0 / len(vectors), dtype=torch.float64)
+                if isinstance(plugin, EnergyReplayPlugin):
+                    shares = plugin.storage_policy.memory.draw_shares
+                self._replayed = vectors, shares, plugin
 
     def after_training_exp(self, strategy: Any) -> None:
         """Take over the patterns of the experience."""
@@ -165,12 +168,12 @@ class IntrinsicForgetting(_Rise):
             self.beta = HopfieldMemory(vectors, "auto", similarity=self.similarity).beta
         masses = None
         if self._replayed is not None:
-            replayed, plugin = self._replayed
+            replayed, shares, plugin = self._replayed
             share = plugin.share if isinstance(plugin, EnergyReplayPlugin) else _nominal(plugin, strategy)
             masses = torch.cat(
                 [
                     torch.full((len(vectors),), (1.0 - share) / len(vectors), dtype=torch.float64),
-                    torch.full((len(replayed),), share / len(replayed), dtype=torch.float64),
+                    share * shares,
                 ]
             )
             vectors = torch.cat([vectors, replayed])

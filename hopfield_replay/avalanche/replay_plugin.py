@@ -32,7 +32,7 @@ class EnergyReplayPlugin(ReplayPlugin):  # type: ignore[misc]  # avalanche is un
         groups: who shares the buffer equally.
         sampling: which of them are replayed: ``"uniform"``, in proportion to the ``"weight"`` of each (how many samples
             it stands for), or with priority for a high ``"energy"`` or a high ``"rise"`` of the energy since the sample
-            was stored.
+            was stored; None: ``"weight"`` for greedy_gain, else ``"uniform"``.
         beta: inverse temperature.
         similarity: of the energies.
         encoder: from minibatches to vectors.
@@ -60,7 +60,7 @@ class EnergyReplayPlugin(ReplayPlugin):  # type: ignore[misc]  # avalanche is un
         replay_ratio: ReplayRatio = 0.5,
         policy: str | Policy = "greedy_gain",
         groups: Literal["task", "label"] | None = "task",
-        sampling: Literal["uniform", "weight", "energy", "rise"] = "uniform",
+        sampling: Literal["uniform", "weight", "energy", "rise"] | None = None,
         beta: float | Literal["auto"] = "auto",
         similarity: Similarity = "distance",
         encoder: Callable[[Any], Tensor] | None = None,

@@ -12,7 +12,7 @@ from hopfield_replay.avalanche.kept_dataset import Form, empty_dataset, kept_dat
 from hopfield_replay.avalanche.labelled_denoiser import strategy_denoiser
 from hopfield_replay.buffer import EnergyReplayBuffer
 from hopfield_replay.candidates import as_plain, from_plain
-from hopfield_replay.choice import choose
+from hopfield_replay.choice import choose, weigh
 from hopfield_replay.functional._validate import Similarity
 from hopfield_replay.nested import take
 from hopfield_replay.policies import Policy
@@ -35,8 +35,8 @@ class EnergyPrioritizedBuffer(BalancedExemplarsBuffer):  # type: ignore[misc]  #
         policy: a name (see ``hopfield_replay.policies.POLICIES``) or an object with ``select(candidates, k)``.
         groups: equal shares for each ``"task"`` (experience) or ``"label"`` (target), or None: all samples compete. In
             online streams, with more experiences than places, ``"task"`` is an error.
-        sampling: how :class:`EnergyReplayPlugin` draws from the buffer: ``"uniform"``, ``"weight"``, ``"energy"``
-            or ``"rise"``.
+        sampling: how :class:`EnergyReplayPlugin` draws from the buffer: ``"uniform"``, ``"weight"``, ``"energy"`` or
+            ``"rise"``; None: ``"weight"`` for greedy_gain, else ``"uniform"``. The stock plugin draws uniformly.
         beta: inverse temperature; ``"auto"`` calibrates it on the first experience of at least 3 samples.
         similarity: ``"distance"`` or ``"dot"``.
         encoder: maps a minibatch ``[x, y, ...]``, on the strategy's device, to vectors (n, d), the space of the
@@ -66,7 +66,7 @@ class EnergyPrioritizedBuffer(BalancedExemplarsBuffer):  # type: ignore[misc]  #
         policy: str | Policy = "greedy_gain",
         *,
         groups: Literal["task", "label"] | None = "task",
-        sampling: Literal["uniform", "weight", "energy", "rise"] = "uniform",
+        sampling: Literal["uniform", "weight", "energy", "rise"] | None = None,
         beta: float | Literal["auto"] = "auto",
         similarity: Similarity = "distance",
         encoder: Callable[[Any], Tensor] | None = None,
@@ -162,6 +162,7 @@ class EnergyPrioritizedBuffer(BalancedExemplarsBuffer):  # type: ignore[misc]  #
         if len(old):
             kept = from_plain(state["kept"])
             stays, _ = choose(kept, torch.zeros(len(kept), dtype=torch.bool), old.policy, old.groups, new_size)
+            kept = kept if kept.weights is None else weigh(kept, stays, old.groups)
             state["kept"] = as_plain(kept.pick(stays))
             state["samples"], state["observed"] = take(state["samples"], stays), state["observed"][stays]
         new.load_state_dict(state)

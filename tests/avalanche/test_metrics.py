@@ -57,11 +57,15 @@ class Memory(SupervisedPlugin):
     def __init__(self, plugin) -> None:
         super().__init__()
         self.plugin = plugin
-        self.vectors = []
+        self.vectors, self.shares = [], []
 
     def before_training_exp(self, strategy, **kwargs):
         buffer = self.plugin.storage_policy.buffer
         self.vectors.append(torch.stack([buffer[i][0] for i in range(len(buffer))]) if len(buffer) else None)
+        counts = [1.0] * len(buffer)
+        if isinstance(self.plugin, EnergyReplayPlugin):  # each sample stands for those that are nearest to it
+            counts = self.plugin.storage_policy.memory.state_dict()["kept"]["weights"].tolist() if len(buffer) else []
+        self.shares.append([count / sum(counts) for count in counts])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -86,8 +90,8 @@ def test_intrinsic_forgetting_is_the_rise_of_the_energy(kind, replay):
         patterns = images_of(experience)
         masses = [1.0 / len(patterns)] * len(patterns)
         if log and log[0].vectors[task] is not None:
-            old = log[0].vectors[task]
-            masses = [(1 - share) / len(patterns)] * len(patterns) + [share / len(old)] * len(old)
+            old, often = log[0].vectors[task], log[0].shares[task]
+            masses = [(1 - share) / len(patterns)] * len(patterns) + [share * part for part in often]
             patterns = torch.cat([patterns, old])
         energies = [mean_energy(images_of(e), patterns, masses, 0.05) for e in list(made.test_stream)[: task + 1]]
         start.append(energies[-1])
