@@ -160,7 +160,7 @@ def draw_curves(arms: list[dict[str, Any]], folder: Path) -> None:
             arm["policy"]: [(t["task"] + 1, t["reconstruction_forgetting"]) for t in arm["tasks"] if t["task"] > 0]
             for arm in arms
         },
-        "reconstruction forgetting of earlier tasks, held out\n(rise of the mean squared error, per pixel)",
+        "reconstruction forgetting, held out\n(rise of the mean squared error, per pixel)",
     )
     write_figure(folder / "forgetting.png", figure)
 
