@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ddpm import DDPM
 from gallery import Gallery, draw_gallery
@@ -16,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hopfield_replay.figures import energy_against_forgetting, forgetting_over_tasks
-from hopfield_replay.files import write_figure, write_json
+from hopfield_replay.files import replacing, write_figure, write_json
 from hopfield_replay.table import error_rise, summarize
 
 
@@ -28,6 +29,27 @@ class Epochs(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.bar.update(1)
+
+
+class TaskCheckpoints(Callback):
+    """Writes the weights that a task ends with, the averaged ones if there is an average, as task1.ckpt and so on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.learned = 0
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.learned += 1
+        # only the module as it stands, which is what the monitor has measured: no optimizer, no average beside it
+        trainer.save_checkpoint(self.folder / f"task{self.learned}.ckpt", weights_only=True)
+
+
+def write_held_out(tasks: Sequence[Split], folder: Path) -> None:
+    """Write the held-out images of each task, in [-1, 1], and their labels as task1.npz and so on."""
+    for number, split in enumerate(tasks, 1):
+        images, labels = split.held_out.tensors
+        with replacing(folder / f"task{number}.npz") as partial:
+            np.savez_compressed(partial, images=images.numpy(), labels=labels.numpy())
 
 
 def check_options(parser: ArgumentParser, args: Any) -> None:
@@ -45,16 +67,23 @@ def check_options(parser: ArgumentParser, args: Any) -> None:
 
 
 def run_arm(
-    policy: str, tasks: Sequence[Split], make_model: Callable[[], DDPM], folder: Path, bar: Any, training: Any
+    policy: str,
+    tasks: Sequence[Split],
+    make_model: Callable[[], DDPM],
+    folder: Path,
+    bar: Any,
+    checkpoints: bool,
+    training: Any,
 ) -> dict[str, Any]:
     """Train the same model from the same seed under one policy ("none": no replay)."""
     started = time.perf_counter()
     gallery = Gallery(tasks)
+    saving = [TaskCheckpoints(folder / policy)] if checkpoints else []
     _, monitor = train_tasks(
         policy,
         tasks,
         make_model,
-        callbacks=[gallery, Epochs(bar)],
+        callbacks=[gallery, Epochs(bar), *saving],
         logger=TensorBoardLogger(folder, name=policy, version=""),
         **training,
     )
@@ -131,7 +160,7 @@ def draw_curves(arms: list[dict[str, Any]], folder: Path) -> None:
             arm["policy"]: [(t["task"] + 1, t["reconstruction_forgetting"]) for t in arm["tasks"] if t["task"] > 0]
             for arm in arms
         },
-        "reconstruction forgetting of earlier tasks, held out\n(rise of the mean squared error, per pixel)",
+        "reconstruction forgetting, held out\n(rise of the mean squared error, per pixel)",
     )
     write_figure(folder / "forgetting.png", figure)
 
@@ -141,6 +170,8 @@ def run_arms(
     tasks: Sequence[Split],
     make_model: Callable[[], DDPM],
     args: Any,
+    *,
+    checkpoints: bool = False,
     **training: Any,
 ) -> list[dict[str, Any]]:
     """Train every arm, and compare them in what is printed and written to args.output_dir.
@@ -150,6 +181,8 @@ def run_arms(
         tasks: in this order.
         make_model: makes the model of each arm.
         args: the parsed arguments, for results.json.
+        checkpoints: write the weights of each arm after every task, and each task's held-out images, for
+            ``hopfield-replay audit``.
         training: keyword arguments of train_tasks.
 
     Returns:
@@ -157,11 +190,13 @@ def run_arms(
     """
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    if checkpoints:
+        write_held_out(tasks, folder)
     arms: list[dict[str, Any]] = []
     with tqdm(total=len(policies) * len(tasks) * training["epochs"], unit="epoch", mininterval=1.0) as bar:
         for policy in policies:
             bar.set_description(policy)
-            arms.append(run_arm(policy, tasks, make_model, folder, bar, training))
+            arms.append(run_arm(policy, tasks, make_model, folder, bar, checkpoints, training))
             write_results(arms, args, training, folder)  # after each, so that an interrupted run leaves the others
     print(report(arms))
     draw_curves(arms, folder)

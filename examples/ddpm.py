@@ -56,6 +56,7 @@ class DDPM(LightningModule):
         warmup: int = 0,
     ) -> None:
         super().__init__()
+        self.save_hyperparameters(logger=False)  # a checkpoint then says how to make the module it belongs to
         if schedule not in SCHEDULES:
             raise ValueError(f"schedule must be one of {list(SCHEDULES)}, got {schedule!r}.")
         if network not in ("unet", "mlp", "dit"):

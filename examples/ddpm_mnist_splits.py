@@ -1,8 +1,14 @@
-"""Train a DDPM on splits of handwritten digits, and watch what it forgets under each replay policy.
+r"""Train a DDPM on splits of handwritten digits, and watch what it forgets under each replay policy.
 
 python examples/ddpm_mnist_splits.py                                    # scikit-learn's 8x8 digits, no download
 python examples/ddpm_mnist_splits.py --data mnist --tasks 2             # MNIST by torchvision, 14x14
 tensorboard --logdir runs/ddpm_mnist_splits                             # scalars, histograms and scatters per arm
+
+With --checkpoints any two versions of the model can be compared afterwards:
+
+python examples/ddpm_mnist_splits.py --checkpoints
+cd examples && hopfield-replay audit --model ddpm:DDPM --before ../runs/ddpm_mnist_splits/none/task1.ckpt \
+    --after ../runs/ddpm_mnist_splits/none/task5.ckpt --data ../runs/ddpm_mnist_splits/task1.npz
 """
 
 import json
@@ -45,6 +51,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=None, help="epochs for each task (default: by data)")
     parser.add_argument("--seed", type=int, default=0, help="of model, data split, data order, buffer and noise")
     parser.add_argument("--forecast", action="store_true", help="predict first what is lost, and then say how well")
+    parser.add_argument("--checkpoints", action="store_true", help="write weights and held-out images, for audits")
     parser.add_argument("--accelerator", type=str, default="auto", help="Lightning accelerator")
     parser.add_argument("--output-dir", type=Path, default=Path("runs/ddpm_mnist_splits"), help="results and logs")
     args = parser.parse_args()
@@ -72,6 +79,7 @@ def main() -> None:
         splits,
         partial(DDPM, images.shape[-1], width=preset.width),
         args,
+        checkpoints=args.checkpoints,
         capacity=args.capacity,
         replay_ratio=args.replay_ratio,
         epochs=epochs,

@@ -1,7 +1,8 @@
 """A small DDPM forgets four of five tasks of handwritten digits; 100 stored images bring them back, without training.
 
 Trains on five tasks of two digits each without replay, then samples the model alone, guided by its memory, and as the
-trivial baseline (a stored image with the same probability, else the model). Prints a table, writes samples.png.
+trivial baseline (a stored image with the same probability, else the model). Prints a table, writes results.json and
+samples.png.
 
     python examples/memory_guided_digits.py
 
@@ -13,16 +14,17 @@ baseline has .41. Both copy: every memory-driven sample is a stored image. The m
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from ddpm import DDPM
 from digit_classifier import DigitClassifier, train_classifier
-from gallery import tiles
-from matplotlib.figure import Figure
 from splits import Split, be_quiet, load, split_classes, train_tasks
 from torch import Tensor
 
 from hopfield_replay.denoisers import DiffusersDenoiser
+from hopfield_replay.figures import picture_rows
+from hopfield_replay.files import write_figure, write_json
 from hopfield_replay.functional import precision_recall
 from hopfield_replay.guidance import MemoryGuidance
 
@@ -63,15 +65,26 @@ def forgetful(tasks: list[Split], epochs: int, seed: int) -> DDPM:
     return model.eval()
 
 
-def line(name: str, samples: Tensor, real: Tensor, classifier: DigitClassifier, guidance: MemoryGuidance) -> str:
-    """One row of the table."""
+def measure(samples: Tensor, real: Tensor, classifier: DigitClassifier, guidance: MemoryGuidance) -> dict[str, Any]:
+    """Which digits the samples show, how near they are to the real images, and how many come from the memory."""
     found = classifier.classify(samples).bincount(minlength=10) / len(samples)
     precision, recall = precision_recall(classifier.features(real), classifier.features(samples))
     report = guidance.report(samples)
     driven = report.nearest_stored[report.memory_driven]
-    distance = f"{float(driven.median()):.2f}" if len(driven) else "-"
-    shares = "".join(f"{100 * float(share):>5.0f}" for share in found)
-    return f"{name:<22}{shares}{precision:>11.3f}{recall:>8.3f}{report.memory_share:>15.3f}{distance:>10}"
+    return {
+        "digits": found.tolist(),
+        "precision": precision,
+        "recall": recall,
+        "memory_share": report.memory_share,
+        "distance": float(driven.median()) if len(driven) else None,
+    }
+
+
+def line(name: str, row: dict[str, Any]) -> str:
+    """One row of the table."""
+    distance = "-" if row["distance"] is None else f"{row['distance']:.2f}"
+    shares = "".join(f"{100 * share:>5.0f}" for share in row["digits"])
+    return f"{name:<22}{shares}{row['precision']:>11.3f}{row['recall']:>8.3f}{row['memory_share']:>15.3f}{distance:>10}"
 
 
 def main() -> None:
@@ -104,21 +117,23 @@ def main() -> None:
     print(f"{len(real)} held-out images of all tasks, in the features of a classifier that is right for {accuracy:.1%}")
     digits = "".join(f"{digit:>5}" for digit in range(10))
     print(f"{'% of digit':<22}{digits}{'precision':>11}{'recall':>8}{'memory share':>15}{'distance':>10}")
+    rows = {}
     for name, samples in (("model alone", alone), ("guided", guided), ("stored image or model", baseline)):
-        print(line(name, samples, real, classifier, guidance))
+        rows[name] = measure(samples, real, classifier, guidance)
+        print(line(name, rows[name]))
     print("distance: median over memory-driven samples to the nearest stored image; 0: a copy")
 
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    figure = Figure(figsize=(9, 2.4), layout="constrained")
-    rows = {
-        "model alone": alone,
-        f"the same noise, guided by {len(stored)} stored images": guided,
-        "stored images": stored,
-    }
-    for axis, (title, shown) in zip(figure.subplots(3, 1), rows.items(), strict=True):
-        order = torch.linspace(0, len(shown) - 1, min(24, len(shown))).long() if shown is stored else slice(24)
-        tiles(axis, shown[order], title)
-    figure.savefig(options.output_dir / "samples.png", dpi=120)
+    write_json(options.output_dir / "results.json", rows)
+    some = torch.linspace(0, len(stored) - 1, min(16, len(stored))).long()  # of every task
+    pictures = [
+        ("model alone", alone[:16]),
+        (f"the same noise, guided by {len(stored)} stored images", guided[:16]),
+        ("stored images", stored[some]),
+    ]
+    figure = picture_rows(pictures)
+    assert figure is not None  # they are pictures
+    write_figure(options.output_dir / "samples.png", figure)
     print(f"{options.output_dir / 'samples.png'}, {time.process_time() - started:.0f} CPU seconds")
 
 

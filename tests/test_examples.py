@@ -24,6 +24,7 @@ def results(tmp_path_factory):
         [
             sys.executable, "-W", "error", "-W", "ignore::FutureWarning", str(SCRIPT), "--epochs", "1", "--tasks", "2",
             "--policies", *ARMS, "--forecast", "--capacity", "20", "--output-dir", str(folder), "--accelerator", "cpu",
+            "--checkpoints",
         ],
         cwd=folder.parent, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, timeout=300, check=False,
@@ -111,6 +112,23 @@ def test_digits_logs_to_tensorboard(results, arm):
     written = json.loads((folder / "results.json").read_text())["arms"][ARMS.index(arm)]["tasks"][1]
     (mean,) = events.Scalars("forgetting/reconstruction/mean")
     assert mean.value == pytest.approx(written["reconstruction_forgetting"], abs=1e-6)
+
+
+def test_digits_leaves_checkpoints_to_audit(results, monkeypatch, capsys):
+    from hopfield_replay.cli import main
+
+    _, folder = results
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    before, after = (str(folder / "none" / f"task{task}.ckpt") for task in (1, 2))
+    data = [str(folder / f"task{task}.npz") for task in (1, 2)]
+    options = ["--before", before, "--after", after, "--data", *data, "--device", "cpu"]
+    assert main(["audit", "--model", "ddpm:DDPM", *options]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    (first,), (second,) = ([line for line in lines if line[:1] == [f"task{task}.npz"]] for task in (1, 2))
+    written = json.loads((folder / "results.json").read_text())["arms"][ARMS.index("none")]["tasks"][1]
+    # the same images and timesteps as the monitor's, other noise
+    assert float(first[4]) == pytest.approx(written["reconstruction_forgetting"], rel=0.1)  # the rise
+    assert float(second[3]) == pytest.approx(written["error_current_task"], rel=0.1)  # the error after
 
 
 def start(monkeypatch, *arguments):

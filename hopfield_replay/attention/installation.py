@@ -39,9 +39,23 @@ def self_attention_layers(model: nn.Module) -> dict[str, Any]:
 class HopfieldAttention:
     """Modern Hopfield attention in a model; made by :func:`install_hopfield_attention`, a context manager.
 
+    Args:
+        model: the model that gets called: each of its forwards begins with empty scores.
+        layers: its self-attention modules by name.
+        a: share of the carried scores, in [0, 1).
+        start: what the first layer starts from, see :func:`install_hopfield_attention`.
+
     Attributes:
         layers: names of the self-attention modules that carry scores.
         a: share of the carried scores.
+
+    Example:
+        >>> from diffusers import DiTTransformer2DModel
+        >>> model = DiTTransformer2DModel(2, 4, 1, num_layers=2, sample_size=4, num_embeds_ada_norm=2)
+        >>> hopfield = install_hopfield_attention(model, 0.2)
+        >>> hopfield.layers, hopfield.a
+        (('transformer_blocks.0.attn1', 'transformer_blocks.1.attn1'), 0.2)
+        >>> hopfield.remove()
     """
 
     def __init__(self, model: nn.Module, layers: dict[str, Any], a: float, start: Start) -> None:

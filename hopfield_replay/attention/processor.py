@@ -19,6 +19,15 @@ class HopfieldAttnProcessor:
         carried: the scores, shared by all layers of the model.
         a: share of the carried scores, in [0, 1).
         start: what the first layer starts from, see :func:`hopfield_attention`.
+
+    Example:
+        >>> from diffusers import DiTTransformer2DModel
+        >>> from hopfield_replay.attention import install_hopfield_attention
+        >>> model = DiTTransformer2DModel(2, 4, 1, num_layers=1, sample_size=4, num_embeds_ada_norm=2)
+        >>> with install_hopfield_attention(model, 0.2):
+        ...     processor = model.transformer_blocks[0].attn1.processor
+        >>> type(processor).__name__, processor.a, type(processor.previous).__name__
+        ('HopfieldAttnProcessor', 0.2, 'AttnProcessor2_0')
     """
 
     def __init__(self, previous: Any, carried: CarriedScores, a: float, start: Start) -> None:

@@ -20,6 +20,11 @@ class LayerUniformity:
         cosine: mean cosine similarity of pairs of tokens; 1: all point the same way.
         residual: relative norm of what tells tokens apart; 0: rank collapse.
         samples: number of samples.
+
+    Example:
+        >>> row = LayerUniformity("transformer_blocks.0", cosine=0.25, residual=0.9, samples=5)
+        >>> f"{row.layer}: {row.cosine} over {row.samples} samples"
+        'transformer_blocks.0: 0.25 over 5 samples'
     """
 
     layer: str

@@ -27,6 +27,18 @@ class Examples:
         clean: the samples, worst and then best, (k, *shape).
         before: reconstructed by the first version, (k, *shape).
         after: by the second one, (k, *shape).
+
+    Example:
+        >>> import torch
+        >>> from hopfield_replay.auditing import audit
+        >>> from hopfield_replay.denoisers import CallableDenoiser
+        >>> schedule = torch.linspace(0.99, 0.01, 10)
+        >>> before = CallableDenoiser(lambda x, t: torch.zeros_like(x), schedule, prediction_type="sample")
+        >>> after = CallableDenoiser(lambda x, t: torch.ones_like(x), schedule, prediction_type="sample")
+        >>> samples = torch.tensor([0.0, 1.0, 0.4]).view(3, 1, 1, 1).expand(3, 1, 2, 2)  # the first one is forgotten
+        >>> found = audit(before, after, samples).examples
+        >>> found.worst, found.best, found.before.shape
+        ((0,), (1,), torch.Size([2, 1, 2, 2]))
     """
 
     worst: tuple[int, ...]

@@ -4,7 +4,7 @@ All are 800 pixels wide at their own resolution, in colours that every kind of c
 lines or hatches that do so in grey. Needs matplotlib: pip install "hopfield-replay[tensorboard]".
 """
 
-from hopfield_replay.figures._style import Estimated, legend_above, new_figure, panels, series_style
+from hopfield_replay.figures._style import legend_above, new_figure, panels, series_style
 from hopfield_replay.figures.audit import error_change, rises_by_group
 from hopfield_replay.figures.buffer import buffer_turnover, protected_energy_curve
 from hopfield_replay.figures.forecast import rises_and_protection
@@ -19,7 +19,6 @@ from hopfield_replay.figures.theory import (
 )
 
 __all__ = [
-    "Estimated",
     "as_pictures",
     "buffer_turnover",
     "energy_against_forgetting",

@@ -45,6 +45,10 @@ def new_figure(height: float, *, narrow: bool = False) -> "Figure":
 
     Raises:
         ImportError: matplotlib is not installed.
+
+    Example:
+        >>> new_figure(3.0).get_size_inches().tolist(), new_figure(3.0, narrow=True).get_size_inches().tolist()
+        ([8.0, 3.0], [4.0, 3.0])
     """
     try:
         from matplotlib.figure import Figure
@@ -54,7 +58,22 @@ def new_figure(height: float, *, narrow: bool = False) -> "Figure":
 
 
 def panels(figure: Any, count: int, per_row: int, **settings: Any) -> "list[Axes]":
-    """Divide a figure into ``count`` axes, ``per_row`` beside each other; settings go to ``Figure.subplots``."""
+    """Divide a figure into axes, beside and below each other, without the frame's upper and right line.
+
+    Args:
+        figure: of :func:`new_figure`, or one of its subfigures.
+        count: number of axes, >= 1.
+        per_row: so many beside each other, >= 1.
+        settings: for ``Figure.subplots``, such as ``sharey=True``.
+
+    Returns:
+        The axes, row by row.
+
+    Example:
+        >>> figure = new_figure(4.0)
+        >>> len(panels(figure, 3, per_row=2)), len(figure.axes)  # two rows, the last place stays empty
+        (3, 4)
+    """
     columns = min(count, per_row)
     grid = figure.subplots(-(-count // columns), columns, squeeze=False, **settings).flatten()
     for spare in grid[count:]:
@@ -84,7 +103,19 @@ def histogram(axis: "Axes", values: Tensor, what: str) -> None:
 
 
 def legend_above(axis: "Axes", columns: int = 1) -> None:
-    """Put the legend above the axes, where it covers no data; the axes need no title then."""
+    """Put the legend above the axes, where it covers no data; the axes need no title then.
+
+    Args:
+        axis: one of :func:`panels`, with labelled lines, bars or dots in it.
+        columns: entries of the legend beside each other.
+
+    Example:
+        >>> (axis,) = panels(new_figure(3.0), 1, 1)
+        >>> _ = axis.plot([1, 2], [3, 4], label="forgetting")
+        >>> legend_above(axis)
+        >>> [text.get_text() for text in axis.get_legend().get_texts()]
+        ['forgetting']
+    """
     axis.legend(
         loc="lower left",
         bbox_to_anchor=(0.0, 1.02),
@@ -106,6 +137,12 @@ def legend_below(figure: Any, axis: "Axes", columns: int) -> None:
 
 def series_style(i: int) -> dict[str, Any]:
     """Colour, marker and line of series ``i``, for ``plot`` or ``errorbar``; after eight, colours get new markers.
+
+    Args:
+        i: number of the series, from 0.
+
+    Returns:
+        Keyword arguments.
 
     Example:
         >>> series_style(0)["color"] == series_style(8)["color"], series_style(0)["marker"], series_style(8)["marker"]

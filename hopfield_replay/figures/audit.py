@@ -35,6 +35,11 @@ def error_change(old: Tensor, new: Tensor) -> "Figure":
 
     Raises:
         ImportError: matplotlib is not installed.
+
+    Example:
+        >>> left, right = error_change(torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.2, 0.2, 0.5])).axes
+        >>> left.get_legend_handles_labels()[1], left.get_ylabel()
+        (['mean +0.1'], 'samples (of 3)')
     """
     rises = new - old
     figure = new_figure(3.9)
@@ -66,6 +71,11 @@ def rises_by_group(rises: Tensor, groups: Tensor | Sequence[int | str], name: st
 
     Raises:
         ImportError: matplotlib is not installed.
+
+    Example:
+        >>> (axis,) = rises_by_group(torch.tensor([0.1, 0.2, 0.5, 0.6]), ["cat", "cat", "dog", "dog"]).axes
+        >>> [label.get_text() for label in axis.get_yticklabels()]  # from below
+        ['class cat (n = 2)', 'class dog (n = 2)']
     """
     members: dict[int | str, list[int]] = {}
     for position, group in enumerate(groups.tolist() if isinstance(groups, Tensor) else groups):

@@ -21,6 +21,11 @@ def buffer_turnover(counts: Mapping[int, tuple[int, int, int]], *, narrow: bool 
 
     Raises:
         ImportError: matplotlib is not installed.
+
+    Example:
+        >>> (axis,) = buffer_turnover({0: (25, 0, 25), 1: (0, 25, 0)}).axes
+        >>> axis.get_legend_handles_labels()[1]
+        ['stayed (25)', 'new (25)', 'dropped (25)']
     """
     figure = new_figure(3.0 if narrow else 3.4, narrow=narrow)
     (axis,) = panels(figure, 1, 1)
@@ -74,6 +79,11 @@ def protected_energy_curve(
 
     Raises:
         ImportError: matplotlib is not installed.
+
+    Example:
+        >>> (axis,) = protected_energy_curve([1, 5, 10], [2.0, 5.0, 6.0], bound=7.0).axes
+        >>> axis.get_legend_handles_labels()[1]
+        ['kept samples, best first', 'bound on any choice']
     """
     figure = new_figure(3.3 if narrow else 3.6, narrow=narrow)
     (axis,) = panels(figure, 1, 1)

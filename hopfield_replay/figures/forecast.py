@@ -36,6 +36,13 @@ def rises_and_protection(
 
     Raises:
         ImportError: matplotlib is not installed.
+
+    Example:
+        >>> import torch
+        >>> curves = {"random": [2.0, 3.0], "greedy_gain": [4.0, 5.0]}
+        >>> left, right = rises_and_protection(torch.rand(100), [20, 50], curves, recommended=50).axes
+        >>> right.get_legend_handles_labels()[1]
+        ['random', 'greedy_gain', 'recommended: 50']
     """
     figure = new_figure(4.2)
     left, right = panels(figure, 2, 2)

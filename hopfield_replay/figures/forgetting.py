@@ -43,6 +43,13 @@ def energy_against_forgetting(
 
     Raises:
         ImportError: matplotlib is not installed.
+
+    Example:
+        >>> energies = {"energy_start": torch.tensor([1.0, 2.0, 3.0]), "energy": torch.tensor([4.0, 6.0, 9.0])}
+        >>> errors = {"error_start": torch.zeros(3, 1), "error": torch.tensor([[0.1], [0.2], [0.4]])}
+        >>> figure = energy_against_forgetting({"task": 1, "probes": [{"task": 0, **energies, **errors}]})
+        >>> [axis.get_legend_handles_labels()[1] for axis in figure.axes]
+        [['task 0: Spearman +1.00 (n = 3)'], ['task 0: Spearman +1.00 (n = 3)']]
     """
     found = [
         (probe["task"], probe["energy_start"], probe["energy"] - probe["energy_start"], rise)
@@ -102,6 +109,11 @@ def forgetting_over_tasks(
 
     Raises:
         ImportError: matplotlib is not installed.
+
+    Example:
+        >>> (axis,) = forgetting_over_tasks({"none": [(2, 0.09), (3, 0.1)], "random": [(2, 0.01), (3, 0.02)]}).axes
+        >>> [line.get_ydata().tolist() for line in axis.lines[:2]], axis.get_xticks().tolist()
+        ([[0.09, 0.1], [0.01, 0.02]], [2, 3])
     """
     columns = min(3 if narrow else 5, len(curves))
     figure = new_figure((2.6 if narrow else 3.6) + 0.2 * -(-len(curves) // columns), narrow=narrow)

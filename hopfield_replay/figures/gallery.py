@@ -81,6 +81,11 @@ def picture_rows(
 
     Raises:
         ImportError: matplotlib is not installed.
+
+    Example:
+        >>> figure = picture_rows([("stored", torch.rand(5, 1, 8, 8)), ("generated", torch.rand(5, 1, 8, 8))])
+        >>> [axis.get_title("left") for axis in figure.axes]
+        ['stored', 'generated']
     """
     strips = [(name, as_pictures(samples)) for name, samples in rows if len(samples)]
     shown = [(name, found) for name, found in strips if found is not None]

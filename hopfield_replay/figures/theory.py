@@ -46,6 +46,14 @@ def energy_rises(
 
     Raises:
         ImportError: matplotlib is not installed.
+
+    Example:
+        >>> from hopfield_replay.theory import Estimate
+        >>> rises = {("rotation", "outlier", "pattern"): Estimate(mean=2.0, error=0.1, count=20)}
+        >>> rises[("rotation", "cluster", "pattern")] = Estimate(mean=1.0, error=0.1, count=20)
+        >>> (axis,) = [axis for axis in energy_rises(rises, {}, "beta=8.0").axes if axis.axison]
+        >>> axis.get_title(), [float(bar.get_height()) for bar in axis.patches]
+        ('rotation', [2.0, 1.0])
     """
     changes = list(dict.fromkeys(change for change, _, _ in rises))
     columns = 2 if len(changes) == 4 else 3
@@ -82,6 +90,13 @@ def learned_rises_and_gains(
 
     Raises:
         ImportError: matplotlib is not installed.
+
+    Example:
+        >>> from hopfield_replay.theory import Estimate
+        >>> rises = {"8 hidden": {("outlier", "pattern"): Estimate(mean=2.0, error=0.1, count=20)}}
+        >>> gains = {"8 hidden": {("outlier gains", "high"): Estimate(mean=0.5, error=0.1, count=20)}}
+        >>> len(learned_rises_and_gains(rises, gains, "beta=12").axes)
+        2
     """
     figure = new_figure(6.2)
     parts: Any = figure.subfigures(2, 1)
@@ -146,6 +161,13 @@ def replay_gains(gains: Mapping[str, Mapping[str, Mapping[str, Estimated]]], tit
 
     Raises:
         ImportError: matplotlib is not installed.
+
+    Example:
+        >>> from hopfield_replay.theory import Estimate
+        >>> families = {"high -> high": {"raw": Estimate(mean=2.0, error=0.1, count=20)}}
+        >>> (axis,) = replay_gains({"rotation": families}, "beta=8.0").axes
+        >>> axis.get_title(), axis.get_xscale()
+        ('rotation', 'log')
     """
     rows = max(map(len, gains.values()))
     figure = new_figure(1.5 + 0.42 * rows)
@@ -190,6 +212,13 @@ def where_the_rule_holds(
 
     Raises:
         ImportError: matplotlib is not installed.
+
+    Example:
+        >>> from hopfield_replay.theory import Estimate
+        >>> cells = [("pattern", 4, 0.5, beta, verdict) for beta, verdict in ((1.0, "reversed"), (8.0, "holds"))]
+        >>> mixed = {"pattern": {8.0: Estimate(mean=0.5, error=0.1, count=20)}}
+        >>> [axis.get_title() for axis in where_the_rule_holds(cells, mixed).axes]
+        ['n = 4, at each pattern', 'mixed density, at each pattern']
     """
     places = list(dict.fromkeys(place for place, *_ in cells))
     sizes = list(dict.fromkeys(n for _, n, *_ in cells))
@@ -259,6 +288,14 @@ def protected_by_policy(settings: Mapping[str, Mapping[str, Mapping[str, Estimat
 
     Raises:
         ImportError: matplotlib is not installed.
+
+    Example:
+        >>> from hopfield_replay.theory import Estimate
+        >>> means = {"random": 2.0, "greedy_gain": 3.0}
+        >>> protected = {name: {"mean": Estimate(mean, error=0.1, count=20)} for name, mean in means.items()}
+        >>> (axis,) = protected_by_policy({"digits": protected}).axes
+        >>> [label.get_text() for label in axis.get_yticklabels()]
+        ['random', 'greedy_gain']
     """
     policies = list(dict.fromkeys(policy for values in settings.values() for policy in values))
     figure = new_figure(1.6 + 0.34 * len(policies))

@@ -5,10 +5,12 @@ import torch
 
 pytest.importorskip("diffusers")
 
+from arms import TaskCheckpoints
 from ddpm import DDPM
 from lightning.pytorch import Callback
 from splits import Split, be_quiet, shuffled, train_tasks
 
+from hopfield_replay.checkpoints import load_module
 from hopfield_replay.denoisers import DiffusersDenoiser, find_denoiser
 from hopfield_replay.functional import reconstruction_error
 from hopfield_replay.task_reader import sample_ids
@@ -67,9 +69,10 @@ class Watch(Callback):
         self.hook.remove()
 
 
-def test_the_average_of_the_weights_is_what_is_measured():
+def test_the_average_of_the_weights_is_what_is_measured_and_saved(tmp_path):
     splits, watch = tasks(), Watch()
-    model, monitor = train(splits, partial(DDPM, **SMALL), epochs=2, ema_decay=0.7, callbacks=[watch])
+    callbacks = [watch, TaskCheckpoints(tmp_path)]
+    model, monitor = train(splits, partial(DDPM, **SMALL), epochs=2, ema_decay=0.7, callbacks=callbacks)
     assert [len(steps) for steps in watch.weights] == [4, 4]
     average = watch.weights[1][0]
     for weight in watch.weights[1][1:]:
@@ -77,9 +80,11 @@ def test_the_average_of_the_weights_is_what_is_measured():
     torch.testing.assert_close(model.network.conv_out.weight.detach(), average)
     assert not torch.allclose(average, watch.weights[1][-1], rtol=1e-3)
     probe = monitor.history[1]["probes"][0]
-    torch.testing.assert_close(
-        probe["error"], errors(model, splits[0], 0, probe, splits[0].held_out.tensors[1]), rtol=1e-4, atol=1e-6
-    )
+    labels = splits[0].held_out.tensors[1]
+    torch.testing.assert_close(probe["error"], errors(model, splits[0], 0, probe, labels), rtol=1e-4, atol=1e-6)
+    first, second = (load_module(tmp_path / f"task{task}.ckpt", DDPM).module for task in (1, 2))  # no arguments needed
+    torch.testing.assert_close(probe["error_start"], errors(first, splits[0], 0, probe, labels), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(second.state_dict(), model.state_dict())
 
 
 @pytest.mark.parametrize("network", ["unet", "mlp", "dit"])

@@ -1,3 +1,4 @@
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -32,6 +33,8 @@ def test_at_full_strength_every_sample_is_a_stored_one(monkeypatch, capsys, tmp_
         assert float(row[-1]) < 0.05
         assert sum(map(int, row[:8])) > 90
     assert float(alone[-2]) < 0.5
+    written = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert f"{written['guided']['recall']:.3f}" == guided[11]
     assert (tmp_path / "out" / "samples.png").read_bytes().startswith(b"\x89PNG")
 
 
