@@ -36,6 +36,7 @@ from hopfield_replay import EnergyReplayBuffer, ForgettingTracker
 from hopfield_replay.meter import ErrorMeter
 from hopfield_replay.policies import POLICIES
 from hopfield_replay.storage import SampleStore
+from hopfield_replay.task_reader import TaskReader
 from tests.lightning.small import same
 from tests.reliability import worker
 
@@ -85,7 +86,7 @@ def after(real, *args, **options):
 
 MOMENTS = {  # what is wrapped, and how the process dies in it
     "inside a batch": (Hooks, "on_after_backward", before),
-    "while a task is read": (ForgettingTracker, "_encode", after),
+    "while a task is read": (TaskReader, "_encode", after),
     "before the second phase": (EnergyReplayBuffer, "refine", before),
     "after the second phase": (EnergyReplayBuffer, "refine", after),
     "between the last checkpoint and on_train_end": (Hooks, "on_train_end", before),
