@@ -86,7 +86,7 @@ def after(real, *args, **options):
 
 MOMENTS = {  # what is wrapped, and how the process dies in it
     "inside a batch": (Hooks, "on_after_backward", before),
-    "while a task is read": (TaskReader, "read", after),
+    "while a task is read": (TaskReader, "_encode", after),
     "before the second phase": (EnergyReplayBuffer, "refine", before),
     "after the second phase": (EnergyReplayBuffer, "refine", after),
     "between the last checkpoint and on_train_end": (Hooks, "on_train_end", before),
