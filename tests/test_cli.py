@@ -272,8 +272,7 @@ def holes(folder):
         (one_image, ["--fail-above", "0.1"], "one sample (all samples) has none; give more samples"),
         (one_image, ["--timesteps", "5000"], "timestep 5000 is out of range"),
         (one_image, ["--model", "ddpm:Nothing"], "The model 'ddpm:Nothing' cannot be imported"),
-        (one_image, ["--model-args", "{}"], "DDPM needs the constructor arguments ['size'], which"),
-        (one_image, ["--model-args", '{"size": 8}'], "is of another architecture: "),
+        (one_image, ["--model-args", '{"width": 64}'], "is of another architecture: "),
         (one_image, ["--device", "nowhere"], "cannot be put on nowhere"),
         (one_image, ["--new-data", "x.npz"], "x.npz does not exist"),
     ],
@@ -284,6 +283,11 @@ def test_bad_input_of_an_audit(trained, tmp_path, capsys, data, more, message):
     assert error.startswith("hopfield-replay: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_weights_alone_do_not_say_how_to_make_the_model(trained, capsys):
+    assert audit(trained, "unlearned", "second", "old", more=["--model-args", "{}"]) == 2
+    assert "DDPM needs the constructor arguments ['size'], which" in capsys.readouterr().err
 
 
 def test_one_sample_is_said_to_have_no_interval(trained, tmp_path, capsys):
