@@ -283,7 +283,7 @@ class ForgettingMonitor(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the ledger and the buffer of a checkpoint."""
         self.tracker.load_state_dict(state_dict)
-        self._counts = list(state_dict.get("counts", (0, 0)))
+        self._counts[:] = state_dict.get("counts", (0, 0))  # in place: a finder's own steps are not of the task
 
 
 def _after(trainer: Trainer, monitor: Callback) -> list[Callback]:

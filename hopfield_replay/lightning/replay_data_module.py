@@ -132,8 +132,9 @@ class ReplayDataModule(LightningDataModule):
         """The wrapped training loader with replay."""
         buffer = self._monitored() if self.buffer is None else self.buffer
         loader = ReplayLoader(self.wrapped.train_dataloader(), buffer, replay_ratio=self.replay_ratio, seed=self.seed)
-        if self.trainer is not None and self.trainer.current_epoch > 0:  # reload_dataloaders_every_n_epochs
+        if self.trainer is not None and self.trainer.current_epoch > 0:  # reloaded every n epochs, or by a finder
             loader.stream.counts = self._counts
+            loader.stream.set_epoch(self.trainer.current_epoch)  # after a finder Lightning does not
         self._counts = loader.stream.counts
         return loader
 

@@ -241,7 +241,7 @@ def every_moment(folder, reference, policy):
     for number, moment in enumerate(MOMENTS):
         count = reference.counts[moment]
         at = (count // worker.TASKS) // 2 if number % 2 else count - 1 - (count // worker.TASKS) // 2
-        yield trial(folder / f"moment{number}", reference, [(moment, at)], policy=policy, storage=number % 3 == 0)
+        yield trial(folder / f"moment{number}", reference, [(moment, at)], policy=policy, storage=number % 3 == 1)
     kills = [("inside a batch", 9), *((moment, 0) for moment in RESUMING)]
     yield trial(folder / "resuming", reference, kills, policy=policy, storage=True)
 

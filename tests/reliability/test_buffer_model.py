@@ -191,6 +191,24 @@ class BufferMachine(RuleBasedStateMachine):
         assert same(fresh.state_dict(), state)
         self.buffer, self.capacity = fresh, self.capacity + larger
 
+    @rule()
+    def remember(self):
+        self.buffer.save(self.folder / "earlier")
+        kept = {name: list(ids) for name, ids in self.kept.items()}
+        self.earlier = (self.buffer.state_dict(), kept, dict(self.samples), self.task)
+
+    @precondition(lambda self: hasattr(self, "earlier"))
+    @rule(by=st.sampled_from(["file", "state"]))
+    def go_back(self, by):
+        """The same buffer takes over an earlier state: nothing of what came after it stays."""
+        state, kept, samples, self.task = self.earlier
+        if by == "file":
+            self.buffer.load(self.folder / "earlier")
+        else:
+            self.buffer.load_state_dict(state)
+        assert same(self.buffer.state_dict(), state)
+        self.kept, self.samples = {name: list(ids) for name, ids in kept.items()}, dict(samples)
+
     @precondition(lambda self: len(self.buffer) > 1)
     @rule()
     def resume_with_too_little_room(self):

@@ -389,6 +389,11 @@ class Tunable(Foreign):
         return torch.optim.Adam(self.parameters(), lr=self.lr)
 
 
+def schedule(task, step):
+    """Half of the first epoch's batches, a quarter of the second's."""
+    return 0.5 if step < 3 else 0.25
+
+
 def untuned(monitor):
     """The ledger is that of a run without finders."""
     reference = go(module=Tunable(), limit_val_batches=0)[1]
@@ -422,16 +427,33 @@ def test_a_learning_rate_finder_leaves_the_ledger_alone(tmp_path):
     untuned(monitor)
 
 
+class Later(LearningRateFinder):
+    """In the middle of a task."""
+
+    def on_fit_start(self, *args):
+        pass
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            self.lr_find(trainer, pl_module)
+
+
+@NO_VALIDATION
+@pytest.mark.parametrize("finder", [LearningRateFinder, Later])
+def test_what_is_replayed_after_a_finder_is_what_is_replayed_without_one(tmp_path, finder):
+    def replayed(*callbacks):
+        buffer = EnergyReplayBuffer(6, "random", groups="task")
+        monitor = ForgettingMonitor(buffer, probe_size=5)
+        data = [ReplayDataModule(Data(task), buffer, replay_ratio=schedule) for task in range(2)]
+        module = Tunable()
+        fit_tasks(trainer(*callbacks, monitor, default_root_dir=tmp_path, limit_val_batches=0), module, data)
+        return [image_of(batch) for _, batch in module.seen][-3:], monitor.history[1]["replay_ratio"]
+
+    assert same(replayed(finder(num_training_steps=10)), replayed())
+
+
 @NO_VALIDATION
 def test_a_learning_rate_finder_in_the_middle_of_a_task(tmp_path):
-    class Later(LearningRateFinder):
-        def on_fit_start(self, *args):
-            pass
-
-        def on_train_epoch_start(self, trainer, pl_module):
-            if trainer.current_epoch == 1:
-                self.lr_find(trainer, pl_module)
-
     _, monitor, _ = go(Later(num_training_steps=10), module=Tunable(), default_root_dir=tmp_path)
     untuned(monitor)
 
@@ -453,9 +475,6 @@ def test_a_tuner_before_the_first_task(tmp_path):
 
 
 def test_a_schedule_is_accounted_for_over_reloads():
-    def schedule(task, step):
-        return 0.5 if step < 3 else 0.25
-
     shares = []
     for settings in ({}, {"reload_dataloaders_every_n_epochs": 1}):
         buffer = EnergyReplayBuffer(6, "random", groups="task")
@@ -474,10 +493,7 @@ def test_a_schedule_is_accounted_for_over_a_resume(tmp_path, stop):
         monitor = ForgettingMonitor(buffer, probe_size=5)
         saving = ModelCheckpoint(folder, save_last=True)
         runner = trainer(*callbacks, monitor, saving, enable_checkpointing=True)
-        tasks = [
-            ReplayDataModule(loader(task), buffer, replay_ratio=lambda task, step: 0.5 if step < 3 else 0.25)
-            for task in range(2)
-        ]
+        tasks = [ReplayDataModule(loader(task), buffer, replay_ratio=schedule) for task in range(2)]
         fit_tasks(runner, Foreign(), tasks, ckpt_path=ckpt_path)
         return monitor
 
@@ -523,16 +539,16 @@ class Interrupt(Callback):
 @pytest.mark.usefixtures("_sigint")
 def test_an_interrupted_task_has_no_boundary_and_goes_on_when_resumed(tmp_path):
     whole = run(tmp_path / "whole")
-    buffers = []
+    monitors = []
 
     class Watch(Callback):
         def on_exception(self, trainer, pl_module, exception):
-            monitor = next(c for c in trainer.callbacks if isinstance(c, ForgettingMonitor))
-            buffers.append((len(monitor.history), monitor.buffer.tasks.unique().tolist()))
+            monitors.append(next(c for c in trainer.callbacks if isinstance(c, ForgettingMonitor)))
 
     with pytest.raises(SystemExit):
         run(tmp_path / "cut", Interrupt(10), Watch())
-    assert buffers == [(1, [0])]
+    (monitor,) = monitors  # as the whole fit leaves it, after every callback has heard of the interruption
+    assert (len(monitor.history), monitor.buffer.tasks.unique().tolist()) == (1, [0])
     check_same(run(tmp_path / "cut", ckpt_path="last"), whole, 18 - 9)
 
 
