@@ -229,8 +229,9 @@ def train_tasks(
     buffer = None
     datamodules: list[LightningDataModule] = list(tasks)
     if policy != "none":
-        name, _, sampling = policy.partition("+")
-        buffer = EnergyReplayBuffer(capacity, name, groups="task", sampling=sampling or None, seed=seed)
+        name, _, after = policy.partition("+")
+        sampling: Any = after or None  # the buffer knows which there are
+        buffer = EnergyReplayBuffer(capacity, name, groups="task", sampling=sampling, seed=seed)
         datamodules = [ReplayDataModule(split, buffer, replay_ratio=replay_ratio) for split in tasks]
     monitor = ForgettingMonitor(buffer, probe_source="val", seed=seed)
     # the average comes first, so that the monitor measures it; without a device it would sit on the CPU

@@ -194,8 +194,8 @@ def boundaries(options: argparse.Namespace) -> None:
     chosen = [((labels // 2) == task).nonzero().flatten()[:300] for task in range(5)]
     tasks = [TensorDataset(images[own], labels[own]) for own in chosen]
     parts = Parts()
-    parts.watch(tracker_module.ForgettingTracker, "_vectors", "reading data")
-    parts.watch(tracker_module.ForgettingTracker, "_choose_probes", "choosing probes")
+    parts.watch(tracker_module.TaskReader, "read", "reading data")
+    parts.watch(tracker_module.TaskReader, "probes", "choosing probes")
     for name in ("energy", "effective_patterns", "_density"):
         parts.watch(tracker_module, name, "energies")
     parts.watch(tracker_module, "HopfieldMemory", "calibrating beta")

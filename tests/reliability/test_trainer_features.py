@@ -660,7 +660,7 @@ def test_several_loggers_get_every_boundary(tmp_path):
     board, table = TensorBoardLogger(tmp_path, "board"), CSVLogger(tmp_path, "table")
     go(logger=[board, table], log_every_n_steps=1)
     events = EventAccumulator(board.log_dir).Reload()
-    assert [event.step for event in events.Scalars("forgetting/beta")] == [6, 12]
+    assert sorted(event.step for event in events.Scalars("forgetting/beta")) == [6, 12]  # two files of one second
     lines = (tmp_path / "table" / "version_0" / "metrics.csv").read_text().splitlines()
     names, rows = lines[0].split(","), [line.split(",") for line in lines[1:]]
     at, step = names.index("forgetting/beta"), names.index("step")

@@ -1,0 +1,122 @@
+"""Every code block of the README runs: Python in order, in one namespace; commands with their work cut short."""
+
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+for needed in ("avalanche", "diffusers", "jsonargparse", "matplotlib", "sklearn", "tensorboard"):
+    pytest.importorskip(needed)
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.M | re.S)
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+def blocks(language):
+    return [body for kind, body in BLOCKS if kind == language]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder of one's own, with a module ``my`` in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (tmp_path / "my.py").write_text("from tests.readme_model import Data, Model\n")
+    return tmp_path
+
+
+def test_there_are_no_other_kinds_of_blocks():
+    assert {kind for kind, _ in BLOCKS} == {"bash", "python", "yaml"}
+    assert len(blocks("python")) >= 6
+    assert TEXT.count("```") == 2 * len(BLOCKS)
+
+
+def test_python_and_yaml_blocks(here):
+    import torch
+    from diffusers import AutoencoderKL
+
+    from hopfield_replay.denoisers import CallableDenoiser
+    from tests.readme_model import Data, Model
+
+    model = Model()
+    names = {
+        "__name__": "readme",
+        "model": model,
+        "datamodules": [Data(0), Data(1)],
+        "vae": AutoencoderKL(block_out_channels=(4,), norm_num_groups=2, latent_channels=2),
+        "denoiser": CallableDenoiser(model, model.alphas_cumprod),
+        "stored": torch.rand(9, 1, 8, 8),
+    }
+    for body in blocks("python"):
+        exec(compile(body, "README.md", "exec"), names)
+    (body,) = blocks("yaml")
+    Path("tasks.yaml").write_text(body)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py", "--config", "tasks.yaml", "--trainer.max_epochs=1"])
+        names["main"]()
+    assert Path("runs/mine/last.ckpt").exists()
+
+
+SHORT = "--minutes 0 --data-dir " + str(ROOT.parent / "shared" / "data")  # of the study: it parses, and begins no job
+
+
+def commands():
+    """The commands of all bash blocks, their variables put in and their lines joined."""
+    for body in blocks("bash"):
+        variables = {}
+        for line in body.replace("\\\n", " ").splitlines():
+            assignment = re.fullmatch(r'(\w+)="(.*)"', line)
+            if assignment:
+                variables[assignment[1]] = assignment[2]
+                continue
+            for name, value in variables.items():
+                line = line.replace(f"${name}", value)
+            yield from (shlex.split(part) for part in line.split("&&") if part.strip())
+
+
+def test_commands(here, capsys):
+    ran = []
+    for command in commands():
+        if command[:2] == ["cd", "examples"] or command[:4] == ["python", "-m", "pip", "install"]:
+            continue
+        if command[:3] == ["python", "-m", "pytest"]:
+            continue  # this one
+        ran.append(command)
+        if command[0] == "hopfield-replay":  # tests/test_examples.py runs it
+            from hopfield_replay.cli.parser import parse
+
+            parse(command[1:])
+            continue
+        assert command[0] == "python", command
+        script, arguments = ROOT / command[1], command[2:]
+        if "mnist" in arguments and not (ROOT.parent / "shared" / "data" / "MNIST").exists():
+            continue
+        study = script.name == "energy_forgetting_study.py"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(str(script.parent))
+            patch.setattr(sys, "argv", [str(script), *(arguments + SHORT.split() if study else ["--help"])])
+            code = None
+            try:
+                runpy.run_path(str(script), run_name="__main__")
+            except SystemExit as ended:
+                code = ended.code
+            assert not code, command
+        if not study:  # tests/test_examples.py runs it
+            known = capsys.readouterr().out
+            assert all(word in known for word in arguments if word.startswith("--")), command
+    assert len(ran) >= 5
+
+
+def test_files_and_names_in_the_text_exist():
+    for path in set(re.findall(r"`((?:tests|examples|hopfield_replay)/[\w/]+\.\w+)`", TEXT)):
+        assert (ROOT / path).exists(), path
+    for path in re.findall(r"\]\((examples/figures/[\w.]+)\)", TEXT):
+        assert (ROOT / path).exists(), path
+    for module in set(re.findall(r"`python -m (tests\.[\w.]+)", TEXT)):
+        assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module
