@@ -15,6 +15,7 @@ def interrupts_wait() -> Iterator[None]:
 
     Example:
         >>> import os, signal
+        >>> before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job may ignore it
         >>> try:
         ...     with interrupts_wait():
         ...         os.kill(os.getpid(), signal.SIGINT)
@@ -22,6 +23,7 @@ def interrupts_wait() -> Iterator[None]:
         ... except KeyboardInterrupt:
         ...     print("interrupted after it was", done)
         interrupted after it was True
+        >>> _ = signal.signal(signal.SIGINT, before)
     """
     handler = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(handler):

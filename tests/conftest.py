@@ -1,3 +1,5 @@
+import signal
+
 import pytest
 import torch
 
@@ -6,3 +8,11 @@ import torch
 def _one_thread():
     """Small tensors gain nothing from more threads, and shared cores lose a lot."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interrupts_arrive():
+    """A shell starts background jobs with Ctrl-C ignored, and whoever is started from them inherits that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
