@@ -18,6 +18,7 @@ from hopfield_replay.encoders import as_encoder, first_labels, split_batch
 from hopfield_replay.functional._validate import Similarity
 from hopfield_replay.meter import ErrorMeter
 from hopfield_replay.progress import track
+from hopfield_replay.task_reader import as_is
 
 _POOLED = (
     "The rank correlations run over all tasks together, so that the difference between learned and forgotten tasks "
@@ -94,9 +95,9 @@ def audit(
         raise ValueError("new_data needs old_data: the energy rises from the one to the other.")
     if isinstance(examples, bool) or not isinstance(examples, int) or examples < 0:
         raise ValueError(f"examples must be a whole number >= 0, got {examples!r}.")
-    prepare = prepare or _as_is
-    first = ErrorMeter(_denoiser(old, "old"), timesteps, seed, _as_is, draws=draws)
-    second = ErrorMeter(_denoiser(new, "new"), first.timesteps, seed, _as_is, draws=draws)
+    prepare = prepare or as_is
+    first = ErrorMeter(_denoiser(old, "old"), timesteps, seed, as_is, draws=draws)
+    second = ErrorMeter(_denoiser(new, "new"), first.timesteps, seed, as_is, draws=draws)
     _check_noise(first, second)
     sources = Sources(data)
     encode = as_encoder(encoder)
@@ -127,7 +128,7 @@ def audit(
         )
     shown = None
     if examples:
-        shown = reconstructed_examples(first, second, sources, worst, examples, prepare, decode or _as_is)
+        shown = reconstructed_examples(first, second, sources, worst, examples, prepare, decode or as_is)
     errors = errors_old.mean(1), errors_new.mean(1)
     tasks = sources.tasks()
     has_energy = _integrable(first)
@@ -217,10 +218,6 @@ def _check_finite(errors_old: Tensor, errors_new: Tensor) -> None:
                 f"{name}: the errors of {len(bad)} of {len(errors)} samples are not finite (first positions: "
                 f"{bad[:5].tolist()}). The model's weights or its precision are broken."
             )
-
-
-def _as_is(batch: Any) -> Any:
-    return batch
 
 
 def _denoiser(model: Denoiser | nn.Module, name: str) -> Denoiser:

@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from torch import Tensor
 
+from hopfield_replay.files import replacing, write_figure
 from hopfield_replay.lightning.views import Table
 
 if TYPE_CHECKING:
@@ -101,13 +102,13 @@ class FolderSink(Sink):
         """One file for each boundary."""
         path = self.folder / f"{name}_step_{step}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        write_figure(path, figure)
 
     def table(self, name: str, table: Table, step: int) -> None:
         """One file, written anew at each boundary."""
         path = self.folder / f"{name}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="") as file:
+        with replacing(path) as partial, partial.open("w", newline="") as file:
             csv.writer(file).writerows([table.columns, *table.rows])
 
 
