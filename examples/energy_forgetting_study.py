@@ -1,7 +1,8 @@
 """Does the energy tell what a diffusion model forgets, and which replay policy prevents it? Many runs, with intervals.
 
-python examples/energy_forgetting_study.py --jobs 2                     # digits: every arm, 5 seeds; hours on 2 cores
-python examples/energy_forgetting_study.py --data digits mnist --jobs 16 --accelerator gpu --gpu-jobs 6
+python examples/energy_forgetting_study.py --jobs 2      # digits: every policy, 20, 100 and 500 kept, five seeds
+python examples/energy_forgetting_study.py --data digits mnist --jobs 16
+python examples/energy_forgetting_study.py --data mnist28 --jobs 6 --accelerator gpu   # a UNet
 
 Each run is one job of examples/ddpm_mnist_splits.py. A finished job is never run again: stop and go on as you like,
 with more seeds or policies too; the tables cover every finished job in the output folder.
@@ -26,22 +27,11 @@ from study_report import draw_correlations, draw_policies, markdown, summarize
 from tqdm.auto import tqdm
 
 from hopfield_replay.files import write_text
+from hopfield_replay.policies import POLICIES
 
-MAIN = ["none", "random", "high_energy", "greedy_gain"]
-OTHERS = [
-    "low_energy",
-    "high_rise",
-    "reservoir",
-    "proportional",
-    "nearest_neighbour",
-    "k_center",
-    "facility_location",
-    "herding",
-]
-OTHERS += ["high_loss"]
+ARMS = ["none", *POLICIES, "greedy_gain+uniform"]
+CAPACITIES = [20, 100, 500]
 TASKS = {"digits": 5, "mnist": 2, "mnist28": 2}
-CAPACITIES = {"digits": [20, 50, 100, 150], "mnist": [20, 100, 500], "mnist28": [100, 500]}
-POLICIES = {"digits": [*MAIN, *(f"{name}@50" for name in OTHERS)], "mnist": MAIN, "mnist28": MAIN}
 
 
 def parse_arms(policies: list[str], capacities: list[int]) -> list[tuple[str, int]]:
@@ -180,22 +170,18 @@ def main() -> None:
     parser.add_argument(
         "--tasks", type=int, default=None, help="tasks the ten digits are split into (default: by data)"
     )
-    parser.add_argument(
-        "--policies",
-        nargs="+",
-        type=str,
-        default=None,
-        help="arms; policy@50: at this capacity only (default: by data)",
-    )
-    parser.add_argument("--capacities", nargs="+", type=int, default=None, help="samples kept (default: by data)")
+    parser.add_argument("--policies", nargs="+", type=str, default=ARMS, help="arms; policy@50: at this capacity only")
+    parser.add_argument("--capacities", nargs="+", type=int, default=CAPACITIES, help="samples kept")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="one run of each arm for each")
-    parser.add_argument("--network", type=str, choices=["mlp", "unet"], default="unet", help="what is trained")
-    parser.add_argument("--epochs", type=int, default=None, help="epochs for each task (default: by data)")
-    parser.add_argument("--ema-decay", type=float, default=None, help="average the weights: decay in (0, 1)")
-    parser.add_argument("--gradient-clip", type=float, default=None, help="largest norm of the gradient")
+    parser.add_argument(
+        "--network", type=str, choices=["mlp", "unet"], default=None, help="what is trained (default: by data)"
+    )
+    parser.add_argument("--epochs", type=int, default=None, help="epochs for each task (default: by data and network)")
+    parser.add_argument("--ema-decay", type=float, default=0.99, help="of the averaged weights, in [0, 1); 0: none")
+    parser.add_argument("--gradient-clip", type=float, default=1.0, help="largest norm of the gradient; 0: any")
     parser.add_argument("--seen", type=int, default=100, help="training images of each task that are followed")
     parser.add_argument("--replay-ratio", type=float, default=0.5, help="share of each batch that is replayed")
-    parser.add_argument("--generated", type=int, default=500, help="images sampled from each trained model")
+    parser.add_argument("--generated", type=int, default=None, help="images sampled from each model (default: by data)")
     parser.add_argument("--jobs", type=int, default=1, help="worker processes of one thread each")
     parser.add_argument("--accelerator", type=str, choices=["cpu", "gpu"], default="cpu", help="where the jobs run")
     parser.add_argument("--gpu-jobs", type=int, default=None, help="how many of the jobs use the GPU (default: all)")
@@ -205,17 +191,17 @@ def main() -> None:
     deadline = time.monotonic() + 60 * args.minutes
     if args.jobs < 1 or not 0 <= (args.jobs if args.gpu_jobs is None else args.gpu_jobs) <= args.jobs:
         parser.error(f"--jobs must be at least 1 and --gpu-jobs 0 to --jobs, got {args.jobs} and {args.gpu_jobs}")
-    if args.ema_decay is not None and not 0.0 < args.ema_decay < 1.0:
-        parser.error(f"--ema-decay must lie in (0, 1), got {args.ema_decay}")
+    if not 0.0 <= args.ema_decay < 1.0:
+        parser.error(f"--ema-decay must lie in [0, 1), got {args.ema_decay}")
     if args.seen < 0:
         parser.error(f"--seen must be 0 or more, got {args.seen}")
-    if args.gradient_clip is not None and args.gradient_clip <= 0.0:
-        parser.error(f"--gradient-clip must be positive, got {args.gradient_clip}")
+    if not 0.0 <= args.gradient_clip < math.inf:
+        parser.error(f"--gradient-clip must be 0 or more, and finite, got {args.gradient_clip}")
     if args.tasks is not None and not 2 <= args.tasks <= 10:
         parser.error(f"--tasks must be 2 to 10, got {args.tasks}")
     if args.accelerator == "gpu" and not torch.cuda.is_available():
         parser.error("--accelerator gpu, but torch finds no GPU; use --accelerator cpu")
-    if args.generated <= 32:
+    if args.generated is not None and args.generated <= 32:
         parser.error(f"--generated must exceed the extractor's 32 features, got {args.generated}")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the workers
     torch.set_num_threads(1)
@@ -228,13 +214,13 @@ def main() -> None:
                 network=args.network,
                 tasks=TASKS[data] if args.tasks is None else args.tasks,
                 epochs=args.epochs,
-                ema_decay=args.ema_decay,
-                gradient_clip=args.gradient_clip,
+                ema_decay=args.ema_decay or None,
+                gradient_clip=args.gradient_clip or None,
                 seen=args.seen,
                 replay_ratio=args.replay_ratio,
                 generated=args.generated,
             )
-            arms = parse_arms(args.policies or POLICIES[data], args.capacities or CAPACITIES[data])
+            arms = parse_arms(args.policies, args.capacities)
             folder = args.output_dir / settings.name
             claim_folder(folder, settings)
             todo = [job for job in list_jobs(settings, arms, args.seeds) if not (folder / job.file).exists()]

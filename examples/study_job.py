@@ -18,7 +18,10 @@ from hopfield_replay.storage import load_tree, save_tree
 from hopfield_replay.task_reader import sample_ids
 
 NEIGHBOUR = 10  # the density control is the distance to this neighbour
+NETWORK: dict[str, Literal["unet", "mlp"]] = {"digits": "mlp", "mnist": "mlp", "mnist28": "unet"}
 MLP_WIDTH = {"digits": 256, "mnist": 384, "mnist28": 1024}
+MLP_EPOCHS = {"digits": 60, "mnist": 30, "mnist28": 30}
+GENERATED = {"digits": 200, "mnist": 500, "mnist28": 500}
 
 
 @dataclass(frozen=True)
@@ -111,21 +114,23 @@ def settings_for(
     data: str,
     data_dir: Path,
     *,
-    network: Literal["unet", "mlp"],
+    network: Literal["unet", "mlp"] | None,
     tasks: int,
     epochs: int | None,
     ema_decay: float | None,
     gradient_clip: float | None,
     seen: int,
     replay_ratio: float,
-    generated: int,
+    generated: int | None,
 ) -> Settings:
-    """The preset's settings, with the given number of epochs if not None."""
+    """The preset's settings; network, epochs and generated images by the data where None."""
     preset = PRESETS[data]
+    network = network or NETWORK[data]
+    usual = preset.epochs if network == "unet" else MLP_EPOCHS[data]
     return Settings(
         data=data,
         train=preset.train,
-        epochs=preset.epochs if epochs is None else epochs,
+        epochs=usual if epochs is None else epochs,
         batch_size=preset.batch_size,
         network=network,
         width=preset.width if network == "unet" else MLP_WIDTH[data],
@@ -133,7 +138,7 @@ def settings_for(
         gradient_clip=gradient_clip,
         seen=seen,
         replay_ratio=replay_ratio,
-        generated=generated,
+        generated=GENERATED[data] if generated is None else generated,
         sequences=make_sequences(*images_of(data, data_dir), tasks),
     )
 

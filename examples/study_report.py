@@ -17,13 +17,7 @@ CORRELATIONS = {
     "rise": "energy rise",
     "rise_partial": "energy rise, given density",
 }
-TITLES = {
-    "reconstruction": "reconstruction forgetting",
-    "worst_tenth": "worst 10 %",
-    "seen": "training images",
-    "new_task_error": "error, new task",
-    "share_of_earlier": "share of earlier tasks",
-}
+HIGHLIGHTED = ("random", "greedy_gain", "high_energy")
 
 
 def summarize(folder: Path, settings: Settings, data_dir: Path) -> dict[str, Any] | None:
@@ -41,12 +35,13 @@ def summarize(folder: Path, settings: Settings, data_dir: Path) -> dict[str, Any
             found = measure(result, generative, lambda images: generative.share_of(images, earlier))
             arms.setdefault((job.policy, job.capacity), {})[job.seed] = found
     policies = []
-    for (policy, capacity), runs in sorted(arms.items(), key=lambda item: (item[0][1], item[0][0])):
+    for (policy, capacity), runs in arms.items():
         row: dict[str, Any] = {"policy": policy, "capacity": capacity, "runs": runs}
         row |= {name: interval([run[name] for run in runs.values()]) for name in MEASURES}
         if policy not in ("none", "random") and ("random", capacity) in arms:
             row["against_random"] = {name: paired_difference(runs, arms["random", capacity], name) for name in MEASURES}
         policies.append(row)
+    policies.sort(key=lambda row: (row["capacity"], row["reconstruction"]["mean"]))
     rows = correlations(results, settings)
     distances = class_distances(images, labels)
     for row in rows:
@@ -173,45 +168,63 @@ def whiskers(found: dict[str, float]) -> list[list[float]]:
 
 
 def draw_policies(summary: dict[str, Any], path: Path) -> None:
-    """Left: forgetting against capacity. Right: paired differences against random."""
-    compared = [row for row in summary["policies"] if "against_random" in row]
-    names = sorted({row["policy"] for row in summary["policies"]})
-    figure = new_figure(max(4.0, 1.0 + 0.2 * len(compared)) + 0.11 * len(names))
+    """Left: forgetting against capacity. Right: paired differences against random, the best policy on top."""
+    rows = {(row["policy"], row["capacity"]): row for row in summary["policies"]}
+    sizes = sorted({capacity for _, capacity in rows if capacity})
+    compared: dict[str, dict[int, dict[str, float]]] = {}
+    for (policy, capacity), row in rows.items():
+        if "against_random" in row:
+            compared.setdefault(policy, {})[capacity] = row["against_random"]["reconstruction"]
+    figure = new_figure(max(4.0, 1.5 + 0.3 * len(compared)))
     left, right = panels(figure, 2, 2)
-    for i, name in enumerate(names):
-        rows = [row for row in summary["policies"] if row["policy"] == name]
-        if name == "none":
-            left.axhline(rows[0]["reconstruction"]["mean"], color="0.5", linestyle="--", label="none")
-            continue
-        if len(rows) < 2:
-            continue
-        errors = [whiskers(row["reconstruction"]) for row in rows]
-        left.errorbar(
-            [row["capacity"] for row in rows],
-            [row["reconstruction"]["mean"] for row in rows],
-            yerr=[[error[side][0] for error in errors] for side in (0, 1)],
-            capsize=2,
-            label=name,
-            **series_style(i),
-        )
-    sizes = sorted({row["capacity"] for row in summary["policies"] if row["capacity"]})
-    if sizes:
-        left.set_xscale("log")
-        left.set_xticks(sizes, [str(size) for size in sizes])
-        left.minorticks_off()
-    left.axhline(0.0, color="0.7", linewidth=0.8, zorder=0)
-    left.set_xlabel("samples kept")
-    left.set_ylabel("reconstruction forgetting, held out\n(rise of the mean squared error, per pixel)")
-    legend_above(left, columns=2)
-    for height, row in enumerate(compared):
-        found = row["against_random"]["reconstruction"]
-        style = series_style(names.index(row["policy"])) | {"linestyle": "none"}
-        right.errorbar([found["mean"]], [height], xerr=whiskers(found), capsize=2, **style)
-    right.set_yticks(range(len(compared)), [f"{row['policy']}, {row['capacity']}" for row in compared])
+    draw_curves(left, rows, sizes)
+    # by the size that most policies have, then by the differences there
+    common = max(sizes, key=lambda size: sum(size in found for found in compared.values()), default=0)
+    worst_first = sorted(compared, key=lambda name: -compared[name].get(common, {"mean": -math.inf})["mean"])
+    for i, size in enumerate(sizes):
+        label: str | None = f"{size} kept"
+        for height, name in enumerate(worst_first):
+            if size not in compared[name]:
+                continue
+            found = compared[name][size]
+            style = series_style(i) | {"linestyle": "none"}
+            shift = 0.22 * ((len(sizes) - 1) / 2 - i)
+            right.errorbar([found["mean"]], [height + shift], xerr=whiskers(found), capsize=2, label=label, **style)
+            label = None
+    right.set_yticks(range(len(worst_first)), worst_first)
     right.axvline(0.0, color="0.7", linewidth=0.8, zorder=0)
     right.set_xlabel("difference to random (mean squared\nerror, per pixel; negative: forgets less)")
+    if compared:
+        legend_above(right, columns=len(sizes))
     figure.suptitle(f"{summary['data']}, {summary['network']}", fontsize="medium")
     write_figure(path, figure)
+
+
+def draw_curves(axis: Any, rows: dict[tuple[str, int], dict[str, Any]], sizes: list[int]) -> None:
+    """Forgetting against capacity; the policies that are not named in HIGHLIGHTED in grey."""
+    others: str | None = "other policies"
+    for name in dict.fromkeys(policy for policy, _ in sorted(rows)):
+        if name == "none":
+            axis.axhline(rows[name, 0]["reconstruction"]["mean"], color="0.5", linestyle="--", label="none")
+            continue
+        measured = [size for size in sizes if (name, size) in rows]
+        found = [rows[name, size]["reconstruction"] for size in measured]
+        means = [one["mean"] for one in found]
+        if name in HIGHLIGHTED:
+            errors = [whiskers(one) for one in found]
+            bars = [[error[side][0] for error in errors] for side in (0, 1)]
+            axis.errorbar(measured, means, yerr=bars, capsize=2, label=name, **series_style(HIGHLIGHTED.index(name)))
+        else:
+            axis.plot(measured, means, color="0.8", linewidth=0.8, marker=".", zorder=1, label=others)
+            others = None
+    if sizes:
+        axis.set_xscale("log")
+        axis.set_xticks(sizes, [str(size) for size in sizes])
+        axis.minorticks_off()
+    axis.axhline(0.0, color="0.7", linewidth=0.8, zorder=0)
+    axis.set_xlabel("samples kept")
+    axis.set_ylabel("reconstruction forgetting, held out\n(rise of the mean squared error, per pixel)")
+    legend_above(axis, columns=2)
 
 
 def draw_correlations(summary: dict[str, Any], path: Path) -> None:
