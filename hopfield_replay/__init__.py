@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hopfield_replay.lightning import fit_tasks as fit_tasks
     from hopfield_replay.memory import HopfieldMemory as HopfieldMemory
     from hopfield_replay.policies import balanced as balanced
+    from hopfield_replay.replay_batches import ReplayBatches as ReplayBatches
     from hopfield_replay.source import TaskSource as TaskSource
     from hopfield_replay.temperature import Diagnosis as Diagnosis
     from hopfield_replay.temperature import beta_at_timestep as beta_at_timestep
@@ -39,6 +40,7 @@ _HOMES = {
     "GreedyGain": "greedy_gain",
     "HopfieldMemory": "memory",
     "MemoryGuidance": "guidance",
+    "ReplayBatches": "replay_batches",
     "ReplayDataModule": "lightning",
     "ReplayLoader": "lightning",
     "TaskSource": "source",

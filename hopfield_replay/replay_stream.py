@@ -55,6 +55,11 @@ class ReplayStream:
         """Where Lightning looks for a ``set_epoch`` to call when an epoch begins."""
         return SimpleNamespace(sampler=self)
 
+    @property
+    def epoch(self) -> int:
+        """The epoch at hand."""
+        return self._epoch
+
     def set_epoch(self, epoch: int) -> None:
         """Begin an epoch's draws; the epoch at hand goes on.
 

@@ -16,6 +16,7 @@ from hopfield_replay.memory import HopfieldMemory
 from hopfield_replay.meter import ErrorMeter
 from hopfield_replay.source import TaskSource
 from hopfield_replay.states import DAMAGE, check_format, check_ledger
+from hopfield_replay.table import forgetting_table
 from hopfield_replay.task_reader import Progress, TaskData, TaskReader, as_is, fetch, sample_ids, silent
 
 _FORMAT = "hopfield-replay tracker 1"
@@ -320,6 +321,10 @@ class ForgettingTracker:
         masses = torch.cat([new, replay_ratio * self.buffer.draw_shares])
         replayed = self.buffer.vectors.to(vectors.dtype)
         return torch.cat([vectors, replayed]), masses, torch.cat([ids, self.buffer.ids])
+
+    def table(self) -> str:
+        """Mean intrinsic and reconstruction forgetting of every task after every task, as text."""
+        return forgetting_table(self.history)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that is needed to go on: tensors and plain Python only, loadable with ``weights_only=True``."""

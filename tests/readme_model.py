@@ -23,6 +23,9 @@ class Model(LightningModule):
         noise = torch.randn_like(batch[0])
         return (self.predict_noise(batch[0] + noise, None) - noise).square().mean()
 
+    def training_step_of_ones_own(self, batch):
+        self.training_step(batch, 0).backward()
+
     def configure_optimizers(self):
         return torch.optim.Adam(self.parameters(), lr=1e-3)
 

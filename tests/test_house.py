@@ -23,7 +23,7 @@ LAYERS = [  # a unit may import only units of the lines above its own
     "choice",
     "buffer",
     "replay_stream task_reader",
-    "tracker",
+    "replay_batches tracker",
     "attention auditing avalanche checkpoints forecasting guidance lightning theory",
     "datasets",
     "cli",

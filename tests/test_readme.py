@@ -52,6 +52,8 @@ def test_python_and_yaml_blocks(here):
         "vae": AutoencoderKL(block_out_channels=(4,), norm_num_groups=2, latent_channels=2),
         "denoiser": CallableDenoiser(model, model.alphas_cumprod),
         "stored": torch.rand(9, 1, 8, 8),
+        "loaders": [Data(0).train_dataloader(), Data(1).train_dataloader()],
+        "train_step": model.training_step_of_ones_own,
     }
     for body in blocks("python"):
         exec(compile(body, "README.md", "exec"), names)

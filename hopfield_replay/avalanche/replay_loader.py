@@ -1,6 +1,5 @@
 """ReplayMinibatchLoader: the minibatches of an experience, each with replayed samples."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -8,11 +7,11 @@ from torch.utils.data import DataLoader
 from hopfield_replay.avalanche.columns import Columns
 from hopfield_replay.avalanche.experience_source import minibatch
 from hopfield_replay.buffer import EnergyReplayBuffer
-from hopfield_replay.nested import concatenate, rows
-from hopfield_replay.replay_stream import ReplayRatio, ReplayStream
+from hopfield_replay.replay_batches import ReplayBatches
+from hopfield_replay.replay_stream import ReplayRatio
 
 
-class ReplayMinibatchLoader:
+class ReplayMinibatchLoader(ReplayBatches):
     """Yields minibatches of a data set, each followed by samples drawn from a buffer.
 
     The data set's part keeps its batch size; samples drawn from the buffer join it, so many that the share of
@@ -59,8 +58,7 @@ class ReplayMinibatchLoader:
         persistent_workers: bool = False,
         pin_memory: bool = False,
     ) -> None:
-        self.replayed = 0
-        self._loader: DataLoader[Any] = DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             Columns(dataset),  # type: ignore[arg-type]  # a DataLoader needs no more of a data set than it has
             batch_size=batch_size,
             shuffle=shuffle and len(dataset) > 0,
@@ -70,21 +68,10 @@ class ReplayMinibatchLoader:
             pin_memory=pin_memory,
             collate_fn=_as_it_is,
         )
-        self._stream = ReplayStream(self._loader, buffer, replay_ratio, seed)
+        super().__init__(loader, buffer, replay_ratio=replay_ratio, seed=seed)
 
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    @property
-    def share(self) -> float:
-        """Share of the samples so far that were replayed."""
-        return self._stream.share
-
-    def __iter__(self) -> Iterator[Any]:
-        for batch in self._loader:
-            drawn = minibatch(self._stream.draw(rows(batch)))
-            self.replayed = 0 if drawn is None else rows(drawn)
-            yield batch if drawn is None else concatenate(batch, drawn)
+    def _drawn(self, count: int) -> Any:
+        return minibatch(super()._drawn(count))
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -18,7 +18,6 @@ from hopfield_replay.lightning.strategies import check_launcher, check_whole_mod
 from hopfield_replay.lightning.views import Boundary
 from hopfield_replay.replay_stream import ReplayStream, length
 from hopfield_replay.source import TaskSource
-from hopfield_replay.table import forgetting_table
 from hopfield_replay.tracker import ForgettingTracker
 
 
@@ -130,7 +129,7 @@ class ForgettingMonitor(Callback):
 
     def table(self) -> str:
         """Mean intrinsic and reconstruction forgetting of every task after every task, as text."""
-        return forgetting_table(self.history)
+        return self.tracker.table()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse strategies under which a boundary cannot be measured."""

@@ -1,0 +1,113 @@
+"""Batches with replay in a plain loop, against counts by hand and against what a Trainer's loader draws."""
+
+import itertools
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from hopfield_replay import EnergyReplayBuffer, ReplayBatches
+
+
+def filled(n=6):
+    buffer = EnergyReplayBuffer(n, "random", beta=1.0)
+    values = torch.arange(float(n))[:, None] - 100
+    buffer.update([values], values, ids=torch.arange(n), task=0)
+    return buffer
+
+
+def data(n=10):
+    return TensorDataset(torch.arange(float(n))[:, None])
+
+
+def values(batches):
+    return [batch[0].flatten().tolist() for batch in batches]
+
+
+def replayed(batches):
+    return [[value for value in batch if value < 0] for batch in values(batches)]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_own_samples_come_first_and_replay_has_its_share(workers):
+    batches = ReplayBatches(DataLoader(data(), batch_size=4, num_workers=workers), filled(), replay_ratio=0.25)
+    assert len(batches) == 3
+    found, counts = [], []
+    for (batch,) in batches:
+        own = len(batch) - batches.replayed
+        found += batch[:own].flatten().tolist()
+        assert (batch[own:] < 0).all()
+        counts.append(batches.replayed)
+    assert found == list(range(10))
+    assert sum(counts) == round(10 / 3)
+    assert batches.share == 0.25
+
+
+def test_draws_are_those_of_the_trainers_loader():
+    lightning = pytest.importorskip("hopfield_replay.lightning")
+    theirs = lightning.ReplayLoader(DataLoader(data(), batch_size=4), filled(), seed=3)
+    ours = ReplayBatches(DataLoader(data(), batch_size=4), filled(), seed=3)
+    for epoch in range(2):
+        theirs.stream.set_epoch(epoch)
+        assert values(ours) == values(batch for batch, _, _ in theirs)
+
+
+def test_epochs_draw_differently_and_can_be_set():
+    batches = ReplayBatches(DataLoader(data(), batch_size=4), filled())
+    first, second = replayed(batches), replayed(batches)
+    assert first != second
+    again = ReplayBatches(DataLoader(data(), batch_size=4), filled())
+    again.set_epoch(1)
+    assert replayed(again) == second
+    again.set_epoch(0)
+    assert replayed(again) == first
+
+
+def test_an_epoch_that_was_cut_goes_on_from_its_state():
+    whole = ReplayBatches(DataLoader(data(), batch_size=2), filled())
+    expected = values(whole) + values(whole)
+    cut = ReplayBatches(DataLoader(data(), batch_size=2), filled())
+    begun = values(itertools.islice(cut, 3))
+    assert begun == expected[:3]
+    left = DataLoader(torch.utils.data.Subset(data(), range(6, 10)), batch_size=2)  # the loader's part of it
+    resumed = ReplayBatches(left, filled(), seed=0)
+    resumed.load_state_dict(cut.state_dict())
+    assert values(resumed) == expected[3:5]
+    rest = ReplayBatches(DataLoader(data(), batch_size=2), filled())
+    rest.load_state_dict(resumed.state_dict())
+    assert values(rest) == expected[5:]
+
+
+def test_an_empty_buffer_adds_nothing_until_it_is_filled():
+    buffer = EnergyReplayBuffer(6, "random", beta=1.0)
+    batches = ReplayBatches(DataLoader(data(), batch_size=5), buffer)
+    assert replayed(batches) == [[], []]
+    assert batches.replayed == 0
+    buffer.update([torch.full((6, 1), -1.0)], torch.rand(6, 1), ids=torch.arange(6), task=0)
+    assert replayed(batches) == [[-1.0] * 5] * 2
+
+
+def test_a_schedule_counts_the_batches_of_the_task():
+    seen = []
+
+    def ratio(task, step):
+        seen.append((task, step))
+        return 0.5
+
+    batches = ReplayBatches(DataLoader(data(), batch_size=5), filled(), replay_ratio=ratio)
+    for _ in range(2):
+        values(batches)
+    assert seen == [(1, 0), (1, 1), (1, 2), (1, 3)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        ((3, filled()), TypeError, "iterable of batches, got int"),
+        (([], [1]), TypeError, "EnergyReplayBuffer, got list"),
+        (([], filled(), 1.0), ValueError, r"\(0, 1\), got 1.0"),
+    ],
+)
+def test_bad_input(arguments, error, said):
+    with pytest.raises(error, match=said):
+        ReplayBatches(*arguments[:2], replay_ratio=arguments[2] if len(arguments) > 2 else 0.5)
