@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from hopfield_replay.denoisers.delegating import DelegatingDenoiser
 from hopfield_replay.denoisers.schedule import FlowSchedule, prediction_from
 from hopfield_replay.denoisers.scheduled import ScheduledDenoiser
 from hopfield_replay.functional import Denoiser
@@ -20,7 +21,7 @@ from hopfield_replay.guidance.network import call_of, prediction_of, replaced
 from hopfield_replay.guidance.report import GuidanceReport, nearest
 
 
-class MemoryGuidance:
+class MemoryGuidance(DelegatingDenoiser):
     r"""Steers sampling with stored samples: the exact score of s p_memory + (1 - s) p_model, without training.
 
     At every noise level a noisy sample comes from the memory with responsibility r (:class:`SampleMixture`), and its
@@ -122,19 +123,6 @@ class MemoryGuidance:
         made = copy(self)
         made._asked = labels.cpu()
         return made
-
-    @property
-    def num_timesteps(self) -> int | None:
-        """The denoiser's."""
-        return self.denoiser.num_timesteps
-
-    def noise(self, clean: Tensor, timestep: float, noise: Tensor) -> Tensor:
-        """Noise clean samples as the denoiser does."""
-        return self.denoiser.noise(clean, timestep, noise)
-
-    def snr(self, timestep: float) -> float:
-        """The denoiser's signal-to-noise ratio."""
-        return self.denoiser.snr(timestep)
 
     def predict_clean(self, noisy: Tensor, timestep: float, condition: Any = None) -> Tensor:
         """Guided estimate of the clean samples (n, *shape)."""
