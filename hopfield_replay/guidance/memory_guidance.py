@@ -14,6 +14,7 @@ from hopfield_replay.denoisers.schedule import FlowSchedule, prediction_from
 from hopfield_replay.denoisers.scheduled import ScheduledDenoiser
 from hopfield_replay.functional import Denoiser
 from hopfield_replay.functional._batches import amounts, check_denoiser
+from hopfield_replay.functional._device import where_float64_is
 from hopfield_replay.functional._validate import check_finite
 from hopfield_replay.guidance.arguments import Samples, check_labels, check_strength, of_label, tiles_of
 from hopfield_replay.guidance.mixture import SampleMixture, Share
@@ -162,13 +163,14 @@ class MemoryGuidance(DelegatingDenoiser):
                 f"given() got {len(self._asked)} labels, and the model is called with {len(noisy)} samples."
             )
         labels = self._asked.repeat(len(noisy) // len(self._asked))
-        responsibility = torch.zeros(len(noisy), dtype=torch.float64, device=noisy.device)
-        clean = noisy.flatten(1).to(torch.float64, copy=True)  # where r = 0 it does not matter
+        clean = where_float64_is(noisy.flatten(1)).to(torch.float64, copy=True)  # where r = 0 it does not matter
+        responsibility = clean.new_zeros(len(clean))
         for label in labels.unique().tolist():
             mixture = self._part(label)
             if mixture is not None:
-                rows = (labels == label).nonzero().flatten().to(noisy.device)
-                responsibility[rows], clean[rows] = mixture.share(noisy[rows], signal, noise, strength)
+                rows = (labels == label).nonzero().flatten().to(clean.device)
+                found = mixture.share(noisy[rows.to(noisy.device)], signal, noise, strength)
+                responsibility[rows], clean[rows] = found
         return Share(responsibility, clean)
 
     def _part(self, label: int) -> SampleMixture | None:
@@ -212,7 +214,7 @@ class MemoryGuidance(DelegatingDenoiser):
             whole = prediction_of(output)
             predicted, rest = whole[:, : noisy.shape[1]], whole[:, noisy.shape[1] :]  # the rest is a variance
             clean = found.clean.view_as(noisy)
-            target = prediction_from(clean, noisy, signal, noise, denoiser.prediction_type)
+            target = prediction_from(clean, noisy.to(clean.device), signal, noise, denoiser.prediction_type)
             mixed = _mix(predicted.to(noisy.dtype), target, found.responsibility).to(whole.dtype)
             return replaced(output, torch.cat([mixed, rest], 1) if rest.shape[1] else mixed)
 
@@ -234,8 +236,8 @@ class MemoryGuidance(DelegatingDenoiser):
 
 
 def _mix(model: Tensor, memory: Tensor, share: Tensor) -> Tensor:
-    weight = share.to(model.dtype).view(-1, *[1] * (model.ndim - 1))
-    return torch.lerp(model, memory.to(model.dtype), weight)
+    weight = share.to(model).view(-1, *[1] * (model.ndim - 1))
+    return torch.lerp(model, memory.to(model), weight)
 
 
 __all__ = ["MemoryGuidance"]

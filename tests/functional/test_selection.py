@@ -257,3 +257,14 @@ def test_bad_indices_are_named():
         protected_energy(torch.ones(2, 3), torch.tensor([1, 1]))
     with pytest.raises(ValueError, match="distinct"):
         protected_energy(torch.ones(2, 3), torch.tensor([3]))
+
+
+def test_mixed_precision_does_not_change_the_picks():
+    generator = torch.Generator().manual_seed(3)
+    a = torch.rand(1100, 1000, generator=generator) ** 8  # large enough to be screened in float32
+    weights = torch.rand(1100, generator=generator) + 0.1
+    expected = greedy_replay_gain(a, 10, weights=weights)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = greedy_replay_gain(a, 10, weights=weights)
+    assert found.indices.equal(expected.indices)
+    assert found.upper_bound == expected.upper_bound
