@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hopfield_replay.denoisers.delegating import DelegatingDenoiser
-from hopfield_replay.denoisers.schedule import FlowSchedule, prediction_from
+from hopfield_replay.denoisers.schedule import FlowSchedule, Schedule, VarianceSchedule, prediction_from
 from hopfield_replay.denoisers.scheduled import ScheduledDenoiser
 from hopfield_replay.functional import Denoiser
 from hopfield_replay.functional._batches import amounts, check_denoiser
@@ -188,9 +188,9 @@ class MemoryGuidance(DelegatingDenoiser):
         """Within this context the denoiser's network itself returns guided predictions, whoever calls it.
 
         For sampling loops and pipelines: epsilon, v, sample and flow predictions, with every scheduler that shows the
-        network whole timesteps of the training schedule (of the Euler family those with
-        ``timestep_spacing="leading"`` or ``"trailing"``). Under classifier-free guidance both halves are guided alike,
-        which leaves the memory's share of the prediction as it is.
+        network the timestep of the noise level it is at. (Those of the Euler family may show timesteps in between the
+        schedule's; with ``interpolation_type="log_linear"`` they show others than they are at.) Under classifier-free
+        guidance both halves are guided alike, which leaves the memory's share of the prediction as it is.
 
         Raises:
             TypeError: a denoiser without a torch module; pass the guidance itself to a sampler of denoisers.
@@ -207,8 +207,7 @@ class MemoryGuidance(DelegatingDenoiser):
 
         def guide(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
             given, timestep = call_of(module, args, kwargs)
-            start = isinstance(denoiser.schedule, FlowSchedule) and timestep == denoiser.num_timesteps
-            signal, noise = (0.0, 1.0) if start else denoiser.schedule.amounts(timestep)  # flows begin at pure noise
+            signal, noise = _amounts_of_call(denoiser.schedule, timestep)
             noisy = given.to(torch.promote_types(given.dtype, torch.float32))
             found = self.share(noisy, timestep, signal, noise)
             whole = prediction_of(output)
@@ -233,6 +232,13 @@ class MemoryGuidance(DelegatingDenoiser):
             TypeError, ValueError: samples that are not finite, or in another space than the memory's.
         """
         return GuidanceReport(nearest(samples, self._stored), nearest(samples, self._compared))
+
+
+def _amounts_of_call(schedule: Schedule, timestep: float) -> tuple[float, float]:
+    """Amounts of signal and noise where a sampler calls the network."""
+    if isinstance(schedule, FlowSchedule) and timestep == schedule.num_timesteps:
+        return 0.0, 1.0  # flows begin at pure noise
+    return schedule.interpolated(timestep) if isinstance(schedule, VarianceSchedule) else schedule.amounts(timestep)
 
 
 def _mix(model: Tensor, memory: Tensor, share: Tensor) -> Tensor:
