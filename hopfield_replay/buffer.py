@@ -252,7 +252,13 @@ class EnergyReplayBuffer:
         coming = patterns.detach().cpu().to(pool.vectors.dtype)
         pool = replace(
             pool,
-            next_energies=energy(pool.vectors, coming, beta, masses=masses, similarity=self.similarity),
+            next_energies=energy(
+                pool.vectors,
+                coming,
+                beta,
+                masses=None if masses is None else masses.detach().cpu(),
+                similarity=self.similarity,
+            ),
             beta=beta,
             similarity=self.similarity,
             places=self.capacity,

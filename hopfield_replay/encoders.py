@@ -170,15 +170,32 @@ class LatentEncoder(ModuleEncoder):
 
     def encode(self, samples: Tensor) -> Tensor:
         """Scaled latents of one chunk of images."""
-        output, config = self.vae.encode(samples), self.vae.config
+        output = self.vae.encode(samples)
         latents: Tensor = output.latent_dist.mode() if hasattr(output, "latent_dist") else output.latents
         latents = latents.to(torch.promote_types(latents.dtype, torch.float32))
+        mean, std, scale = self._scaling(latents)
+        return (latents - mean) * scale / std
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images (n, channels, height, width) of scaled latents, float32 on the CPU: the inverse of the encoding."""
+        weight, parts = next(self.vae.parameters()), []
+        with evaluating(self.vae):
+            for part in latents.split(self.chunk_size):
+                mean, std, scale = self._scaling(part)
+                raw = part * std / scale + mean
+                parts.append(self.vae.decode(raw.to(weight.device, weight.dtype)).sample.float().cpu())
+        return torch.cat(parts)
+
+    def _scaling(self, like: Tensor) -> tuple[Tensor | float, Tensor | float, float]:
+        """Mean and deviation of the autoencoder's latents, and the factor on what is left."""
+        config = self.vae.config
         scale = getattr(config, "scaling_factor", None) or 1.0
         mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-        if mean is not None and std is not None:
-            shape = (1, -1, *[1] * (latents.ndim - 2))
-            return (latents - latents.new_tensor(mean).view(shape)) * scale / latents.new_tensor(std).view(shape)
-        return (latents - (getattr(config, "shift_factor", None) or 0.0)) * scale
+        if mean is None or std is None:
+            return getattr(config, "shift_factor", None) or 0.0, 1.0, scale
+        shape = (1, -1, *[1] * (like.ndim - 2))
+        return like.new_tensor(mean).view(shape), like.new_tensor(std).view(shape), scale
 
     def not_finite(self, features: Tensor) -> str:
         """Message for latents that hold NaN or infinity."""

@@ -1,12 +1,15 @@
 """Files that appear under their name only when they are whole."""
 
 import contextlib
+import hashlib
 import json
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from hopfield_replay.ownership import has_ended, owner
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +40,9 @@ def publish(partial: Path, target: Path) -> None:
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A name to write a file to, which becomes ``path`` when the block ends; nothing changes if it fails.
 
-    A process that is killed inside the block leaves the old file, and a hidden one whose name holds ``.partial``.
+    A process that is killed inside the block leaves the old file, and a hidden one whose name holds ``.partial``. The
+    next one that replaces the same file on the same machine removes it. What was left on another machine, in another
+    container or before a reboot stays: nothing tells it from what somebody is still writing.
 
     Args:
         path: file to write or to replace, in a folder that exists.
@@ -51,12 +56,28 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         ['numbers.txt']
     """
     target = Path(path)
-    partial = target.with_name(f".{uuid.uuid4().hex}.partial{target.suffix}")  # of its own for each writer
+    # of its own for each writer
+    partial = target.with_name(f"{_prefix(target)}{owner() or ''}.{uuid.uuid4().hex}.partial{target.suffix}")
     try:
         yield partial
         publish(partial, target)
     finally:
         partial.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # somebody else's files, or somebody was faster
+        for left in _left(target):
+            left.unlink()
+
+
+def _prefix(target: Path) -> str:
+    return f".{hashlib.sha256(target.name.encode()).hexdigest()[:16]}."  # the name itself may be as long as names get
+
+
+def _left(target: Path) -> list[Path]:
+    """What processes that have ended left of their attempts to write the target."""
+    prefix = _prefix(target)
+    with os.scandir(target.parent) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith(prefix) and ".partial" in entry.name]
+    return [target.with_name(name) for name in names if has_ended(name.removeprefix(prefix).split(".")[0])]
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -191,7 +191,7 @@ def forecast(
         raise ValueError(f"old vectors have dimension {known.shape[1]}, new ones {coming.shape[1]}.")
     if len(known) < 4:
         raise ValueError(f"forecast needs at least 4 old samples, got {len(known)}.")
-    labels = found_labels if labels is None else labels
+    labels = found_labels if labels is None else labels.cpu()
     if labels is not None and labels.shape != (len(known),):
         raise ValueError(f"labels must have shape ({len(known)},), got {tuple(labels.shape)}.")
     sizes = tuple(size for size in capacities if size <= len(known))

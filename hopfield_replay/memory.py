@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hopfield_replay import functional as F
 from hopfield_replay.functional import PatternTiles
+from hopfield_replay.functional._device import float64_device
 from hopfield_replay.functional._validate import Similarity, as_matrix, check_beta, check_masses, check_similarity
 from hopfield_replay.temperature import Diagnosis, calibrate_beta, default_n_eff, diagnose
 
@@ -82,13 +83,16 @@ class HopfieldMemory:
     def to(self, device: torch.device | str) -> Self:
         """Move patterns and masses to a device, in place; returns the memory itself.
 
+        They stay on the CPU where the device has no float64, which is where queries from there are brought to.
+
         Raises:
             TypeError: patterns in batches stay on the device their batches come on.
         """
         if not isinstance(self.patterns, Tensor):
             raise TypeError("Patterns in batches cannot be moved; yield the batches on that device.")
-        self.patterns = self.patterns.to(device)
-        self.masses = None if self.masses is None else self.masses.to(device)
+        place = float64_device(torch.device(device))
+        self.patterns = self.patterns.to(place)
+        self.masses = None if self.masses is None else self.masses.to(place)
         return self
 
     def energy(self, x: Tensor, *, exclude: Tensor | None = None) -> Tensor:

@@ -11,6 +11,8 @@ from hopfield_replay.denoisers import Denoiser
 from hopfield_replay.distributed import gather_rows, together, world
 from hopfield_replay.encoders import split_batch
 from hopfield_replay.functional import elbo_weights, reconstruction_error
+from hopfield_replay.functional._batches import check_samples, windows
+from hopfield_replay.functional._batches import take as part_of
 from hopfield_replay.functional._paired import paired_noise
 from hopfield_replay.functional.denoiser import evaluating
 from hopfield_replay.nested import take
@@ -109,11 +111,24 @@ class ErrorMeter:
 
     @torch.no_grad()
     def reconstruct(self, batch: Any, ids: Tensor, timestep: float) -> tuple[Tensor, Tensor]:
-        """Samples (n, *shape) noised to a timestep with the noise of their errors, and what the model makes of them."""
+        """Samples (n, *shape) noised to a timestep with the noise of their errors, and what the model makes of them.
+
+        Both in float32 or better, and on the samples' device.
+        """
         x, condition = self._ready(batch)
-        noisy = self.denoiser.noise(x, timestep, paired_noise(x, ids.tolist(), timestep, self.noise_seed))
+        clean = check_samples(x)
+        noisy = self.denoiser.noise(clean, timestep, paired_noise(clean, ids.tolist(), timestep, self.noise_seed))
+
+        def measure(chunk_size: int) -> Tensor:
+            found = [
+                self.denoiser.predict_clean(noisy[window], timestep, part_of(condition, window, len(clean)))
+                for window in windows(len(clean), chunk_size)
+            ]
+            return torch.cat(found).to(clean.device)
+
         with evaluating(self.denoiser):
-            return noisy, self.denoiser.predict_clean(noisy, timestep, condition)
+            found, self.chunk_size = in_chunks_that_fit(measure, self.chunk_size)
+        return noisy, found
 
     def _ready(self, batch: Any) -> tuple[Tensor, Any]:
         """What the model denoises of a batch, on its device, and the condition."""

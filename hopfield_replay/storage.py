@@ -76,7 +76,11 @@ class SampleStore:
         if not isinstance(leaf, Tensor):
             return [""] * self.capacity
         shape = (self.capacity, *leaf.shape[1:])
-        return torch.zeros(shape, dtype=leaf.dtype) if self._folder is None else self._folder.tensor(shape, leaf.dtype)
+        with torch.inference_mode(False):  # Lightning validates in it, and what it makes cannot be written to later
+            return self._zeros(shape, leaf.dtype)
+
+    def _zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return torch.zeros(shape, dtype=dtype) if self._folder is None else self._folder.tensor(shape, dtype)
 
     def get(self, slots: Tensor) -> Any:
         """Copies of these rows, in the nesting they came in.

@@ -515,3 +515,16 @@ def test_draws_follow_what_is_kept_now(sampling):
     other.draw(5)
     other.load_state_dict(fresh.state_dict())
     assert torch.equal(other.draw(50), fresh.draw(50))
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_what_was_filled_in_inference_mode_is_filled_again_outside_it(tmp_path, mapped):
+    """Lightning validates in inference mode, whose tensors cannot be written to later."""
+    x = torch.arange(8.0).view(4, 2)
+    buffer = EnergyReplayBuffer(4, "random", storage=tmp_path / "rows" if mapped else None)
+    with torch.inference_mode():
+        buffer.update(x, x, ids=torch.arange(4), task=0)
+    buffer.update(x + 9, x + 9, ids=torch.arange(4, 8), task=1)
+    rows = torch.cat([x, x + 9])
+    assert buffer.gather(torch.arange(4)).equal(rows[buffer.ids])
+    assert int((buffer.tasks == 1).sum()) > 0

@@ -107,6 +107,20 @@ def test_latents_with_a_mean_and_a_deviation_for_each_channel():
     torch.testing.assert_close(LatentEncoder(model).features(IMAGES), expected)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"scaling_factor": 0.5, "shift_factor": 0.25},
+        {"scaling_factor": 0.5, "latents_mean": (1.0, -1.0), "latents_std": (2.0, 4.0)},
+    ],
+)
+def test_latents_are_decoded_as_they_were_encoded(settings):
+    model = vae(**settings).eval()
+    encoder = LatentEncoder(model, chunk_size=3)
+    expected = model.decode(model.encode(IMAGES).latent_dist.mean).sample.detach()
+    torch.testing.assert_close(encoder.decode(encoder.features(IMAGES)), expected, rtol=1e-3, atol=1e-4)
+
+
 def test_other_autoencoders():
     diffusers = pytest.importorskip("diffusers")
     tiny = diffusers.AutoencoderTiny(encoder_block_out_channels=(4, 4), decoder_block_out_channels=(4, 4),

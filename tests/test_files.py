@@ -5,10 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
+from pathlib import Path
 
 import pytest
 
+from hopfield_replay import files
 from hopfield_replay.files import replacing, write_json, write_text
+from hopfield_replay.ownership import owner
 
 
 def test_a_file_appears_under_its_name(tmp_path):
@@ -75,3 +79,57 @@ def test_killed_while_it_writes(tmp_path, at):
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "a"), at], timeout=60, check=False)
     assert done.returncode == -signal.SIGKILL
     assert (tmp_path / "a").read_text() == "old"
+
+
+LEAVES = """
+import os, signal, sys
+from hopfield_replay.files import replacing
+with replacing(sys.argv[1]) as partial:
+    partial.write_text("half")
+    print(partial, flush=True)
+    input()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(owner() is None, reason="this system does not tell its processes apart")
+def test_the_next_write_removes_what_killed_processes_left_and_nothing_else(tmp_path):
+    target, other = tmp_path / ("a" * 240 + ".txt"), tmp_path / "b.txt"
+
+    def begin(path):
+        process = subprocess.Popen(
+            [sys.executable, "-c", LEAVES, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        return process, Path(process.stdout.readline().strip())
+
+    def kill(process):
+        process.communicate("\n", timeout=60)
+        assert process.returncode == -signal.SIGKILL
+
+    killed, running, elsewhere = begin(target), begin(target), begin(other)
+    kill(killed[0])
+    kill(elsewhere[0])
+    boot = owner().split("-")[0]
+    foreign = killed[1].with_name(killed[1].name.replace(boot, "0" * len(boot)))  # of another machine
+    foreign.write_text("half")
+    unnamed = killed[1].with_name(f".{uuid.uuid4().hex}.partial.txt")
+    unnamed.write_text("half")
+    assert killed[1].exists()
+    write_text(target, "whole")
+    assert target.read_text() == "whole"
+    left = {target, running[1], elsewhere[1], foreign, unnamed}
+    assert set(tmp_path.iterdir()) == left
+    kill(running[0])
+    write_text(target, "whole")
+    assert set(tmp_path.iterdir()) == left - {running[1]}
+
+
+def test_a_write_that_fails_removes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "has_ended", lambda _: True)
+    monkeypatch.setattr(files, "owner", lambda: "gone")
+    with replacing(tmp_path / "a") as partial:
+        monkeypatch.setattr(files, "owner", lambda: "own")
+        with pytest.raises(OSError, match="full"), replacing(tmp_path / "a"):
+            raise OSError("full")
+        partial.write_text("1")
+    assert (tmp_path / "a").read_text() == "1"

@@ -15,8 +15,8 @@ TESTS = Path(__file__).parent
 
 LAYERS = [  # a unit may import only units of the lines above its own
     "functional",
-    "array_files distributed files interrupts nested page progress",
-    "states",
+    "array_files distributed interrupts nested ownership page progress",
+    "files states",
     "candidates denoisers encoders table temperature",
     "figures greedy_gain memory metrics protection source storage",
     "meter policies",

@@ -118,3 +118,24 @@ def test_reconstructions_are_those_of_the_errors():
     x = IMAGES * 2 + 1
     np.testing.assert_allclose((clean - x).square().flatten(1).mean(1), errors[:, 1], rtol=1e-5)
     torch.testing.assert_close(clean, 0.5 * noisy + (torch.arange(12) % 3).view(-1, 1, 1, 1))
+
+
+def test_reconstructions_are_made_in_chunks_that_fit():
+    class Small(Shrinking):
+        """A device that holds three samples, and a condition that is only in part one row for each sample."""
+
+        def predict_clean(self, noisy, timestep, condition=None):
+            if len(noisy) > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            names, shift, scale = condition
+            assert len(names) == len(noisy)
+            return scale * noisy + shift.view(-1, 1, 1, 1)
+
+    batch = (IMAGES.half(), [str(i) for i in range(12)], torch.arange(12.0), torch.tensor(0.5))
+    meter = ErrorMeter(Small(), [9], 3, lambda batch: batch)
+    noisy, clean = meter.reconstruct(batch, torch.arange(12), 9)
+    assert meter.chunk_size == 2
+    assert noisy.dtype == clean.dtype == torch.float32
+    torch.testing.assert_close(clean, 0.5 * noisy + torch.arange(12.0).view(-1, 1, 1, 1))
+    errors, _ = meter.of_batch(batch, torch.arange(12))
+    np.testing.assert_allclose((clean - IMAGES.half()).square().flatten(1).mean(1), errors[:, 0], rtol=1e-5)

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from hopfield_replay.denoisers import DiffusersDenoiser
+from hopfield_replay.denoisers.delegating import DelegatingDenoiser
 
 
-class Denoiser(nn.Module):
+class Denoiser(DelegatingDenoiser, nn.Module):
     """An unconditional diffusers network whose forward pass noises clean images and predicts what was added.
 
     With :func:`denoising_loss` as criterion the stock strategies and regularisation plugins train it, such as Naive
@@ -46,24 +47,8 @@ class Denoiser(nn.Module):
         return torch.stack([prediction, target], dim=1)
 
     @property
-    def num_timesteps(self) -> int | None:
-        """Timesteps run over 0 <= t < num_timesteps."""
-        return self._denoiser.num_timesteps
-
-    def noise(self, clean: Tensor, timestep: float, noise: Tensor) -> Tensor:
-        """Noise clean samples to a timestep."""
-        return self._denoiser.noise(clean, timestep, noise)
-
-    def predict_clean(self, noisy: Tensor, timestep: float, condition: Any = None) -> Tensor:
-        """Estimate the clean samples."""
-        return self._denoiser.predict_clean(noisy, timestep, condition)
-
-    def snr(self, timestep: float) -> float:
-        """Signal-to-noise ratio."""
-        return self._denoiser.snr(timestep)
-
-    @property
-    def _denoiser(self) -> DiffusersDenoiser:
+    def denoiser(self) -> DiffusersDenoiser:  # type: ignore[override]
+        """The network with its schedule, made when it is asked for: the parts may be exchanged."""
         return DiffusersDenoiser(self.network, self.scheduler)
 
 

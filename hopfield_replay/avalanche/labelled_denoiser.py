@@ -5,9 +5,10 @@ from typing import Any
 from torch import Tensor
 
 from hopfield_replay.denoisers import Denoiser, find_denoiser
+from hopfield_replay.denoisers.delegating import DelegatingDenoiser
 
 
-class LabelledDenoiser:
+class LabelledDenoiser(DelegatingDenoiser):
     """A denoiser whose conditions are minibatches ``[x, y, ...]``: y is passed on as ``{"class_labels": y}``.
 
     Task labels would otherwise be a second candidate for a class-conditional network's labels.
@@ -18,19 +19,6 @@ class LabelledDenoiser:
 
     def __init__(self, denoiser: Denoiser) -> None:
         self.denoiser = denoiser
-
-    @property
-    def num_timesteps(self) -> int | None:
-        """As the denoiser's."""
-        return self.denoiser.num_timesteps
-
-    def noise(self, clean: Tensor, timestep: float, noise: Tensor) -> Tensor:
-        """As the denoiser's."""
-        return self.denoiser.noise(clean, timestep, noise)
-
-    def snr(self, timestep: float) -> float:
-        """As the denoiser's."""
-        return self.denoiser.snr(timestep)
 
     def predict_clean(self, noisy: Tensor, timestep: float, condition: Any = None) -> Tensor:
         """Estimate the clean samples, given their labels."""

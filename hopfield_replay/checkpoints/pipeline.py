@@ -7,7 +7,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from hopfield_replay.checkpoints.file import what_went_wrong
@@ -15,7 +14,6 @@ from hopfield_replay.checkpoints.version import Version, as_is, check_weights
 from hopfield_replay.denoisers import find_denoiser
 from hopfield_replay.encoders import LatentEncoder, split_batch
 
-_CHUNK = 16  # images decoded together
 _KNOWN = {"feature_extractor", "image_encoder", "safety_checker", "scheduler", "text_encoder", "tokenizer",
           "transformer", "unet", "vae"}  # fmt: skip
 _LORA = "pytorch_lora_weights.safetensors"
@@ -183,17 +181,7 @@ def _text(tokenizer: Any, text_encoder: Any, captions: Any) -> Tensor:
 
 def _decode(parts: Any) -> Callable[[Tensor], Tensor]:
     vae = getattr(parts, "vae", None)
-    if vae is None:
-        return as_is
-
-    scale, shift = vae.config.scaling_factor, getattr(vae.config, "shift_factor", None) or 0.0
-
-    @torch.no_grad()
-    def decode(latents: Tensor) -> Tensor:
-        scaled = latents.to(vae.device, vae.dtype) / scale + shift
-        return torch.cat([vae.decode(part).sample.float().cpu() for part in scaled.split(_CHUNK)])
-
-    return decode
+    return as_is if vae is None else LatentEncoder(vae).decode
 
 
 def _network_name(pipeline: Any) -> str:

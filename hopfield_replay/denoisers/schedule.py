@@ -72,6 +72,37 @@ class VarianceSchedule:
         signal = float(self.alphas_cumprod[int(timestep)])
         return math.sqrt(signal), math.sqrt(1 - signal)
 
+    def interpolated(self, timestep: float) -> tuple[float, float]:
+        """Return (a_t, s_t) also between two whole timesteps, where samplers of the Euler family go.
+
+        log(s_t / a_t) is linear in between, as where such samplers look for the timestep of a given noise level. Where
+        they look for the noise level of a given timestep it is s_t / a_t itself that is linear, which differs by
+        (1/8) (log ratio of the neighbours)^2 at most: 2e-5 for 20 steps of Stable Diffusion.
+
+        Raises:
+            ValueError: a timestep out of range; between two of which one has no noise or no signal.
+
+        Example:
+            >>> schedule = VarianceSchedule(torch.tensor([0.8, 0.2], dtype=torch.float64))
+            >>> signal, noise = schedule.interpolated(0.5)  # signal-to-noise ratios of 4 and 1/4
+            >>> round(signal**2, 9), round(noise**2, 9)
+            (0.5, 0.5)
+
+        Source: Karras et al., arXiv:2206.00364, as implemented in diffusers.
+        """
+        below = math.floor(timestep)
+        if below == timestep:
+            return self.amounts(below)
+        neighbours = [self.amounts(below), self.amounts(below + 1)]
+        if min(min(pair) for pair in neighbours) == 0:
+            raise ValueError(
+                f"timestep {timestep} lies between two of which one has no noise or no signal: its noise level is "
+                "unknown. Use a sampler with whole timesteps."
+            )
+        first, second = (math.log(noise / signal) for signal, noise in neighbours)
+        ratio = math.exp(first + (timestep - below) * (second - first))
+        return 1 / math.hypot(1, ratio), ratio / math.hypot(1, ratio)
+
 
 @dataclass(frozen=True)
 class FlowSchedule:

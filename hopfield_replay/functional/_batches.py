@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hopfield_replay.functional._device import float64_device
 from hopfield_replay.functional._validate import check_finite
 from hopfield_replay.functional.denoiser import Denoiser
 
@@ -76,7 +77,10 @@ def check_count(count: int, name: str) -> None:
 
 def amounts(denoiser: Denoiser, timestep: float, like: Tensor) -> tuple[float, float]:
     """Amounts (a_t, s_t) of signal and noise, read off how the denoiser noises a one without noise, and noise alone."""
-    one, zero = (torch.full((1, *like.shape[1:]), value, dtype=torch.float64) for value in (1.0, 0.0))
+    shape = (1, *like.shape[1:])
+    # where the samples are: a denoiser may hold its schedule there
+    dtype = torch.float64 if float64_device(like.device) == like.device else torch.float32
+    one, zero = (torch.full(shape, value, dtype=dtype, device=like.device) for value in (1.0, 0.0))
     return float(denoiser.noise(one, timestep, zero).mean()), float(denoiser.noise(zero, timestep, one).mean())
 
 

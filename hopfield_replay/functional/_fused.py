@@ -9,6 +9,7 @@ try:  # comes with torch for CUDA; without it plain torch operations do the same
 except ImportError:
     triton = None
 
+AVAILABLE = triton is not None  # torch for Windows comes without it
 STRIP = 128  # columns that share one maximum and one sum
 _ROWS = 32
 
@@ -65,20 +66,21 @@ def strip_sums(products: Tensor, bias: Tensor, scale: float, own: Tensor | None)
     strips = -(-columns // STRIP)
     maxima = products.new_empty(rows, strips)
     totals = torch.empty_like(maxima)
-    sums_of_strips[(-(-rows // _ROWS), strips)](
-        products,
-        bias,
-        products if own is None else own,  # not read without leave-one-out
-        maxima,
-        totals,
-        rows,
-        columns,
-        strips,
-        scale,
-        LEAVE_OUT=own is not None,
-        ROWS=_ROWS,
-        STRIP=STRIP,
-    )
+    with torch.cuda.device_of(products):  # Triton launches on the process's current GPU, wherever the numbers are
+        sums_of_strips[(-(-rows // _ROWS), strips)](
+            products,
+            bias,
+            products if own is None else own,  # not read without leave-one-out
+            maxima,
+            totals,
+            rows,
+            columns,
+            strips,
+            scale,
+            LEAVE_OUT=own is not None,
+            ROWS=_ROWS,
+            STRIP=STRIP,
+        )
     return maxima, totals
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from hopfield_replay.functional._device import without_autocast
 from hopfield_replay.functional.affinity import StreamedAffinity
 
 _CHUNK_ELEMENTS = 1 << 18  # affinities evaluated at a time; in float32 they stay in a core's cache
@@ -95,12 +96,13 @@ class ProtectedEnergy:
         inverse = self._inverse32 if totals is None else (-totals).exp().float()
         one, factors = inverse.new_ones(1), inverse.new_empty(min(self._step, len(index)), len(inverse))
         gains = torch.empty(len(index), dtype=torch.float64, device=inverse.device)
-        for i in range(0, len(index), self._step):
-            part = index[i : i + self._step]
-            # 1 + x and its logarithm: log1p costs three times as much, and the slack covers the difference
-            for row, candidate in zip(factors, part, strict=False):  # one by one: gathering the rows costs more
-                torch.addcmul(one, self._screen[candidate], inverse, out=row)
-            gains[i : i + len(part)] = self._weighted_log(factors[: len(part)])
+        with without_autocast(inverse.device):
+            for i in range(0, len(index), self._step):
+                part = index[i : i + self._step]
+                # 1 + x and its logarithm: log1p costs three times as much, and the slack covers the difference
+                for row, candidate in zip(factors, part, strict=False):  # one by one: gathering the rows costs more
+                    torch.addcmul(one, self._screen[candidate], inverse, out=row)
+                gains[i : i + len(part)] = self._weighted_log(factors[: len(part)])
         return list(gains.mul_(self._growth).add_(self._slack).tolist())
 
     def _weighted_log(self, factors: Tensor) -> Tensor:

@@ -45,6 +45,15 @@ def exact_float32(device: torch.device, exact: bool = True) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
+    matmul = torch.backends.cuda.matmul
+    if hasattr(matmul, "fp32_precision"):  # from torch 2.9 on; who has set it may no longer ask in the older way
+        setting = matmul.fp32_precision
+        matmul.fp32_precision = "ieee" if exact else "tf32"
+        try:
+            yield
+        finally:
+            matmul.fp32_precision = setting
+        return
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest" if exact else "high")
     try:

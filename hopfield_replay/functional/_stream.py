@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from hopfield_replay.functional._device import without_autocast
 from hopfield_replay.functional._logsumexp import Accumulator, Sums, gather
 from hopfield_replay.functional._rescore import Best, StridedStrips
 from hopfield_replay.functional._scores import LOG2_E, Product, ReadyTile, Scores, TileShape
@@ -68,12 +69,13 @@ def stream(
     product = arithmetic(x, patterns, precision)
     rescored = BEST if product != "float64" and precision != "fast" else 0
     scores = Scores(x, centre, beta, similarity, product, TileShape.of(x), accurate=not rescored)
-    flat = sums_of_flat(scores, patterns, exclude)
-    if flat is None or square or mean:
-        result = sums_of(scores, patterns, exclude, square, mean, rescored)
-        result = result if flat is None else replace(result, log_mean=flat.log_mean)
-    else:
-        result = flat
+    with without_autocast(x.device):
+        flat = sums_of_flat(scores, patterns, exclude)
+        if flat is None or square or mean:
+            result = sums_of(scores, patterns, exclude, square, mean, rescored)
+            result = result if flat is None else replace(result, log_mean=flat.log_mean)
+        else:
+            result = flat
     if similarity == "distance":
         result.log_mean.clamp_(max=0.0)  # a mean of numbers up to 1
     return result if patterns.group is None else gather(result, patterns.group)
@@ -85,8 +87,8 @@ def sums_of(
     """Largest score and sums relative to it, tile by tile; the ``rescored`` best are computed again in float64."""
     sums = Accumulator(scores.x, scores.dtype, square=square, mean=mean)
     best = Best(scores, rescored) if rescored else None
-    fused = scores.x.device.type == "cuda" and scores.dtype == torch.float32 and not (square or mean)
-    add = add_fused if fused else add_plain
+    fusible = scores.x.device.type == "cuda" and scores.dtype == torch.float32 and not (square or mean)
+    add = add_fused if fusible and has_triton() else add_plain
     for tile in patterns.tiles(scores.shape.columns):
         ready = scores.ready(tile)
         own = own_columns(exclude, tile)
@@ -97,6 +99,13 @@ def sums_of(
     if best is not None:
         best.correct(sums, patterns)
     return sums.finish(scores.offset(), scores.centre)
+
+
+def has_triton() -> bool:
+    """Whether the fused way is there."""
+    from hopfield_replay.functional import _fused  # imports Triton
+
+    return _fused.AVAILABLE
 
 
 def add_fused(

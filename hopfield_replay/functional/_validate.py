@@ -6,6 +6,8 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
+from hopfield_replay.functional._device import where_float64_is
+
 Similarity = Literal["distance", "dot"]
 
 
@@ -46,14 +48,14 @@ def check_finite(x: Tensor, name: str) -> None:
 
 
 def flatten(x: Tensor, name: str) -> Tensor:
-    """Flatten ``(n, *shape)`` to ``(n, d)``; floating and real."""
+    """Flatten ``(n, *shape)`` to ``(n, d)``; floating and real. From a device without float64 it comes to the CPU."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}.")
     if not x.is_floating_point():
         raise TypeError(f"{name} must be a real floating tensor, got {x.dtype}. Convert it, e.g. with {name}.float().")
     if x.ndim < 2:
         raise ValueError(f"{name} must have shape (n, d) or (n, *shape), got {tuple(x.shape)}.")
-    return x.reshape(len(x), math.prod(x.shape[1:]))
+    return where_float64_is(x.reshape(len(x), math.prod(x.shape[1:])))
 
 
 def as_matrix(x: Tensor, name: str) -> Tensor:
@@ -93,6 +95,7 @@ def check_masses(masses: Tensor | None, patterns: Tensor, name: str = "masses") 
         raise TypeError(f"{name} must be real numbers, got {masses.dtype}.")
     if masses.shape != (len(patterns),):
         raise ValueError(f"{name} must have shape ({len(patterns)},), one for each pattern, got {tuple(masses.shape)}.")
+    masses = where_float64_is(masses)
     if masses.device != patterns.device:
         raise ValueError(
             f"{name} is on {masses.device} and the patterns on {patterns.device}; move them to one device."

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hopfield_replay.functional._device import without_autocast
 from hopfield_replay.functional._scores import LOG2_E
 from hopfield_replay.functional._stream import tile_mass
 from hopfield_replay.functional._validate import (
@@ -82,7 +83,8 @@ class PatternCells:
         self._centre = stored.mean(0, dtype=torch.float64).to(dtype)
         near = stored.to(dtype) - self._centre
         self._centroids = _centroids(near, cells, seed)
-        cell = _nearest(near, self._centroids, 1)[:, 0]
+        with without_autocast(stored.device):
+            cell = _nearest(near, self._centroids, 1)[:, 0]
         order = cell.argsort(stable=True)
         self._near = near[order]
         self._sorted_masses = None if weights is None else weights[order]
@@ -124,7 +126,7 @@ class PatternCells:
         queries = as_matrix(x, "x")
         check_same_space(queries, self._near.shape[1], self._near.device)
         own = check_exclude(exclude, len(queries), self._patterns)
-        with torch.no_grad():
+        with torch.no_grad(), without_autocast(queries.device):
             logarithm = self._log_sum(queries, beta, probes, similarity, own)
             if normalize:
                 mass = tile_mass(Tile(0, self._patterns, self._masses), own).log()
@@ -153,7 +155,8 @@ class PatternCells:
         exact = energy(x[chosen], self._patterns, beta, masses=self._masses, similarity=similarity, exclude=left_out)
         gap = self.energy(x[chosen], beta, probes=probes, similarity=similarity, exclude=left_out) - exact
         near = self._moved(as_matrix(x, "x")[chosen])
-        read = self._counts[_nearest(near, self._centroids, probes, similarity, self._centre)].sum(1)
+        with without_autocast(x.device):
+            read = self._counts[_nearest(near, self._centroids, probes, similarity, self._centre)].sum(1)
         share = float(read.double().mean()) / len(self._near)
         return ProbeError(float(gap.mean()), float(gap.max()), share, len(chosen))
 

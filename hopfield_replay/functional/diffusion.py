@@ -17,6 +17,7 @@ from hopfield_replay.functional._batches import (
     take,
     windows,
 )
+from hopfield_replay.functional._device import float64_device, where_float64_is
 from hopfield_replay.functional._paired import paired_noise
 from hopfield_replay.functional.denoiser import Denoiser, evaluating
 
@@ -28,7 +29,8 @@ def squared_error(clean: Tensor, predicted: Tensor) -> Tensor:
             f"the denoiser returned clean samples of shape {tuple(predicted.shape)} for samples of shape "
             f"{tuple(clean.shape)}."
         )
-    difference = predicted.detach().to(clean.device, torch.float64) - clean.to(torch.float64)
+    exact = where_float64_is(clean).to(torch.float64)
+    difference = predicted.detach().to(exact.device).to(torch.float64) - exact
     return difference.square().flatten(1).mean(1)
 
 
@@ -61,7 +63,8 @@ def reconstruction_error(
         chunk_size: samples that go through the model at a time, >= 1.
 
     Returns:
-        (n, T) float64 on x's device, in squared units of x. Not finite where the model's prediction is not.
+        (n, T) float64 on x's device (on the CPU for one without float64), in squared units of x. Not finite where the
+        model's prediction is not.
 
     Raises:
         TypeError: ``denoiser`` is none; ``x``, ``ids`` or ``timesteps`` of a wrong type.
@@ -86,7 +89,7 @@ def reconstruction_error(
     named = check_ids(ids, len(clean))
     check_count(draws, "draws")
     check_count(chunk_size, "chunk_size")
-    errors = torch.zeros(len(clean), len(steps), dtype=torch.float64, device=clean.device)
+    errors = torch.zeros(len(clean), len(steps), dtype=torch.float64, device=float64_device(clean.device))
     with evaluating(denoiser):
         for window in windows(len(clean), chunk_size):
             part, given = clean[window], take(condition, window, len(clean))
@@ -190,7 +193,7 @@ def multistep_reconstruction_error(
     clean = check_samples(x)
     starts = check_timesteps(denoiser, timesteps)
     named = check_ids(ids, len(clean))
-    errors = torch.empty(len(clean), len(starts), dtype=torch.float64, device=clean.device)
+    errors = torch.empty(len(clean), len(starts), dtype=torch.float64, device=float64_device(clean.device))
     whole = denoiser.num_timesteps is not None
     for column, start in enumerate(starts):
         path = [start * (steps - index) / steps for index in range(steps)]

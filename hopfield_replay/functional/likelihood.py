@@ -19,6 +19,7 @@ from hopfield_replay.functional._batches import (
     take,
     windows,
 )
+from hopfield_replay.functional._device import float64_device, where_float64_is
 from hopfield_replay.functional._paired import paired_noise
 from hopfield_replay.functional.denoiser import Denoiser, evaluating
 
@@ -58,7 +59,7 @@ def log_likelihood(
         chunk_size: samples that go through the model at a time, >= 1.
 
     Returns:
-        (n,) float64 on x's device, in nats.
+        (n,) float64 on x's device (on the CPU for one without float64), in nats.
 
     Raises:
         TypeError, ValueError: as :func:`reconstruction_error`; timesteps too few or of equal SNR.
@@ -86,7 +87,7 @@ def log_likelihood(
         raise ValueError(f"the path needs at least two timesteps of different SNR, got {steps}.")
     # gradients are needed also where the caller measures under no_grad or, as Lightning validates, in inference mode
     with torch.inference_mode(False), torch.enable_grad(), evaluating(denoiser):
-        result = torch.empty(len(clean), dtype=torch.float64, device=clean.device)
+        result = torch.empty(len(clean), dtype=torch.float64, device=float64_device(clean.device))
         for window in windows(len(clean), chunk_size):
             part = clean[window].clone()
             signs = _signs(part, named[window], noise_seed, probes)
@@ -110,10 +111,10 @@ def _slope(
     signal, _ = amounts(denoiser, timestep, y)
     y = y.detach().requires_grad_()
     clean = denoiser.predict_clean(signal * y, timestep, condition).to(y.device, y.dtype)
-    trace = torch.zeros(len(y), dtype=torch.float64, device=y.device)
+    trace = torch.zeros(len(y), dtype=torch.float64, device=float64_device(y.device))
     for sign in signs:
         (product,) = torch.autograd.grad(clean, y, sign, retain_graph=True)
-        trace += (product * sign).to(torch.float64).flatten(1).sum(1)
+        trace += where_float64_is(product * sign).to(torch.float64).flatten(1).sum(1)
     divergence = math.prod(y.shape[1:]) - trace
     return (y - clean).detach(), divergence
 
@@ -121,7 +122,7 @@ def _slope(
 def _integrate(
     denoiser: Denoiser, y: Tensor, grid: list[tuple[float, float]], signs: list[Tensor], condition: Any
 ) -> Tensor:
-    expansion = torch.zeros(len(y), dtype=torch.float64, device=y.device)
+    expansion = torch.zeros(len(y), dtype=torch.float64, device=float64_device(y.device))
     for (sigma, step), (next_sigma, next_step) in pairwise(grid):
         width = math.log(next_sigma / sigma)
         slope, divergence = _slope(denoiser, y, step, signs, condition)
@@ -129,7 +130,7 @@ def _integrate(
         y = y + width * (slope + ahead) / 2
         expansion += width * (divergence + next_divergence) / 2
     variance = 1 + grid[-1][0] ** 2
-    squares = y.to(torch.float64).square().flatten(1).sum(1)
+    squares = where_float64_is(y).to(torch.float64).square().flatten(1).sum(1)
     elements = math.prod(y.shape[1:])
     return expansion - 0.5 * squares / variance - 0.5 * elements * math.log(2 * math.pi * variance)
 

@@ -55,6 +55,7 @@ def check_quotas(groups: Tensor | None, quotas: Tensor | None, k: int, count: in
     _check_group_index(groups, count)
     if quotas is None:
         quotas = equal_quotas(groups, k)
+    quotas = quotas.to(groups.device)
     sizes = torch.bincount(groups, minlength=len(quotas))
     if len(sizes) != len(quotas) or bool((quotas < 0).any()) or bool((quotas > sizes).any()) or int(quotas.sum()) != k:
         raise ValueError(

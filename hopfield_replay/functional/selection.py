@@ -217,7 +217,7 @@ def _tail(affinity: Tensor | StreamedAffinity, weights: Tensor, share: float, ri
         )
     counted = (weights > 0).nonzero().flatten()
     size = math.ceil(round(share * len(counted), 9))  # 0.1 x 30 is 3.0000000000000004
-    return counted[risk[counted].argsort(descending=True, stable=True)[:size]]
+    return counted[risk.to(weights.device)[counted].argsort(descending=True, stable=True)[:size]]
 
 
 def _average(values: Tensor, weights: Tensor) -> float:

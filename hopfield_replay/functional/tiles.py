@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hopfield_replay.functional._device import where_float64_is
 from hopfield_replay.functional._validate import as_matrix, check_masses, flatten
 
 _SAMPLED_ROWS = 512  # any vector near the patterns serves as the centre; these rows give one
@@ -132,7 +133,7 @@ class PatternTiles:
             patterns, masses = (batch, None) if isinstance(batch, Tensor) else batch
             yield (
                 flatten(patterns, "a batch of patterns"),
-                None if masses is None else masses.to(torch.float64),
+                None if masses is None else where_float64_is(masses).to(torch.float64),
             )
 
     def _surveyed(self) -> "_Survey":

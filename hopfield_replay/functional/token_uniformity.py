@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from hopfield_replay.functional._device import where_float64_is
+
 
 def _tokens(x: Tensor) -> Tensor:
     if not isinstance(x, Tensor):
@@ -11,7 +13,7 @@ def _tokens(x: Tensor) -> Tensor:
         raise TypeError(f"tokens must be a real floating tensor, got {x.dtype}.")
     if x.ndim != 3 or x.shape[1] < 2:
         raise ValueError(f"tokens must have shape (batch, n, d) with two tokens or more, got {tuple(x.shape)}.")
-    return x.to(torch.float64)
+    return where_float64_is(x).to(torch.float64)
 
 
 def token_cosine(tokens: Tensor) -> Tensor:

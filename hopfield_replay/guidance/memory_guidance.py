@@ -9,10 +9,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from hopfield_replay.denoisers.schedule import FlowSchedule, prediction_from
+from hopfield_replay.denoisers.delegating import DelegatingDenoiser
+from hopfield_replay.denoisers.schedule import FlowSchedule, Schedule, VarianceSchedule, prediction_from
 from hopfield_replay.denoisers.scheduled import ScheduledDenoiser
 from hopfield_replay.functional import Denoiser
 from hopfield_replay.functional._batches import amounts, check_denoiser
+from hopfield_replay.functional._device import where_float64_is
 from hopfield_replay.functional._validate import check_finite
 from hopfield_replay.guidance.arguments import Samples, check_labels, check_strength, of_label, tiles_of
 from hopfield_replay.guidance.mixture import SampleMixture, Share
@@ -20,7 +22,7 @@ from hopfield_replay.guidance.network import call_of, prediction_of, replaced
 from hopfield_replay.guidance.report import GuidanceReport, nearest
 
 
-class MemoryGuidance:
+class MemoryGuidance(DelegatingDenoiser):
     r"""Steers sampling with stored samples: the exact score of s p_memory + (1 - s) p_model, without training.
 
     At every noise level a noisy sample comes from the memory with responsibility r (:class:`SampleMixture`), and its
@@ -123,19 +125,6 @@ class MemoryGuidance:
         made._asked = labels.cpu()
         return made
 
-    @property
-    def num_timesteps(self) -> int | None:
-        """The denoiser's."""
-        return self.denoiser.num_timesteps
-
-    def noise(self, clean: Tensor, timestep: float, noise: Tensor) -> Tensor:
-        """Noise clean samples as the denoiser does."""
-        return self.denoiser.noise(clean, timestep, noise)
-
-    def snr(self, timestep: float) -> float:
-        """The denoiser's signal-to-noise ratio."""
-        return self.denoiser.snr(timestep)
-
     def predict_clean(self, noisy: Tensor, timestep: float, condition: Any = None) -> Tensor:
         """Guided estimate of the clean samples (n, *shape)."""
         predicted = self.denoiser.predict_clean(noisy, timestep, condition)
@@ -174,13 +163,14 @@ class MemoryGuidance:
                 f"given() got {len(self._asked)} labels, and the model is called with {len(noisy)} samples."
             )
         labels = self._asked.repeat(len(noisy) // len(self._asked))
-        responsibility = torch.zeros(len(noisy), dtype=torch.float64, device=noisy.device)
-        clean = noisy.flatten(1).to(torch.float64, copy=True)  # where r = 0 it does not matter
+        clean = where_float64_is(noisy.flatten(1)).to(torch.float64, copy=True)  # where r = 0 it does not matter
+        responsibility = clean.new_zeros(len(clean))
         for label in labels.unique().tolist():
             mixture = self._part(label)
             if mixture is not None:
-                rows = (labels == label).nonzero().flatten().to(noisy.device)
-                responsibility[rows], clean[rows] = mixture.share(noisy[rows], signal, noise, strength)
+                rows = (labels == label).nonzero().flatten().to(clean.device)
+                found = mixture.share(noisy[rows.to(noisy.device)], signal, noise, strength)
+                responsibility[rows], clean[rows] = found
         return Share(responsibility, clean)
 
     def _part(self, label: int) -> SampleMixture | None:
@@ -198,9 +188,9 @@ class MemoryGuidance:
         """Within this context the denoiser's network itself returns guided predictions, whoever calls it.
 
         For sampling loops and pipelines: epsilon, v, sample and flow predictions, with every scheduler that shows the
-        network whole timesteps of the training schedule (of the Euler family those with
-        ``timestep_spacing="leading"`` or ``"trailing"``). Under classifier-free guidance both halves are guided alike,
-        which leaves the memory's share of the prediction as it is.
+        network the timestep of the noise level it is at. (Those of the Euler family may show timesteps in between the
+        schedule's; with ``interpolation_type="log_linear"`` they show others than they are at.) Under classifier-free
+        guidance both halves are guided alike, which leaves the memory's share of the prediction as it is.
 
         Raises:
             TypeError: a denoiser without a torch module; pass the guidance itself to a sampler of denoisers.
@@ -217,14 +207,13 @@ class MemoryGuidance:
 
         def guide(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
             given, timestep = call_of(module, args, kwargs)
-            start = isinstance(denoiser.schedule, FlowSchedule) and timestep == denoiser.num_timesteps
-            signal, noise = (0.0, 1.0) if start else denoiser.schedule.amounts(timestep)  # flows begin at pure noise
+            signal, noise = _amounts_of_call(denoiser.schedule, timestep)
             noisy = given.to(torch.promote_types(given.dtype, torch.float32))
             found = self.share(noisy, timestep, signal, noise)
             whole = prediction_of(output)
             predicted, rest = whole[:, : noisy.shape[1]], whole[:, noisy.shape[1] :]  # the rest is a variance
             clean = found.clean.view_as(noisy)
-            target = prediction_from(clean, noisy, signal, noise, denoiser.prediction_type)
+            target = prediction_from(clean, noisy.to(clean.device), signal, noise, denoiser.prediction_type)
             mixed = _mix(predicted.to(noisy.dtype), target, found.responsibility).to(whole.dtype)
             return replaced(output, torch.cat([mixed, rest], 1) if rest.shape[1] else mixed)
 
@@ -245,9 +234,16 @@ class MemoryGuidance:
         return GuidanceReport(nearest(samples, self._stored), nearest(samples, self._compared))
 
 
+def _amounts_of_call(schedule: Schedule, timestep: float) -> tuple[float, float]:
+    """Amounts of signal and noise where a sampler calls the network."""
+    if isinstance(schedule, FlowSchedule) and timestep == schedule.num_timesteps:
+        return 0.0, 1.0  # flows begin at pure noise
+    return schedule.interpolated(timestep) if isinstance(schedule, VarianceSchedule) else schedule.amounts(timestep)
+
+
 def _mix(model: Tensor, memory: Tensor, share: Tensor) -> Tensor:
-    weight = share.to(model.dtype).view(-1, *[1] * (model.ndim - 1))
-    return torch.lerp(model, memory.to(model.dtype), weight)
+    weight = share.to(model).view(-1, *[1] * (model.ndim - 1))
+    return torch.lerp(model, memory.to(model), weight)
 
 
 __all__ = ["MemoryGuidance"]

@@ -1,10 +1,13 @@
 """The base of metrics whose state is rows, gathered also where a rank has none."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
+
+from hopfield_replay.functional._device import float64_device
 
 
 class RowMetric(Metric):
@@ -38,7 +41,7 @@ class RowMetric(Metric):
             if int(self.width) not in (0, rows.shape[1]):
                 raise ValueError(f"rows had {int(self.width)} columns before, now {rows.shape[1]}.")
             self.width = torch.full_like(self.width, rows.shape[1])
-        getattr(self, name).append(rows.detach().to(self.device, self._kinds[name]).flatten())
+        getattr(self, name).append(rows.detach().to(self.place).to(self._kinds[name]).flatten())
 
     def rows(self, name: str) -> Tensor:
         """All rows of a state, (n, width), in the order of the ranks; (n,) if no matrix was ever added."""
@@ -47,8 +50,24 @@ class RowMetric(Metric):
         return flat.view(-1, int(self.width)) if int(self.width) else flat
 
     def number(self, value: float) -> Tensor:
-        """A result, float64 on the metric's device."""
-        return torch.tensor(value, dtype=torch.float64, device=self.device)
+        """A result, float64."""
+        return torch.tensor(value, dtype=torch.float64, device=self.place)
+
+    @property
+    def place(self) -> torch.device:
+        """Where rows and results are: the metric's device, or the CPU in place of one without float64."""
+        return float64_device(self.device)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **settings: Any) -> nn.Module:
+        """Move the metric; its rows stay on the CPU where its new device has no float64."""
+        there = fn(torch.zeros(0)).device
+        held = {} if float64_device(there) == there else {name: getattr(self, name) for name in self._kinds}
+        for name in held:
+            setattr(self, name, [])
+        super()._apply(fn, *args, **settings)
+        for name, rows in held.items():
+            setattr(self, name, [row.to(self.place) for row in rows])
+        return self
 
     def reset(self) -> None:
         """Forget everything that was added."""
@@ -57,7 +76,7 @@ class RowMetric(Metric):
             self._begin(name)
 
     def _begin(self, name: str) -> None:
-        getattr(self, name).append(torch.zeros(0, dtype=self._kinds[name], device=self.device))
+        getattr(self, name).append(torch.zeros(0, dtype=self._kinds[name], device=self.place))
 
 
 __all__ = ["RowMetric"]

@@ -101,7 +101,7 @@ class GenerativeTaskMatrix(RowMetric):
         ``average_incremental`` (AIQ), ``forgetting_rate`` (FR), ``forgetting``, ``backward_transfer`` and their number
         ``tasks``, as in :class:`hopfield_replay.functional.task_matrix.TaskSummary`.
         """
-        matrix = torch.full((self.num_tasks, self.num_tasks), torch.nan, dtype=torch.float64, device=self.device)
+        matrix = torch.full((self.num_tasks, self.num_tasks), torch.nan, dtype=torch.float64, device=self.place)
         floor, floor_n = matrix[0].clone(), torch.zeros_like(matrix[0])
         for task in range(self.num_tasks):
             real, last = self.rows(f"real_{task}"), 0

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.functional import energy_rise
+from hopfield_replay.functional._device import float64_device
 from hopfield_replay.functional._validate import Similarity
 from hopfield_replay.metrics._rows import RowMetric
 
@@ -66,13 +67,14 @@ class IntrinsicForgetting(RowMetric):
             x: the samples.
             exclude_old: (n,) index in ``old`` of the pattern that a sample itself is, -1 for none.
         """
+        place = float64_device(x.device)
         rises = energy_rise(
             x,
-            self.old.to(x.device),
-            self.new.to(x.device),
+            self.old.to(place),
+            self.new.to(place),
             self.beta,
-            old_masses=None if self.old_masses is None else self.old_masses.to(x.device),
-            new_masses=None if self.new_masses is None else self.new_masses.to(x.device),
+            old_masses=None if self.old_masses is None else self.old_masses.to(place),
+            new_masses=None if self.new_masses is None else self.new_masses.to(place),
             similarity=self.similarity,
             exclude_old=exclude_old,
         )

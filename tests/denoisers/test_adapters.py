@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from hopfield_replay.denoisers import CallableDenoiser, ContinuousSchedule, DiffusersDenoiser, FlowSchedule
+from hopfield_replay.denoisers import (
+    CallableDenoiser,
+    ContinuousSchedule,
+    DiffusersDenoiser,
+    FlowSchedule,
+    VarianceSchedule,
+)
 from hopfield_replay.functional.diffusion import reconstruction_error
 from tests.denoisers.networks import dit, images, text_unet, transformer, unet
 
@@ -220,3 +226,18 @@ def test_a_model_of_another_shape():
     denoiser = CallableDenoiser(lambda x, t: x[:, :1], torch.tensor([0.5]))
     with pytest.raises(ValueError, match="they must be the same"):
         denoiser.predict_clean(torch.zeros(2, 3, 4, 4), 0)
+
+
+@pytest.mark.parametrize(
+    ("levels", "timestep", "message"),
+    [
+        ([1.0, 0.5], 0.5, "one has no noise or no signal"),
+        ([0.5, 0.0], 0.5, "one has no noise or no signal"),
+        ([0.9, 0.5], 1.5, "out of range"),
+        ([0.9, 0.5], -0.5, "out of range"),
+    ],
+)
+def test_no_noise_level_between_these(levels, timestep, message):
+    with pytest.raises(ValueError, match=message):
+        VarianceSchedule(torch.tensor(levels)).interpolated(timestep)
+    assert VarianceSchedule(torch.tensor(levels)).interpolated(1) == VarianceSchedule(torch.tensor(levels)).amounts(1)

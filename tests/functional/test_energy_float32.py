@@ -6,6 +6,7 @@ import torch
 
 from hopfield_replay import functional
 from hopfield_replay.functional import energy
+from hopfield_replay.functional._scores import exact_float32
 from tests.functional import numpy_energy as reference
 from tests.functional.test_energy import SIMILARITIES, VARIANTS, problem
 
@@ -144,3 +145,31 @@ def test_scores_beyond_float32_are_no_scores(precision):
     found = energy(torch.zeros(2, 1), patterns, 1.0, precision=precision)
     assert (found == torch.inf).all()  # not the logarithm of the smallest float32
     assert torch.isfinite(energy(torch.zeros(2, 1), patterns, 1.0, precision="float64")).all()
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("given", ["none", "tf32", "ieee"])
+def test_the_precision_of_a_gpus_products_is_put_back_whichever_way_it_was_set(exact, given):
+    matmul = torch.backends.cuda.matmul
+    if not hasattr(matmul, "fp32_precision"):
+        pytest.skip("before torch 2.9 there is one way to set it")
+    before = matmul.fp32_precision
+    matmul.fp32_precision = given  # then torch.get_float32_matmul_precision() raises where it says otherwise
+    try:
+        with exact_float32(torch.device("cuda"), exact):
+            assert matmul.fp32_precision == ("ieee" if exact else "tf32")
+        assert matmul.fp32_precision == given
+    finally:
+        matmul.fp32_precision = before
+
+
+def test_mixed_precision_does_not_reach_energies():
+    """Products of a training step in mixed precision have 8 bits; near beta = 0 the sums are such products."""
+    generator = torch.Generator().manual_seed(0)
+    x, patterns = torch.randn(30, 16, generator=generator), torch.randn(500, 16, generator=generator)
+    masses = torch.rand(500, generator=generator)
+    for beta in (1e-7, 1.0):
+        expected = energy(x, patterns, beta, masses=masses, precision="float32")
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = energy(x, patterns, beta, masses=masses, precision="float32")
+        assert found.equal(expected)

@@ -257,3 +257,16 @@ def test_bad_indices_are_named():
         protected_energy(torch.ones(2, 3), torch.tensor([1, 1]))
     with pytest.raises(ValueError, match="distinct"):
         protected_energy(torch.ones(2, 3), torch.tensor([3]))
+
+
+def test_mixed_precision_does_not_reach_the_bounds():
+    """In a training step in mixed precision the sums behind them would have 8 bits, and fall below the gains."""
+    generator = torch.Generator().manual_seed(3)
+    a = torch.rand(1100, 1000, generator=generator) ** 8  # large enough to be screened in float32
+    gains = gains_module.ProtectedEnergy(a, torch.rand(1100, generator=generator, dtype=torch.float64) + 0.1)
+    every = list(range(1000))
+    expected = gains.bound(every)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = gains.bound(every)
+    assert found == expected
+    assert all(bound >= gain for bound, gain in zip(found, gains.exact(every), strict=True))

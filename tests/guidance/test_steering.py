@@ -11,9 +11,11 @@ from diffusers import (
     DDPMScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
 )
 
 from hopfield_replay.denoisers import CallableDenoiser, DiffusersDenoiser
+from hopfield_replay.denoisers.diffusers import schedule_of
 from hopfield_replay.functional import responsibilities
 from hopfield_replay.guidance import MemoryGuidance
 from tests.denoisers.networks import dit, images, text_unet, unet
@@ -122,14 +124,48 @@ def test_flow_matching_starts_from_pure_noise():
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside diffusers, numpy 2
-def test_schedulers_that_scale_their_input():
-    network, scheduler = unet(), EulerDiscreteScheduler(timestep_spacing="leading")
+@pytest.mark.parametrize("settings", [{"timestep_spacing": "leading"}, {}, {"use_karras_sigmas": True}])
+def test_schedulers_that_scale_their_input(settings):
+    """By default, and with the noise levels of Karras et al., their timesteps lie in between the schedule's."""
+    network, scheduler = unet(), EulerDiscreteScheduler(**settings)
     scheduler.set_timesteps(20)
+    assert bool((scheduler.timesteps != scheduler.timesteps.round()).any()) == ("timestep_spacing" not in settings)
     x = images(6) * scheduler.init_noise_sigma
     with torch.no_grad(), guided(network, scheduler, strength=1.0).steer():
         for t in scheduler.timesteps:
             x = scheduler.step(network(scheduler.scale_model_input(x, t), t).sample, t, x).prev_sample
     assert torch.cdist(x.flatten(1), MEMORY.flatten(1)).amin(1).max() < 0.05
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside diffusers, numpy 2
+@pytest.mark.parametrize(
+    ("settings", "close"), [({}, 1e-4), ({"use_karras_sigmas": True}, 1e-5), ({"use_exponential_sigmas": True}, 1e-5)]
+)
+def test_noise_levels_between_timesteps_are_the_samplers(settings, close):
+    pytest.importorskip("scipy")
+    for kind in (EulerDiscreteScheduler, HeunDiscreteScheduler):
+        scheduler = kind(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", **settings)
+        scheduler.set_timesteps(20)
+        schedule, _ = schedule_of(scheduler)
+        for timestep, sigma in zip(scheduler.timesteps.tolist(), scheduler.sigmas.tolist(), strict=False):
+            signal, noise = schedule.interpolated(timestep)
+            assert noise / signal == pytest.approx(sigma, rel=close)
+            assert signal**2 + noise**2 == pytest.approx(1)
+
+
+def test_a_network_called_between_two_timesteps():
+    network, scheduler = unet(), DDPMScheduler()
+    noisy, t = images(6), torch.tensor(400.25)
+    with torch.no_grad():
+        plain = network(noisy, t).sample
+        with guided(network, scheduler).steer():
+            found = network(noisy, t).sample
+    low, high = (scheduler.alphas_cumprod[i].double() for i in (400, 401))
+    ratio = ((1 - low) / low) ** 0.375 * ((1 - high) / high) ** 0.125  # of noise to signal
+    a = float((1 + ratio**2) ** -0.5)
+    expected = literal(noisy, a, float(ratio) * a, 0.4, plain, "epsilon")
+    assert not torch.allclose(expected.float(), plain, atol=1e-3)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_classifier_free_guidance_leaves_the_memory_its_share():
