@@ -29,6 +29,8 @@ def arithmetic(x: Tensor, patterns: PatternTiles, precision: Precision) -> Produ
     """The product to compute with: float64 where the inputs have it or where it is cheap."""
     if precision in ("tf32", "bfloat16") and x.device.type != "cuda":
         raise ValueError(f"precision={precision!r} needs a GPU, got tensors on {x.device}. Use 'float32' or 'fast'.")
+    if precision == "bfloat16" and torch.__version__ < "2.8":  # the first whose torch.mm takes out_dtype
+        raise ValueError(f"precision='bfloat16' needs torch 2.8 or newer, this is {torch.__version__}. Use 'tf32'.")
     if precision == "fast":
         return "float32"
     if precision != "auto":

@@ -4,11 +4,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.torch_version import TorchVersion
 
 from hopfield_replay.functional import effective_patterns, energy, energy_and_retrieval
+from hopfield_replay.functional._stream import arithmetic
 from tests.functional.test_energy_float32 import large
 
 INTERPRETED = """
@@ -79,6 +82,17 @@ def test_gpu_precisions_are_refused_on_the_cpu():
     for precision in ("tf32", "bfloat16"):
         with pytest.raises(ValueError, match="needs a GPU"):
             energy(torch.randn(2, 3), torch.randn(4, 3), 1.0, precision=precision)
+
+
+@pytest.mark.parametrize(("version", "works"), [("2.7.1", False), ("2.8.0", True), ("2.15.0", True)])
+def test_bfloat16_needs_a_product_with_float32_sums(version, works, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+    there = SimpleNamespace(device=torch.device("cuda", 0))
+    if works:
+        assert arithmetic(there, None, "bfloat16") == "bfloat16"
+        return
+    with pytest.raises(ValueError, match=r"needs torch 2\.8 or newer, this is 2\.7\.1"):
+        arithmetic(there, None, "bfloat16")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
