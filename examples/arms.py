@@ -56,7 +56,7 @@ def check_options(parser: ArgumentParser, args: Any) -> None:
     """Say what is wrong with the options that every example of arms has, before anything runs."""
     if args.policies is not None and (wrong := unknown_policies(args.policies)):
         parser.error(wrong)
-    if not 2 <= args.tasks <= 10:
+    if args.tasks is not None and not 2 <= args.tasks <= 10:
         parser.error(f"--tasks must be 2 to 10, got {args.tasks}")
     if args.capacity is not None and args.capacity < 1:
         parser.error(f"--capacity must be at least 1, got {args.capacity}; for no replay use --policies none")
