@@ -11,8 +11,6 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from hopfield_replay.files import replacing
-
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
@@ -145,15 +143,3 @@ def write_captioned(folder: Path, images: Tensor, captions: Sequence[str]) -> No
         Image.fromarray(pixels.numpy()).save(folder / f"{number:05d}.png")
         lines.append(json.dumps({"file_name": f"{number:05d}.png", "text": caption}))
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def save_grid(path: Path, rows: Sequence[Sequence[Image.Image]]) -> None:
-    """Write rows of pictures of one size as one PNG, which appears only when it is complete."""
-    width, height = rows[0][0].size
-    grid = Image.new("RGB", (width * max(map(len, rows)), height * len(rows)))
-    for y, row in enumerate(rows):
-        for x, picture in enumerate(row):
-            grid.paste(picture, (x * width, y * height))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial:
-        grid.save(partial, format="PNG")

@@ -134,11 +134,3 @@ def test_the_fingerprint_is_that_of_the_pictures_in_their_order(tmp_path):
     assert fingerprints[0] == fingerprints[1]
     Image.new("RGB", (4, 4), (11, 20, 30)).save(first / "a.png")
     assert captioned.read_captioned(first).fingerprint() not in fingerprints
-
-
-def test_a_grid_has_a_row_for_each_task(tmp_path):
-    rows = [[Image.new("RGB", (2, 2), (value + x, 0, 0)) for x in range(3)] for value in (10, 20)]
-    captioned.save_grid(tmp_path / "new" / "grid.png", rows)
-    pixels = np.asarray(Image.open(tmp_path / "new" / "grid.png"))
-    assert pixels[::2, ::2, 0].tolist() == [[10, 11, 12], [20, 21, 22]]
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["grid.png"]
