@@ -69,7 +69,7 @@ PRESETS = {
         accelerator="cpu",
         precision="32-true",
     ),
-    "paper": Preset(  # the UNet of Ho et al. (2020) for CIFAR-10
+    "paper": Preset(  # widths, depth and attention of the UNet of Ho et al. (2020) for CIFAR-10
         policies=["none", "random", "high_energy", "low_energy", "greedy_gain"],
         classes=None,
         size=32,
