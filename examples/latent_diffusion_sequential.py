@@ -1,13 +1,18 @@
 """Fine-tune a text-to-image latent diffusion model on one folder of captioned images after the other.
 
 python examples/latent_diffusion_sequential.py                           # a tiny pipeline and digits, made on the spot
+python examples/latent_diffusion_sequential.py --policy none --output-dir runs/no_replay  # what is lost without it
 python examples/latent_diffusion_sequential.py --pretrained stable-diffusion-v1-5/stable-diffusion-v1-5 \
     --tasks data/birds data/cars --lora-rank 16 --precision bf16-mixed   # each folder has a metadata.jsonl
 python examples/latent_diffusion_sequential.py --resume                  # go on after an interruption
 
 On a small GPU: --lora-rank 16 --precision bf16-mixed --gradient-checkpointing --batch-size 1 --accumulate 4 --samples 2
+
 The run's folder holds samples/ (after each number of tasks one grid, with a row of pictures for every task),
 checkpoints/, history.json, TensorBoard logs, and in the end the pipeline, or its LoRA weights.
+
+The tiny run takes 2 CPU minutes (seed 0). Its second task's digits are inverted: without replay the error on the first
+task rises from .081 to .281 and its captions give black digits on white; with 50 samples kept it ends at .068.
 """
 
 import warnings
@@ -20,15 +25,15 @@ from typing import Any
 from caption_gallery import Gallery
 from captioned import Captioned, read_captioned
 from diffusers.utils import logging
-from jsonargparse import ArgumentParser
 from latent_cache import cached_latents
 from latent_diffusion import Drawing, LatentDiffusion, add_lora, load_pipeline, require
+from latent_options import make_parser, parse
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from run_folder import check_run, plain, write_folder
-from splits import be_quiet, unknown_policies
+from splits import be_quiet
 from tiny_pipeline import build_tiny
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, StackDataset
@@ -185,57 +190,8 @@ def quiet_loading() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--pretrained", type=str | None, default=None, help="pipeline folder or hub id; none: tiny")
-    parser.add_argument("--variant", type=str | None, default=None, help="of its weights, e.g. fp16 or non_ema")
-    parser.add_argument("--tasks", type=Path, nargs="+", default=[], help="folders of captioned images, in order")
-    parser.add_argument("--caption-column", type=str, default="text", help="of the captions in metadata.jsonl")
-    parser.add_argument("--lora-rank", type=int, default=0, help="train LoRA of this rank; 0: the whole UNet")
-    parser.add_argument(
-        "--lora-targets", nargs="+", type=str, default=["to_q", "to_k", "to_v", "to_out.0"], help="layers"
-    )
-    parser.add_argument("--size", type=int | None, default=None, help="of the images (default: the UNet's)")
-    parser.add_argument("--policy", type=str, default="greedy_gain", help='of the buffer; "none": no replay')
-    parser.add_argument("--capacity", type=int, default=50, help="samples kept in all")
-    parser.add_argument("--replay-ratio", type=float, default=0.5, help="share of each batch that is replayed")
-    parser.add_argument("--epochs", type=int, default=15, help="of each task")
-    parser.add_argument("--batch-size", type=int | None, default=None, help="default: 4; tiny: 16")
-    parser.add_argument("--accumulate", type=int, default=1, help="batches for each step of the optimizer")
-    parser.add_argument(
-        "--learning-rate", type=float | None, default=None, help="default: 1e-5; with LoRA 1e-4; tiny: 2e-3"
-    )
-    parser.add_argument("--warmup", type=int, default=0, help="steps over which it rises, in each task")
-    parser.add_argument("--gradient-clip", type=float, default=1.0, help="largest norm of the gradient")
-    parser.add_argument("--caption-dropout", type=float, default=0.0, help="share left out in training")
-    parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
-    parser.add_argument("--probes", type=int, default=128, help="samples of each task that are measured")
-    parser.add_argument("--samples", type=int, default=5, help="pictures of each task in a grid")
-    parser.add_argument("--sample-steps", type=int, default=25, help="denoising steps of a picture")
-    parser.add_argument("--guidance", type=float | None, default=None, help="default: 7.5; tiny: 1, none")
-    parser.add_argument("--precision", type=str, default="32-true", help="Lightning precision, e.g. bf16-mixed")
-    parser.add_argument("--accelerator", type=str, default="auto", help="Lightning accelerator")
-    parser.add_argument("--seed", type=int, default=0, help="of buffer, order, noise and LoRA")
-    parser.add_argument("--output-dir", type=Path, default=Path("runs/latent_diffusion_sequential"), help="of the run")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --output-dir")
-    args = parser.parse_args(arguments)
-    if wrong := unknown_policies([args.policy]):
-        parser.error(wrong)
-    if (args.pretrained is None) != (not args.tasks):
-        parser.error("--pretrained and --tasks go together; without both a tiny pipeline is made.")
-    set_defaults(args)
-    for name in ("capacity", "epochs", "batch_size", "accumulate", "probes", "samples", "sample_steps"):
-        if args[name] < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {args[name]}")
-    for name in ("learning_rate", "gradient_clip", "guidance"):
-        if args[name] <= 0:
-            parser.error(f"--{name.replace('_', '-')} must be positive, got {args[name]}")
-    for name in ("lora_rank", "warmup"):
-        if args[name] < 0:
-            parser.error(f"--{name.replace('_', '-')} must not be negative, got {args[name]}")
-    if not 0.0 <= args.caption_dropout < 1.0:
-        parser.error(f"--caption-dropout must lie in [0, 1), got {args.caption_dropout}")
-    if not 0.0 < args.replay_ratio < 1.0:
-        parser.error(f"--replay-ratio must lie in (0, 1), got {args.replay_ratio}; for no replay use --policy none")
+    parser = make_parser(__doc__)
+    args = parse(parser, arguments)
     be_quiet()
     quiet_loading()
     try:
@@ -243,17 +199,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError, ImportError, MisconfigurationException) as error:
         parser.error(str(error))
     train(ready, args)
-
-
-def set_defaults(args: Any) -> None:
-    """Fill in what depends on the weights: those from scratch, low-rank matrices or pretrained ones."""
-    tiny = args.pretrained is None
-    if args.batch_size is None:
-        args.batch_size = 16 if tiny else 4
-    if args.learning_rate is None:
-        args.learning_rate = 2e-3 if tiny else 1e-4 if args.lora_rank else 1e-5
-    if args.guidance is None:
-        args.guidance = 1.0 if tiny else 7.5
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ pytest.importorskip("transformers", reason="text-to-image pipelines need transfo
 
 import latent_diffusion_sequential as example
 from latent_diffusion import load_pipeline
+from latent_options import set_defaults
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[2]
@@ -156,7 +157,7 @@ def test_defaults_depend_on_the_weights():
     def filled(**given):
         settings = {"pretrained": None, "lora_rank": 0, "batch_size": None, "learning_rate": None, "guidance": None}
         args = SimpleNamespace(**(settings | given))
-        example.set_defaults(args)
+        set_defaults(args)
         return args.batch_size, args.learning_rate, args.guidance
 
     assert filled() == (16, 2e-3, 1.0)
