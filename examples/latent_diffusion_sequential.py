@@ -39,6 +39,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, StackDataset
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks
+from hopfield_replay.denoisers import DiffusersDenoiser
 from hopfield_replay.files import write_json
 from hopfield_replay.table import summarize
 
@@ -66,6 +67,11 @@ def make_loader(model: LatentDiffusion, task: Captioned, latents: Tensor, args: 
     data = StackDataset(latents=latents, input_ids=tokens)  # type: ignore[arg-type]  # tensors will do
     order = DistributedSampler[Any](data, num_replicas=1, rank=0, seed=args.seed + 1000 * number)
     return DataLoader(data, batch_size=args.batch_size, sampler=order)
+
+
+def denoiser(module: Any) -> DiffusersDenoiser:
+    """What is measured: the UNet as it is trained; the scheduler that the pipeline samples with may differ a little."""
+    return DiffusersDenoiser(module.unet, module.scheduler)
 
 
 def save_result(model: LatentDiffusion, folder: Path, lora: bool) -> Path:
@@ -121,7 +127,7 @@ def prepare(args: Any) -> Run:
         pipeline, args.learning_rate, args.seed, warmup=args.warmup, caption_dropout=args.caption_dropout
     )
     buffer = None if args.policy == "none" else EnergyReplayBuffer(args.capacity, args.policy, seed=args.seed)
-    monitor = ForgettingMonitor(buffer, probe_size=args.probes, seed=args.seed)
+    monitor = ForgettingMonitor(buffer, denoiser=denoiser, probe_size=args.probes, seed=args.seed)
     drawing = Drawing(args.samples, args.sample_steps, args.guidance, size)
     trainer = Trainer(
         max_epochs=args.epochs,

@@ -17,6 +17,7 @@ from PIL import Image
 pytest.importorskip("transformers", reason="text-to-image pipelines need transformers")
 
 import latent_diffusion_sequential as example
+from diffusers import EulerDiscreteScheduler
 from latent_diffusion import load_pipeline
 from latent_options import set_defaults
 from safetensors.torch import load_file
@@ -151,6 +152,19 @@ def test_options_reach_the_training(tiny, tmp_path, run, monkeypatch):
     assert ready.trainer.precision == "bf16-mixed"
     assert ready.model.unet.is_gradient_checkpointing
     assert (ready.model.warmup, ready.model.caption_dropout, args.batch_size) == (7, 0.2, 6)
+
+
+def test_the_unet_is_measured_with_the_noise_it_is_trained_with(tiny, tmp_path, run, monkeypatch):
+    pipeline = load_pipeline(str(tiny[0]))
+    pipeline.scheduler = EulerDiscreteScheduler.from_config(  # whose last noise level is not quite that of DDPM
+        pipeline.scheduler.config, rescale_betas_zero_snr=True, prediction_type="v_prediction"
+    )
+    pipeline.save_pretrained(tmp_path / "euler")
+    monkeypatch.setattr(example, "train", lambda ready, args: seen.append(ready))
+    seen = []
+    run(arguments((tmp_path / "euler", tiny[1]), tmp_path / "run"))
+    measured = seen[0].monitor.denoiser(seen[0].model)
+    assert (measured.model, measured.prediction_type) == (seen[0].model.unet, "v_prediction")
 
 
 def test_defaults_depend_on_the_weights():
