@@ -208,7 +208,7 @@ def write_results(arms: list[dict[str, Any]], args: Any, training: dict[str, Any
     """The arguments and every arm's numbers, as JSON."""
     results = {
         "arguments": {
-            name: value if isinstance(value, int | float | list) else str(value) for name, value in args.items()
+            name: value if isinstance(value, int | float | list | None) else str(value) for name, value in args.items()
         },
         "epochs": training["epochs"],
         "arms": [{name: value for name, value in arm.items() if name not in ("rises", "history")} for arm in arms],
