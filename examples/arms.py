@@ -56,7 +56,7 @@ def check_options(parser: ArgumentParser, args: Any) -> None:
     """Say what is wrong with the options that every example of arms has, before anything runs."""
     if args.policies is not None and (wrong := unknown_policies(args.policies)):
         parser.error(wrong)
-    if not 2 <= args.tasks <= 10:
+    if args.tasks is not None and not 2 <= args.tasks <= 10:
         parser.error(f"--tasks must be 2 to 10, got {args.tasks}")
     if args.capacity is not None and args.capacity < 1:
         parser.error(f"--capacity must be at least 1, got {args.capacity}; for no replay use --policies none")
@@ -208,7 +208,7 @@ def write_results(arms: list[dict[str, Any]], args: Any, training: dict[str, Any
     """The arguments and every arm's numbers, as JSON."""
     results = {
         "arguments": {
-            name: value if isinstance(value, int | float | list) else str(value) for name, value in args.items()
+            name: value if isinstance(value, int | float | list | None) else str(value) for name, value in args.items()
         },
         "epochs": training["epochs"],
         "arms": [{name: value for name, value in arm.items() if name not in ("rises", "history")} for arm in arms],

@@ -11,8 +11,6 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from hopfield_replay.files import replacing
-
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
@@ -36,7 +34,7 @@ class Captioned:
     @property
     def name(self) -> str:
         """Name of the folder, by which the task is called."""
-        return self.folder.name
+        return self.folder.resolve().name  # also of "." and "birds/.."
 
     def fingerprint(self) -> str:
         """SHA-256 of the images' bytes, in their order."""
@@ -73,12 +71,18 @@ def read_captioned(folder: Path, column: str = "text") -> Captioned:
             f"{folder} has {len(present)} images but no captions: put a metadata.jsonl there, with a line "
             f'{{"file_name": "{min(present).relative_to(folder)}", "{column}": "..."}} for each image.'
         )
+    try:
+        text = metadata.read_text(encoding="utf-8-sig")  # some editors put a byte-order mark first
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{metadata} is not UTF-8 ({error}); save it in that encoding.") from None
     files, captions = [], []
-    for number, line in enumerate(metadata.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # splitlines would also part captions at U+2028
         if line.strip():
             name, caption = _row(line, column, f"{metadata}, line {number}")
             if folder / name not in present:
-                raise ValueError(f"{metadata}, line {number}: there is no image {name!r} in {folder}.")
+                raise ValueError(
+                    f"{metadata}, line {number}: there is no image {name!r} ({', '.join(_IMAGES)}) in {folder}."
+                )
             files.append(folder / name)
             captions.append(caption)
     bare = sorted(str(file.relative_to(folder)) for file in present - set(files))
@@ -102,22 +106,32 @@ def _row(line: str, column: str, where: str) -> tuple[str, str]:
 
 
 def read_images(files: Sequence[Path], size: int) -> Tensor:
-    """Images (n, 3, size, size) in [-1, 1], scaled and cropped around their centres.
+    """Images (n, 3, size, size) in [-1, 1], upright, on white, scaled and cropped around their centres.
 
     Raises:
-        ValueError: a file that does not decode.
+        ValueError: a file that does not decode, or has more than 8 bits in its one channel.
     """
     images = []
     for file in files:
         try:
             with Image.open(file) as image:
-                square = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (size, size))
+                if image.mode[0] in "IF":  # pillow would cut every value above 255 to white
+                    raise ValueError(f"{file} has more than 8 bits a pixel (mode {image.mode}). Convert it to 8 bits.")
+                square = ImageOps.fit(_opaque(ImageOps.exif_transpose(image)), (size, size))
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(
                 f"{file} does not decode as an image ({error}). Repair it, or remove it and its line."
             ) from error
         images.append(torch.from_numpy(numpy.array(square)).permute(2, 0, 1))
     return torch.stack(images).float() / 127.5 - 1.0
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """RGB; what is transparent has any colour underneath, often black, and becomes white."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
 def write_captioned(folder: Path, images: Tensor, captions: Sequence[str]) -> None:
@@ -129,15 +143,3 @@ def write_captioned(folder: Path, images: Tensor, captions: Sequence[str]) -> No
         Image.fromarray(pixels.numpy()).save(folder / f"{number:05d}.png")
         lines.append(json.dumps({"file_name": f"{number:05d}.png", "text": caption}))
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def save_grid(path: Path, rows: Sequence[Sequence[Image.Image]]) -> None:
-    """Write rows of pictures of one size as one PNG, which appears only when it is complete."""
-    width, height = rows[0][0].size
-    grid = Image.new("RGB", (width * max(map(len, rows)), height * len(rows)))
-    for y, row in enumerate(rows):
-        for x, picture in enumerate(row):
-            grid.paste(picture, (x * width, y * height))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial:
-        grid.save(partial, format="PNG")

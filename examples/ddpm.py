@@ -92,7 +92,7 @@ class DDPM(LightningModule):
 
     def forward(self, noisy: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
         """Predicted noise; an unconditional network does not look at the labels."""
-        times = timesteps.expand(len(noisy))
+        times = timesteps.to(noisy.device).expand(len(noisy))  # schedulers keep theirs on the CPU
         predicted: Tensor = self.network(noisy, times, class_labels=labels if self.conditional else None).sample
         return predicted
 

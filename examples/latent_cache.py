@@ -58,7 +58,10 @@ def cached_latents(tasks: Sequence[Captioned], vae: nn.Module, size: int, folder
 
 
 def _read(path: Path, made_of: dict[str, Any]) -> Tensor:
-    cache = load_tree(path)
+    try:
+        cache = load_tree(path)
+    except ValueError as error:
+        raise ValueError(f"{error} Delete it to encode the images anew.") from error
     kinds = {"vae": "by another autoencoder", "images": "of other images", "size": "at another size"}
     for key, kind in kinds.items():
         if not isinstance(cache, dict) or cache.get(key) != made_of[key]:

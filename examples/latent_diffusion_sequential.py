@@ -1,70 +1,49 @@
 """Fine-tune a text-to-image latent diffusion model on one folder of captioned images after the other.
 
 python examples/latent_diffusion_sequential.py                           # a tiny pipeline and digits, made on the spot
+python examples/latent_diffusion_sequential.py --policy none --output-dir runs/no_replay  # what is lost without it
 python examples/latent_diffusion_sequential.py --pretrained stable-diffusion-v1-5/stable-diffusion-v1-5 \
     --tasks data/birds data/cars --lora-rank 16 --precision bf16-mixed   # each folder has a metadata.jsonl
 python examples/latent_diffusion_sequential.py --resume                  # go on after an interruption
 
+On a small GPU: --lora-rank 16 --precision bf16-mixed --gradient-checkpointing --batch-size 1 --accumulate 4 --samples 2
+
 The run's folder holds samples/ (after each number of tasks one grid, with a row of pictures for every task),
 checkpoints/, history.json, TensorBoard logs, and in the end the pipeline, or its LoRA weights.
+
+The tiny run takes 2 CPU minutes (seed 0). Its second task's digits are inverted: without replay the error on the first
+task rises from .081 to .281 and its captions give black digits on white; with 50 samples kept it ends at .068.
 """
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from captioned import Captioned, read_captioned, save_grid
+from caption_gallery import Gallery
+from captioned import Captioned, read_captioned
 from diffusers.utils import logging
-from jsonargparse import ArgumentParser
 from latent_cache import cached_latents
 from latent_diffusion import Drawing, LatentDiffusion, add_lora, load_pipeline, require
+from latent_options import make_parser, parse
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from run_folder import check_run, plain, write_folder
-from splits import be_quiet, unknown_policies
+from splits import be_quiet
 from tiny_pipeline import build_tiny
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, StackDataset
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks
+from hopfield_replay.denoisers import DiffusersDenoiser
 from hopfield_replay.files import write_json
 from hopfield_replay.table import summarize
 
 _FREE = ("resume", "output_dir", "accelerator")  # what may differ when a run is resumed
-
-
-class Gallery(Callback):
-    """Draws the same captions of every task before the first task and after each."""
-
-    def __init__(self, monitor: ForgettingMonitor, tasks: Sequence[Captioned], folder: Path, drawing: Drawing) -> None:
-        self.monitor = monitor
-        self.tasks = tasks
-        self.folder = folder
-        self.drawing = drawing
-
-    def draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw unless it is drawn: a boundary that is repeated after an interruption needs no second grid."""
-        learned = len(self.monitor.history)
-        path = self.folder / f"{learned}_{f'after_{self.tasks[learned - 1].name}' if learned else 'before'}.png"
-        if path.exists():
-            return
-        assert isinstance(pl_module, LatentDiffusion)
-        before = pl_module.device
-        pl_module.to(trainer.strategy.root_device)  # at on_fit_end Lightning has taken it away already
-        captions = [task.distinct_captions(self.drawing.count) for task in self.tasks]
-        save_grid(path, [pl_module.sample(row, self.drawing) for row in captions])
-        pl_module.to(before)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.draw(trainer, pl_module)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.draw(trainer, pl_module)
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.draw(trainer, pl_module)
 
 
 class EpochLines(Callback):
@@ -90,6 +69,11 @@ def make_loader(model: LatentDiffusion, task: Captioned, latents: Tensor, args: 
     return DataLoader(data, batch_size=args.batch_size, sampler=order)
 
 
+def denoiser(module: Any) -> DiffusersDenoiser:
+    """What is measured: the UNet as it is trained; the scheduler that the pipeline samples with may differ a little."""
+    return DiffusersDenoiser(module.unet, module.scheduler)
+
+
 def save_result(model: LatentDiffusion, folder: Path, lora: bool) -> Path:
     """Write the trained pipeline, or its LoRA weights."""
 
@@ -103,33 +87,55 @@ def save_result(model: LatentDiffusion, folder: Path, lora: bool) -> Path:
     return target
 
 
-def run(args: Any) -> None:
-    """Check everything, then train on all tasks."""
+@dataclass(frozen=True)
+class Run:
+    """What was checked and is ready to be trained."""
+
+    trainer: Trainer
+    monitor: ForgettingMonitor
+    model: LatentDiffusion
+    tasks: list[Captioned]
+    latents: list[Tensor]
+
+
+def prepare(args: Any) -> Run:
+    """Check everything, and encode the images.
+
+    Raises:
+        ValueError, OSError, ImportError, MisconfigurationException: what is wrong; no file of the run is written then.
+    """
     require("transformers", *(["peft", "accelerate"] if args.lora_rank else []))
     folder = args.output_dir
     settings = {name: plain(value) for name, value in args.items() if name not in _FREE}
     check_run(folder, settings, args.resume)
-    tiny = args.pretrained is None
-    if tiny:
+    if args.pretrained is None:
         folder.mkdir(parents=True, exist_ok=True)
         source, folders = build_tiny(folder / "tiny")
     else:
         source, folders = args.pretrained, args.tasks
     tasks = [read_captioned(task, args.caption_column) for task in folders]
+    if len(tasks[0]) < 3:
+        raise ValueError(f"{folders[0]} holds {len(tasks[0])} images; the energies of the first task need at least 3.")
     seed_everything(args.seed, verbose=False)
-    pipeline = load_pipeline(str(source))
+    pipeline = load_pipeline(str(source), args.variant)
+    size = image_size(pipeline, args.size)
     if args.lora_rank:
         add_lora(pipeline.unet, args.lora_rank, args.lora_targets)
-    model = LatentDiffusion(pipeline, args.learning_rate or default_rate(tiny, args.lora_rank), args.seed)
-    size = image_size(pipeline, args.size)
-    drawing = Drawing(args.samples, args.sample_steps, args.guidance or (1.0 if tiny else 7.5), size)
+    if args.gradient_checkpointing:
+        pipeline.unet.enable_gradient_checkpointing()
+    model = LatentDiffusion(
+        pipeline, args.learning_rate, args.seed, warmup=args.warmup, caption_dropout=args.caption_dropout
+    )
     buffer = None if args.policy == "none" else EnergyReplayBuffer(args.capacity, args.policy, seed=args.seed)
-    monitor = ForgettingMonitor(buffer, probe_size=args.probes, seed=args.seed)
+    monitor = ForgettingMonitor(buffer, denoiser=denoiser, probe_size=args.probes, seed=args.seed)
+    drawing = Drawing(args.samples, args.sample_steps, args.guidance, size)
     trainer = Trainer(
         max_epochs=args.epochs,
         accelerator=args.accelerator,
         devices=1,
         precision=args.precision,
+        accumulate_grad_batches=args.accumulate,
+        gradient_clip_val=args.gradient_clip,
         callbacks=[
             monitor,
             Gallery(monitor, tasks, folder / "samples", drawing),
@@ -144,34 +150,34 @@ def run(args: Any) -> None:
     model.vae.to(trainer.strategy.root_device)
     latents = cached_latents(tasks, model.vae, size, folder / "latents")
     write_json(folder / "run.json", settings)
+    return Run(trainer, monitor, model, tasks, latents)
 
-    pairs = enumerate(zip(tasks, latents, strict=True))
-    data: list[Any] = [make_loader(model, task, found, args, number) for number, (task, found) in pairs]
+
+def train(ready: Run, args: Any) -> None:
+    """Train on all tasks, and write what came of it."""
+    folder, buffer = args.output_dir, ready.monitor.buffer
+    pairs = enumerate(zip(ready.tasks, ready.latents, strict=True))
+    data: list[Any] = [make_loader(ready.model, task, found, args, number) for number, (task, found) in pairs]
     if buffer is not None:
         data = [ReplayDataModule(item, buffer, replay_ratio=args.replay_ratio, seed=args.seed) for item in data]
     last = folder / "checkpoints" / "last.ckpt"
-    fit_tasks(trainer, model, data, ckpt_path=last if args.resume and last.exists() else None)
+    fit_tasks(ready.trainer, ready.model, data, ckpt_path=last if args.resume and last.exists() else None)
     history = [
-        {"task": tasks[record["task"]].name, "replayed": record["replayed"], "probes": summarize(record)}
-        for record in monitor.history
+        {"task": ready.tasks[record["task"]].name, "replayed": record["replayed"], "probes": summarize(record)}
+        for record in ready.monitor.history
     ]
     write_json(folder / "history.json", history)
-    result = save_result(model, folder, bool(args.lora_rank))
-    print(monitor.table())
+    result = save_result(ready.model, folder, bool(args.lora_rank))
+    print(ready.monitor.table())
     print(f"Wrote {result}, {folder}/samples and {folder}/history.json.")
-
-
-def default_rate(tiny: bool, lora_rank: int) -> float:
-    """Learning rate: weights from scratch, low-rank matrices or pretrained weights."""
-    if tiny:
-        return 2e-3
-    return 1e-4 if lora_rank else 1e-5
 
 
 def image_size(pipeline: Any, wanted: int | None) -> int:
     """Height and width of the images: what is wanted, or what the UNet was made for."""
-    factor = pipeline.vae_scale_factor
-    size: int = pipeline.unet.config.sample_size * factor if wanted is None else wanted
+    factor, made_for = pipeline.vae_scale_factor, pipeline.unet.config.sample_size
+    if wanted is None and not isinstance(made_for, int):
+        raise ValueError(f"The UNet's config does not say for which size it was made ({made_for}); give --size.")
+    size: int = made_for * factor if wanted is None else wanted
     if size < 1 or size % 8 or size % factor:
         raise ValueError(f"--size must be a multiple of 8 and of {factor}, got {size}.")
     return size
@@ -180,51 +186,25 @@ def image_size(pipeline: Any, wanted: int | None) -> int:
 def quiet_loading() -> None:
     """Silence what is meant to be: frozen parts in eval mode, embeddings put into the batches, one checkpoint kept."""
     logging.disable_progress_bar()
+    if find_spec("transformers") is not None:  # else prepare says so
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode.*")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*overridden `on_after_batch_transfer` in `LightningModule`.*")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--pretrained", type=str | None, default=None, help="pipeline folder or hub id; none: tiny")
-    parser.add_argument("--tasks", type=Path, nargs="+", default=[], help="folders of captioned images, in order")
-    parser.add_argument("--caption-column", type=str, default="text", help="of the captions in metadata.jsonl")
-    parser.add_argument("--lora-rank", type=int, default=0, help="train LoRA of this rank; 0: the whole UNet")
-    parser.add_argument(
-        "--lora-targets", nargs="+", type=str, default=["to_q", "to_k", "to_v", "to_out.0"], help="layers"
-    )
-    parser.add_argument("--size", type=int | None, default=None, help="of the images (default: the UNet's)")
-    parser.add_argument("--policy", type=str, default="greedy_gain", help='of the buffer; "none": no replay')
-    parser.add_argument("--capacity", type=int, default=50, help="samples kept in all")
-    parser.add_argument("--replay-ratio", type=float, default=0.5, help="share of each batch that is replayed")
-    parser.add_argument("--epochs", type=int, default=15, help="of each task")
-    parser.add_argument("--batch-size", type=int, default=16, help="new samples of a batch")
-    parser.add_argument("--learning-rate", type=float | None, default=None, help="default: 1e-5, 1e-4 with LoRA")
-    parser.add_argument("--probes", type=int, default=128, help="samples of each task whose forgetting is measured")
-    parser.add_argument("--samples", type=int, default=5, help="pictures of each task in a grid")
-    parser.add_argument("--sample-steps", type=int, default=25, help="denoising steps of a picture")
-    parser.add_argument("--guidance", type=float | None, default=None, help="default: 7.5, none for the tiny pipeline")
-    parser.add_argument("--precision", type=str, default="32-true", help="Lightning precision, e.g. bf16-mixed")
-    parser.add_argument("--accelerator", type=str, default="auto", help="Lightning accelerator")
-    parser.add_argument("--seed", type=int, default=0, help="of buffer, order, noise and LoRA")
-    parser.add_argument("--output-dir", type=Path, default=Path("runs/latent_diffusion_sequential"), help="of the run")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --output-dir")
-    args = parser.parse_args(arguments)
-    if wrong := unknown_policies([args.policy]):
-        parser.error(wrong)
-    if (args.pretrained is None) != (not args.tasks):
-        parser.error("--pretrained and --tasks go together; without both a tiny pipeline is made.")
-    for name in ("capacity", "epochs", "batch_size", "probes", "samples", "sample_steps"):
-        if args[name] < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {args[name]}")
-    if args.lora_rank < 0:
-        parser.error(f"--lora-rank must not be negative, got {args.lora_rank}")
-    if not 0.0 < args.replay_ratio < 1.0:
-        parser.error(f"--replay-ratio must lie in (0, 1), got {args.replay_ratio}; for no replay use --policy none")
+    parser = make_parser(__doc__)
+    args = parse(parser, arguments)
     be_quiet()
     quiet_loading()
-    run(args)
+    try:
+        ready = prepare(args)
+    except (ValueError, OSError, ImportError, MisconfigurationException) as error:
+        parser.error(str(error))
+    train(ready, args)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def test_another_column_and_images_in_subfolders(tmp_path):
         (("a.png",), [row("a.png", caption="one")], r"a.png has no caption 'text' \(other entries: \['caption'\]\)"),
         (("a.png",), [row("a.png", text="  ")], "a.png has no caption"),
         (("a.png",), [row("a.png", text=None)], "a.png has no caption"),
-        (("a.png",), [row("a.png", text="one"), row("c.png", text="two")], "line 2: there is no image 'c.png'"),
+        (("a.png",), [row("a.png", text="one"), row("c.png", text="two")], r"line 2: there is no image 'c.png' \(.png"),
         (("a.png", "b.png"), [row("a.png", text="one")], "no caption for 1 of 2 images: b.png"),
         (("a.png",), [], "no caption for 1 of 1 images"),
     ],
@@ -74,6 +74,42 @@ def test_images_are_cropped_around_their_centres(tmp_path):
     assert (images[1] == 1.0).all()
 
 
+def test_images_come_upright_and_on_white(tmp_path):
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    pixels[:2] = 255  # white above black
+    turned = Image.Exif()
+    turned[0x0112] = 3  # as a camera held upside down writes it
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=turned)
+    clear = np.dstack([np.zeros_like(pixels), np.array([0, 0, 255, 255], np.uint8)[:, None].repeat(4, 1)])
+    Image.fromarray(clear).save(tmp_path / "clear.png")  # black, transparent in its upper half
+    Image.fromarray(pixels[..., 0]).convert("P").save(tmp_path / "palette.png", transparency=b"\x00")
+    turned, clear, palette = captioned.read_images([tmp_path / f"{n}.png" for n in ("turned", "clear", "palette")], 4)
+    assert turned[0, :, 0].tolist() == [-1, -1, 1, 1]
+    assert clear[0, :, 0].tolist() == [1, 1, -1, -1]
+    assert (palette == 1).all()
+
+
+def test_sixteen_bits_are_refused_and_not_cut_to_white(tmp_path):
+    Image.fromarray(np.full((4, 4), 4000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match=r"deep.png has more than 8 bits a pixel \(mode I;16\). Convert it"):
+        captioned.read_images([tmp_path / "deep.png"], 4)
+
+
+def test_metadata_of_other_editors(tmp_path):
+    lines = [json.dumps({"file_name": "a.png", "text": "one\u2028line"}, ensure_ascii=False), row("b.png", text="é")]
+    folder = write(tmp_path / "task")
+    (folder / "metadata.jsonl").write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+    assert captioned.read_captioned(folder).captions == ("one\u2028line", "é")
+    (folder / "metadata.jsonl").write_bytes(b'{"file_name": "a.png", "text": "\xe9"}')
+    with pytest.raises(ValueError, match=r"metadata.jsonl is not UTF-8"):
+        captioned.read_captioned(folder)
+
+
+def test_the_name_of_the_folder_one_stands_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(write(tmp_path / "birds"))
+    assert captioned.read_captioned(captioned.Path()).name == "birds"
+
+
 @pytest.mark.parametrize("damage", [b"not an image", None])
 def test_an_image_that_does_not_decode_is_named(tmp_path, damage):
     path = tmp_path / "broken.png"
@@ -98,11 +134,3 @@ def test_the_fingerprint_is_that_of_the_pictures_in_their_order(tmp_path):
     assert fingerprints[0] == fingerprints[1]
     Image.new("RGB", (4, 4), (11, 20, 30)).save(first / "a.png")
     assert captioned.read_captioned(first).fingerprint() not in fingerprints
-
-
-def test_a_grid_has_a_row_for_each_task(tmp_path):
-    rows = [[Image.new("RGB", (2, 2), (value + x, 0, 0)) for x in range(3)] for value in (10, 20)]
-    captioned.save_grid(tmp_path / "new" / "grid.png", rows)
-    pixels = np.asarray(Image.open(tmp_path / "new" / "grid.png"))
-    assert pixels[::2, ::2, 0].tolist() == [[10, 11, 12], [20, 21, 22]]
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["grid.png"]

@@ -116,6 +116,12 @@ def test_the_classes_condition_samples():
     assert torch.equal(plain.sample(2, steps=2), plain.sample(2, labels, steps=2))
 
 
+@pytest.mark.parametrize("network", ["unet", "mlp", "dit"])
+def test_samples_are_drawn_on_the_device_of_the_weights(network):
+    model = DDPM(8, width=16, network=network, classes=4).to("meta").eval()  # refuses tensors of the CPU, as a GPU does
+    assert model.sample(2, torch.tensor([0, 3]), steps=2).device.type == "meta"
+
+
 def test_the_mlp_learns_to_denoise():
     torch.manual_seed(0)
     model = DDPM(4, width=64, network="mlp")

@@ -144,17 +144,18 @@ def start(monkeypatch, *arguments):
 
 
 def test_tiny_runs_class_conditional_from_end_to_end(monkeypatch, capsys, tmp_path):
-    write_npz(tmp_path / "data", images_and_labels(160, 0), images_and_labels(30, 1))
+    write_npz(tmp_path / "data", images_and_labels(400, 0), images_and_labels(30, 1))
     threads = torch.get_num_threads()
     try:
         start(
             monkeypatch, "--data-dir", tmp_path / "data", "--epochs", 1, "--policies", "none", "greedy_gain",
             "--capacity", 8, "--class-conditional", "--schedule", "cosine", "--output-dir", tmp_path / "out",
+            "--batch-size", 16, "--width", 32,
         )  # fmt: skip
     finally:
         torch.set_num_threads(threads)
     printed = capsys.readouterr().out
-    assert "CIFAR-10: tasks [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]], 80 training images in the first" in printed
+    assert "CIFAR-10: tasks [[0, 8], [4, 6]], 80 training images in the first" in printed
     assert "greedy_gain against none" in printed
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["arguments"]["class_conditional"] is True
@@ -171,7 +172,9 @@ def test_tiny_runs_class_conditional_from_end_to_end(monkeypatch, capsys, tmp_pa
     [
         (["--policies", "best"], "unknown policies ['best']; choose from none"),
         (["--tasks", "11"], "--tasks must be 2 to 10, got 11"),
-        (["--train", "15"], "--train must be at least one batch of 16, got 15"),
+        (["--train", "31"], "--train must be at least one batch of 32, got 31"),
+        (["--batch-size", "0"], "--batch-size must be at least 1, got 0"),
+        (["--width", "12"], "--width must be a multiple of 8, got 12"),
         (["--capacity", "0"], "--capacity must be at least 1, got 0"),
         (["--preset", "huge"], "huge"),
         (["--schedule", "sine"], "sine"),
@@ -205,11 +208,12 @@ def test_presets_and_options_reach_the_training(monkeypatch, tmp_path):
     for arguments in (
         ["--preset", "paper", "--accelerator", "cpu", "--class-conditional"],
         ["--policies", "all", "--capacity", "7", "--tasks", "5", "--train", "32"],
+        ["--preset", "paper", "--accelerator", "cpu", "--width", "8", "--batch-size", "5", "--precision", "32-true"],
     ):
         monkeypatch.setattr(sys, "argv", ["script", "--data-dir", str(tmp_path), *arguments])
         script.main()
     torch.set_num_threads(threads)
-    (paper, paper_training), (tiny, tiny_training) = calls
+    (paper, paper_training), (tiny, tiny_training), (cut, cut_training) = calls
     assert paper[0] == ["none", "random", "high_energy", "low_energy", "greedy_gain"]
     assert paper_training["precision"] == "bf16-mixed"
     assert paper_training["accelerator"] == "cpu"
@@ -219,5 +223,10 @@ def test_presets_and_options_reach_the_training(monkeypatch, tmp_path):
     assert tiny_training["capacity"] == 7
     assert [len(split.train) for split in tiny[1]] == [32] * 5
     assert tiny[2].keywords["classes"] is None
-    unet = tiny[2]().network
+    assert (tiny[2]().network.config.sample_size, tiny[1][0].train.tensors[0].shape[1:]) == (16, (3, 16, 16))
+    unet = cut[2]().network
     assert (unet.config.sample_size, unet.config.in_channels) == (32, 3)
+    assert tuple(unet.config.block_out_channels) == (8, 16, 16, 16)
+    assert [type(block).__name__ for block in unet.down_blocks].index("AttnDownBlock2D") == 1  # at 16x16
+    assert cut[1][0].batch_size == 5
+    assert cut_training["precision"] == "32-true"

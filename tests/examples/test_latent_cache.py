@@ -50,7 +50,7 @@ def test_a_cache_of_something_else_is_refused(tasks, tmp_path):
     with pytest.raises(ValueError, match=r"1_cars.safetensors holds latents that were made of other images"):
         latent_cache.cached_latents(tasks, autoencoder(), 8, cache)
     (cache / "0_birds.safetensors").write_bytes(b"cut off")
-    with pytest.raises(ValueError, match="not a file written by hopfield-replay"):
+    with pytest.raises(ValueError, match=r"0_birds.safetensors is not a file written by hopfield-replay.*Delete it to"):
         latent_cache.cached_latents(tasks, autoencoder(), 8, cache)
     (cache / "0_birds.safetensors").write_bytes(before["0_birds.safetensors"])
     assert {path.name: path.read_bytes() for path in cache.iterdir()} == before

@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ pytest.importorskip("transformers", reason="text-to-image pipelines need transfo
 import latent_diffusion
 import tiny_pipeline
 from captioned import read_captioned
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, PNDMScheduler
 
 from hopfield_replay.denoisers import find_denoiser
 
@@ -66,9 +68,69 @@ def test_a_pipeline_whose_weights_are_gone_is_refused(tiny, tmp_path):
     folder = damaged(tiny, tmp_path / "pipeline", "unet/diffusion_pytorch_model.safetensors")
     with pytest.raises(ValueError, match="cannot be loaded as a Stable Diffusion pipeline"):
         latent_diffusion.load_pipeline(folder)
+    cut = tmp_path / "pipeline" / "text_encoder" / "model.safetensors"
+    cut.write_bytes(cut.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="cannot be loaded as a Stable Diffusion pipeline"):
+        latent_diffusion.load_pipeline(folder)
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_weights_come_in_float32_from_files_of_half_precision_and_of_a_variant(pipeline, tmp_path):
+    for part in ("unet", "vae", "text_encoder"):
+        getattr(pipeline, part).half()
+    pipeline.save_pretrained(tmp_path, variant="fp16")
+    with pytest.raises(ValueError, match=r"cannot be loaded .*variants \['fp16'\]: pass --variant"):
+        latent_diffusion.load_pipeline(str(tmp_path))
+    loaded = latent_diffusion.load_pipeline(str(tmp_path), "fp16")
+    for part in ("unet", "vae", "text_encoder"):
+        assert {weight.dtype for weight in getattr(loaded, part).parameters()} == {torch.float32}
+    assert loaded.vae.use_slicing  # images of 512x512 take far more memory than their latents
+
+
+def test_a_variant_of_one_part_is_taken_with_the_plain_files_of_the_others(tiny, pipeline, tmp_path):
+    folder = Path(shutil.copytree(tiny[0], tmp_path / "pipeline"))
+    torch.nn.init.constant_(pipeline.unet.conv_in.bias, 3.0)
+    pipeline.unet.save_pretrained(folder / "unet", variant="non_ema")
+    loaded = [latent_diffusion.load_pipeline(str(folder), variant) for variant in (None, "non_ema")]
+    assert [bool((part.unet.conv_in.bias == 3.0).all()) for part in loaded] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"unet": {"in_channels": 9}}, r"takes 9 channels \(latents have 4\): .* but not .*inpainting"),
+        ({"unet": {"addition_embed_type": "text_time"}}, "and has addition_embed_type: .* but not Stable Diffusion XL"),
+        ({"scheduler": {"prediction_type": "flow"}}, r"DDPMScheduler with prediction_type='flow'; one with alphas_cum"),
+        ({}, r"FlowMatchEulerDiscreteScheduler with prediction_type='epsilon'; one with alphas_cumprod"),
+    ],
+)
+def test_pipelines_of_other_kinds_are_refused(pipeline, changed, message, monkeypatch, tiny):
+    if not changed:
+        pipeline.scheduler = FlowMatchEulerDiscreteScheduler()
+    for part, settings in changed.items():
+        getattr(pipeline, part).register_to_config(**settings)
+    monkeypatch.setattr(latent_diffusion.StableDiffusionPipeline, "from_pretrained", lambda *_, **__: pipeline)
+    with pytest.raises(ValueError, match=message):
+        latent_diffusion.load_pipeline(str(tiny[0]))
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "settings", "kind"),
+    [
+        (PNDMScheduler, {"skip_prk_steps": True}, "epsilon"),  # of Stable Diffusion 1.5
+        (DDIMScheduler, {"prediction_type": "v_prediction", "clip_sample": False}, "v_prediction"),  # of 2.1
+    ],
+)
+def test_what_the_schedulers_of_published_weights_say_is_trained_and_measured(pipeline, scheduler, settings, kind):
+    noise = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+    before = pipeline.scheduler.alphas_cumprod
+    pipeline.scheduler = scheduler(**noise, **settings, set_alpha_to_one=False)
+    model = latent_diffusion.LatentDiffusion(pipeline, 1e-3)
+    assert model.scheduler.config.prediction_type == kind
+    torch.testing.assert_close(model.scheduler.alphas_cumprod, before)
+    assert find_denoiser(model).prediction_type == kind
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 def test_the_loss_is_that_of_denoising_under_the_captions(pipeline, batch, kind):
     pipeline.scheduler.register_to_config(prediction_type=kind)
     model = latent_diffusion.LatentDiffusion(pipeline, 1e-3, seed=7)
@@ -89,9 +151,40 @@ def test_the_loss_is_that_of_denoising_under_the_captions(pipeline, batch, kind)
     clean = batch["latents"].double().numpy()
     noise = (noisy.double().numpy() - signal * clean) / amount
     assert abs(noise.std() - 1) < 0.1
-    target = noise if kind == "epsilon" else signal * noise - amount * clean
+    target = {"epsilon": noise, "v_prediction": signal * noise - amount * clean, "sample": clean}[kind]
     assert loss.item() == pytest.approx(np.mean((predicted.detach().double().numpy() - target) ** 2), rel=1e-3)
     assert model.training_step(prepared, 0) == loss  # noise is a function of the seed and the step
+    assert model.training_step(prepared, 1) != loss  # and of the batch, where a step accumulates several
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_captions_are_left_out_as_often_as_asked_for(pipeline, batch, share):
+    model = latent_diffusion.LatentDiffusion(pipeline, 1e-3, caption_dropout=share)
+    model.log = lambda *args, **kwargs: None
+    seen = []
+    model.unet.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["encoder_hidden_states"]), with_kwargs=True
+    )
+    prepared = model.on_after_batch_transfer(batch, 0)
+    empty = pipeline.text_encoder(model.tokens([""])).last_hidden_state
+    with torch.no_grad():
+        for number in range(8):
+            model.training_step(prepared, number)
+    left_out = torch.cat([(hidden == empty).all((1, 2)) for hidden in seen])
+    kept = torch.cat([(hidden == prepared["encoder_hidden_states"]).all((1, 2)) for hidden in seen])
+    assert torch.equal(left_out, ~kept)
+    assert abs(float(left_out.float().mean()) - share) < 0.3
+    assert "no_caption" not in model.state_dict()
+
+
+def test_the_learning_rate_warms_up(pipeline):
+    rates = []
+    chosen = latent_diffusion.LatentDiffusion(pipeline, 0.1, warmup=4).configure_optimizers()
+    for _ in range(6):
+        rates += chosen["lr_scheduler"]["scheduler"].get_last_lr()
+        chosen["optimizer"].step()
+        chosen["lr_scheduler"]["scheduler"].step()
+    assert rates == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1, 0.1])
 
 
 def test_only_the_unet_is_trained_and_kept(pipeline, batch):

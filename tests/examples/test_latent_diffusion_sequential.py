@@ -1,11 +1,13 @@
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +17,9 @@ from PIL import Image
 pytest.importorskip("transformers", reason="text-to-image pipelines need transformers")
 
 import latent_diffusion_sequential as example
+from diffusers import EulerDiscreteScheduler
 from latent_diffusion import load_pipeline
+from latent_options import set_defaults
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[2]
@@ -65,10 +69,13 @@ def test_a_run_that_is_killed_in_its_second_task_comes_to_the_same_end(tiny, tmp
     assert len(seen) == 1
     assert not (killed / "pipeline").exists()
     assert sorted(path.name for path in (killed / "samples").iterdir()) == ["0_before.png", "1_after_zero_to_four.png"]
-    with pytest.raises(ValueError, match=r"holds a run already: pass --resume"):
-        run(arguments(tiny, killed, "--epochs", "3"))
-    with pytest.raises(ValueError, match=r"another configuration: epochs was 3, now 5"):
-        run(arguments(tiny, killed, "--epochs", "5", "--resume"))
+    for change, message in (
+        (["--epochs", "3"], "holds a run already: pass --resume"),
+        (["--epochs", "5", "--resume"], "another configuration: epochs was 3, now 5"),
+    ):
+        with pytest.raises(SystemExit):
+            run(arguments(tiny, killed, *change))
+        assert message in capsys.readouterr().err
     first = (killed / "samples" / "0_before.png").stat().st_mtime_ns
     capsys.readouterr()
     run(arguments(tiny, killed, "--epochs", "3", "--resume"))
@@ -77,13 +84,13 @@ def test_a_run_that_is_killed_in_its_second_task_comes_to_the_same_end(tiny, tmp
     assert (killed / "samples" / "0_before.png").stat().st_mtime_ns == first
     weights = [load_file(folder / "pipeline/unet/diffusion_pytorch_model.safetensors") for folder in (whole, killed)]
     torch.testing.assert_close(weights[0], weights[1], rtol=0.0, atol=0.0)
-    for name in ("0_before.png", "1_after_zero_to_four.png", "2_after_five_to_nine.png"):
+    for name in ("0_before.png", "1_after_zero_to_four.png", "2_after_five_to_nine_inverted.png"):
         pictures = [np.asarray(Image.open(folder / "samples" / name)) for folder in (whole, killed)]
         assert pictures[0].shape == (2 * 16, 2 * 16, 3)
         np.testing.assert_array_equal(pictures[0], pictures[1])
     histories = [json.loads((folder / "history.json").read_text()) for folder in (whole, killed)]
     assert histories[0] == histories[1]
-    assert [record["task"] for record in histories[0]] == ["zero_to_four", "five_to_nine"]
+    assert [record["task"] for record in histories[0]] == ["zero_to_four", "five_to_nine_inverted"]
     assert [record["replayed"] for record in histories[0]] == [0, 4]
     lost = histories[0][1]["probes"][0]
     assert lost["probes"] == 8
@@ -110,7 +117,7 @@ def _kill_at(mark, line, process):
 def test_lora_is_trained_resumed_and_loads_into_the_pipeline(tiny, tmp_path, run):
     pytest.importorskip("peft", reason="LoRA needs peft")
     folder = tmp_path / "run"
-    chosen = ["--epochs", "1", "--lora-rank", "2", "--policy", "random"]
+    chosen = ["--epochs", "1", "--lora-rank", "2", "--policy", "random", "--gradient-checkpointing"]
     run(arguments(tiny, folder, *chosen))
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert all(".lora_" in name for name in checkpoint["state_dict"])
@@ -134,13 +141,54 @@ def test_without_weights_a_tiny_pipeline_takes_the_same_way(tmp_path, run, monke
     assert not list((tmp_path / "run").rglob("*.partial"))
 
 
-def test_bad_input_leaves_no_run_folder(tiny, tmp_path, run):
+def test_options_reach_the_training(tiny, tmp_path, run, monkeypatch):
+    monkeypatch.setattr(example, "train", lambda ready, args: seen.append((ready, args)))
+    seen = []
+    more = ["--accumulate", "3", "--gradient-clip", "0.5", "--gradient-checkpointing", "--precision", "bf16-mixed"]
+    run(arguments(tiny, tmp_path / "run", *more, "--warmup", "7", "--caption-dropout", "0.2"))
+    ready, args = seen[0]
+    assert ready.trainer.accumulate_grad_batches == 3
+    assert ready.trainer.gradient_clip_val == 0.5
+    assert ready.trainer.precision == "bf16-mixed"
+    assert ready.model.unet.is_gradient_checkpointing
+    assert (ready.model.warmup, ready.model.caption_dropout, args.batch_size) == (7, 0.2, 6)
+
+
+def test_the_unet_is_measured_with_the_noise_it_is_trained_with(tiny, tmp_path, run, monkeypatch):
+    pipeline = load_pipeline(str(tiny[0]))
+    pipeline.scheduler = EulerDiscreteScheduler.from_config(  # whose last noise level is not quite that of DDPM
+        pipeline.scheduler.config, rescale_betas_zero_snr=True, prediction_type="v_prediction"
+    )
+    pipeline.save_pretrained(tmp_path / "euler")
+    monkeypatch.setattr(example, "train", lambda ready, args: seen.append(ready))
+    seen = []
+    run(arguments((tmp_path / "euler", tiny[1]), tmp_path / "run"))
+    measured = seen[0].monitor.denoiser(seen[0].model)
+    assert (measured.model, measured.prediction_type) == (seen[0].model.unet, "v_prediction")
+
+
+def test_defaults_depend_on_the_weights():
+    def filled(**given):
+        settings = {"pretrained": None, "lora_rank": 0, "batch_size": None, "learning_rate": None, "guidance": None}
+        args = SimpleNamespace(**(settings | given))
+        set_defaults(args)
+        return args.batch_size, args.learning_rate, args.guidance
+
+    assert filled() == (16, 2e-3, 1.0)
+    assert filled(pretrained="x") == (4, 1e-5, 7.5)
+    assert filled(pretrained="x", lora_rank=4, batch_size=1) == (1, 1e-4, 7.5)
+    assert filled(learning_rate=1.0, guidance=2.0) == (16, 1.0, 2.0)
+
+
+def test_bad_input_leaves_no_run_folder(tiny, tmp_path, run, capsys):
     source, tasks = tiny
     folder, bad = tmp_path / "run", tmp_path / "bad"
 
-    def refuse(message, *given, error=ValueError):
-        with pytest.raises(error, match=message):
-            run([*given, "--output-dir", str(folder), *QUICK, "--epochs", "1"])
+    def refuse(message, *given):
+        with pytest.raises(SystemExit) as stop:
+            run(["--output-dir", str(folder), *QUICK, "--epochs", "1", *given])
+        assert stop.value.code == 2  # a line for the user, no traceback
+        assert re.search(message, capsys.readouterr().err)
         assert not folder.exists()
 
     shutil.copytree(tasks[1], bad)
@@ -154,23 +202,32 @@ def test_bad_input_leaves_no_run_folder(tiny, tmp_path, run):
     refuse("holds no images", *both, str(tmp_path / "empty"))
     shutil.copytree(source, tmp_path / "pipeline", ignore=shutil.ignore_patterns("unet"))
     refuse("it has no unet", "--pretrained", str(tmp_path / "pipeline"), "--tasks", str(tasks[0]))
+    for image in sorted(bad.glob("*.png"))[2:]:
+        image.unlink()
+    lines = (tasks[1] / "metadata.jsonl").read_text().splitlines()[:2]
+    (bad / "metadata.jsonl").write_text("\n".join(lines))
+    refuse("holds 2 images; the energies of the first task need at least 3", *both[:3], str(bad))
     refuse("holds no run", *both, "--resume")
     refuse("--size must be a multiple of 8", *both, "--size", "17")
-    refuse("2", *both, "--policy", "best", error=SystemExit)
-    refuse("2", *both, "--replay-ratio", "1.5", error=SystemExit)
-    refuse("2", *both, "--lora-rank", "-1", error=SystemExit)
-    refuse("2", "--tasks", str(tasks[0]), error=SystemExit)
+    refuse("unknown policies .'best'.", *both, "--policy", "best")
+    refuse(r"--replay-ratio must lie in \(0, 1\), got 1\.5", *both, "--replay-ratio", "1.5")
+    refuse("--lora-rank must not be negative, got -1", *both, "--lora-rank", "-1")
+    refuse("--learning-rate must be positive, got 0", *both, "--learning-rate", "0")
+    refuse("--pretrained and --tasks go together", "--tasks", str(tasks[0]))
+    refuse("half.*precision|[Pp]recision.*half", *both, "--precision", "half")
     if find_spec("peft") is not None:
         refuse("no layers called", *both, "--lora-rank", "2", "--lora-targets", "query")
 
 
-def test_a_latent_cache_of_another_autoencoder_is_refused(tiny, tmp_path, run):
-    run(arguments(tiny, tmp_path / "run", "--epochs", "1"))
+def test_a_latent_cache_of_another_autoencoder_is_refused(tiny, tmp_path, run, monkeypatch, capsys):
+    monkeypatch.setattr(example, "train", lambda ready, args: None)
+    run(arguments(tiny, tmp_path / "run"))
     (tmp_path / "run" / "run.json").unlink()
     other = load_pipeline(str(tiny[0]))
     other.vae.register_to_config(scaling_factor=0.5)
     other.save_pretrained(tmp_path / "other")
     before = files(tmp_path / "run")
-    with pytest.raises(ValueError, match="made by another autoencoder"):
-        run(arguments((tmp_path / "other", tiny[1]), tmp_path / "run", "--epochs", "1"))
+    with pytest.raises(SystemExit):
+        run(arguments((tmp_path / "other", tiny[1]), tmp_path / "run"))
+    assert "made by another autoencoder" in capsys.readouterr().err
     assert files(tmp_path / "run") == before
