@@ -67,6 +67,12 @@ def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+def private():
+    """Resident memory without pages of files, MB: those come and go with what else the machine does."""
+    _, pages, of_files = map(int, Path("/proc/self/statm").read_text().split()[:3])
+    return (pages - of_files) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
 def state_bytes(tree):
     """Bytes of the tensors in a nesting."""
     if isinstance(tree, torch.Tensor):
@@ -149,13 +155,13 @@ def limit_data(megabytes):
 
 
 def run_stream(samples, size, capacity, policy, storage):
-    """Many chunks through update, all of one task; the buffer and the resident memory after each chunk."""
+    """Many chunks through update, all of one task; the buffer and the private memory after each chunk."""
     buffer = EnergyReplayBuffer(capacity, policy, storage=storage)
     memory = []
     for start in range(0, samples, size):
         images, vectors = chunk(start, min(size, samples - start))
         buffer.update(images, vectors, ids=torch.arange(start, start + len(images)), task=0)
-        memory.append(resident())
+        memory.append(private())
     return buffer, memory
 
 
@@ -210,7 +216,7 @@ def main():
             if given.what == "stream":
                 buffer, memory = run_stream(given.samples, given.chunk, given.capacity, given.policy, folder)
                 each, low, high = slope(memory)
-                print(f"resident MB each chunk {each:+.3g} [{low:+.3g}, {high:+.3g}] (95 %)")
+                print(f"private MB each chunk {each:+.3g} [{low:+.3g}, {high:+.3g}] (95 %)")
             else:
                 buffer = run_pool(given.samples, given.capacity, given.policy, folder)
             files = sum(file.stat().st_size for file in Path(folder).iterdir())
