@@ -64,7 +64,9 @@ def train(accelerator: Accelerator, tasks: list[Split], folder: Path, args: Any)
     epochs = Epochs()
 
     # replay: the buffer, and the ledger that fills it and measures what is forgotten, with the averaged weights
-    buffer = None if args.policy == "none" else EnergyReplayBuffer(args.capacity, args.policy, groups="task")
+    buffer = None
+    if args.policy != "none":
+        buffer = EnergyReplayBuffer(args.capacity, args.policy, groups="task", seed=args.seed)
     tracker = ForgettingTracker(buffer, seed=args.seed)
     denoiser = DiffusersDenoiser(accelerator.unwrap_model(network), scheduler, average=average)
     accelerator.register_for_checkpointing(epochs, average, tracker)  # the buffer is part of the tracker's state

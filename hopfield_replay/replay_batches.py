@@ -6,6 +6,7 @@ from typing import Any
 from hopfield_replay.buffer import EnergyReplayBuffer
 from hopfield_replay.nested import concatenate, rows
 from hopfield_replay.replay_stream import ReplayRatio, ReplayStream
+from hopfield_replay.source import check_loader
 
 
 class ReplayBatches:
@@ -28,7 +29,7 @@ class ReplayBatches:
 
     Raises:
         ValueError: replay_ratio outside (0, 1).
-        TypeError: a loader that cannot be iterated, or a buffer that is none.
+        TypeError: a loader that cannot be iterated, or only once, or a buffer that is none.
 
     Example:
         >>> import torch
@@ -43,16 +44,12 @@ class ReplayBatches:
     def __init__(
         self, loader: Iterable[Any], buffer: EnergyReplayBuffer, *, replay_ratio: ReplayRatio = 0.5, seed: int = 0
     ) -> None:
-        if not hasattr(loader, "__iter__"):
-            raise TypeError(f"Expected a DataLoader or an iterable of batches, got {type(loader).__name__}.")
-        if not isinstance(buffer, EnergyReplayBuffer):
-            raise TypeError(f"buffer must be an EnergyReplayBuffer, got {type(buffer).__name__}.")
+        check_loader(loader)
         self.replayed = 0
-        self._loader = loader
         self._stream = ReplayStream(loader, buffer, replay_ratio, seed)
 
     def __len__(self) -> int:
-        return len(self._loader)  # type: ignore[arg-type]  # a TypeError says that there is none
+        return len(self._stream)
 
     @property
     def share(self) -> float:
@@ -68,7 +65,7 @@ class ReplayBatches:
 
     def __iter__(self) -> Iterator[Any]:
         epoch = self._stream.epoch
-        for batch in self._loader:
+        for batch in self._stream.loader:
             drawn = self._drawn(rows(batch))
             self.replayed = 0 if drawn is None else rows(drawn)
             yield batch if drawn is None else concatenate(batch, drawn)

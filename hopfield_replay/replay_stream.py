@@ -37,9 +37,15 @@ class ReplayStream:
         buffer: read at every draw; an empty buffer yields nothing.
         replay_ratio: share of the joined batch that is replayed, or a function of task and step.
         seed: of the draws; each rank draws its own.
+
+    Raises:
+        ValueError: replay_ratio outside (0, 1).
+        TypeError: a buffer that is none.
     """
 
     def __init__(self, loader: Iterable[Any], buffer: EnergyReplayBuffer, replay_ratio: ReplayRatio, seed: int) -> None:
+        if not isinstance(buffer, EnergyReplayBuffer):
+            raise TypeError(f"buffer must be an EnergyReplayBuffer, got {type(buffer).__name__}.")
         self.loader = loader
         self.buffer = buffer
         self.replay_ratio = check_replay_ratio(replay_ratio)

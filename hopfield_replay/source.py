@@ -11,6 +11,16 @@ from hopfield_replay.distributed import world
 from hopfield_replay.nested import concatenate, rows, take
 
 
+def check_loader(loader: Any) -> None:
+    """Refuse what does not yield batches, or yields them only once."""
+    if not hasattr(loader, "__iter__"):
+        raise TypeError(f"Expected a DataLoader or an iterable of batches, got {type(loader).__name__}.")
+    if isinstance(loader, Iterator) and not hasattr(loader, "__len__"):
+        raise TypeError(
+            f"{type(loader).__name__} can be read only once; give a DataLoader or an object that can be iterated again."
+        )
+
+
 class TaskSource:
     """Reads the data set behind a loader in order, whatever order the loader trains in.
 
@@ -33,13 +43,7 @@ class TaskSource:
     """
 
     def __init__(self, loader: Iterable[Any], *, limit: int | None = None) -> None:
-        if not hasattr(loader, "__iter__"):
-            raise TypeError(f"Expected a DataLoader or an iterable of batches, got {type(loader).__name__}.")
-        if isinstance(loader, Iterator) and not hasattr(loader, "__len__"):
-            raise TypeError(
-                f"{type(loader).__name__} can be read only once; give a DataLoader or an object that can be iterated "
-                "again."
-            )
+        check_loader(loader)
         self.loader = loader
         self.limit = limit
         self.by_index = (

@@ -104,6 +104,7 @@ def test_a_schedule_counts_the_batches_of_the_task():
     ("arguments", "error", "said"),
     [
         ((3, filled()), TypeError, "iterable of batches, got int"),
+        ((iter([1]), filled()), TypeError, "can be read only once"),
         (([], [1]), TypeError, "EnergyReplayBuffer, got list"),
         (([], filled(), 1.0), ValueError, r"\(0, 1\), got 1.0"),
     ],

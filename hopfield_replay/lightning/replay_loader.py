@@ -47,8 +47,6 @@ class ReplayLoader(CombinedLoader):
                 f"ReplayLoader joins replay to one loader, got {type(loader).__name__}. Merge the data sets into "
                 "one loader."
             )
-        if not isinstance(buffer, EnergyReplayBuffer):
-            raise TypeError(f"buffer must be an EnergyReplayBuffer, got {type(buffer).__name__}.")
         self.stream = ReplayStream(loader, buffer, replay_ratio, seed)
         super().__init__([loader, self.stream], mode="min_size")
 
