@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingTracker, ReplayBatches, TaskSource
 from hopfield_replay.denoisers import DiffusersDenoiser
-from hopfield_replay.files import write_json, write_text
+from hopfield_replay.utilities.files import write_json, write_text
 
 
 @dataclass

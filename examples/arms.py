@@ -17,8 +17,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hopfield_replay.figures import energy_against_forgetting, forgetting_over_tasks
-from hopfield_replay.files import replacing, write_figure, write_json
-from hopfield_replay.table import error_rise, summarize
+from hopfield_replay.tracker.table import error_rise, summarize
+from hopfield_replay.utilities.files import replacing, write_figure, write_json
 
 
 class Epochs(Callback):

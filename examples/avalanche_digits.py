@@ -25,8 +25,8 @@ from hopfield_replay.avalanche import (
     ReconstructionForgetting,
     loss_evaluator,
 )
-from hopfield_replay.files import write_json
 from hopfield_replay.policies import POLICIES
+from hopfield_replay.utilities.files import write_json
 
 # after hopfield_replay.avalanche, which keeps the import of avalanche quiet
 from avalanche.benchmarks.scenarios.supervised import class_incremental_benchmark  # isort: skip

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 from hopfield_replay import ForgettingMonitor
-from hopfield_replay.files import replacing
+from hopfield_replay.utilities.files import replacing
 
 
 class Gallery(Callback):

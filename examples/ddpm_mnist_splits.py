@@ -22,8 +22,8 @@ from ddpm import DDPM
 from jsonargparse import ArgumentParser
 from splits import PRESETS, Split, be_quiet, forecast_agreement, forecast_boundary, load, split_classes
 
-from hopfield_replay.files import write_json
 from hopfield_replay.functional import Correlation
+from hopfield_replay.utilities.files import write_json
 
 
 def agreement_report(found: list[Correlation]) -> str:

@@ -26,8 +26,8 @@ from study_job import Job, Settings, run_job, settings_for
 from study_report import draw_correlations, draw_policies, markdown, summarize
 from tqdm.auto import tqdm
 
-from hopfield_replay.files import write_text
 from hopfield_replay.policies import POLICIES
+from hopfield_replay.utilities.files import write_text
 
 ARMS = ["none", *POLICIES, "greedy_gain+uniform"]
 CAPACITIES = [20, 100, 500]

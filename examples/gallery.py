@@ -11,7 +11,7 @@ from splits import Split
 from torch import Tensor
 
 from hopfield_replay.figures import picture_rows
-from hopfield_replay.files import write_figure
+from hopfield_replay.utilities.files import write_figure
 
 
 class Gallery(Callback):

@@ -26,10 +26,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hopfield_replay.attention import TokenUniformityRecorder, install_hopfield_attention
-from hopfield_replay.files import write_text
+from hopfield_replay.buffer.storage import load_tree, save_tree
 from hopfield_replay.functional.neighbours import precision_recall
-from hopfield_replay.storage import load_tree, save_tree
-from hopfield_replay.table import error_rise
+from hopfield_replay.tracker.table import error_rise
+from hopfield_replay.utilities.files import write_text
 
 PER_CLASS = 50  # images generated of each digit after the last task
 NOISE_LEVELS = (100, 300, 500)  # timesteps at which token uniformity is measured

@@ -11,8 +11,8 @@ from captioned import Captioned, read_images
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from hopfield_replay.buffer.storage import load_tree, save_tree
 from hopfield_replay.encoders import LatentEncoder
-from hopfield_replay.storage import load_tree, save_tree
 
 _CHUNK = 16  # images decoded and encoded together
 

@@ -40,8 +40,8 @@ from torch.utils.data import DataLoader, DistributedSampler, StackDataset
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks
 from hopfield_replay.denoisers import DiffusersDenoiser
-from hopfield_replay.files import write_json
-from hopfield_replay.table import summarize
+from hopfield_replay.tracker.table import summarize
+from hopfield_replay.utilities.files import write_json
 
 _FREE = ("resume", "output_dir", "accelerator")  # what may differ when a run is resumed
 

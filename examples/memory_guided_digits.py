@@ -24,9 +24,9 @@ from torch import Tensor
 
 from hopfield_replay.denoisers import DiffusersDenoiser
 from hopfield_replay.figures import picture_rows
-from hopfield_replay.files import write_figure, write_json
 from hopfield_replay.functional import precision_recall
 from hopfield_replay.guidance import MemoryGuidance
+from hopfield_replay.utilities.files import write_figure, write_json
 
 STEPS = 50
 

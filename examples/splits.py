@@ -26,7 +26,7 @@ from hopfield_replay import (
 )
 from hopfield_replay.functional import Correlation, energy, spearman_interval
 from hopfield_replay.policies import POLICIES
-from hopfield_replay.table import error_rise
+from hopfield_replay.tracker.table import error_rise
 
 
 @dataclass(frozen=True)

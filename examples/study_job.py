@@ -13,9 +13,9 @@ from ddpm import DDPM
 from splits import PRESETS, Split, load, split_classes, train_tasks
 from torch import Tensor
 
+from hopfield_replay.buffer.storage import load_tree, save_tree
 from hopfield_replay.functional.neighbours import knn_distance
-from hopfield_replay.storage import load_tree, save_tree
-from hopfield_replay.task_reader import sample_ids
+from hopfield_replay.tracker.task_reader import sample_ids
 
 NEIGHBOUR = 10  # the density control is the distance to this neighbour
 NETWORK: dict[str, Literal["unet", "mlp"]] = {"digits": "mlp", "mnist": "mlp", "mnist28": "unet"}

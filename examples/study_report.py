@@ -9,7 +9,7 @@ from study_job import Settings, class_distances, images_of, read_results, task_d
 from study_statistics import MEASURES, Arms, correlations, interval, matching_capacity, measure, paired_difference
 
 from hopfield_replay.figures import legend_above, new_figure, panels, series_style
-from hopfield_replay.files import write_figure
+from hopfield_replay.utilities.files import write_figure
 
 CORRELATIONS = {
     "before": "energy before",

@@ -6,50 +6,50 @@ Public names load on first use: ``import hopfield_replay`` alone imports neither
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0.dev0"
+from hopfield_replay.__about__ import __version__ as __version__
 
 if TYPE_CHECKING:
     from hopfield_replay import functional as functional
-    from hopfield_replay.auditing import AuditReport as AuditReport
-    from hopfield_replay.auditing import audit as audit
+    from hopfield_replay.analysis import AuditReport as AuditReport
+    from hopfield_replay.analysis import Forecast as Forecast
+    from hopfield_replay.analysis import audit as audit
+    from hopfield_replay.analysis import forecast as forecast
     from hopfield_replay.buffer import EnergyReplayBuffer as EnergyReplayBuffer
-    from hopfield_replay.forecasting import Forecast as Forecast
-    from hopfield_replay.forecasting import forecast as forecast
-    from hopfield_replay.greedy_gain import GreedyGain as GreedyGain
+    from hopfield_replay.buffer import ReplayBatches as ReplayBatches
     from hopfield_replay.guidance import MemoryGuidance as MemoryGuidance
     from hopfield_replay.lightning import ForgettingMonitor as ForgettingMonitor
     from hopfield_replay.lightning import ReplayDataModule as ReplayDataModule
     from hopfield_replay.lightning import ReplayLoader as ReplayLoader
     from hopfield_replay.lightning import fit_tasks as fit_tasks
+    from hopfield_replay.memory import Diagnosis as Diagnosis
     from hopfield_replay.memory import HopfieldMemory as HopfieldMemory
+    from hopfield_replay.memory import beta_at_timestep as beta_at_timestep
+    from hopfield_replay.memory import calibrate_beta as calibrate_beta
+    from hopfield_replay.policies import GreedyGain as GreedyGain
     from hopfield_replay.policies import balanced as balanced
-    from hopfield_replay.replay_batches import ReplayBatches as ReplayBatches
-    from hopfield_replay.source import TaskSource as TaskSource
-    from hopfield_replay.temperature import Diagnosis as Diagnosis
-    from hopfield_replay.temperature import beta_at_timestep as beta_at_timestep
-    from hopfield_replay.temperature import calibrate_beta as calibrate_beta
     from hopfield_replay.tracker import ForgettingTracker as ForgettingTracker
+    from hopfield_replay.tracker import TaskSource as TaskSource
 
 _HOMES = {
-    "AuditReport": "auditing",
-    "Diagnosis": "temperature",
+    "AuditReport": "analysis",
+    "Diagnosis": "memory",
     "EnergyReplayBuffer": "buffer",
-    "Forecast": "forecasting",
+    "Forecast": "analysis",
     "ForgettingMonitor": "lightning",
     "ForgettingTracker": "tracker",
-    "GreedyGain": "greedy_gain",
+    "GreedyGain": "policies",
     "HopfieldMemory": "memory",
     "MemoryGuidance": "guidance",
-    "ReplayBatches": "replay_batches",
+    "ReplayBatches": "buffer",
     "ReplayDataModule": "lightning",
     "ReplayLoader": "lightning",
-    "TaskSource": "source",
-    "audit": "auditing",
+    "TaskSource": "tracker",
+    "audit": "analysis",
     "balanced": "policies",
-    "beta_at_timestep": "temperature",
-    "calibrate_beta": "temperature",
+    "beta_at_timestep": "memory",
+    "calibrate_beta": "memory",
     "fit_tasks": "lightning",
-    "forecast": "forecasting",
+    "forecast": "analysis",
 }
 
 __all__ = ["functional", *_HOMES]

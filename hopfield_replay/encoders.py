@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hopfield_replay.functional.denoiser import evaluating
+from hopfield_replay.utilities.checks import check_integer
 
 Encoder = Callable[[Any], Tensor]
 
@@ -99,8 +100,7 @@ class ModuleEncoder:
     def __init__(self, model: Callable[[Tensor], Tensor], *, chunk_size: int = 128) -> None:
         if not callable(model):
             raise TypeError(f"model must be a module or a callable, got {type(model).__name__}.")
-        if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
-            raise ValueError(f"chunk_size must be a whole number >= 1, got {chunk_size!r}.")
+        check_integer(chunk_size, "chunk_size", 1)
         self.model = model
         self.chunk_size = chunk_size
 

@@ -68,4 +68,4 @@ def test_typed_and_versioned():
     assert all(part.isdigit() for part in (major, minor, patch))
     pyproject = root.parent / "pyproject.toml"
     if pyproject.exists():  # the version has one home
-        assert 'path = "hopfield_replay/__init__.py"' in pyproject.read_text()
+        assert 'path = "hopfield_replay/__about__.py"' in pyproject.read_text()

@@ -10,7 +10,7 @@ import torch
 from avalanche.checkpointing import maybe_load_checkpoint
 from avalanche.checkpointing import save_checkpoint as upstream_save
 
-from hopfield_replay.files import replacing
+from hopfield_replay.utilities.files import replacing
 
 
 def save_checkpoint(strategy: Any, path: str | os.PathLike[str]) -> None:

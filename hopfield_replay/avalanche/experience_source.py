@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hopfield_replay.encoders import pixels
-from hopfield_replay.nested import map_leaves
-from hopfield_replay.source import TaskSource
+from hopfield_replay.tracker.source import TaskSource
+from hopfield_replay.utilities.nested import map_leaves
 
 _BATCH_SIZE = 256
 

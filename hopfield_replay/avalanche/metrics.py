@@ -16,9 +16,9 @@ from hopfield_replay.avalanche.labelled_denoiser import LabelledDenoiser, defaul
 from hopfield_replay.avalanche.replay_plugin import EnergyReplayPlugin
 from hopfield_replay.denoisers import Denoiser
 from hopfield_replay.functional import energy
-from hopfield_replay.functional._validate import Similarity, check_beta, check_similarity
 from hopfield_replay.functional.diffusion import reconstruction_error
-from hopfield_replay.memory import HopfieldMemory
+from hopfield_replay.memory.memory import HopfieldMemory
+from hopfield_replay.utilities.checks import Similarity, check_beta, check_similarity
 
 
 class _Rise(PluginMetric[float]):  # type: ignore[misc]  # avalanche is untyped here

@@ -6,9 +6,9 @@ from torch.utils.data import DataLoader
 
 from hopfield_replay.avalanche.columns import Columns
 from hopfield_replay.avalanche.experience_source import minibatch
-from hopfield_replay.buffer import EnergyReplayBuffer
-from hopfield_replay.replay_batches import ReplayBatches
-from hopfield_replay.replay_stream import ReplayRatio
+from hopfield_replay.buffer.buffer import EnergyReplayBuffer
+from hopfield_replay.buffer.replay_batches import ReplayBatches
+from hopfield_replay.buffer.replay_stream import ReplayRatio
 
 
 class ReplayMinibatchLoader(ReplayBatches):

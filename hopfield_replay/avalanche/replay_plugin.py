@@ -9,10 +9,10 @@ from torch import Tensor
 
 from hopfield_replay.avalanche.replay_loader import ReplayMinibatchLoader
 from hopfield_replay.avalanche.storage_policy import EnergyPrioritizedBuffer
-from hopfield_replay.functional._validate import Similarity
-from hopfield_replay.nested import rows
+from hopfield_replay.buffer.replay_stream import ReplayRatio, check_replay_ratio
 from hopfield_replay.policies import Policy
-from hopfield_replay.replay_stream import ReplayRatio, check_replay_ratio
+from hopfield_replay.utilities.checks import Similarity
+from hopfield_replay.utilities.nested import rows
 
 
 class EnergyReplayPlugin(ReplayPlugin):  # type: ignore[misc]  # avalanche is untyped here

@@ -9,11 +9,11 @@ from avalanche.training.storage_policy import ExemplarsSelectionStrategy
 from torch import Tensor
 
 from hopfield_replay.avalanche.experience_source import read_vectors
-from hopfield_replay.candidates import Candidates, sample_keys
 from hopfield_replay.functional import energy
-from hopfield_replay.functional._validate import Similarity, check_beta, check_similarity
+from hopfield_replay.memory.temperature import calibrate_beta, default_n_eff
 from hopfield_replay.policies import Policy, as_policy
-from hopfield_replay.temperature import calibrate_beta, default_n_eff
+from hopfield_replay.policies.candidates import Candidates, sample_keys
+from hopfield_replay.utilities.checks import Similarity, check_beta, check_similarity
 
 
 class EnergySelectionStrategy(ExemplarsSelectionStrategy):  # type: ignore[misc]  # avalanche is untyped here

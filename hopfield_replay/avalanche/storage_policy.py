@@ -10,13 +10,13 @@ from torch import Tensor
 from hopfield_replay.avalanche.experience_source import ExperienceSource, minibatch, on_device
 from hopfield_replay.avalanche.kept_dataset import Form, empty_dataset, kept_dataset, positions_of
 from hopfield_replay.avalanche.labelled_denoiser import strategy_denoiser
-from hopfield_replay.buffer import EnergyReplayBuffer
-from hopfield_replay.candidates import as_plain, from_plain
-from hopfield_replay.choice import choose, weigh
-from hopfield_replay.functional._validate import Similarity
-from hopfield_replay.nested import take
+from hopfield_replay.buffer.buffer import EnergyReplayBuffer
+from hopfield_replay.buffer.choice import choose, weigh
 from hopfield_replay.policies import Policy
-from hopfield_replay.tracker import ForgettingTracker
+from hopfield_replay.policies.candidates import as_plain, from_plain
+from hopfield_replay.tracker.tracker import ForgettingTracker
+from hopfield_replay.utilities.checks import Similarity
+from hopfield_replay.utilities.nested import take
 
 
 class EnergyPrioritizedBuffer(BalancedExemplarsBuffer):  # type: ignore[misc]  # avalanche is untyped here
@@ -25,7 +25,7 @@ class EnergyPrioritizedBuffer(BalancedExemplarsBuffer):  # type: ignore[misc]  #
     Every experience is one task of a :class:`~hopfield_replay.ForgettingTracker`, as under the Lightning callback, and
     the same samples stay under the same seed. Kept samples are copies, taken under the ``eval`` transformations of
     their data set; the data set itself is let go. Sample ids are
-    ``hopfield_replay.task_reader.sample_ids(task, position)``.
+    ``hopfield_replay.tracker.task_reader.sample_ids(task, position)``.
 
     The stock ReplayPlugin calls :meth:`update` after each experience; :class:`EnergyReplayPlugin` also calls
     :meth:`pre_adapt`, so that the choice is refined once the next experience is known.

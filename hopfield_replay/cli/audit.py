@@ -95,7 +95,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Any) -> int:
     """Audit, print, write, and compare with the threshold."""
-    from hopfield_replay.auditing import audit
+    from hopfield_replay.analysis import audit
     from hopfield_replay.checkpoints import load_versions
 
     before, after = load_versions(
@@ -149,7 +149,7 @@ class _Part:
 
 
 def _read(sources: Sequence[str], expects_images: bool) -> dict[str, _Part]:
-    from hopfield_replay.datasets import Samples, in_one_numbering, load_data
+    from hopfield_replay.cli.datasets import Samples, in_one_numbering, load_data
 
     if len(set(sources)) < len(sources):
         raise ValueError(f"--data names one source twice: {' '.join(sources)}.")

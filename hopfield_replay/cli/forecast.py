@@ -42,8 +42,8 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Any) -> int:
     """Forecast, print and write."""
-    from hopfield_replay.datasets import Samples, load_data
-    from hopfield_replay.forecasting import forecast
+    from hopfield_replay.analysis.forecasting import forecast
+    from hopfield_replay.cli.datasets import Samples, load_data
 
     known, coming = load_data(options.old), load_data(options.new)
     result = forecast(

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError:
         return _say('The command line needs jsonargparse: pip install "hopfield-replay[cli]".', BAD_INPUT)
     from hopfield_replay.cli.parser import parse
-    from hopfield_replay.progress import show_progress
+    from hopfield_replay.utilities.progress import show_progress
 
     run, options = parse(arguments)
     with show_progress(not options.quiet):

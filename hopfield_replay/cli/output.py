@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hopfield_replay.files import write_figure, write_text
+from hopfield_replay.utilities.files import write_figure, write_text
 
 
 def say(text: str, quiet: bool) -> None:

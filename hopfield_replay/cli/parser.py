@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
 
-from hopfield_replay import __version__
+from hopfield_replay.__about__ import __version__
 from hopfield_replay.cli import audit, forecast, reproduce
 from hopfield_replay.cli.codes import EXIT_CODES
 

@@ -16,7 +16,7 @@ from hopfield_replay.figures._style import (
     series_style,
 )
 from hopfield_replay.functional.correlation import spearman
-from hopfield_replay.table import error_rise
+from hopfield_replay.tracker.table import error_rise
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from hopfield_replay.functional._device import without_autocast
 from hopfield_replay.functional.affinity import StreamedAffinity
+from hopfield_replay.utilities.device import without_autocast
 
 _CHUNK_ELEMENTS = 1 << 18  # affinities evaluated at a time; in float32 they stay in a core's cache
 _STREAM_ELEMENTS = 1 << 21  # the same where they come from a matrix product, which is slow for few rows: 16 MB

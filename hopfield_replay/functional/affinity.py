@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.functional._distances import half_squared_distances
-from hopfield_replay.functional._validate import (
+from hopfield_replay.functional.energy import energy
+from hopfield_replay.utilities.checks import (
     Similarity,
     as_matrix,
     as_pair,
     check_beta,
     check_finite,
+    check_integer,
     check_masses,
     check_similarity,
 )
-from hopfield_replay.functional.energy import energy
 
 _CHUNK_ELEMENTS = 1 << 22  # affinities computed at a time: 32 MB
 
@@ -47,8 +48,7 @@ def replay_mass(k: int, replay_share: float) -> float:
 
     Source: a batch shows the N_new samples with weight (1 - lam) / N_new each and the kept ones with lam / k each.
     """
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise ValueError(f"k must be a whole number >= 1, got {k!r}.")
+    check_integer(k, "k", 1)
     if not 0 < replay_share < 1:
         raise ValueError(f"replay_share must lie strictly between 0 and 1, got {replay_share}.")
     return replay_share / ((1 - replay_share) * k)

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hopfield_replay.functional._device import without_autocast
-from hopfield_replay.functional._scores import LOG2_E
-from hopfield_replay.functional._stream import tile_mass
-from hopfield_replay.functional._validate import (
+from hopfield_replay.functional._engine.scores import LOG2_E
+from hopfield_replay.functional._engine.stream import tile_mass
+from hopfield_replay.functional.energy import energy
+from hopfield_replay.functional.tiles import Tile
+from hopfield_replay.utilities.checks import (
     Similarity,
     as_matrix,
     check_beta,
@@ -17,8 +18,7 @@ from hopfield_replay.functional._validate import (
     check_same_space,
     check_similarity,
 )
-from hopfield_replay.functional.energy import energy
-from hopfield_replay.functional.tiles import Tile
+from hopfield_replay.utilities.device import without_autocast
 
 _CHUNK = 4096  # queries or patterns compared with all cell centres at a time
 

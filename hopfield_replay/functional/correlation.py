@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hopfield_replay.utilities.checks import check_integer
+
 
 @dataclass(frozen=True)
 class Correlation:
@@ -155,8 +157,7 @@ def spearman_interval(
     variables = _variables(x, y, control)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie in (0, 1), got {confidence}.")
-    if isinstance(resamples, bool) or not isinstance(resamples, int) or resamples < 1:
-        raise ValueError(f"resamples must be a whole number >= 1, got {resamples!r}.")
+    check_integer(resamples, "resamples", 1)
     n = len(variables[0])
     order = torch.arange(n)
     for values in reversed(variables):  # samples in an order of their own: gathering over ranks must not matter

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hopfield_replay.functional._batches import (
+from hopfield_replay.functional._diffusion_arguments import (
     amounts,
-    check_count,
     check_denoiser,
     check_ids,
     check_samples,
@@ -17,9 +16,10 @@ from hopfield_replay.functional._batches import (
     take,
     windows,
 )
-from hopfield_replay.functional._device import float64_device, where_float64_is
-from hopfield_replay.functional._paired import paired_noise
+from hopfield_replay.functional._paired_noise import paired_noise
 from hopfield_replay.functional.denoiser import Denoiser, evaluating
+from hopfield_replay.utilities.checks import check_integer
+from hopfield_replay.utilities.device import float64_device, where_float64_is
 
 
 def squared_error(clean: Tensor, predicted: Tensor) -> Tensor:
@@ -87,8 +87,8 @@ def reconstruction_error(
     clean = check_samples(x)
     steps = check_timesteps(denoiser, timesteps)
     named = check_ids(ids, len(clean))
-    check_count(draws, "draws")
-    check_count(chunk_size, "chunk_size")
+    check_integer(draws, "draws", 1)
+    check_integer(chunk_size, "chunk_size", 1)
     errors = torch.zeros(len(clean), len(steps), dtype=torch.float64, device=float64_device(clean.device))
     with evaluating(denoiser):
         for window in windows(len(clean), chunk_size):
@@ -188,8 +188,8 @@ def multistep_reconstruction_error(
     Source: Song, Meng, Ermon, arXiv:2010.02502, section 5.4 (reconstruction).
     """
     check_denoiser(denoiser)
-    check_count(steps, "steps")
-    check_count(chunk_size, "chunk_size")
+    check_integer(steps, "steps", 1)
+    check_integer(chunk_size, "chunk_size", 1)
     clean = check_samples(x)
     starts = check_timesteps(denoiser, timesteps)
     named = check_ids(ids, len(clean))

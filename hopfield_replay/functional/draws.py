@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from hopfield_replay.functional._counts import check_count
+from hopfield_replay.utilities.checks import check_integer
 
 
 def proportional(weights: Tensor, k: int, uniforms: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def proportional(weights: Tensor, k: int, uniforms: Tensor) -> Tensor:
         raise ValueError("weights must be finite and not negative.")
     if not bool(((uniforms >= 0) & (uniforms <= 1)).all()):
         raise ValueError("uniforms must lie in [0, 1).")
-    check_count(k, int((weights > 0).sum()), "positive weights")
+    check_integer(k, "k", 1, int((weights > 0).sum()), of="the number of positive weights", wrong_type=TypeError)
     tiny = torch.finfo(torch.float64).tiny  # a uniform of exactly 0 draws last, but before every weight of 0
     keys = weights.to(torch.float64).log() - (-uniforms.to(torch.float64).clamp(min=tiny).log()).log()
     keys[weights == 0] = -torch.inf

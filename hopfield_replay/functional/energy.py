@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hopfield_replay.functional._arguments import Arguments, check, common_centre
-from hopfield_replay.functional._gradients import Energy, energy_of
-from hopfield_replay.functional._stream import Precision, stream
-from hopfield_replay.functional._validate import Similarity
+from hopfield_replay.functional._engine.arguments import Arguments, check, common_centre
+from hopfield_replay.functional._engine.gradients import Energy, energy_of
+from hopfield_replay.functional._engine.stream import Precision, stream
 from hopfield_replay.functional.tiles import PatternTiles
+from hopfield_replay.utilities.checks import Similarity
 
 
 def energy(

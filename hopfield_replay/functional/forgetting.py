@@ -10,9 +10,9 @@ import math
 import torch
 from torch import Tensor
 
-from hopfield_replay.functional._validate import Similarity, as_pair, check_beta, check_masses
 from hopfield_replay.functional.energy import energy
 from hopfield_replay.functional.responsibilities import responsibilities
+from hopfield_replay.utilities.checks import Similarity, as_pair, check_beta, check_masses
 
 _CHUNK_ELEMENTS = 1 << 22  # responsibilities held at a time: 32 MB
 

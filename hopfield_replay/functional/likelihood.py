@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hopfield_replay.functional._batches import (
+from hopfield_replay.functional._diffusion_arguments import (
     amounts,
-    check_count,
     check_denoiser,
     check_ids,
     check_samples,
@@ -19,9 +18,10 @@ from hopfield_replay.functional._batches import (
     take,
     windows,
 )
-from hopfield_replay.functional._device import float64_device, where_float64_is
-from hopfield_replay.functional._paired import paired_noise
+from hopfield_replay.functional._paired_noise import paired_noise
 from hopfield_replay.functional.denoiser import Denoiser, evaluating
+from hopfield_replay.utilities.checks import check_integer
+from hopfield_replay.utilities.device import float64_device, where_float64_is
 
 _PROBES = -1.0  # in place of a timestep: the probes of a sample are the same along its whole path
 
@@ -78,9 +78,9 @@ def log_likelihood(
     check_denoiser(denoiser)
     clean = check_samples(x)
     named = check_ids(ids, len(clean))
-    check_count(chunk_size, "chunk_size")
+    check_integer(chunk_size, "chunk_size", 1)
     if probes is not None:
-        check_count(probes, "probes")
+        check_integer(probes, "probes", 1)
     steps = check_timesteps(denoiser, timesteps)
     grid = sorted(zip(sigmas(denoiser, steps), steps, strict=True))
     if len(grid) < 2 or any(first[0] == second[0] for first, second in pairwise(grid)):

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hopfield_replay.functional._batches import check_denoiser, check_samples, check_timesteps, sigmas
-from hopfield_replay.functional._validate import check_beta
+from hopfield_replay.functional._diffusion_arguments import check_denoiser, check_samples, check_timesteps, sigmas
 from hopfield_replay.functional.denoiser import Denoiser
 from hopfield_replay.functional.diffusion import reconstruction_error
+from hopfield_replay.utilities.checks import check_beta, check_integer
 
 
 def elbo_weights(denoiser: Denoiser, timesteps: Sequence[float] | Tensor) -> Tensor:
@@ -153,8 +153,7 @@ def timesteps_between(denoiser: Denoiser, low: float, high: float, count: int) -
     low, high = check_beta(low), check_beta(high)
     if not low < high:
         raise ValueError(f"low must be below high, got {low} and {high}.")
-    if isinstance(count, bool) or not isinstance(count, int) or count < 2:
-        raise ValueError(f"count must be a whole number >= 2, got {count!r}.")
+    check_integer(count, "count", 2)
     logs = _log_snrs(denoiser)
     wanted = [high * (low / high) ** (index / (count - 1)) for index in range(count)]
     return sorted({_nearest(logs, beta) for beta in wanted})

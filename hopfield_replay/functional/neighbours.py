@@ -4,14 +4,13 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.functional._distances import half_squared_distances
-from hopfield_replay.functional._validate import as_pair, check_exclude
+from hopfield_replay.utilities.checks import as_pair, check_exclude, check_integer
 
 _TILE_ELEMENTS = 1 << 22  # distances held at a time: 32 MB in float64
 
 
 def _check_k(k: int, available: int, where: str) -> None:
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise ValueError(f"k must be a whole number >= 1, got {k!r}.")
+    check_integer(k, "k", 1)
     if available < k:
         raise ValueError(f"k = {k} neighbours need as many {where}, there are {available}.")
 

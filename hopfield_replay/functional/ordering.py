@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor
 
-from hopfield_replay.functional._counts import check_count
 from hopfield_replay.functional._distances import half_squared_distances
 from hopfield_replay.functional._lazy import LazyGreedy
-from hopfield_replay.functional._validate import as_matrix
+from hopfield_replay.utilities.checks import as_matrix, check_integer
 
 _CHUNK_ELEMENTS = 1 << 22  # distances, or vector entries, held at a time: 32 MB
 _KEPT_ELEMENTS = 1 << 27  # distances that facility_location keeps instead of computing them again: 512 MB
@@ -14,7 +13,7 @@ _KEPT_ELEMENTS = 1 << 27  # distances that facility_location keeps instead of co
 
 def _centred(vectors: Tensor, k: int) -> Tensor:
     matrix = as_matrix(vectors, "vectors").to(torch.float64)
-    check_count(k, len(matrix), "vectors")
+    check_integer(k, "k", 1, len(matrix), of="the number of vectors", wrong_type=TypeError)
     return matrix - matrix.mean(0)
 
 

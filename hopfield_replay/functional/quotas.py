@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from hopfield_replay.functional._counts import check_count
+from hopfield_replay.utilities.checks import check_integer
 
 
 def equal_quotas(groups: Tensor, k: int) -> Tensor:
@@ -25,7 +25,7 @@ def equal_quotas(groups: Tensor, k: int) -> Tensor:
         tensor([1, 3, 2])
     """
     _check_group_index(groups, None)
-    check_count(k, len(groups), "candidates")
+    check_integer(k, "k", 1, len(groups), of="the number of candidates", wrong_type=TypeError)
     sizes = torch.bincount(groups)
     quotas = torch.zeros_like(sizes)
     while (left := k - int(quotas.sum())) > 0:

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from hopfield_replay.functional._arguments import check
-from hopfield_replay.functional._scores import LOG2_E, Scores, TileShape
-from hopfield_replay.functional._stream import Precision, leave_out, own_columns, stream
-from hopfield_replay.functional._validate import Similarity
+from hopfield_replay.functional._engine.arguments import check
+from hopfield_replay.functional._engine.scores import LOG2_E, Scores, TileShape
+from hopfield_replay.functional._engine.stream import Precision, leave_out, own_columns, stream
 from hopfield_replay.functional.tiles import PatternTiles
+from hopfield_replay.utilities.checks import Similarity
 
 
 def responsibilities(

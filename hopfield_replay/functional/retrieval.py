@@ -5,10 +5,10 @@ import warnings
 import torch
 from torch import Tensor
 
-from hopfield_replay.functional._arguments import Arguments, check
-from hopfield_replay.functional._stream import Precision, stream
-from hopfield_replay.functional._validate import Similarity
+from hopfield_replay.functional._engine.arguments import Arguments, check
+from hopfield_replay.functional._engine.stream import Precision, stream
 from hopfield_replay.functional.tiles import PatternTiles
+from hopfield_replay.utilities.checks import Similarity, check_integer
 
 
 def retrieve(
@@ -49,8 +49,7 @@ def retrieve(
 
     Source: arXiv:2008.02217, equation 3.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps must be a whole number >= 1, got {steps!r}.")
+    check_integer(steps, "steps", 1)
     arguments = check(x, patterns, beta, masses, similarity, None, precision)
     points = arguments.queries.detach()
     for _ in range(steps):
@@ -112,8 +111,7 @@ def fixed_points(
     """
     if not tol > 0:
         raise ValueError(f"tol must be positive, got {tol}.")
-    if isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1:
-        raise ValueError(f"max_iter must be a whole number >= 1, got {max_iter!r}.")
+    check_integer(max_iter, "max_iter", 1)
     arguments = check(x, patterns, beta, masses, similarity, None, "float64")
     points = arguments.queries.detach().to(torch.float64, copy=True)
     moving = torch.arange(len(points), device=points.device)

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hopfield_replay.functional._counts import check_count
 from hopfield_replay.functional._gains import ProtectedEnergy
 from hopfield_replay.functional._lazy import LazyGreedy
-from hopfield_replay.functional._validate import check_beta
 from hopfield_replay.functional.affinity import StreamedAffinity
 from hopfield_replay.functional.quotas import check_quotas
+from hopfield_replay.utilities.checks import check_beta, check_integer
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,10 +117,9 @@ def greedy_replay_gain(
     Source: Nemhauser, Wolsey, Fisher (1978) for the guarantee; Minoux (1978) for lazy evaluation.
     """
     n, count = affinity.shape if isinstance(affinity, StreamedAffinity) else _check_affinity(affinity)
-    check_count(k, count, "candidates")
+    check_integer(k, "k", 1, count, of="the number of candidates", wrong_type=TypeError)
     beta = check_beta(beta)
-    if isinstance(tighten, bool) or not isinstance(tighten, int) or tighten < 0:
-        raise ValueError(f"tighten must be a whole number >= 0, got {tighten!r}.")
+    check_integer(tighten, "tighten", 0)
     weights = _check_weights(weights, n, affinity.device)
     tail = _tail(affinity, weights, tail_share, risk)
     group_of, left = check_quotas(groups, quotas, k, count)

@@ -7,8 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hopfield_replay.functional._device import where_float64_is
-from hopfield_replay.functional._validate import as_matrix, check_masses, flatten
+from hopfield_replay.utilities.checks import as_matrix, check_masses, flatten
+from hopfield_replay.utilities.device import where_float64_is
 
 _SAMPLED_ROWS = 512  # any vector near the patterns serves as the centre; these rows give one
 Batch = Tensor | tuple[Tensor, Tensor] | list[Tensor]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from hopfield_replay.functional._device import where_float64_is
+from hopfield_replay.utilities.device import where_float64_is
 
 
 def _tokens(x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from hopfield_replay.functional import PatternTiles
-from hopfield_replay.memory import HopfieldMemory
+from hopfield_replay.memory.memory import HopfieldMemory
 
 Samples = Tensor | PatternTiles | HopfieldMemory
 

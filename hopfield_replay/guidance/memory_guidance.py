@@ -13,13 +13,13 @@ from hopfield_replay.denoisers.delegating import DelegatingDenoiser
 from hopfield_replay.denoisers.schedule import FlowSchedule, Schedule, VarianceSchedule, prediction_from
 from hopfield_replay.denoisers.scheduled import ScheduledDenoiser
 from hopfield_replay.functional import Denoiser
-from hopfield_replay.functional._batches import amounts, check_denoiser
-from hopfield_replay.functional._device import where_float64_is
-from hopfield_replay.functional._validate import check_finite
+from hopfield_replay.functional._diffusion_arguments import amounts, check_denoiser
 from hopfield_replay.guidance.arguments import Samples, check_labels, check_strength, of_label, tiles_of
 from hopfield_replay.guidance.mixture import SampleMixture, Share
 from hopfield_replay.guidance.network import call_of, prediction_of, replaced
 from hopfield_replay.guidance.report import GuidanceReport, nearest
+from hopfield_replay.utilities.checks import check_finite, check_integer
+from hopfield_replay.utilities.device import where_float64_is
 
 
 class MemoryGuidance(DelegatingDenoiser):
@@ -88,8 +88,7 @@ class MemoryGuidance(DelegatingDenoiser):
         probes: int = 512,
     ) -> None:
         check_denoiser(denoiser)
-        if isinstance(probes, bool) or not isinstance(probes, int) or probes < 0:
-            raise ValueError(f"probes must be a whole number >= 0, got {probes!r}.")
+        check_integer(probes, "probes", 0)
         stored, compared = tiles_of(memory, "memory", 1), tiles_of(current, "current", 2)
         if stored.dimension != compared.dimension:
             raise ValueError(

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.functional import PatternTiles, energy, energy_and_retrieval
-from hopfield_replay.functional._validate import flatten
 from hopfield_replay.guidance.calibration import Probes, calibrated_offset
+from hopfield_replay.utilities.checks import flatten
 
 _LARGE = 10**6  # numbers in a memory from which converting them to float64 at every step costs more than it gives
 _NO_SIGNAL = 1e-30  # inverse temperature at which every sample counts alike

@@ -13,8 +13,8 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from hopfield_replay.files import publish
-from hopfield_replay.states import DAMAGE, check_whole
+from hopfield_replay.utilities.files import publish
+from hopfield_replay.utilities.states import DAMAGE, check_whole
 
 
 class WholeCheckpoints(TorchCheckpointIO):

@@ -8,12 +8,12 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from hopfield_replay.buffer import EnergyReplayBuffer
+from hopfield_replay.buffer.buffer import EnergyReplayBuffer
 from hopfield_replay.encoders import split_batch
 from hopfield_replay.figures import as_pictures
 from hopfield_replay.lightning.sinks import Sink, sinks
 from hopfield_replay.lightning.views import Boundary, Table, figures, forgetting_rows, histograms, settings
-from hopfield_replay.table import summarize
+from hopfield_replay.tracker.table import summarize
 
 _SCALARS = ("intrinsic", "reconstruction", "model_energy", "spearman_energy", "spearman_rise")
 _EMBEDDED = 2000  # samples in the projector, the best first

@@ -9,16 +9,16 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hopfield_replay.buffer import EnergyReplayBuffer
+from hopfield_replay.buffer.buffer import EnergyReplayBuffer
+from hopfield_replay.buffer.replay_stream import ReplayStream, length
 from hopfield_replay.denoisers import Denoiser, find_denoiser
-from hopfield_replay.functional._validate import Similarity
 from hopfield_replay.lightning.logging import BoundaryLog
 from hopfield_replay.lightning.renewal import averaging
 from hopfield_replay.lightning.strategies import check_launcher, check_whole_model
 from hopfield_replay.lightning.views import Boundary
-from hopfield_replay.replay_stream import ReplayStream, length
-from hopfield_replay.source import TaskSource
-from hopfield_replay.tracker import ForgettingTracker
+from hopfield_replay.tracker.source import TaskSource
+from hopfield_replay.tracker.tracker import ForgettingTracker
+from hopfield_replay.utilities.checks import Similarity
 
 
 class ForgettingMonitor(Callback):

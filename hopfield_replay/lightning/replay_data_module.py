@@ -7,10 +7,10 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from hopfield_replay.buffer import EnergyReplayBuffer
+from hopfield_replay.buffer.buffer import EnergyReplayBuffer
+from hopfield_replay.buffer.replay_stream import ReplayRatio, check_replay_ratio
 from hopfield_replay.lightning.monitor import ForgettingMonitor
 from hopfield_replay.lightning.replay_loader import ReplayLoader
-from hopfield_replay.replay_stream import ReplayRatio, check_replay_ratio
 
 _FORWARDED = (
     "prepare_data",

@@ -5,9 +5,9 @@ from typing import Any
 
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
-from hopfield_replay.buffer import EnergyReplayBuffer
-from hopfield_replay.nested import concatenate, rows
-from hopfield_replay.replay_stream import ReplayRatio, ReplayStream
+from hopfield_replay.buffer.buffer import EnergyReplayBuffer
+from hopfield_replay.buffer.replay_stream import ReplayRatio, ReplayStream
+from hopfield_replay.utilities.nested import concatenate, rows
 
 
 class ReplayLoader(CombinedLoader):

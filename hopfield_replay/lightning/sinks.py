@@ -9,8 +9,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from torch import Tensor
 
-from hopfield_replay.files import replacing, write_figure
 from hopfield_replay.lightning.views import Table
+from hopfield_replay.utilities.files import replacing, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hopfield_replay.buffer import EnergyReplayBuffer
-from hopfield_replay.choice import place_in_group
+from hopfield_replay.buffer.buffer import EnergyReplayBuffer
+from hopfield_replay.buffer.choice import place_in_group
 from hopfield_replay.denoisers import Denoiser
 from hopfield_replay.encoders import split_batch
 from hopfield_replay.figures import (
@@ -19,11 +19,11 @@ from hopfield_replay.figures import (
     picture_rows,
     protected_energy_curve,
 )
-from hopfield_replay.meter import ErrorMeter
-from hopfield_replay.nested import take
-from hopfield_replay.protection import ProtectionCurve, protection_curve
-from hopfield_replay.table import error_rise, summarize
-from hopfield_replay.tracker import ForgettingTracker
+from hopfield_replay.policies.protection import ProtectionCurve, protection_curve
+from hopfield_replay.tracker.meter import ErrorMeter
+from hopfield_replay.tracker.table import error_rise, summarize
+from hopfield_replay.tracker.tracker import ForgettingTracker
+from hopfield_replay.utilities.nested import take
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from hopfield_replay.functional._device import float64_device
+from hopfield_replay.utilities.device import float64_device
 
 
 class RowMetric(Metric):

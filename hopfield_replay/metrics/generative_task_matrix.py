@@ -12,6 +12,7 @@ from hopfield_replay.functional.task_matrix import task_summary
 from hopfield_replay.metrics._extractor import FrozenExtractor
 from hopfield_replay.metrics._rows import RowMetric
 from hopfield_replay.metrics.distances import frechet_distance, kernel_distance
+from hopfield_replay.utilities.checks import check_integer
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -65,8 +66,7 @@ class GenerativeTaskMatrix(RowMetric):
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        if isinstance(num_tasks, bool) or not isinstance(num_tasks, int) or num_tasks < 1:
-            raise ValueError(f"num_tasks must be a whole number >= 1, got {num_tasks!r}.")
+        check_integer(num_tasks, "num_tasks", 1)
         self._distance: Distance
         if distance == "fid":
             label, self._distance = "FID", frechet_distance

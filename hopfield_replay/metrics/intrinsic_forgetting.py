@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.functional import energy_rise
-from hopfield_replay.functional._device import float64_device
-from hopfield_replay.functional._validate import Similarity
 from hopfield_replay.metrics._rows import RowMetric
+from hopfield_replay.utilities.checks import Similarity
+from hopfield_replay.utilities.device import float64_device
 
 
 class IntrinsicForgetting(RowMetric):

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from hopfield_replay.functional._batches import check_ids
+from hopfield_replay.functional._diffusion_arguments import check_ids
 from hopfield_replay.functional.denoiser import Denoiser
 from hopfield_replay.functional.diffusion import reconstruction_error
 from hopfield_replay.metrics._rows import RowMetric

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.functional import energy, expected_rise
-from hopfield_replay.functional._validate import Similarity
 from hopfield_replay.theory.settings import sphere
+from hopfield_replay.utilities.checks import Similarity
 
 
 @dataclass(frozen=True, eq=False)

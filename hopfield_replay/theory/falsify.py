@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hopfield_replay.figures import where_the_rule_holds
 from hopfield_replay.functional import energy, expected_rise, fixed_points
-from hopfield_replay.memory import HopfieldMemory
-from hopfield_replay.temperature import Diagnosis
+from hopfield_replay.memory.memory import HopfieldMemory
+from hopfield_replay.memory.temperature import Diagnosis
 from hopfield_replay.theory.changes import Rotation
 from hopfield_replay.theory.estimate import Estimate
 from hopfield_replay.theory.result import Result, markdown_table

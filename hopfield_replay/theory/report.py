@@ -6,10 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hopfield_replay import __version__
+from hopfield_replay.__about__ import __version__
 from hopfield_replay.figures import new_figure
-from hopfield_replay.files import write_figure, write_text
-from hopfield_replay.progress import track
 from hopfield_replay.theory.boltzmann_replay import reproduce_boltzmann
 from hopfield_replay.theory.falsify import reproduce_falsify
 from hopfield_replay.theory.replay_gain import reproduce_replay_gain
@@ -17,6 +15,8 @@ from hopfield_replay.theory.result import Result
 from hopfield_replay.theory.rise import reproduce_rise
 from hopfield_replay.theory.selection import reproduce_selection
 from hopfield_replay.theory.settings import digits
+from hopfield_replay.utilities.files import write_figure, write_text
+from hopfield_replay.utilities.progress import track
 
 _TITLES = {
     "rise": "Energy rise: high energy against low energy",

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from hopfield_replay.figures import energy_rises
 from hopfield_replay.functional import energy, fixed_points
-from hopfield_replay.functional._validate import Similarity
 from hopfield_replay.theory.changes import Replacement, Rotation, TaskChange, Translation
 from hopfield_replay.theory.estimate import FLOAT_NOISE, Estimate
 from hopfield_replay.theory.result import Result, markdown_table
 from hopfield_replay.theory.settings import SAME_POINT, Setting, asked_for
+from hopfield_replay.utilities.checks import Similarity
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

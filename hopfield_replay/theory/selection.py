@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from hopfield_replay.candidates import Candidates, sample_keys
 from hopfield_replay.figures import protected_by_policy
 from hopfield_replay.functional import affinity, energy, greedy_replay_gain, protected_energy, replay_mass
-from hopfield_replay.greedy_gain import GreedyGain
-from hopfield_replay.memory import HopfieldMemory
+from hopfield_replay.memory.memory import HopfieldMemory
 from hopfield_replay.policies import POLICIES, as_policy
+from hopfield_replay.policies.candidates import Candidates, sample_keys
+from hopfield_replay.policies.greedy_gain import GreedyGain
 from hopfield_replay.theory.changes import NewTask, Rotation, TaskChange
 from hopfield_replay.theory.estimate import Estimate
 from hopfield_replay.theory.result import Result, markdown_table

@@ -21,9 +21,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hopfield_replay.functional import PatternTiles, _onednn, _stream, energy, energy_and_retrieval
-from hopfield_replay.functional._logsumexp import Sums, gather
-from hopfield_replay.functional._scores import TileShape
+from hopfield_replay.functional import PatternTiles, energy, energy_and_retrieval
+from hopfield_replay.functional._engine import stream
+from hopfield_replay.functional._engine.logsumexp import Sums, gather
+from hopfield_replay.functional._engine.scores import TileShape
 
 BETA = 10.0
 CPU_SIZES = {64: 100_000, 784: 60_000, 3072: 50_000, 16384: 20_000}
@@ -156,7 +157,7 @@ def memory(d: int, n: int, count: int) -> dict[str, float]:
 
     def in_a_process(size: int, onednn: str) -> float:
         command = [sys.executable, __file__, "--peak", str(d), str(n), str(size)]
-        environment = os.environ | {_onednn.SWITCH: onednn}
+        environment = os.environ | {onednn.SWITCH: onednn}
         return float(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
 
     shape = TileShape.of(torch.empty(n, d))
@@ -239,11 +240,11 @@ def gpu_energy(x: Tensor, patterns: Tensor, own: Tensor, precision: str, best: i
     """The energies with ``best`` scores of each query computed again."""
 
     def run() -> Tensor:
-        before, _stream.BEST = _stream.BEST, best
+        before, stream.BEST = stream.BEST, best
         try:
             return energy(x, patterns, BETA, exclude=own, precision=precision)
         finally:
-            _stream.BEST = before
+            stream.BEST = before
 
     return run
 

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks
-from hopfield_replay import tracker as tracker_module
 from hopfield_replay.denoisers import DiffusersDenoiser
-from hopfield_replay.meter import ErrorMeter
+from hopfield_replay.tracker import tracker as tracker_module
+from hopfield_replay.tracker.meter import ErrorMeter
 
 
 class Clock(Callback):

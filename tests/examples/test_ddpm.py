@@ -13,7 +13,7 @@ from splits import Split, be_quiet, shuffled, train_tasks
 from hopfield_replay.checkpoints import load_module
 from hopfield_replay.denoisers import DiffusersDenoiser, find_denoiser
 from hopfield_replay.functional import reconstruction_error
-from hopfield_replay.task_reader import sample_ids
+from hopfield_replay.tracker.task_reader import sample_ids
 
 SMALL = {"size": 8, "width": 8, "learning_rate": 1e-2}
 

@@ -12,7 +12,7 @@ pytest.importorskip("jsonargparse")
 import hopfield_attention_digits as example
 from splits import be_quiet, load
 
-from hopfield_replay.storage import load_tree
+from hopfield_replay.buffer.storage import load_tree
 
 SETTINGS = example.Settings(tasks=2, epochs=1, layers=2, width=16, learning_rate=2e-3, start="zero")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import run_folder
 
-from hopfield_replay.files import write_json
+from hopfield_replay.utilities.files import write_json
 
 SETTINGS = {"epochs": 2, "tasks": ["a", "b"], "size": None}
 

@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 from splits import Split
 from study_report import capacity_text, draw_correlations, draw_policies, markdown, summarize
 
-from hopfield_replay.task_reader import sample_ids
+from hopfield_replay.tracker.task_reader import sample_ids
 
 SETTINGS = study_job.Settings(
     data="digits",

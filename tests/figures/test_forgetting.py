@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from tests.test_table import probe
+from tests.tracker.test_table import probe
 
 pytest.importorskip("matplotlib")
 

@@ -6,7 +6,7 @@ import torch
 
 from hopfield_replay import functional
 from hopfield_replay.functional import energy
-from hopfield_replay.functional._scores import exact_float32
+from hopfield_replay.functional._engine.scores import exact_float32
 from tests.functional import numpy_energy as reference
 from tests.functional.test_energy import SIMILARITIES, VARIANTS, problem
 
@@ -120,11 +120,11 @@ def test_precision_is_checked_and_chosen_by_size():
 
 
 def test_the_result_does_not_depend_on_the_tiles(monkeypatch):
-    from hopfield_replay.functional import _scores
+    from hopfield_replay.functional._engine import scores
 
     x, patterns, own = large("centred", n=70, count=300)
     whole = [energy(x, patterns, 20.0, exclude=own, precision=p) for p in ("float64", "float32")]
-    monkeypatch.setattr(_scores.TileShape, "of", classmethod(lambda cls, x: cls(13, 64)))
+    monkeypatch.setattr(scores.TileShape, "of", classmethod(lambda cls, x: cls(13, 64)))
     tiled = [energy(x, patterns, 20.0, exclude=own, precision=p) for p in ("float64", "float32")]
     torch.testing.assert_close(tiled[0], whole[0], rtol=1e-13, atol=1e-13)
     torch.testing.assert_close(tiled[1], whole[0], rtol=0, atol=1e-6)

@@ -19,7 +19,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks
-from hopfield_replay.distributed import world
+from hopfield_replay.utilities.distributed import world
 from tests.lightning.run_tasks import AtTheEnd
 from tests.lightning.small import Foreign, Images, trainer
 

@@ -31,11 +31,11 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingTracker, TaskSource
-from hopfield_replay.datasets import load_data
+from hopfield_replay.buffer.replay_stream import ReplayStream
+from hopfield_replay.cli.datasets import load_data
 from hopfield_replay.lightning.checkpoints import position
 from hopfield_replay.lightning.tasks import TaskCursor
-from hopfield_replay.replay_stream import ReplayStream
-from tests.test_nested import same
+from tests.utilities.test_nested import same
 
 DOCUMENTED = (ValueError, TypeError, OSError, MisconfigurationException)
 RUNS_CODE = ("pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "ctypes.dlopen")

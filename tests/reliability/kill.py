@@ -29,14 +29,14 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback
 
-import hopfield_replay.buffer
-import hopfield_replay.files
+import hopfield_replay.buffer.buffer
 import hopfield_replay.lightning.checkpoints
+import hopfield_replay.utilities.files
 from hopfield_replay import EnergyReplayBuffer, ForgettingTracker
-from hopfield_replay.meter import ErrorMeter
+from hopfield_replay.buffer.storage import SampleStore
 from hopfield_replay.policies import POLICIES
-from hopfield_replay.storage import SampleStore
-from hopfield_replay.task_reader import TaskReader
+from hopfield_replay.tracker.meter import ErrorMeter
+from hopfield_replay.tracker.task_reader import TaskReader
 from tests.lightning.small import same
 from tests.reliability import worker
 
@@ -71,7 +71,7 @@ def half_of_a_buffer_file(real, tensors, path, **options):
 
 def half_of_the_rows(real, store, samples, slots):
     half = len(slots) // 2
-    real(store, hopfield_replay.buffer.take(samples, torch.arange(half)), slots[:half])
+    real(store, hopfield_replay.buffer.buffer.take(samples, torch.arange(half)), slots[:half])
     die()
 
 
@@ -91,7 +91,7 @@ MOMENTS = {  # what is wrapped, and how the process dies in it
     "after the second phase": (EnergyReplayBuffer, "refine", after),
     "between the last checkpoint and on_train_end": (Hooks, "on_train_end", before),
     "while errors are measured": (ErrorMeter, "of_batch", after),
-    "while the policy chooses": (hopfield_replay.buffer, "choose", before),
+    "while the policy chooses": (hopfield_replay.buffer.buffer, "choose", before),
     "while rows are copied": (SampleStore, "put", half_of_the_rows),
     "after the commit": (EnergyReplayBuffer, "update", after),
     "after the record": (ForgettingTracker, "end_task", after),
@@ -101,8 +101,8 @@ MOMENTS = {  # what is wrapped, and how the process dies in it
     "before an old checkpoint goes": (TorchCheckpointIO, "remove_checkpoint", before),
     "after an old checkpoint has gone": (TorchCheckpointIO, "remove_checkpoint", after),
     "while a buffer file is written": (safetensors.torch, "save_file", half_of_a_buffer_file),
-    "before a file has its name": (hopfield_replay.files, "publish", before),
-    "after a file has its name": (hopfield_replay.files, "publish", after),
+    "before a file has its name": (hopfield_replay.utilities.files, "publish", before),
+    "after a file has its name": (hopfield_replay.utilities.files, "publish", after),
 }
 RESUMING = {  # these are reached only by an attempt that resumes
     "while the ledger is loaded": (ForgettingTracker, "load_state_dict", before),
@@ -292,7 +292,7 @@ def main():
         f"{sum(map(bool, (r['lost'] for r in found)))} runs that lost something"
     )
     if args.json is not None:
-        hopfield_replay.files.write_json(args.json, found)
+        hopfield_replay.utilities.files.write_json(args.json, found)
     sys.exit(any(r["lost"] for r in found))
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from hopfield_replay import EnergyReplayBuffer
-from tests.test_nested import same
+from tests.utilities.test_nested import same
 
 WORD = (1 << 64) - 1
 

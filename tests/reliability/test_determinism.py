@@ -13,7 +13,7 @@ from torch import nn
 from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks
 from hopfield_replay.policies import POLICIES
 from tests.lightning.small import Foreign, loader, trainer
-from tests.test_nested import same
+from tests.utilities.test_nested import same
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # lightning; tiny data needs none

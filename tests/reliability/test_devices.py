@@ -18,9 +18,10 @@ from hopfield_replay import (
 from hopfield_replay import functional as F
 from hopfield_replay import metrics as M
 from hopfield_replay.denoisers import CallableDenoiser
-from hopfield_replay.functional import _device, _fused
+from hopfield_replay.functional._engine import fused
 from hopfield_replay.lightning.views import Boundary, figures
-from hopfield_replay.meter import ErrorMeter
+from hopfield_replay.tracker.meter import ErrorMeter
+from hopfield_replay.utilities import device
 from tests.reliability.pretended_gpu import GPU, PretendedGpu
 
 
@@ -278,9 +279,9 @@ def reference_strips(products, bias, scale, own):
     if own is not None:
         rows = (own >= 0).nonzero().flatten()
         scores[rows, own[rows]] = -torch.inf
-    strips = -(-scores.shape[1] // _fused.STRIP)
-    padding = scores.new_full((len(scores), strips * _fused.STRIP - scores.shape[1]), -torch.inf)
-    scores = torch.cat([scores, padding], 1).view(len(scores), strips, _fused.STRIP)
+    strips = -(-scores.shape[1] // fused.STRIP)
+    padding = scores.new_full((len(scores), strips * fused.STRIP - scores.shape[1]), -torch.inf)
+    scores = torch.cat([scores, padding], 1).view(len(scores), strips, fused.STRIP)
     top = scores.amax(2)
     return top, (scores - top.masked_fill(top == -torch.inf, 0.0)[..., None]).exp2().sum(2)
 
@@ -301,7 +302,7 @@ def run_there(run, given):
 
 @pytest.mark.parametrize("name", [*CASES, *MORE])
 def test_on_a_gpu(name, monkeypatch):
-    monkeypatch.setattr(_fused, "strip_sums", reference_strips)
+    monkeypatch.setattr(fused, "strip_sums", reference_strips)
     run, given = (CASES | MORE)[name]
     expected = run(*given)
     with PretendedGpu():
@@ -309,7 +310,7 @@ def test_on_a_gpu(name, monkeypatch):
 
 
 def test_on_a_gpu_without_triton(monkeypatch):
-    monkeypatch.setattr(_fused, "AVAILABLE", False)
+    monkeypatch.setattr(fused, "AVAILABLE", False)
     expected = F.energy(X, P, 3.0, masses=W, precision="float32")
     with PretendedGpu():
         found = F.energy(X.to(GPU), P.to(GPU), 3.0, masses=W.to(GPU), precision="float32")
@@ -321,7 +322,7 @@ def test_on_a_gpu_without_triton(monkeypatch):
 def test_on_a_gpu_without_float64(name, monkeypatch):
     run, given = CASES[name]
     expected = run(*given)
-    monkeypatch.setattr(_device, "WITHOUT_FLOAT64", (GPU.type,))
+    monkeypatch.setattr(device, "WITHOUT_FLOAT64", (GPU.type,))
     with PretendedGpu(float64=False):
         # amounts are read in float32 there
         assert_alike(run_there(run, given), expected, rtol=1e-3, atol=1e-4, equal_nan=True)

@@ -15,12 +15,12 @@ import torch
 from safetensors.torch import save_file
 
 from hopfield_replay import EnergyReplayBuffer, fit_tasks
-from hopfield_replay.datasets import load_data
-from hopfield_replay.states import check_plain
-from hopfield_replay.storage import load_tree, save_tree
+from hopfield_replay.buffer.storage import load_tree, save_tree
+from hopfield_replay.cli.datasets import load_data
+from hopfield_replay.utilities.states import check_plain
 from tests.lightning.small import Foreign, loader, trainer
 from tests.reliability.fuzz import Bomb, full_buffer, make_stream, make_tracker
-from tests.test_nested import same
+from tests.utilities.test_nested import same
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,7 +11,7 @@ import torch
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ForgettingTracker, TaskSource
 from tests.reliability.long_runs import run_tasks, slope
-from tests.test_nested import same
+from tests.utilities.test_nested import same
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # lightning; tiny data needs none

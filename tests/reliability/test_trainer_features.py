@@ -22,8 +22,8 @@ from lightning.pytorch.tuner import Tuner
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks
+from hopfield_replay.buffer.storage import SampleStore
 from hopfield_replay.functional.diffusion import reconstruction_error
-from hopfield_replay.storage import SampleStore
 from tests.lightning.run_tasks import AtTheEnd, run
 from tests.lightning.small import Foreign, Images, WithValidation, image_of, loader, same, trainer
 from tests.lightning.test_resume import CutAtStep, PowerCutError, check_same, cut

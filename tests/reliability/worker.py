@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks
-from hopfield_replay.files import write_json
+from hopfield_replay.utilities.files import write_json
 from tests.lightning.small import Images, Resumable, image_of, trainer
 
 TASKS, EPOCHS, BATCHES = 3, 2, 3

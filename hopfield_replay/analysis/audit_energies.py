@@ -1,0 +1,102 @@
+"""Hopfield energies of the audited samples, and how they rank against what was forgotten."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from hopfield_replay.encoders import Encoder
+from hopfield_replay.functional import Correlation, energy, knn_distance, spearman_interval
+from hopfield_replay.memory.temperature import calibrate_beta, default_n_eff, diagnose
+from hopfield_replay.tracker.source import TaskSource
+from hopfield_replay.utilities.checks import Similarity, check_beta
+
+_NEIGHBOUR = 10
+_LEAST = 5  # samples of a rank correlation
+
+
+@dataclass(frozen=True, eq=False)
+class Energies:
+    """Energies of n samples.
+
+    Attributes:
+        before: (n,) under the old data, each sample itself left out.
+        rises: (n,) under the new data less that, or None.
+        density: (n,) distance to the tenth neighbour in the old data, or None if there are not enough.
+        beta: inverse temperature.
+        warnings: why energies at this beta may rank badly.
+    """
+
+    before: Tensor
+    rises: Tensor | None
+    density: Tensor | None
+    beta: float
+    warnings: tuple[str, ...]
+
+
+def hopfield_energies(
+    vectors: Tensor,
+    old_data: Tensor | Iterable[Any],
+    new_data: Tensor | Iterable[Any] | None,
+    encode: Encoder,
+    beta: float | Literal["auto"],
+    similarity: Similarity,
+) -> Energies:
+    """Energies of vectors (n, d) under two data sets; see :func:`audit`."""
+    old = _vectors(old_data, encode, vectors, "old_data")
+    if isinstance(beta, str):
+        value = calibrate_beta(old, n_eff=default_n_eff(len(old)), similarity=similarity)
+    else:
+        value = check_beta(beta)
+    own = _own_positions(vectors, old)
+    before = energy(vectors, old, value, similarity=similarity, exclude=own)
+    rises = None
+    if new_data is not None:
+        new = _vectors(new_data, encode, vectors, "new_data")
+        rises = energy(vectors, new, value, similarity=similarity) - before
+    dense = len(old) > _NEIGHBOUR
+    return Energies(
+        before=before,
+        rises=rises,
+        density=knn_distance(vectors, old, _NEIGHBOUR, exclude=own) if dense else None,
+        beta=value,
+        warnings=tuple(diagnose(old, value, similarity=similarity).warnings) if len(old) > 3 else (),
+    )
+
+
+def rank_correlations(energies: Energies, rises: Tensor, seed: int) -> dict[str, Correlation]:
+    """Correlations of the reconstruction forgetting (n,) with the energies, also at equal density."""
+    if len(rises) < _LEAST:
+        return {}
+    found = {}
+    for name, values in (("energy", energies.before), ("energy rise", energies.rises)):
+        if values is not None:
+            found[name] = spearman_interval(values, rises, seed=seed)
+            if energies.density is not None:
+                given = spearman_interval(values, rises, control=energies.density, seed=seed)
+                found[f"{name} at equal density"] = given
+    return found
+
+
+def _vectors(data: Tensor | Iterable[Any], encode: Encoder, audited: Tensor, name: str) -> Tensor:
+    batches = [data] if isinstance(data, Tensor) else (batch for _, batch in TaskSource(data).batches())
+    parts = [encode(batch).detach().flatten(1).float().cpu() for batch in batches]
+    if not sum(map(len, parts)):
+        raise ValueError(f"{name} holds no samples.")
+    found = torch.cat(parts)
+    if found.shape[1] != audited.shape[1]:
+        raise ValueError(
+            f"{name} has vectors of {found.shape[1]} numbers, the audited samples have {audited.shape[1]}."
+        )
+    return found
+
+
+def _own_positions(vectors: Tensor, stored: Tensor) -> Tensor:
+    """Where each vector (n, d) itself is stored, -1 if it is not: no sample may vouch for itself."""
+    held = {row.numpy().tobytes(): position for position, row in enumerate(stored)}
+    return torch.tensor([held.get(row.numpy().tobytes(), -1) for row in vectors])
+
+
+__all__ = ["Energies", "hopfield_energies", "rank_correlations"]

@@ -1,0 +1,158 @@
+"""What an audit found, as numbers."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from hopfield_replay.analysis.drift import Drift, Label
+from hopfield_replay.functional import Correlation
+
+_MOST = 10  # samples that are listed
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """The most and the least forgotten samples, and how both versions reconstruct them from the same noise.
+
+    Attributes:
+        worst: positions of the most forgotten samples, the worst first.
+        best: positions of the least forgotten ones, the best first.
+        timestep: from which they are reconstructed.
+        clean: the samples, worst and then best, (k, *shape).
+        before: reconstructed by the first version, (k, *shape).
+        after: by the second one, (k, *shape).
+
+    Example:
+        >>> import torch
+        >>> from hopfield_replay.analysis import audit
+        >>> from hopfield_replay.denoisers import CallableDenoiser
+        >>> schedule = torch.linspace(0.99, 0.01, 10)
+        >>> before = CallableDenoiser(lambda x, t: torch.zeros_like(x), schedule, prediction_type="sample")
+        >>> after = CallableDenoiser(lambda x, t: torch.ones_like(x), schedule, prediction_type="sample")
+        >>> samples = torch.tensor([0.0, 1.0, 0.4]).view(3, 1, 1, 1).expand(3, 1, 2, 2)  # the first one is forgotten
+        >>> found = audit(before, after, samples).examples
+        >>> found.worst, found.best, found.before.shape
+        ((0,), (1,), torch.Size([2, 1, 2, 2]))
+    """
+
+    worst: tuple[int, ...]
+    best: tuple[int, ...]
+    timestep: float
+    clean: Tensor
+    before: Tensor
+    after: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class AuditFindings:
+    """The numbers of an :class:`~hopfield_replay.analysis.AuditReport`, where they are documented."""
+
+    errors_old: Tensor
+    errors_new: Tensor
+    rises: Tensor
+    worst: Tensor
+    overall: Drift
+    classes: dict[Label, dict[str, float]]
+    tasks: dict[Label, dict[str, float]]
+    timesteps: tuple[float, ...]
+    model_energy_old: Tensor | None
+    model_energy_new: Tensor | None
+    energies: Tensor | None
+    energy_rises: Tensor | None
+    correlations: dict[str, Correlation]
+    beta: float | None
+    examples: Examples | None
+    names: tuple[str, ...]
+    labels: tuple[Label, ...]
+    task_of: tuple[Label, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean of ``rises``."""
+        return self.overall.mean_rise
+
+    @property
+    def low(self) -> float:
+        """Lower end of the interval of the mean."""
+        return self.overall.low
+
+    @property
+    def high(self) -> float:
+        """Upper end."""
+        return self.overall.high
+
+    @property
+    def worse(self) -> float:
+        """Share of the samples whose error rose."""
+        return self.overall.worse
+
+    def exceeding(self, threshold: float) -> dict[str, float]:
+        """Where the relative rise is above a threshold beyond doubt: over all samples, or over those of a task.
+
+        A task that was learned meanwhile hides in the mean over all samples what another one lost.
+
+        Args:
+            threshold: relative rise of the error, 0.1 for ten per cent.
+
+        Returns:
+            The lower end of the relative rise's interval, by "all samples" or the task's name, where it is above.
+
+        Raises:
+            ValueError: one sample has no interval; a threshold that is no number.
+
+        Example:
+            >>> import torch
+            >>> from hopfield_replay.analysis import audit
+            >>> from hopfield_replay.denoisers import CallableDenoiser
+            >>> schedule = torch.linspace(0.99, 0.01, 10)
+            >>> one = CallableDenoiser(lambda x, t: torch.zeros_like(x), schedule, prediction_type="sample")
+            >>> audit(one, one, torch.ones(5, 1, 2, 2)).exceeding(0.0)
+            {}
+        """
+        if math.isnan(threshold):
+            raise ValueError("the threshold must be a number, got nan.")
+        lows = {"all samples": self.overall.relative_low}
+        lows |= {f"task {name}": found["relative_low"] for name, found in self.tasks.items()}
+        for name, low in lows.items():
+            if math.isnan(low):
+                raise ValueError(f"A threshold needs an interval, and one sample ({name}) has none; give more samples.")
+        return {name: low for name, low in lows.items() if low > threshold}
+
+    def name(self, position: int) -> str:
+        """What the sample at this position is called."""
+        return self.names[position] if self.names else str(position)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report in plain Python, ready for JSON: no pictures, and None for what is undefined."""
+        fields: dict[str, Any] = {
+            "samples": self.overall.samples,
+            **{name: getattr(self, name) for name in ("mean", "low", "high", "worse")},
+            **{name: getattr(self.overall, name) for name in ("relative", "relative_low", "relative_high")},
+            **{name: getattr(self, name) for name in ("classes", "tasks", "timesteps", "beta", "warnings")},
+            "correlations": {name: asdict(found) for name, found in self.correlations.items()},
+            "most_forgotten": [self.name(position) for position in self.worst[:_MOST].tolist()],
+            "least_forgotten": [self.name(position) for position in self.worst.flip(0)[:_MOST].tolist()],
+            **{name: getattr(self, name) for name in ("names", "labels", "task_of")},
+            **{
+                name: getattr(self, name)
+                for name in ("worst", "rises", "errors_old", "errors_new", "model_energy_old", "model_energy_new",
+                             "energies", "energy_rises")
+            },
+        }  # fmt: skip
+        found: dict[str, Any] = _plain(fields)
+        return found
+
+
+def _plain(value: Any) -> Any:
+    """Tensors as lists, keys as text, and None for what is no finite number (JSON knows none)."""
+    if isinstance(value, Tensor):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

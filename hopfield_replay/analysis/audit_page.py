@@ -1,0 +1,66 @@
+"""An audit's report as one self-contained page."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from hopfield_replay.__about__ import __version__
+from hopfield_replay.analysis.audit_findings import AuditFindings
+from hopfield_replay.analysis.audit_text import (
+    HEADERS,
+    by_timestep,
+    correlation_rows,
+    ends,
+    energy_line,
+    error_line,
+    group_rows,
+    rise_line,
+)
+from hopfield_replay.utilities.html import heading, html_page, paragraph, picture, table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+_READING = """\
+Each sample is noised at each timestep, and both versions denoise the very same noisy samples: the difference of their
+errors is the models' alone. The rise is the mean over the timesteps; relative rises are divided by the mean error
+before. Intervals are 95 % bootstrap intervals over the samples: other samples of the same kind would move the numbers
+so far, another training run can move them further."""
+
+
+def as_html(report: AuditFindings, title: str, notes: Mapping[str, str], figures: "Mapping[str, Figure]") -> str:
+    """The page; ``notes`` say of the run what the report does not know."""
+    parts = [paragraph(f"{report.overall.samples} samples: {error_line(report)}; {rise_line(report)}.", "lead")]
+    if (energy := energy_line(report)) is not None:
+        parts.append(paragraph(f"{energy[0].upper()}{energy[1:]}."))
+    parts += [paragraph(f"{name.capitalize()}: {value}") for name, value in notes.items()]
+    parts.append(picture(figures["audit"], "Distribution of the rises, and errors after against errors before"))
+    parts.append(heading("Most and least forgotten"))
+    for kind, listed in ends(report).items():
+        if (drawn := figures.get(f"audit_{kind.replace(' ', '_')}")) is not None:
+            parts.append(picture(drawn, f"The {kind} samples above their reconstructions before and after"))
+        if listed:
+            parts.append(paragraph(f"{kind.capitalize()}: {', '.join(listed)}."))
+    for kind, name, groups in (("class", "audit_classes", report.classes), ("task", "audit_tasks", report.tasks)):
+        if groups:
+            description = f"Distribution of the rises of each {kind}"
+            parts += [
+                heading(f"By {kind}"),
+                table((kind, *HEADERS), group_rows(groups)),
+                picture(figures[name], description),
+            ]
+    rows = [[f"{step:g}", *cells] for step, cells in zip(report.timesteps, by_timestep(report), strict=True)]
+    parts += [heading("By timestep"), table(("timestep", "error before", "error after"), rows)]
+    if report.correlations:
+        parts += [
+            heading("What the Hopfield energies say"),
+            paragraph(f"Spearman's rank correlation of the rise of a sample's error with (beta {report.beta:.4g}):"),
+            table(("", "estimate", "95 % interval"), correlation_rows(report)),
+        ]
+    if report.warnings:
+        parts += [heading("To keep in mind"), *map(paragraph, report.warnings)]
+    parts += [heading("How to read this"), paragraph(_READING), paragraph(f"hopfield-replay {__version__}", "note")]
+    return html_page(title, parts)
+
+
+__all__ = ["as_html"]

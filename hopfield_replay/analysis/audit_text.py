@@ -1,0 +1,109 @@
+"""An audit's report as text for a terminal, and the cells that its page shares."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from hopfield_replay.analysis.audit_findings import AuditFindings
+from hopfield_replay.analysis.drift import Label
+
+HEADERS = ("samples", "before", "after", "rise", "95 % interval", "relative", "worse")
+_SHOWN = 8
+
+
+def as_text(report: AuditFindings) -> str:
+    """The report as text."""
+    lines = [f"{report.overall.samples} samples: {error_line(report)}", rise_line(report)]
+    if (energy := energy_line(report)) is not None:
+        lines.append(energy)
+    lines += [f"{kind}: {', '.join(listed)}" for kind, listed in ends(report).items() if listed]
+    rows = [[f"{step:g}", *cells] for step, cells in zip(report.timesteps, by_timestep(report), strict=True)]
+    lines += ["", *_aligned(("timestep", "before", "after"), rows)]
+    for kind, groups in (("class", report.classes), ("task", report.tasks)):
+        if groups:
+            lines += ["", *_aligned((kind, *HEADERS), group_rows(groups))]
+    if report.correlations:
+        lines += ["", f"Spearman's rank correlation of the rise with (beta {report.beta:.4g})"]
+        lines += _aligned(("", "estimate", "95 % interval"), correlation_rows(report))
+    lines += [f"warning: {warning}" for warning in report.warnings]
+    return "\n".join(lines)
+
+
+def error_line(report: AuditFindings) -> str:
+    """The mean errors before and after."""
+    return f"reconstruction error {report.overall.error_old:.4g} -> {report.overall.error_new:.4g}"
+
+
+def rise_line(report: AuditFindings) -> str:
+    """The mean rise, absolute and relative."""
+    found = report.overall
+    return (
+        f"rise {found.mean_rise:+.4g} {interval(found.low, found.high)}, relative {found.relative:+.1%} "
+        f"{interval(found.relative_low, found.relative_high, '+.1%')} (95 % over samples), {found.worse:.0%} got worse"
+    )
+
+
+def energy_line(report: AuditFindings) -> str | None:
+    """The mean change of the model energy."""
+    if report.model_energy_old is None or report.model_energy_new is None:
+        return None
+    change = float((report.model_energy_new - report.model_energy_old).mean())
+    return f"model energy {change:+.4g} nats a sample (ELBO form, over the timesteps below)"
+
+
+def ends(report: AuditFindings) -> dict[str, list[str]]:
+    """Names of the most and of the least forgotten samples."""
+    count = min(_SHOWN, max(1, len(report.worst) // 2))
+    most, least = report.worst[:count].tolist(), report.worst.flip(0)[: min(count, len(report.worst) - count)].tolist()
+    return {"most forgotten": list(map(report.name, most)), "least forgotten": list(map(report.name, least))}
+
+
+def by_timestep(report: AuditFindings) -> list[list[str]]:
+    """Cells of the mean errors at each timestep."""
+    pairs = zip(report.errors_old.mean(0).tolist(), report.errors_new.mean(0).tolist(), strict=True)
+    return [[f"{old:.4g}", f"{new:.4g}"] for old, new in pairs]
+
+
+def group_rows(groups: Mapping[Label, Mapping[str, float]]) -> list[list[str]]:
+    """Cells of a table by class or task."""
+    return [
+        [
+            str(label),
+            f"{row['samples']:.0f}",
+            f"{row['error_old']:.4g}",
+            f"{row['error_new']:.4g}",
+            f"{row['mean_rise']:+.4g}",
+            interval(row["low"], row["high"]),
+            f"{row['relative']:+.1%}",
+            f"{row['worse']:.0%}",
+        ]
+        for label, row in groups.items()
+    ]
+
+
+def correlation_rows(report: AuditFindings) -> list[list[str]]:
+    """Cells of the table of correlations."""
+    return [
+        [name, "undefined" if math.isnan(found.estimate) else f"{found.estimate:+.2f}",
+         interval(found.low, found.high, "+.2f")]
+        for name, found in report.correlations.items()
+    ]  # fmt: skip
+
+
+def interval(low: float, high: float, form: str = "+.4g") -> str:
+    """An interval, if there is one."""
+    return "[undefined]" if math.isnan(low) else f"[{low:{form}}, {high:{form}}]"
+
+
+def _aligned(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in (headers, *rows)) for column in range(len(headers))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (headers, *rows)
+    ]
+
+
+__all__ = ["HEADERS", "as_text", "by_timestep", "correlation_rows", "ends", "energy_line", "error_line", "group_rows",
+           "rise_line"]  # fmt: skip

@@ -1,0 +1,236 @@
+"""The measurement: two denoisers, the same samples, the same noise."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hopfield_replay.analysis.audit_energies import hopfield_energies, rank_correlations
+from hopfield_replay.analysis.audit_examples import reconstructed_examples
+from hopfield_replay.analysis.audit_report import AuditReport
+from hopfield_replay.analysis.audit_sources import Data, Sources
+from hopfield_replay.analysis.drift import Label, drift, drift_by_label
+from hopfield_replay.denoisers import Denoiser, find_denoiser
+from hopfield_replay.encoders import as_encoder, first_labels, split_batch
+from hopfield_replay.tracker.meter import ErrorMeter
+from hopfield_replay.tracker.task_reader import as_is
+from hopfield_replay.utilities.checks import Similarity, check_integer
+from hopfield_replay.utilities.progress import track
+
+_POOLED = (
+    "The rank correlations run over all tasks together, so that the difference between learned and forgotten tasks "
+    "weighs in them; for what happens within a task audit its samples alone."
+)
+
+
+def audit(
+    old: Denoiser | nn.Module,
+    new: Denoiser | nn.Module,
+    data: Data | Mapping[str, Data],
+    *,
+    labels: Tensor | Sequence[Label] | None = None,
+    old_data: Data | None = None,
+    new_data: Data | None = None,
+    encoder: Callable[[Any], Tensor] | nn.Module | None = None,
+    beta: float | Literal["auto"] = "auto",
+    similarity: Similarity = "distance",
+    timesteps: Sequence[float] | None = None,
+    draws: int = 1,
+    seed: int = 0,
+    examples: int = 8,
+    names: Sequence[str] = (),
+    prepare: Callable[[Any], Any] | None = None,
+    decode: Callable[[Tensor], Tensor] | None = None,
+) -> AuditReport:
+    r"""Compare two versions of a diffusion model on the same samples, with the same noise, without training anything.
+
+    The rise of a sample is :math:`\frac1T\sum_t |x_0 - \hat x_0^{new}(x_t)|^2/d - |x_0 - \hat x_0^{old}(x_t)|^2/d`
+    with one x_t for both: their difference is the models' alone.
+
+    Args:
+        old: the first version: a Denoiser, or a module that holds one (see :func:`find_denoiser`).
+        new: the second one, likewise, with the same noise levels.
+        data: samples: a tensor (n, *shape), or batches (a DataLoader, a list); the conditions come from the batches.
+            Or a dict of these by task, for the table by task.
+        labels: one for each sample, whole numbers or names, for the table by class; None: the integers (n,) in the
+            batches, if any.
+        old_data: what the first version was trained on, tensor or batches: gives each sample's Hopfield energy under
+            it. A sample that is in it itself is left out of its own energy.
+        new_data: what the second one was trained on since: gives the energy's rise. Needs ``old_data``.
+        encoder: maps a batch to the vectors of the energies; None: the first floating tensor of the batch, flattened.
+        beta: inverse temperature of the energies, or ``"auto"``: calibrated on the old data.
+        similarity: form of the energies, ``"distance"`` or ``"dot"``.
+        timesteps: where errors are measured; None: 10, 20, 30, 40 and 50 % of the first version's range.
+        draws: noise draws at each timestep, >= 1.
+        seed: of the noise and of the intervals.
+        examples: so many of the most, and of the least forgotten samples are kept with their reconstructions.
+        names: what to call the samples (file names); empty: by their positions.
+        prepare: maps a batch of any of the data to what the models and the encoder take; None: it is that.
+        decode: maps what the models denoise (latents) to images, for the examples; None: it is that.
+
+    Returns:
+        An :class:`AuditReport`.
+
+    Raises:
+        ValueError: no denoiser in a module, or several; noise levels that differ; samples that the models do not take;
+            errors that are not finite; no samples; labels or names that do not fit; new data without old data.
+        TypeError: neither a denoiser nor a module.
+        MemoryError: not even one sample at a time fits on the device.
+
+    Example:
+        >>> from hopfield_replay.denoisers import CallableDenoiser, VarianceSchedule
+        >>> schedule = VarianceSchedule(torch.linspace(0.99, 0.01, 10))
+        >>> right = CallableDenoiser(lambda x, t: torch.zeros_like(x), schedule, prediction_type="sample")
+        >>> wrong = CallableDenoiser(lambda x, t: torch.ones_like(x), schedule, prediction_type="sample")
+        >>> report = audit(right, wrong, torch.zeros(5, 1, 2, 2))
+        >>> report.mean, report.worse
+        (1.0, 1.0)
+
+    Source: paired noise as in the reconstruction forgetting of :class:`ForgettingTracker`.
+    """
+    if new_data is not None and old_data is None:
+        raise ValueError("new_data needs old_data: the energy rises from the one to the other.")
+    check_integer(examples, "examples", 0)
+    prepare = prepare or as_is
+    first = ErrorMeter(_denoiser(old, "old"), timesteps, seed, as_is, draws=draws)
+    second = ErrorMeter(_denoiser(new, "new"), first.timesteps, seed, as_is, draws=draws)
+    _check_noise(first, second)
+    sources = Sources(data)
+    encode = as_encoder(encoder)
+    befores, afters, found, vectors, elements = [], [], [], [], 0
+    for ids, raw in track(sources.batches(), "Auditing", sources.count):
+        with torch.no_grad():
+            batch = prepare(raw)
+        before, after, elements = _paired_errors(first, second, batch, ids)
+        befores.append(before)
+        afters.append(after)
+        found.append(first_labels(raw, len(ids)))
+        if old_data is not None:
+            vectors.append(encode(batch).detach().flatten(1).float().cpu())
+    n = sum(map(len, befores))
+    if not n:
+        raise ValueError("data holds no samples to compare the two versions on.")
+    errors_old, errors_new = torch.cat(befores), torch.cat(afters)
+    _check_finite(errors_old, errors_new)
+    rises = (errors_new - errors_old).mean(1)
+    worst = rises.argsort(descending=True, stable=True)
+    by_class = _labels(labels, found, n)
+    if names and len(names) != n:
+        raise ValueError(f"names must hold one name for each of the {n} samples, got {len(names)}.")
+    energies = None
+    if old_data is not None:
+        energies = hopfield_energies(
+            torch.cat(vectors), old_data, new_data, lambda batch: encode(prepare(batch)), beta, similarity
+        )
+    shown = None
+    if examples:
+        shown = reconstructed_examples(first, second, sources, worst, examples, prepare, decode or as_is)
+    errors = errors_old.mean(1), errors_new.mean(1)
+    tasks = sources.tasks()
+    has_energy = _integrable(first)
+    return AuditReport(
+        errors_old=errors_old,
+        errors_new=errors_new,
+        rises=rises,
+        worst=worst,
+        overall=drift(*errors, seed),
+        classes=_as_dicts(errors, by_class, seed),
+        tasks=_as_dicts(errors, tasks, seed),
+        timesteps=tuple(first.timesteps),
+        model_energy_old=first.model_energy(errors_old, elements) if has_energy else None,
+        model_energy_new=second.model_energy(errors_new, elements) if has_energy else None,
+        energies=None if energies is None else energies.before,
+        energy_rises=None if energies is None else energies.rises,
+        correlations={} if energies is None else rank_correlations(energies, rises, seed),
+        beta=None if energies is None else energies.beta,
+        examples=shown,
+        names=tuple(names),
+        labels=tuple(by_class or ()),
+        task_of=tuple(tasks or ()),
+        warnings=(
+            *(["One sample: intervals are undefined."] if n == 1 else []),
+            *([_POOLED] if energies is not None and tasks else []),
+            *(() if energies is None else energies.warnings),
+        ),
+    )
+
+
+def _paired_errors(first: ErrorMeter, second: ErrorMeter, batch: Any, ids: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Errors of both on one batch, measured in chunks of one size: rounding depends on it."""
+    while True:
+        try:
+            before, elements = first.of_batch(batch, ids)
+            after, _ = second.of_batch(batch, ids)
+        except RuntimeError as error:
+            shape = tuple(split_batch(batch)[0].shape[1:])
+            raise ValueError(
+                f"The models do not take samples of shape {shape} ({str(error).splitlines()[0]}). Give the data in the "
+                "shape that they were trained on: images as (channels, height, width)."
+            ) from error
+        if first.chunk_size == second.chunk_size:
+            return before, after, elements
+        first.chunk_size = second.chunk_size = min(first.chunk_size, second.chunk_size)
+
+
+def _labels(labels: Tensor | Sequence[Label] | None, found: list[Tensor | None], n: int) -> list[Label] | None:
+    if labels is None:
+        known = [label for label in found if label is not None]
+        return torch.cat(known).tolist() if len(known) == len(found) else None
+    if isinstance(labels, Tensor) and labels.shape != (n,):
+        raise ValueError(f"labels must have shape ({n},), got {tuple(labels.shape)}.")
+    listed: list[Label] = labels.tolist() if isinstance(labels, Tensor) else list(labels)
+    if len(listed) != n:
+        raise ValueError(f"labels must hold one label for each of the {n} samples, got {len(listed)}.")
+    return listed
+
+
+def _as_dicts(
+    errors: tuple[Tensor, Tensor], labels: Sequence[Label] | None, seed: int
+) -> dict[Label, dict[str, float]]:
+    found = {} if labels is None else drift_by_label(*errors, labels, seed)
+    return {label: asdict(one) for label, one in found.items()}
+
+
+def _integrable(meter: ErrorMeter) -> bool:
+    ratios = {meter.denoiser.snr(step) for step in meter.timesteps}
+    return len(ratios) == len(meter.timesteps) > 1 and all(0 < ratio < math.inf for ratio in ratios)
+
+
+def _check_noise(first: ErrorMeter, second: ErrorMeter) -> None:
+    for step in first.timesteps:
+        snrs = [meter.denoiser.snr(step) for meter in (first, second)]
+        if not math.isclose(*snrs, rel_tol=1e-6):
+            raise ValueError(
+                f"The two versions noise differently: the signal-to-noise ratio at timestep {step} is {snrs[0]:.6g} "
+                f"before and {snrs[1]:.6g} after. Their errors cannot be compared; they need one noise schedule."
+            )
+
+
+def _check_finite(errors_old: Tensor, errors_new: Tensor) -> None:
+    for name, errors in (("old", errors_old), ("new", errors_new)):
+        bad = (~errors.isfinite()).any(1).nonzero().flatten()
+        if len(bad):
+            raise ValueError(
+                f"{name}: the errors of {len(bad)} of {len(errors)} samples are not finite (first positions: "
+                f"{bad[:5].tolist()}). The model's weights or its precision are broken."
+            )
+
+
+def _denoiser(model: Denoiser | nn.Module, name: str) -> Denoiser:
+    if isinstance(model, Denoiser):
+        return model
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{name} must be a Denoiser or a torch module that holds one, got {type(model).__name__}.")
+    found = find_denoiser(model)
+    if found is None:
+        raise ValueError(
+            f"{name}: no denoiser was found on {type(model).__name__}. Wrap the model with "
+            "hopfield_replay.denoisers.DiffusersDenoiser or CallableDenoiser."
+        )
+    return found
+
+
+__all__ = ["audit"]

@@ -1,0 +1,324 @@
+"""Forecast: what a fine-tune will endanger and what a buffer would save, from two data sets alone."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hopfield_replay.encoders import as_encoder, first_labels
+from hopfield_replay.figures import rises_and_protection
+from hopfield_replay.functional import (
+    Selection,
+    StreamedAffinity,
+    affinity,
+    energy,
+    greedy_replay_gain,
+    protected_energy,
+    replay_mass,
+)
+from hopfield_replay.memory.temperature import Diagnosis, calibrate_beta, default_n_eff, diagnose, spread_indices
+from hopfield_replay.policies import as_policy
+from hopfield_replay.policies.candidates import Candidates, sample_keys
+from hopfield_replay.tracker.source import TaskSource
+from hopfield_replay.tracker.table import by_label
+from hopfield_replay.utilities.checks import Similarity, check_beta
+from hopfield_replay.utilities.progress import track
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_TARGETS = 2048  # old samples whose protection is counted, spread evenly over the set
+_TAIL = 0.1
+_DRAWS = 5  # of the random policies
+_TIGHTEN = 10  # steps on each certificate
+
+Data = Tensor | Iterable[Any]
+
+
+@dataclass(frozen=True)
+class PolicyCurve:
+    """What one policy protects at each capacity.
+
+    Attributes:
+        policy: its name.
+        mean: protected energy, mean over the old samples, one number for each capacity.
+        tail: the same over the tenth of them with the largest predicted rise.
+    """
+
+    policy: str
+    mean: tuple[float, ...]
+    tail: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Forecast:
+    """What will be forgotten, and what replay would protect, before any training.
+
+    Attributes:
+        rises: (n,) float64, predicted energy rise of each old sample under the new data: the higher, the more it is
+            forgotten.
+        energies: (n,) float64, leave-one-out energy of each old sample among the old ones.
+        at_risk: positions of the tenth of the old samples with the largest rise, worst first.
+        classes: for each label the number of samples, their mean rise and the share of them at risk; empty without
+            labels.
+        capacities: buffer sizes of the curves.
+        curves: what each policy protects at these sizes.
+        marginal: energy (mean over the old samples) that 100 more samples (or all that are left) would protect, for
+            each capacity; negative where the same share of the batches, spread over more samples, protects less.
+        certificates: for each capacity the guaranteed share of the optimum that greedy_gain reaches.
+        policy: recommended: the one that protects the most at ``capacity``.
+        capacity: recommended: the knee of greedy_gain's curve, the size with the largest gain over an even rise.
+        sample_bytes: bytes of one old sample: as it was given in a tensor, else of its vector in float32.
+        beta: inverse temperature of all energies.
+        diagnosis: whether this beta can rank the old samples.
+
+    Example:
+        >>> import torch
+        >>> old = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+        >>> found = forecast(old, old[:30] + 8.0, capacities=(5, 10))
+        >>> print(found.table().splitlines()[0])
+        60 old samples, beta 3.382 (leave-one-out n_eff 5)
+    """
+
+    rises: Tensor
+    energies: Tensor
+    at_risk: Tensor
+    classes: dict[int, dict[str, float]]
+    capacities: tuple[int, ...]
+    curves: tuple[PolicyCurve, ...]
+    marginal: tuple[float, ...]
+    certificates: tuple[float, ...]
+    policy: str
+    capacity: int
+    sample_bytes: int
+    beta: float
+    diagnosis: Diagnosis
+
+    def to_dict(self) -> dict[str, Any]:
+        """The forecast in plain Python, ready for JSON."""
+        found = asdict(self)
+        return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in found.items()}
+
+    def table(self) -> str:
+        """The forecast as text."""
+        q = self.rises.quantile(torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)).tolist()
+        lines = [
+            f"{len(self.rises)} old samples, beta {self.beta:.4g} (leave-one-out n_eff {self.diagnosis.n_eff:.3g})",
+            f"predicted energy rise: mean {float(self.rises.mean()):.4g}, "
+            f"10/50/90 % {q[0]:.4g} / {q[1]:.4g} / {q[2]:.4g}",
+            f"most at risk (positions): {self.at_risk[:10].tolist()}",
+        ]
+        if self.classes:
+            lines.append(f"{'class':>8}{'samples':>9}{'mean rise':>11}{'at risk':>9}")
+            worst = sorted(self.classes.items(), key=lambda item: -item[1]["mean_rise"])
+            lines += [
+                f"{label:>8}{int(row['samples']):>9}{row['mean_rise']:>11.4g}{row['at_risk']:>9.0%}"
+                for label, row in worst
+            ]
+        lines.append("protected energy, mean over the old samples (worst tenth), by buffer size:")
+        lines.append(f"{'policy':<18}" + "".join(f"{size:>20}" for size in self.capacities))
+        for curve in self.curves:
+            cells = [f"{mean:.4g} ({tail:.4g})" for mean, tail in zip(curve.mean, curve.tail, strict=True)]
+            lines.append(f"{curve.policy:<18}" + "".join(f"{cell:>20}" for cell in cells))
+        lines.append(f"{'100 more add':<18}" + "".join(f"{value:>20.4g}" for value in self.marginal))
+        lines.append(f"{'of optimum, >=':<18}" + "".join(f"{value:>20.3f}" for value in self.certificates))
+        size = f", {self.capacity * self.sample_bytes / 2**20:.3g} MiB" if self.sample_bytes else ""
+        lines.append(f"recommended: policy {self.policy}, capacity {self.capacity}{size}")
+        lines += [f"warning: {warning}" for warning in self.diagnosis.warnings]
+        return "\n".join(lines)
+
+    def figure(self) -> "Figure":
+        """Left: the distribution of the predicted rises; right: protected energy against buffer size."""
+        return rises_and_protection(
+            self.rises, self.capacities, {curve.policy: curve.mean for curve in self.curves}, self.capacity
+        )
+
+
+def forecast(
+    old: Data,
+    new: Data,
+    *,
+    encoder: Callable[[Any], Tensor] | nn.Module | None = None,
+    beta: float | Literal["auto"] = "auto",
+    similarity: Similarity = "distance",
+    capacities: Sequence[int] = (20, 50, 100, 200, 500),
+    policies: Sequence[str] = ("greedy_gain", "random", "high_energy", "k_center", "herding"),
+    labels: Tensor | None = None,
+    replay_ratio: float = 0.5,
+    seed: int = 0,
+) -> Forecast:
+    r"""Predict what training on ``new`` will make a model of ``old`` forget, and what a replay buffer would save.
+
+    Needs no model: the predicted rise of an old sample is :math:`E(x \mid X_\mathrm{new}) - E(x \mid X_\mathrm{old}
+    \setminus x)`, and a buffer R protects :math:`\frac1\beta\log(1 + \sum_{r\in R} a_{xr})` of it (see
+    :func:`~hopfield_replay.functional.replay_gain`). Protection is counted on up to 2048 old samples, spread evenly.
+
+    Args:
+        old: what the model knows: a tensor (n, *shape), or batches (a DataLoader, a list); n >= 4.
+        new: what it will be trained on, likewise.
+        encoder: maps a batch to vectors; None: the first floating tensor of the batch, flattened.
+        beta: inverse temperature, or ``"auto"``: a median leave-one-out n_eff of 5 on the old samples.
+        similarity: ``"distance"`` or ``"dot"``.
+        capacities: buffer sizes, rising, each >= 1; those above the number of old samples are left out.
+        policies: names of the policies to compare; greedy_gain is always among them.
+        labels: (n,) integers of the old samples, for the table by class; None: the integers (n,) in the batches, if
+            any.
+        replay_ratio: share of each batch that would be replayed, in (0, 1).
+        seed: of the random policies.
+
+    Returns:
+        A :class:`Forecast`.
+
+    Raises:
+        ValueError: fewer than 4 old samples, no new ones, dimensions that differ, NaN, capacities out of range.
+        TypeError: data that cannot be read.
+
+    Example:
+        >>> import torch
+        >>> old = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+        >>> found = forecast(old, old[:30] + 8.0, capacities=(5, 10))
+        >>> bool((found.rises > 0).all()), found.policy
+        (True, 'greedy_gain')
+
+    Source: the identity of the replay gain; Satopaa et al. (2011) for the knee.
+    """
+    known, found_labels, sample_bytes = _read(old, encoder, "old")
+    coming, _, _ = _read(new, encoder, "new")
+    if known.shape[1] != coming.shape[1]:
+        raise ValueError(f"old vectors have dimension {known.shape[1]}, new ones {coming.shape[1]}.")
+    if len(known) < 4:
+        raise ValueError(f"forecast needs at least 4 old samples, got {len(known)}.")
+    labels = found_labels if labels is None else labels.cpu()
+    if labels is not None and labels.shape != (len(known),):
+        raise ValueError(f"labels must have shape ({len(known)},), got {tuple(labels.shape)}.")
+    sizes = tuple(size for size in capacities if size <= len(known))
+    if not sizes or any(b <= a for a, b in pairwise(sizes)) or sizes[0] < 1:
+        raise ValueError(
+            f"capacities must rise from at least 1 and start within the {len(known)} old samples, got "
+            f"{list(capacities)}."
+        )
+    value = (
+        calibrate_beta(known, n_eff=default_n_eff(len(known)), similarity=similarity)
+        if isinstance(beta, str)
+        else check_beta(beta)
+    )
+    energies = energy(known, known, value, similarity=similarity, exclude=torch.arange(len(known)))
+    after = energy(known, coming, value, similarity=similarity)
+    rises = after - energies
+    pool = Candidates(
+        torch.arange(len(known)),
+        torch.zeros(len(known), dtype=torch.int64),
+        energies,
+        known,
+        sample_keys(torch.arange(len(known)), seed),
+        labels,
+        next_energies=after,
+        beta=value,
+        similarity=similarity,
+    )
+    plan = _Plan(pool, replay_ratio)
+    greedy = [plan.greedy(size, tighten=_TIGHTEN) for size in track(sizes, "Choosing buffers")]
+    more = [plan.greedy(min(size + 100, len(known))).mean for size in sizes]
+    curves = [PolicyCurve("greedy_gain", tuple(s.mean for s in greedy), tuple(s.tail for s in greedy))]
+    others = [name for name in policies if name != "greedy_gain"]
+    curves += [plan.curve(name, sizes, seed) for name in track(others, "Comparing policies")]
+    knee = _knee(sizes, curves[0].mean)
+    return Forecast(
+        rises=rises,
+        energies=energies,
+        at_risk=rises.argsort(descending=True)[: max(1, round(_TAIL * len(rises)))],
+        classes={} if labels is None else by_label(rises, labels, rises >= rises.quantile(1.0 - _TAIL), "at_risk"),
+        capacities=sizes,
+        curves=tuple(curves),
+        marginal=tuple(b - s.mean for b, s in zip(more, greedy, strict=True)),
+        certificates=tuple(s.guaranteed_share for s in greedy),
+        policy=max(curves, key=lambda curve: curve.mean[knee]).policy,
+        capacity=sizes[knee],
+        sample_bytes=sample_bytes,
+        beta=value,
+        diagnosis=diagnose(known, value, similarity=similarity),
+    )
+
+
+class _Plan:
+    """Protected energies of replay sets out of one pool."""
+
+    def __init__(self, pool: Candidates, replay_ratio: float) -> None:
+        assert pool.next_energies is not None
+        self.pool = pool
+        self.replay_ratio = replay_ratio
+        targets = spread_indices(len(pool), _TARGETS)
+        self.risk = (pool.next_energies - pool.energies)[targets]
+        self.tail = self.risk.argsort(descending=True)[: max(1, round(_TAIL * len(targets)))]
+        self._arguments = (pool.vectors[targets], pool.vectors, pool.next_energies[targets], pool.beta)
+        largest = float(self._streamed(1.0).log_totals().max())
+        self._matrix: Tensor | None = None  # of mass 1
+        if largest < 600.0:  # exp stays finite in float64, or well within float32
+            dtype = torch.float32 if largest < 60.0 else torch.float64
+            self._matrix = affinity(*self._arguments, masses=1.0, similarity=pool.similarity, dtype=dtype)
+
+    def _streamed(self, mass: float) -> StreamedAffinity:
+        return StreamedAffinity(*self._arguments, masses=mass, similarity=self.pool.similarity)
+
+    def greedy(self, size: int, *, tighten: int = 0) -> Selection:
+        """The greedy set of this size, knowing the next task; ``tighten`` steps on its certificate."""
+        mass = replay_mass(size, self.replay_ratio)
+        return greedy_replay_gain(
+            self._streamed(mass) if self._matrix is None else self._matrix * mass,
+            size,
+            risk=self.risk,
+            tail_share=_TAIL,
+            beta=self.pool.beta,
+            tighten=tighten,
+        )
+
+    def protected(self, chosen: Tensor) -> Tensor:
+        """Energy that keeping these protects of each target."""
+        mass = replay_mass(len(chosen), self.replay_ratio)
+        if self._matrix is None:
+            return protected_energy(self._streamed(mass), chosen, beta=self.pool.beta)
+        return self._matrix.T[chosen].sum(0, dtype=torch.float64).mul_(mass).log1p_() / self.pool.beta
+
+    def curve(self, name: str, sizes: Sequence[int], seed: int) -> PolicyCurve:
+        """What a policy's nested choice protects; the mean of several draws for random ones."""
+        policy = as_policy(name)
+        draws = _DRAWS if name in ("random", "reservoir", "proportional") else 1
+        means, tails = [0.0] * len(sizes), [0.0] * len(sizes)
+        for draw in range(draws):
+            chosen = policy.select(replace(self.pool, keys=sample_keys(self.pool.ids, seed + draw)), sizes[-1])
+            for i, size in enumerate(sizes):
+                protected = self.protected(chosen[:size])
+                means[i] += float(protected.mean()) / draws
+                tails[i] += float(protected[self.tail].mean()) / draws
+        return PolicyCurve(name, tuple(means), tuple(tails))
+
+
+def _read(
+    data: Data, encoder: Callable[[Any], Tensor] | nn.Module | None, name: str
+) -> tuple[Tensor, Tensor | None, int]:
+    """Vectors (n, d), labels (n,) or None, and the bytes of a sample."""
+    encode = as_encoder(encoder)
+    batches = [data] if isinstance(data, Tensor) else (batch for _, batch in TaskSource(data).batches())
+    vectors, labels, size = [], [], 0
+    for batch in batches:
+        found = encode(batch).detach().flatten(1).float().cpu()
+        vectors.append(found)
+        labels.append(first_labels(batch, len(found)))
+        if len(found) and not size:
+            size = batch[0].nbytes if isinstance(batch, Tensor) else found[0].nbytes
+    if not vectors or not sum(map(len, vectors)):
+        raise ValueError(f"{name} holds no samples.")
+    known = [label for label in labels if label is not None]
+    return torch.cat(vectors), torch.cat(known) if len(known) == len(labels) else None, size
+
+
+def _knee(sizes: Sequence[int], values: Sequence[float]) -> int:
+    """Index of the size whose value lies farthest above the straight line from the first to the last."""
+    if len(sizes) < 3 or values[-1] <= values[0]:
+        return len(sizes) - 1
+    span, rise = sizes[-1] - sizes[0], values[-1] - values[0]
+    above = [(v - values[0]) / rise - (s - sizes[0]) / span for s, v in zip(sizes, values, strict=True)]
+    return above.index(max(above))

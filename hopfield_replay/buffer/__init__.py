@@ -1,0 +1,7 @@
+"""Where samples are kept, and what is drawn of them."""
+
+from hopfield_replay.buffer.buffer import EnergyReplayBuffer
+from hopfield_replay.buffer.replay_batches import ReplayBatches
+from hopfield_replay.buffer.replay_stream import ReplayStream
+
+__all__ = ["EnergyReplayBuffer", "ReplayBatches", "ReplayStream"]

@@ -1,0 +1,437 @@
+"""EnergyReplayBuffer: a bounded, resumable memory of samples, chosen by a policy."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from hopfield_replay.buffer.choice import choose, group_index, place_in_group, weigh
+from hopfield_replay.buffer.storage import SampleStore, check_one_form, check_rows, load_tree, plain, save_tree
+from hopfield_replay.functional import energy
+from hopfield_replay.functional.correlation import ranks
+from hopfield_replay.memory.temperature import calibrate_beta, default_n_eff
+from hopfield_replay.policies import Policy, as_policy
+from hopfield_replay.policies.candidates import Candidates, as_plain, check_join, from_plain, no_candidates, offered
+from hopfield_replay.utilities.checks import Similarity, check_beta, check_integer, check_similarity
+from hopfield_replay.utilities.nested import Source, gather_from, rows, take
+from hopfield_replay.utilities.states import DAMAGE, check_format, check_plain, check_unshared, check_whole
+
+_FORMAT = "hopfield-replay buffer 2"  # of the state; raised when its parts change
+
+
+class EnergyReplayBuffer:
+    """Keeps at most ``capacity`` samples of all tasks, each with its id, task, energy and vector.
+
+    A sample is any nesting of dicts, tuples and lists of tensors (and lists of strings). What is kept is copied, in its
+    own dtype, into memory allocated once.
+
+    Under the same seed the same samples are kept and drawn, bit for bit: in another process, whatever order an update's
+    samples come in, in memory or memory-mapped. Behind a DataLoader neither its batch size nor its number of
+    workers matters, unless the vectors come from a network: these differ in their last bits with the batch size (and
+    all energies with the number of threads), so that samples of nearly equal energy may change places. Split into
+    several updates, the same samples stay under policies that judge each sample alone (random, reservoir, high_loss;
+    high_energy and low_energy if energies are given); the others see fewer candidates at a time.
+
+    Args:
+        capacity: how many samples are kept, >= 1.
+        policy: a name (see ``hopfield_replay.policies.POLICIES``) or an object with ``select(candidates, k)``. The
+            default keeps the samples whose joint replay protects the most energy, see
+            :class:`hopfield_replay.GreedyGain`.
+        storage: folder for memory-mapped files that hold the samples, for buffers larger than memory; None: in memory.
+        groups: None: all samples compete; ``"task"`` or ``"label"``: equal shares for each task or label, unused places
+            going to the others. A share shrinks by dropping its last picks.
+        sampling: how samples are drawn: ``"uniform"``; ``"weight"``: in proportion to how many of the samples offered
+            so far each stands for, those to which it is the nearest kept one of its group, so that what is replayed has
+            the density of what was seen; or by priority: sample i with chances proportional to 1/rank. Rank 1 has the
+            highest energy (``"energy"``), the highest rise at the last boundary (``"rise"``), or the first pick of each
+            group (``"gain"``: greedy_gain picks in the order of falling gain). Equal values share their mean rank.
+            None: ``"weight"`` for a policy with ``needs_weights``, such as greedy_gain, else ``"uniform"``.
+        beta: inverse temperature of energies that are computed here; ``"auto"`` calibrates it at the first update.
+        similarity: ``"distance"`` or ``"dot"``, of energies that are computed here.
+        seed: of the random policies and of :meth:`sample`.
+
+    Raises:
+        ValueError: a capacity below 1, an unknown policy, groups or similarity.
+        TypeError: a capacity that is not a whole number, a policy without ``select``.
+
+    Example:
+        >>> import torch
+        >>> buffer = EnergyReplayBuffer(capacity=2, policy="high_energy")
+        >>> images = torch.tensor([[0.0], [0.1], [0.2], [5.0]])
+        >>> buffer.update({"image": images}, images, ids=torch.arange(4), task=0)
+        >>> len(buffer), 3 in buffer.ids.tolist()  # the isolated sample is kept
+        (2, True)
+        >>> buffer.sample(3)["image"].shape
+        torch.Size([3, 1])
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        policy: str | Policy = "greedy_gain",
+        *,
+        groups: Literal["task", "label"] | None = None,
+        storage: str | os.PathLike[str] | None = None,
+        sampling: Literal["uniform", "weight", "energy", "rise", "gain"] | None = None,
+        beta: float | Literal["auto"] = "auto",
+        similarity: Similarity = "distance",
+        seed: int = 0,
+    ) -> None:
+        if isinstance(capacity, bool) or not isinstance(capacity, int):
+            raise TypeError(f"capacity must be a whole number, got {capacity!r}.")
+        if capacity < 1:
+            raise ValueError(f"capacity must be at least 1, got {capacity}. For no replay, use no buffer.")
+        if groups not in (None, "task", "label"):
+            raise ValueError(f'groups must be None, "task" or "label", got {groups!r}.')
+        if sampling not in (None, "uniform", "weight", "energy", "rise", "gain"):
+            raise ValueError(f'sampling must be "uniform", "weight", "energy", "rise" or "gain", got {sampling!r}.')
+        check_similarity(similarity)
+        self.capacity = capacity
+        self.policy = as_policy(policy)
+        self.groups = groups
+        weighs = bool(getattr(self.policy, "needs_weights", False))
+        self.sampling = sampling if sampling is not None else "weight" if weighs else "uniform"
+        self.similarity: Similarity = similarity
+        self.seed = seed
+        self.beta: float | None = None if beta == "auto" else check_beta(beta)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._store = SampleStore(capacity, storage)
+        self._kept = no_candidates()
+        self._slots = torch.empty(0, dtype=torch.int64)  # row in the store of each kept sample, in the order of _kept
+        self._observed = torch.empty(0, 0, dtype=torch.float64)  # (len, boundaries) energies after each, nan before
+        self._reserve: tuple[Candidates, Any] | None = None  # over-provisioned candidates of the newest task
+        self._edges: Tensor | None = None  # of the draws, until what is kept changes
+        self._newest = -1
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __repr__(self) -> str:
+        name = type(self.policy).__name__
+        return f"EnergyReplayBuffer({len(self)} of {self.capacity}, policy={name}, groups={self.groups!r})"
+
+    @property
+    def ids(self) -> Tensor:
+        """(len,) int64 ids of the kept samples, each group's best first."""
+        return self._kept.ids
+
+    @property
+    def tasks(self) -> Tensor:
+        """(len,) int64 task of each kept sample."""
+        return self._kept.tasks
+
+    @property
+    def newest_task(self) -> int:
+        """The task of the last update, whether or not any of its samples stayed; -1 before the first."""
+        return self._newest
+
+    @property
+    def labels(self) -> Tensor | None:
+        """(len,) int64 label of each kept sample, or None if none were given."""
+        return self._kept.labels
+
+    @property
+    def energies(self) -> Tensor:
+        """(len,) float64 leave-one-out energy of each kept sample under its task's patterns."""
+        return self._kept.energies
+
+    @property
+    def vectors(self) -> Tensor:
+        """(len, d) vector of each kept sample."""
+        return self._kept.vectors
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the store and of the vectors."""
+        return self._store.nbytes + self._kept.vectors.nbytes
+
+    def update(
+        self,
+        batch: Any,
+        vectors: Tensor,
+        *,
+        ids: Tensor,
+        task: int,
+        labels: Tensor | None = None,
+        energies: Tensor | None = None,
+        losses: Tensor | None = None,
+        observed: Tensor | None = None,
+        beta: float | None = None,
+    ) -> None:
+        """Offer samples of one task; the policy decides which of them, and of those kept so far, stay.
+
+        Nothing changes if it fails.
+
+        Args:
+            batch: the n samples, any nesting of tensors (n, ...) and lists of n strings; or a function that, given
+                positions (m,) in [0, n), returns those samples, so that only the chosen ones are ever read.
+            vectors: (n, d) or (n, *shape), floating and finite: the space of the energies.
+            ids: (n,) integers, distinct, none of them kept already.
+            task: index of the task, >= 0.
+            labels: (n,) integers; needed for ``groups="label"``.
+            energies: (n,) energies of the samples. If None they are the leave-one-out energies under this call's
+                vectors and those kept of the same task (whose energies are then renewed, too).
+            losses: (n,) the model's loss on each sample; needed for the policy ``"high_loss"``.
+            observed: (len,) energies of the samples kept so far after this task, in the order of :attr:`ids`, for their
+                history; None: none is recorded.
+            beta: inverse temperature of the given energies, which becomes the buffer's if it has none yet.
+
+        Raises:
+            ValueError: shapes that do not fit, duplicate ids, NaN energies, more groups than places.
+            TypeError: leaves that are not tensors or strings, vectors that are not floating.
+        """
+        new = offered(vectors, ids, task, labels, energies, losses, self.seed)
+        if labels is None and self.groups == "label":
+            raise ValueError('groups="label" needs labels, got None.')
+        if len(self) and (labels is None) != (self.labels is None):
+            raise ValueError("labels must be given at every update or at none.")
+        if not callable(batch) and rows(batch) != len(new):
+            raise ValueError(f"The batch has {rows(batch)} rows, but ids has {len(new)}.")
+        if observed is not None and observed.shape != (len(self),):
+            raise ValueError(f"observed must have shape ({len(self)},), got {tuple(observed.shape)}.")
+        order = new.ids.argsort()
+        read = batch if callable(batch) else partial(take, batch)
+        if bool((order.diff() != 1).any()):  # sums and ties must not depend on the order in which samples come
+            new = new.pick(order)
+        reserve, held = self._reserve, self._kept
+        if reserve is not None:
+            held = held.join(reserve[0])
+            if task != self._newest:  # the next task came without a second phase
+                reserve, stay = None, torch.arange(len(self))
+                held = weigh(held, stay, self.groups).pick(stay)
+        if len(held) and held.vectors.shape[1:] != new.vectors.shape[1:]:
+            raise ValueError(
+                f"vectors have dimension {new.vectors.shape[1]}, but the buffer holds vectors of dimension "
+                f"{held.vectors.shape[1]}; use one encoder for all tasks."
+            )
+        if torch.isin(new.ids, held.ids).any():
+            known = new.ids[torch.isin(new.ids, held.ids)]
+            raise ValueError(f"ids {known[:5].tolist()} are already in the buffer; give each sample its own id.")
+        pool = held.join(new) if len(held) else new
+        own = (pool.tasks == task).nonzero().flatten()
+        calibrated = check_beta(beta) if self.beta is None and beta is not None else self._calibrated(pool.pick(own))
+        value = 1.0 if calibrated is None else calibrated
+        if energies is None:
+            pool = replace(pool, energies=self._pool_energies(pool, own, value))
+        pool = replace(pool, beta=value, similarity=self.similarity, places=self.capacity)
+        fresh = torch.arange(len(pool)) >= len(self._kept)
+        chosen, spare = choose(pool, fresh, self.policy, self.groups, self.capacity)
+        if self.sampling == "weight" or getattr(self.policy, "needs_weights", False):
+            pool = weigh(pool, torch.cat([chosen, spare]), self.groups)
+        if observed is not None:
+            seen = torch.cat([self._observed, observed.detach().cpu().to(torch.float64)[:, None]], dim=1)
+        else:
+            seen = self._observed
+        sources: list[Source] = [] if reserve is None else [(len(reserve[0]), partial(take, reserve[1]))]
+        self._commit(pool, chosen, spare, [*sources, (len(new), lambda index: read(order[index]))], seen)
+        self.beta, self._newest = calibrated, task
+
+    def refine(self, patterns: Tensor, *, masses: Tensor | None = None) -> None:
+        """Choose anew, now that the next task is known, among the over-provisioned candidates; then release them.
+
+        Does nothing for policies without a second phase, and when there is nothing in reserve.
+
+        Args:
+            patterns: vectors (N, d) or (N, *shape) of the next task, N >= 1.
+            masses: (N,), >= 0; ones if None.
+
+        Raises:
+            ValueError, TypeError: as :func:`hopfield_replay.functional.energy`; no patterns.
+        """
+        if self._reserve is None:
+            return
+        if not len(patterns):
+            raise ValueError("The next task has no patterns to refine the choice with (an empty data set?).")
+        spares, samples = self._reserve
+        pool = self._kept.join(spares)
+        beta = 1.0 if self.beta is None else self.beta
+        coming = patterns.detach().cpu().to(pool.vectors.dtype)
+        pool = replace(
+            pool,
+            next_energies=energy(
+                pool.vectors,
+                coming,
+                beta,
+                masses=None if masses is None else masses.detach().cpu(),
+                similarity=self.similarity,
+            ),
+            beta=beta,
+            similarity=self.similarity,
+            places=self.capacity,
+        )
+        fresh = torch.arange(len(pool)) >= len(self._kept)
+        chosen, _ = choose(pool, fresh, self.policy, self.groups, self.capacity)
+        pool = weigh(pool, chosen, self.groups)
+        self._commit(pool, chosen, chosen[:0], [(len(spares), partial(take, samples))], self._observed)
+
+    @property
+    def observed(self) -> Tensor:
+        """(len, boundaries) float64 energies of the kept samples after each boundary; nan before they were kept."""
+        return self._observed
+
+    @property
+    def rises(self) -> Tensor:
+        """(len,) float64 rise of each energy from its own task to the last boundary; 0 while there was none."""
+        if not self._observed.shape[1]:
+            return torch.zeros(len(self), dtype=torch.float64)
+        rises = self._observed[:, -1] - self.energies
+        return rises.masked_fill(rises.isnan(), 0.0)
+
+    def _commit(self, pool: Candidates, chosen: Tensor, spare: Tensor, sources: Sequence[Source], seen: Tensor) -> None:
+        """Make ``chosen`` of the pool (kept samples, then the sources') the buffer, and ``spare`` the reserve."""
+        kept = len(self._kept)
+        stays = chosen < kept
+        every = [(kept, lambda index: self._store.get(self._slots[index])), *sources]
+        arrivals = gather_from(every, chosen[~stays]) if bool((~stays).any()) else None
+        reserve = (pool.pick(spare), gather_from(every, spare)) if len(spare) else None
+        slots = torch.full((len(chosen),), -1, dtype=torch.int64)
+        slots[stays] = self._slots[chosen[stays]]
+        occupied = torch.zeros(self.capacity, dtype=torch.bool)
+        occupied[slots[stays]] = True
+        slots[~stays] = (~occupied).nonzero().flatten()[: int((~stays).sum())]
+        if arrivals is not None:
+            self._store.put(arrivals, slots[~stays])
+        history = torch.full((len(chosen), seen.shape[1]), torch.nan, dtype=torch.float64)
+        history[stays] = seen[chosen[stays]]
+        self._observed = history
+        self._slots = slots
+        self._kept = replace(pool.pick(chosen), next_energies=None)
+        self._reserve, self._edges = reserve, None
+
+    def _calibrated(self, pool: Candidates) -> float | None:
+        """The buffer's beta; before one is known, calibrated on these candidates; None where that cannot be."""
+        if self.beta is not None or len(pool) < 4:
+            return self.beta
+        try:
+            return calibrate_beta(pool.vectors, n_eff=default_n_eff(len(pool)), similarity=self.similarity)
+        except ValueError:  # identical samples: every beta gives them one energy
+            return None
+
+    def _pool_energies(self, pool: Candidates, own: Tensor, beta: float) -> Tensor:
+        """Energies of the pool, those of ``own`` renewed: leave-one-out under the vectors of ``own``."""
+        vectors = pool.vectors[own]
+        found = pool.energies.clone()
+        found[own] = energy(vectors, vectors, beta, similarity=self.similarity, exclude=torch.arange(len(own)))
+        if bool(found.isnan().any()):  # inf - inf
+            raise ValueError(
+                f"Values up to {float(vectors.abs().max()):.3g} are too large for energies; scale vectors."
+            )
+        return found
+
+    def draw(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Positions (n,) in [0, len) of samples drawn with replacement, by :attr:`sampling`.
+
+        Raises:
+            ValueError: n below 1, or an empty buffer.
+        """
+        check_integer(n, "n", 1)
+        if not len(self):
+            raise ValueError("The buffer is empty: nothing can be drawn before the first update.")
+        generator = self._generator if generator is None else generator
+        points = torch.rand(n, dtype=torch.float64, generator=generator)
+        if self.sampling == "uniform":
+            return (points * len(self)).to(torch.int64).clamp_(max=len(self) - 1)
+        if self._edges is None:
+            self._edges = self.draw_shares.cumsum(0)
+        return torch.searchsorted(self._edges, points * self._edges[-1], right=True).clamp_(max=len(self) - 1)
+
+    @property
+    def draw_shares(self) -> Tensor:
+        """(len,) float64, the chance of each sample in a draw; they sum to 1."""
+        if self.sampling == "weight":
+            chances = self._kept.weighted().weights
+            assert chances is not None  # weighted() gives them
+        elif self.sampling == "uniform":
+            chances = torch.ones(len(self), dtype=torch.float64)
+        elif self.sampling == "gain":
+            chances = 1.0 / place_in_group(group_index(self._kept, self.groups))
+        else:
+            chances = 1.0 / ranks(-(self.energies if self.sampling == "energy" else self.rises))
+        return chances / chances.sum()
+
+    def gather(self, positions: Tensor) -> Any:
+        """The samples at these positions, as copies, in the nesting they came in."""
+        return self._store.get(self._slots[positions])
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Any:
+        """Draw ``n`` samples with replacement; see :meth:`draw` and :meth:`gather`."""
+        return self.gather(self.draw(n, generator=generator))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that is needed to go on: tensors and plain Python only, loadable with ``weights_only=True``."""
+        return {
+            "format": _FORMAT,
+            "beta": self.beta,
+            "newest_task": self._newest,
+            "generator": self._generator.get_state(),
+            "kept": as_plain(self._kept) if len(self) else None,
+            "samples": plain(self._store.get(self._slots)) if len(self) else None,
+            "observed": self._observed,
+            "reserve": None if self._reserve is None else as_plain(self._reserve[0]),
+            "reserve_samples": None if self._reserve is None else plain(self._reserve[1]),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state; nothing changes if it does not fit.
+
+        Raises:
+            ValueError: another format, parts that are missing or do not fit together, more samples than this buffer's
+                capacity.
+        """
+        check_format(state, _FORMAT, "an EnergyReplayBuffer")
+        try:
+            check_plain(state)
+            check_unshared(state)
+            kept = no_candidates() if state["kept"] is None else from_plain(state["kept"])
+            reserve = None
+            if state["reserve"] is not None:
+                reserve = (from_plain(state["reserve"]), state["reserve_samples"])
+                check_rows(state["reserve_samples"], len(reserve[0]))
+                check_join(kept, reserve[0])
+                check_one_form(state["samples"], state["reserve_samples"])
+            if len(kept):
+                check_rows(state["samples"], len(kept))
+            elif state["samples"] is not None:
+                raise ValueError("samples of no ids")
+            newest = check_whole(state["newest_task"], "newest_task", -1)
+            observed = state["observed"].cpu()
+            beta = None if state["beta"] is None else check_beta(state["beta"])
+            if observed.ndim != 2 or len(observed) != len(kept) or observed.dtype != torch.float64:
+                raise ValueError(f"observed has shape {tuple(observed.shape)} for {len(kept)} samples")
+            torch.Generator().set_state(state["generator"].cpu())
+        except DAMAGE as error:
+            raise ValueError(f"The state of the buffer is damaged: {error!r}.") from error
+        if len(kept) > self.capacity:
+            raise ValueError(
+                f"The state holds {len(kept)} samples, more than this buffer's capacity of {self.capacity}."
+            )
+        if self.groups == "label" and len(kept) and kept.labels is None:
+            raise ValueError('The state holds samples without labels, but this buffer has groups="label".')
+        self._store.refill(state["samples"])
+        self._generator.set_state(state["generator"].cpu())
+        self._slots = torch.arange(len(kept))
+        self._observed = observed
+        self._reserve, self._edges = reserve, None
+        self.beta, self._newest = beta, newest
+        self._kept = kept
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state to a safetensors file (no pickle); an existing file is replaced only when all is written."""
+        save_tree(path, self.state_dict())
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Take over the state in a file written by :meth:`save`.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not such a file, or more samples than this buffer's capacity; the buffer is as it was.
+        """
+        state = load_tree(path)
+        try:
+            self.load_state_dict(state)
+        except ValueError as error:
+            raise ValueError(f"{path} was not loaded. {error}") from error

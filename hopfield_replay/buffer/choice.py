@@ -1,0 +1,99 @@
+"""What stays of a pool of samples: a policy's picks within the places of each group."""
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from hopfield_replay.functional import equal_quotas
+from hopfield_replay.policies import Policy
+from hopfield_replay.policies.candidates import Candidates
+
+
+def choose(
+    pool: Candidates, fresh: Tensor, policy: Policy, groups: Literal["task", "label"] | None, capacity: int
+) -> tuple[Tensor, Tensor]:
+    """Positions in the pool to keep, group after group, best first; and those to hold in reserve.
+
+    Groups share the capacity equally. A group without fresh samples keeps the first picks of its own order, since the
+    data it was chosen from is gone. The reserve holds what a policy with ``oversample`` > 1 picked beyond the places.
+
+    Args:
+        pool: the n samples, kept ones in their order of choice.
+        fresh: (n,) bool, False for the kept ones.
+        policy: chooses within each group.
+        groups: what the groups are; None: one group.
+        capacity: places in all, >= 1.
+
+    Raises:
+        ValueError: more groups than places, or a policy that does not pick what it is asked for.
+    """
+    group = group_index(pool, groups)
+    count = int(group.max()) + 1
+    if count > capacity:
+        raise ValueError(
+            f"{count} groups ({groups}) cannot share a capacity of {capacity}; raise the capacity to at least {count}."
+        )
+    chosen, spare = [], []
+    for number, quota in enumerate(equal_quotas(group, min(capacity, len(pool))).tolist()):
+        members = (group == number).nonzero().flatten()
+        if bool(fresh[members].any()):
+            more = min(len(members), quota * getattr(policy, "oversample", 1))
+            # no copy of a million vectors where all are of one group
+            picks = policy.select(pool if len(members) == len(pool) else pool.pick(members), more)
+            if len(picks) != more or len(picks.unique()) != more or not _inside(picks, len(members)):
+                raise ValueError(f"{policy!r} must select {more} distinct candidates, got {picks.tolist()}.")
+            chosen.append(members[picks[:quota]])
+            spare.append(members[picks[quota:]])
+        else:
+            chosen.append(members[:quota])  # its data is gone: the first picks of its own order stay
+    return torch.cat(chosen), torch.cat(spare) if spare else torch.empty(0, dtype=torch.int64)
+
+
+def weigh(pool: Candidates, stays: Tensor, groups: Literal["task", "label"] | None) -> Candidates:
+    """Every sample's weight goes to the nearest one of its group that stays: those stand for all that were seen.
+
+    Args:
+        pool: the n samples; weights of None count as ones.
+        stays: positions of those that stay, at least one of each group.
+        groups: what the groups are; None: one group.
+
+    Returns:
+        The pool with new weights, of the same sum within each group and 0 for those that go.
+    """
+    pool = pool.weighted()
+    assert pool.weights is not None
+    group = group_index(pool, groups)
+    weights = torch.zeros_like(pool.weights)
+    for number in range(int(group.max()) + 1):
+        members, left = (group == number).nonzero().flatten(), stays[group[stays] == number]
+        vectors = pool.vectors[left]
+        nearest = torch.cat([torch.cdist(pool.vectors[part], vectors).argmin(1) for part in members.split(4096)])
+        nearest[torch.searchsorted(members, left)] = torch.arange(len(left))  # even beside an identical one
+        weights[left] = torch.zeros(len(left), dtype=torch.float64).index_add(0, nearest, pool.weights[members])
+    return replace(pool, weights=weights)
+
+
+def group_index(pool: Candidates, groups: Literal["task", "label"] | None) -> Tensor:
+    """Group (n,) of each sample, counted from 0."""
+    if groups is None:
+        return torch.zeros_like(pool.ids)
+    names = pool.tasks if groups == "task" else pool.labels
+    assert names is not None  # the buffer refuses samples without labels
+    index: Tensor = names.unique(return_inverse=True)[1]
+    return index
+
+
+def place_in_group(group: Tensor) -> Tensor:
+    """Which of its group each sample is, (n,) float64: 1 for the first, 2 for the second, ..."""
+    order = group.argsort(stable=True)
+    sizes = group.bincount()
+    before = sizes.cumsum(0) - sizes
+    place = torch.empty(len(group), dtype=torch.float64)
+    place[order] = (torch.arange(len(group)) - before[group[order]] + 1).to(torch.float64)
+    return place
+
+
+def _inside(picks: Tensor, count: int) -> bool:
+    return bool(((picks >= 0) & (picks < count)).all())

@@ -1,0 +1,164 @@
+"""ReplayStream: how much is replayed beside each batch, and which samples."""
+
+from collections.abc import Callable, Iterable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from hopfield_replay.buffer.buffer import EnergyReplayBuffer
+from hopfield_replay.utilities.distributed import world
+from hopfield_replay.utilities.states import DAMAGE, check_mapping, check_number, check_whole
+
+ReplayRatio = float | Callable[[int, int], float]
+
+
+def check_replay_ratio(replay_ratio: ReplayRatio) -> ReplayRatio:
+    """Return the ratio; a number must lie in (0, 1)."""
+    if callable(replay_ratio):
+        return replay_ratio
+    if isinstance(replay_ratio, bool) or not isinstance(replay_ratio, int | float):
+        raise TypeError(f"replay_ratio must be a number or a function of task and step, got {replay_ratio!r}.")
+    if not 0.0 < replay_ratio < 1.0:
+        raise ValueError(
+            f"replay_ratio must lie in (0, 1), got {replay_ratio}: it is the share of every training batch that is "
+            "replayed. For no replay, pass the loader itself."
+        )
+    return float(replay_ratio)
+
+
+class ReplayStream:
+    """An endless stream of draws from a buffer: a function of the seed, the rank and the epoch.
+
+    Its position within an epoch is part of the trainer's checkpoint.
+
+    Args:
+        loader: what the draws join.
+        buffer: read at every draw; an empty buffer yields nothing.
+        replay_ratio: share of the joined batch that is replayed, or a function of task and step.
+        seed: of the draws; each rank draws its own.
+
+    Raises:
+        ValueError: replay_ratio outside (0, 1).
+        TypeError: a buffer that is none.
+    """
+
+    def __init__(self, loader: Iterable[Any], buffer: EnergyReplayBuffer, replay_ratio: ReplayRatio, seed: int) -> None:
+        if not isinstance(buffer, EnergyReplayBuffer):
+            raise TypeError(f"buffer must be an EnergyReplayBuffer, got {type(buffer).__name__}.")
+        self.loader = loader
+        self.buffer = buffer
+        self.replay_ratio = check_replay_ratio(replay_ratio)
+        self.seed = seed
+        self._epoch = 0
+        self._generator: torch.Generator | None = None
+        self._owed = 0.0
+        self._step = 0  # batches of the epoch
+        self.counts = [0, 0]  # new and replayed samples so far; always the same list, which a reload hands on
+
+    @property
+    def batch_sampler(self) -> SimpleNamespace:
+        """Where Lightning looks for a ``set_epoch`` to call when an epoch begins."""
+        return SimpleNamespace(sampler=self)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch at hand."""
+        return self._epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin an epoch's draws; the epoch at hand goes on.
+
+        Lightning restores the position inside an unfinished epoch only, so that no epoch's draws may build on the last
+        one's.
+        """
+        if epoch != self._epoch:
+            self._epoch, self._generator, self._owed, self._step = epoch, None, 0.0, 0
+
+    def __len__(self) -> int:
+        """That of the loader, if it has one: Lightning takes limit_train_batches=0.5 of the length of each part."""
+        return len(self.loader)  # type: ignore[arg-type]  # a TypeError says that there is none
+
+    def __iter__(self) -> Iterator["ReplayStream"]:
+        return self
+
+    def __next__(self) -> "ReplayStream":
+        return self  # how much is drawn depends on the batch it joins
+
+    @property
+    def share(self) -> float:
+        """Share of the samples trained on that were replayed: the ratio, or what a schedule came to so far."""
+        if callable(self.replay_ratio):
+            return self.counts[1] / sum(self.counts) if any(self.counts) else self._ratio()
+        return self.replay_ratio
+
+    def _ratio(self) -> float:
+        """The ratio at this step."""
+        if not callable(self.replay_ratio):
+            return self.replay_ratio
+        task = self.buffer.newest_task + 1
+        step = self._epoch * length(self.loader) + self._step
+        ratio = self.replay_ratio(task, step)
+        if not 0.0 <= ratio < 1.0:
+            raise ValueError(f"The replay_ratio of task {task}, step {step} must lie in [0, 1), got {ratio}.")
+        return ratio
+
+    def draw(self, batch_size: int) -> Any:
+        """Samples to replay beside a batch of this size; None if the buffer is empty or none is due yet.
+
+        batch_size * ratio / (1 - ratio) samples are due; fractions are carried over, so that the share is right over an
+        epoch.
+        """
+        if not len(self.buffer):
+            return None
+        if self._generator is None:
+            self._generator = torch.Generator()
+            self._generator.manual_seed(self.seed + 1_000_003 * world()[0] + 7_368_787 * self._epoch)
+        ratio = self._ratio()
+        self._step += 1
+        self._owed += batch_size * ratio / (1.0 - ratio)
+        count = int(self._owed + 0.5)
+        self._owed -= count
+        self.counts[:] = [self.counts[0] + batch_size, self.counts[1] + count]
+        return self.buffer.sample(count, generator=self._generator) if count else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position of the stream: tensors and plain Python."""
+        return {
+            "epoch": self._epoch,
+            "owed": self._owed,
+            "step": self._step,
+            "counts": list(self.counts),
+            "generator": None if self._generator is None else self._generator.get_state(),
+            "rank": world()[0],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where the state was taken; a checkpoint holds rank 0's, the others begin their epoch anew.
+
+        Raises:
+            ValueError: parts that are missing or of another type; nothing has changed then.
+        """
+        try:
+            check_mapping(state, "the state")
+            epoch, step, rank = (check_whole(state[name], name) for name in ("epoch", "step", "rank"))
+            new, replayed = (check_whole(count, "counts") for count in state["counts"])
+            owed = check_number(state["owed"], "owed")
+            if not -1.0 <= owed <= 1.0:
+                raise ValueError(f"owed is {owed}")
+            generator = None
+            if state["generator"] is not None:
+                generator = torch.Generator()
+                generator.set_state(state["generator"].cpu())
+        except DAMAGE as error:
+            raise ValueError(f"The state of the replay stream is damaged: {error!r}.") from error
+        self._epoch, self._step, self._owed, self.counts[:] = epoch, step, owed, (new, replayed)
+        self._generator = generator if rank == world()[0] else None
+
+
+def length(loader: Iterable[Any]) -> int:
+    """Its length, such as the batches of an epoch; 0 if that is unknown."""
+    try:
+        return len(loader)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):
+        return 0

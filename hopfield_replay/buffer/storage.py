@@ -1,0 +1,259 @@
+"""Where kept samples live: rows of a nesting of tensors that is allocated once, and files without pickle."""
+
+import json
+import math
+import os
+import weakref
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hopfield_replay.utilities.files import replacing
+from hopfield_replay.utilities.nested import Leaf, leaves, map_leaves, rows, take
+from hopfield_replay.utilities.states import DAMAGE
+
+
+class SampleStore:
+    """``capacity`` rows of samples of one form; the form is that of the first samples put in.
+
+    Args:
+        capacity: number of rows, >= 1.
+        folder: where the rows lie as memory-mapped files, one for each tensor; None: in memory. The files are scratch
+            space of one store: another store on the same folder is refused while this one lives.
+    """
+
+    def __init__(self, capacity: int, folder: str | os.PathLike[str] | None = None) -> None:
+        self.capacity = capacity
+        self._tree: Any = None
+        self._folder = None if folder is None else _Scratch(Path(folder))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows, used or not."""
+        if self._tree is None:
+            return 0
+        kept = [leaf for _, leaf in leaves(self._tree)]
+        return sum(leaf.nbytes if isinstance(leaf, Tensor) else sum(map(len, leaf)) for leaf in kept)
+
+    def put(self, samples: Any, slots: Tensor) -> None:
+        """Copy the samples into these rows; nothing is written if their form is not that of the store.
+
+        Raises:
+            ValueError: samples of another shape, dtype or nesting, or another number of them.
+            OSError: somebody cut the files in the folder.
+        """
+        self._check_files()
+        if rows(samples) != len(slots):
+            raise ValueError(f"{rows(samples)} samples were given for {len(slots)} places.")
+        if self._tree is None:
+            self._tree = map_leaves(self._allocate, samples)
+        map_leaves(_check_form, self._tree, samples)
+
+        def write(_: str, kept: Any, new: Any) -> None:
+            if isinstance(kept, Tensor):
+                kept[slots] = new.detach().to(kept.device)
+            else:
+                for slot, text in zip(slots.tolist(), new, strict=True):
+                    kept[slot] = text
+
+        map_leaves(write, self._tree, samples)
+
+    def refill(self, samples: Any) -> None:
+        """Forget all rows and their form, and put these samples in the first rows; None: nothing. All or nothing."""
+        fresh = SampleStore(self.capacity)
+        fresh._folder = self._folder
+        held = 0 if self._folder is None else self._folder.count
+        if samples is not None:
+            fresh.put(samples, torch.arange(rows(samples)))
+        self._tree = fresh._tree
+        if self._folder is not None:
+            self._folder.drop(held)
+
+    def _allocate(self, _: str, leaf: Leaf) -> Tensor | list[str]:
+        if not isinstance(leaf, Tensor):
+            return [""] * self.capacity
+        shape = (self.capacity, *leaf.shape[1:])
+        with torch.inference_mode(False):  # Lightning validates in it, and what it makes cannot be written to later
+            return self._zeros(shape, leaf.dtype)
+
+    def _zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return torch.zeros(shape, dtype=dtype) if self._folder is None else self._folder.tensor(shape, dtype)
+
+    def get(self, slots: Tensor) -> Any:
+        """Copies of these rows, in the nesting they came in.
+
+        Raises:
+            OSError: somebody cut the files in the folder.
+        """
+        self._check_files()
+        return take(self._tree, slots)
+
+    def _check_files(self) -> None:
+        if self._folder is not None:
+            self._folder.check()
+
+
+def check_rows(samples: Any, count: int) -> None:
+    """Refuse samples whose number is not ``count``."""
+    if rows(samples) != count:
+        raise ValueError(f"{rows(samples)} samples for {count} ids")
+
+
+def check_one_form(samples: Any, others: Any) -> None:
+    """Refuse samples that could not lie in one store."""
+    map_leaves(_check_form, samples, others)
+
+
+class _Scratch:
+    """A folder for memory-mapped files that belongs to one process at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        import fcntl  # file locks of Unix; nothing else here needs them
+
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / "in_use", os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            raise ValueError(
+                f"storage={str(folder)!r} is in use by another buffer; give each buffer (and each rank) its own folder."
+            ) from None
+        weakref.finalize(self, os.close, lock)  # free again with its store
+        self._folder = folder
+        self._files: dict[int, tuple[int, int]] = {}  # descriptor and size of each file, by its number
+        weakref.finalize(self, _close, self._files)
+        self.count = 0  # of the files so far
+
+    def tensor(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """A zeroed tensor in a new file."""
+        number = self.count
+        path = self._folder / f"{number}.bin"
+        self.count += 1
+        path.unlink(missing_ok=True)
+        size = math.prod(shape)
+        if not size:
+            return torch.zeros(shape, dtype=dtype)
+        # a new file, and no link to another one
+        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666)
+        try:  # the whole file now: a write into a hole of a full disk kills the process
+            os.posix_fallocate(file, 0, size * dtype.itemsize)
+        except OSError:
+            os.close(file)
+            raise
+        self._files[number] = (file, size * dtype.itemsize)
+        return torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(shape)
+
+    def check(self) -> None:
+        """Refuse files that were cut: to touch memory behind the end of its file kills the process."""
+        for number, (file, size) in self._files.items():
+            if os.fstat(file).st_size < size:
+                raise OSError(
+                    f"{self._folder / f'{number}.bin'} was cut to {os.fstat(file).st_size} of {size} bytes while in "
+                    "use; go on from a checkpoint, and leave the storage folder to the buffer."
+                )
+
+    def drop(self, count: int) -> None:
+        """Remove the first ``count`` files; memory that maps them stays valid."""
+        for number in range(count):
+            (self._folder / f"{number}.bin").unlink(missing_ok=True)
+            if number in self._files:
+                os.close(self._files.pop(number)[0])
+
+
+def _close(files: dict[int, tuple[int, int]]) -> None:
+    for file, _ in files.values():
+        os.close(file)
+
+
+def _check_form(path: str, kept: Any, new: Any) -> None:
+    if _form(kept) != _form(new):
+        raise ValueError(
+            f"{path} was kept as {_form(kept)} so far, but is now {_form(new)}; all tasks must yield samples of one "
+            "shape and dtype."
+        )
+
+
+def _form(leaf: Leaf) -> str:
+    return f"{leaf.dtype} of shape {tuple(leaf.shape[1:])}" if isinstance(leaf, Tensor) else "text"
+
+
+def plain(tree: Any) -> Any:
+    """The same nesting in dict, tuple and list: ``weights_only=True`` does not load a namedtuple's class."""
+    if isinstance(tree, Mapping):
+        return {key: plain(item) for key, item in tree.items()}
+    if isinstance(tree, tuple):
+        return tuple(plain(item) for item in tree)
+    return [plain(item) for item in tree] if isinstance(tree, list) else tree
+
+
+def save_tree(path: str | os.PathLike[str], tree: Any) -> None:
+    """Write a nesting of plain Python and tensors as safetensors; an old file is replaced only when all is written.
+
+    Raises:
+        OSError: the file cannot be written (a full disk, a read-only folder).
+        TypeError: a leaf that is neither a tensor nor plain.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Tensor] = {}
+    outline = _flatten(tree, tensors)
+    try:
+        with replacing(path) as partial:
+            save_file(tensors, str(partial), metadata={_HEADER: json.dumps(outline)})
+    except SafetensorError as error:
+        raise OSError(f"{path} could not be written ({error}).") from error
+
+
+def load_tree(path: str | os.PathLike[str]) -> Any:
+    """Read what :func:`save_tree` wrote.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not such a file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            outline = json.loads((file.metadata() or {})[_HEADER])
+            # copies: what safetensors returns is the file itself, mapped, and who cuts it later kills the process
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118, not a mapping
+        tree = _unflatten(outline, tensors)
+        if tensors:
+            raise ValueError(f"tensors that belong nowhere: {list(tensors)[:5]}")
+        return tree
+    except (SafetensorError, *DAMAGE) as error:
+        raise ValueError(f"{path} is not a file written by hopfield-replay, or it is damaged ({error}).") from error
+
+
+_HEADER = "hopfield_replay"
+
+
+def _flatten(tree: Any, tensors: dict[str, Tensor]) -> Any:
+    """An outline of the tree for JSON; its tensors are taken out under running numbers."""
+    if isinstance(tree, Tensor):
+        name = str(len(tensors))
+        tensors[name] = tree.contiguous().clone()
+        return {"tensor": name}
+    if isinstance(tree, dict):
+        return {"dict": [[key, _flatten(item, tensors)] for key, item in tree.items()]}
+    if isinstance(tree, tuple | list):
+        return {type(tree).__name__: [_flatten(item, tensors) for item in tree]}
+    return {"value": tree}
+
+
+def _unflatten(outline: Any, tensors: dict[str, Tensor]) -> Any:
+    ((kind, content),) = outline.items()
+    build: dict[str, Callable[[], Any]] = {
+        "tensor": lambda: tensors.pop(content),  # once: what is named a thousand times would be copied as often
+        "dict": lambda: {key: _unflatten(item, tensors) for key, item in content},
+        "tuple": lambda: tuple(_unflatten(item, tensors) for item in content),
+        "list": lambda: [_unflatten(item, tensors) for item in content],
+        "value": lambda: content,
+    }
+    return build[kind]()

@@ -1,0 +1,1 @@
+"""The arithmetic behind the energies: streamed, fused, and exact where it matters."""

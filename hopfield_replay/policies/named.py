@@ -1,0 +1,59 @@
+"""The policies by their names."""
+
+from collections.abc import Callable
+
+from hopfield_replay.functional import facility_location, herding, k_center
+from hopfield_replay.policies.base import Policy
+from hopfield_replay.policies.baselines import (
+    ByVectors,
+    HighEnergy,
+    HighLoss,
+    HighRise,
+    LowEnergy,
+    NearestNeighbour,
+    Proportional,
+    Random,
+    Reservoir,
+)
+from hopfield_replay.policies.greedy_gain import GreedyGain
+
+_POLICIES: dict[str, Callable[[], "Policy"]] = {
+    "greedy_gain": GreedyGain,
+    "high_energy": HighEnergy,
+    "low_energy": LowEnergy,
+    "high_rise": HighRise,
+    "random": Random,
+    "reservoir": Reservoir,
+    "proportional": Proportional,
+    "nearest_neighbour": NearestNeighbour,
+    "k_center": lambda: ByVectors(k_center),
+    "facility_location": lambda: ByVectors(facility_location),
+    "herding": lambda: ByVectors(herding),
+    "high_loss": HighLoss,
+}
+POLICIES = tuple(_POLICIES)
+
+
+def as_policy(policy: str | Policy) -> Policy:
+    """Return the policy of this name, or the object itself if it has ``select``.
+
+    Args:
+        policy: one of ``POLICIES``, or an object with ``select``.
+
+    Raises:
+        ValueError: an unknown name.
+        TypeError: an object without ``select``.
+
+    Example:
+        >>> type(as_policy("high_rise")).__name__
+        'HighRise'
+    """
+    if isinstance(policy, str):
+        if policy not in _POLICIES:
+            raise ValueError(
+                f"Unknown policy {policy!r}; choose one of {list(POLICIES)} or pass an object with select()."
+            )
+        return _POLICIES[policy]()
+    if isinstance(policy, type) or not isinstance(policy, Policy):
+        raise TypeError(f"policy must be a name or an object with a method select(candidates, k), got {policy!r}.")
+    return policy

@@ -1,0 +1,157 @@
+"""GreedyGain against greedy written down literally, and against the best of all sets."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from hopfield_replay import GreedyGain, greedy_gain
+from hopfield_replay.policies.candidates import Candidates, sample_keys
+from tests.functional import numpy_energy as reference
+
+
+def pool(x, *, beta=0.6, new=None, weights=None, similarity="distance", places=3, ids=None):
+    n = len(x)
+    ids = torch.arange(n) if ids is None else ids
+    own = reference.energy(x, x, beta, similarity=similarity, exclude=np.arange(n))
+    after = None if new is None else torch.from_numpy(reference.energy(x, new, beta, similarity=similarity))
+    return Candidates(
+        ids, torch.zeros(n, dtype=torch.int64), torch.from_numpy(own), torch.from_numpy(x), sample_keys(ids, 0),
+        weights=weights, next_energies=after, beta=beta, similarity=similarity, places=places,
+    )  # fmt: skip
+
+
+def affinities(x, beta, after, mass, similarity="distance"):
+    """a[k][r] = m exp(score_r(x_k)) / Z_new(x_k), with Z_new from the energy of either form."""
+    result = np.empty((len(x), len(x)))
+    for k, target in enumerate(x):
+        for r, candidate in enumerate(x):
+            if similarity == "distance":
+                log = -beta * np.sum((target - candidate) ** 2) / 2 + beta * after[k]
+            else:
+                log = beta * target @ candidate + beta * (after[k] - target @ target / 2)
+            result[k, r] = mass * math.exp(log)
+    return result
+
+
+def worth(a, chosen, weights, beta):
+    return sum(w * math.log1p(a[k, list(chosen)].sum()) for k, w in enumerate(weights)) / beta
+
+
+def literal_greedy(a, size, weights, beta):
+    picks = []
+    while len(picks) < size:
+        left = [r for r in range(a.shape[1]) if r not in picks]
+        picks.append(max(left, key=lambda r: (worth(a, [*picks, r], weights, beta), -r)))
+    return picks
+
+
+def unknown(x):
+    """Half of the mean squared distance of two samples, as if every one were that far from the next task."""
+    pairs = [np.sum((p - q) ** 2) for p, q in itertools.combinations(x, 2)]
+    return np.full(len(x), np.mean(pairs) / 2)
+
+
+def draw(seed, n=9, d=3):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, d)), rng.normal(size=(6, d)) + 1.0, rng.integers(1, 5, size=n).astype(float)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("known", [False, True], ids=["next task unknown", "next task known"])
+@pytest.mark.parametrize("ratio", [0.5, 0.2])
+def test_it_is_greedy_and_close_to_the_best_of_all_sets(seed, known, ratio):
+    x, new, weights = draw(seed)
+    candidates = pool(x, new=new if known else None, weights=torch.from_numpy(weights))
+    after = reference.energy(x, new, 0.6) if known else unknown(x)
+    a = affinities(x, 0.6, after, ratio / ((1 - ratio) * 3))
+    found = GreedyGain(ratio).selection(candidates, 3, tighten=4)
+    assert found.indices.tolist() == literal_greedy(a, 3, weights, 0.6)
+    assert found.value == pytest.approx(worth(a, found.indices.tolist(), weights, 0.6), rel=1e-9)
+    best = max(worth(a, chosen, weights, 0.6) for chosen in itertools.combinations(range(9), 3))
+    assert (1 - 1 / math.e) * best <= found.value <= best * (1 + 1e-12) <= found.upper_bound * (1 + 1e-9)
+    assert GreedyGain(ratio).select(candidates, 5)[:3].tolist() == found.indices.tolist()  # nested
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_dot_form(known):
+    x, new, weights = draw(11)
+    x, new = x / np.linalg.norm(x, axis=1, keepdims=True), new / np.linalg.norm(new, axis=1, keepdims=True)
+    after = reference.energy(x, new, 2.0, similarity="dot") if known else 0.5 * (x**2).sum(1)  # <x, xi> about 0
+    candidates = pool(x, beta=2.0, new=new if known else None, weights=torch.from_numpy(weights), similarity="dot")
+    a = affinities(x, 2.0, after, 1 / 3, "dot")
+    assert GreedyGain().select(candidates, 4).tolist() == literal_greedy(a, 4, weights, 2.0)
+
+
+@pytest.mark.parametrize("objective", ["tail", "blend"])
+@pytest.mark.parametrize("known", [False, True])
+def test_tail_counts_the_tenth_that_is_most_at_risk(objective, known):
+    x, new, _ = draw(5, n=20)
+    candidates = pool(x, new=new if known else None)
+    own = candidates.energies.numpy()
+    after = reference.energy(x, new, 0.6) if known else unknown(x)
+    worst = np.argsort(-(after - own if known else own))[:2]
+    weights = np.zeros(20) if objective == "tail" else np.full(20, 0.5)
+    weights[worst] += (1.0 if objective == "tail" else 0.5) * 20 / 2
+    a = affinities(x, 0.6, after, 1 / 3)
+    assert GreedyGain(objective=objective).select(candidates, 4).tolist() == literal_greedy(a, 4, weights, 0.6)
+
+
+def test_the_streamed_choice_is_that_of_the_matrix(monkeypatch):
+    x, new, _ = draw(2, n=40)
+    for candidates in (pool(x), pool(x, new=new)):
+        whole = GreedyGain().select(candidates, 10)
+        with monkeypatch.context() as patch:
+            patch.setattr(greedy_gain, "_MATRIX", 0)
+            assert torch.equal(GreedyGain().select(candidates, 10), whole)
+
+
+def test_affinities_beyond_float64_are_streamed():
+    x, new, _ = draw(2, n=12)
+    found = GreedyGain().selection(pool(100 * x, new=100 * new), 4)
+    assert len(found.indices.unique()) == 4
+    assert math.isfinite(found.value)
+
+
+def test_fewer_targets_than_samples(monkeypatch):
+    x, _, _ = draw(7, n=30)
+    monkeypatch.setattr(greedy_gain, "_TARGETS", 10)
+    a = affinities(x, 0.6, unknown(x), 1 / 3)[::3]
+    assert GreedyGain().select(pool(x), 5).tolist() == literal_greedy(a, 5, np.ones(10), 0.6)
+
+
+def test_equal_gains_go_to_the_smaller_id_in_any_order():
+    x = np.repeat([[0.0], [4.0], [9.0]], 4, axis=0)
+    ids = torch.from_numpy(np.random.default_rng(0).permutation(12))
+    picks = []
+    for order in (
+        torch.arange(12),
+        torch.arange(12).flip(0),
+        torch.from_numpy(np.random.default_rng(1).permutation(12)),
+    ):
+        candidates = pool(x[order.numpy()], ids=ids[order])
+        picks.append(candidates.ids[GreedyGain().select(candidates, 3)].tolist())
+    assert picks[0] == picks[1] == picks[2]
+    assert set(picks[0]) == {int(ids[i : i + 4].min()) for i in (0, 4, 8)}
+
+
+def test_nothing_to_choose_from():
+    assert GreedyGain().select(pool(np.ones((1, 2)), places=4), 1).tolist() == [0]
+    assert GreedyGain().select(pool(np.ones((5, 2))), 2).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"objective": "worst"}, 'objective must be "mean", "tail" or "blend", got \'worst\''),
+        ({"oversample": 0}, "oversample must be a whole number >= 1, got 0"),
+        ({"oversample": 2.5}, "oversample must be a whole number >= 1, got 2.5"),
+        ({"replay_ratio": 0.0}, "replay_share must lie strictly between 0 and 1, got 0.0"),
+        ({"replay_ratio": 1.0}, "replay_share must lie strictly between 0 and 1, got 1.0"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        GreedyGain(**arguments)

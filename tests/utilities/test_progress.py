@@ -1,0 +1,45 @@
+"""Bars are shown where somebody asks for them and a terminal is there, and change nothing of what is iterated."""
+
+import sys
+
+from hopfield_replay.utilities.progress import show_progress, track
+
+
+class Terminal:
+    """A standard error that is a terminal."""
+
+    encoding = "utf-8"
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+    def isatty(self):
+        return True
+
+
+def test_only_where_it_is_asked_for(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert list(track(range(3), "Counting")) == [0, 1, 2]
+    with show_progress(False):
+        assert list(track(range(3), "Counting")) == [0, 1, 2]
+    assert terminal.text == ""
+    with show_progress():
+        assert list(track(iter(range(3)), "Counting", 3)) == [0, 1, 2]
+    assert "Counting" in terminal.text
+    assert "/3" in terminal.text
+    shown = terminal.text
+    assert list(track(range(3), "Counting")) == [0, 1, 2]
+    assert terminal.text == shown
+
+
+def test_no_terminal_no_bar(capsys):
+    with show_progress():
+        assert list(track(range(3), "Counting")) == [0, 1, 2]
+    assert capsys.readouterr().err == ""
