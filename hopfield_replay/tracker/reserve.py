@@ -12,7 +12,7 @@ from hopfield_replay.utilities.distributed import gather_objects, gather_rows, w
 from hopfield_replay.utilities.nested import rows, take
 from hopfield_replay.utilities.states import DAMAGE, check_mapping
 
-_PLACE = 1 << 38  # places of samples without a position begin here: task << 40 | held out << 39 | this | 38 bits
+PLACE = 1 << 38  # places of samples without a position begin here: task << 40 | held out << 39 | this | 38 bits
 _CHUNK = 256  # samples that are read at a time
 
 
@@ -61,7 +61,7 @@ class Reserve:
         Raises:
             ValueError, TypeError: samples of another form than those before.
         """
-        self._join(batch, _PLACE | (numbers >> 25), torch.ones_like(numbers))
+        self._join(batch, PLACE | (numbers >> 25), torch.ones_like(numbers))
 
     def _join(self, batch: Any, places: Tensor, counts: Tensor) -> None:
         new, index = places.unique(return_inverse=True)
@@ -103,8 +103,7 @@ class Reserve:
 
     def merge(self) -> None:
         """Under torch.distributed: every process's samples, in every process."""
-        rank, size = world()
-        if size == 1:
+        if world()[1] == 1:
             return
         places, counts = gather_rows(self.places), gather_rows(self.counts)
         sizes = gather_objects(len(self))
@@ -156,4 +155,4 @@ class Reserve:
         self.whole = whole and len(kept) == len(places)
 
 
-__all__ = ["Reserve"]
+__all__ = ["PLACE", "Reserve"]

@@ -26,17 +26,17 @@ _ENDLESS = 10  # a sampler without a length that draws more than so many times t
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
+class Positions:
     """The positions that a loader draws from.
 
     Attributes:
-        positions: (n,) int64, distinct and ascending.
+        values: (n,) int64, distinct and ascending.
         masses: (n,) float64, how often each is drawn, relative to the others; None: equally often.
         certain: every one of them is drawn in every epoch. Otherwise which ones are is known only from the batches.
         share: of the positions that an epoch draws, in (0, 1]; 0.0: it draws with replacement.
     """
 
-    positions: Tensor
+    values: Tensor
     masses: Tensor | None = None
     certain: bool = True
     share: float = 1.0
@@ -45,19 +45,19 @@ class Drawn:
         """How many positions are expected never to be drawn, after so many draws.
 
         Example:
-            >>> Drawn(torch.arange(100), certain=False, share=0.9).missed(180)  # two epochs that leave out a tenth
+            >>> Positions(torch.arange(100), certain=False, share=0.9).missed(180)  # two epochs that leave out a tenth
             1.0
         """
-        count = len(self.positions)
+        count = len(self.values)
         if self.certain:
             return 0.0
         if self.share:
-            return round(count * (1.0 - self.share) ** (draws / (self.share * count)), 9)
+            return float(round(count * (1.0 - self.share) ** (draws / (self.share * count)), 9))
         masses = torch.ones(count, dtype=torch.float64) if self.masses is None else self.masses
         return float(torch.exp(-draws * masses / masses.sum()).sum())
 
 
-def drawn(loader: Any, limit: int | None = None) -> Drawn | None:
+def loader_positions(loader: Any, limit: int | None = None) -> Positions | None:
     """What a loader draws from; under torch.distributed what the loaders of all processes draw together.
 
     Its sampler is asked twice, as a copy and with other random numbers: what differs between two epochs is not certain.
@@ -76,10 +76,10 @@ def drawn(loader: Any, limit: int | None = None) -> Drawn | None:
     Example:
         >>> from torch.utils.data import SubsetRandomSampler, TensorDataset
         >>> data = TensorDataset(torch.arange(9.0)[:, None])
-        >>> found = drawn(DataLoader(data, 2, sampler=SubsetRandomSampler([7, 3, 5])))
-        >>> found.positions, found.certain
+        >>> found = loader_positions(DataLoader(data, 2, sampler=SubsetRandomSampler([7, 3, 5])))
+        >>> found.values, found.certain
         (tensor([3, 5, 7]), True)
-        >>> drawn(DataLoader(data, 2, sampler=WeightedRandomSampler([0.0, 1.0, 3.0], 5))).masses
+        >>> loader_positions(DataLoader(data, 2, sampler=WeightedRandomSampler([0.0, 1.0, 3.0], 5))).masses
         tensor([1., 3.], dtype=torch.float64)
     """
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
@@ -101,15 +101,15 @@ def drawn(loader: Any, limit: int | None = None) -> Drawn | None:
     (positions, counts), (others, other_counts) = (whole.unique(return_counts=True) for whole in wholes)
     if not torch.equal(positions, others):  # another part in each epoch
         support = _support(loader)
-        return None if support is None else Drawn(support, None, False, len(positions) / max(1, len(support)))
+        return None if support is None else Positions(support, None, False, len(positions) / max(1, len(support)))
     if limit is not None and any(gather_objects(limit < len(first.ends))):
         part = sum(gather_objects(len(first.cut(limit).indices))) / max(1, len(positions))
-        return Drawn(positions, None, False, min(1.0, part))
+        return Positions(positions, None, False, min(1.0, part))
     repeated = bool((counts != counts[:1]).any()) and torch.equal(counts, other_counts)
     # a distributed sampler repeats samples only to give every process as many
     if repeated and world()[1] == 1 and not isinstance(_inner(loader), DistributedSampler):
-        return Drawn(positions, counts.to(torch.float64))
-    return Drawn(positions)
+        return Positions(positions, counts.to(torch.float64))
+    return Positions(positions)
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _list(sampler: Iterable[Any], batches: int | None, most: int | None) -> _Pas
     return _Pass(indices, ends)
 
 
-def _with_replacement(loader: DataLoader[Any]) -> Drawn | None:
+def _with_replacement(loader: DataLoader[Any]) -> Positions | None:
     """What torch's own samplers draw from, where they draw with replacement; None for all others."""
     sampler = _inner(loader)
     if type(loader.batch_sampler) is not BatchSampler:
@@ -188,9 +188,9 @@ def _with_replacement(loader: DataLoader[Any]) -> Drawn | None:
         weights = torch.as_tensor(sampler.weights, dtype=torch.float64)
         positions = weights.nonzero().flatten()
         masses = weights[positions]
-        return Drawn(positions, None if bool((masses == masses[:1]).all()) else masses, False, 0.0)
+        return Positions(positions, None if bool((masses == masses[:1]).all()) else masses, False, 0.0)
     if isinstance(sampler, RandomSampler) and sampler.replacement:
-        return Drawn(torch.arange(len(sampler.data_source)), None, False, 0.0)
+        return Positions(torch.arange(len(sampler.data_source)), None, False, 0.0)
     return None
 
 
@@ -198,13 +198,15 @@ def _support(loader: DataLoader[Any]) -> Tensor | None:
     """All positions that could be drawn: those of the sampler below the batches, or of the whole data set."""
     size = _length(loader.dataset)
     if isinstance(loader.batch_sampler, BatchSampler):  # a tail that is dropped, another one in every epoch
-        own, sets = _copy(loader.batch_sampler.sampler, loader.dataset), []
+        own = _copy(loader.batch_sampler.sampler, loader.dataset)
+        sets: list[Tensor] = []
         for number in range(2):
             if number:
                 _next_epoch(own)
             with OwnRandomness(number):
                 listed = _list(([i] for i in own), None, None if size is None else _ENDLESS * size)
-            sets.append(gather_rows(torch.tensor([] if listed is None else listed.indices, dtype=torch.int64)).unique())
+            part = torch.tensor([] if listed is None else listed.indices, dtype=torch.int64)
+            sets.append(gather_rows(part).unique())  # type: ignore[no-untyped-call]
         if torch.equal(*sets):
             return sets[0]
     return None if size is None else torch.arange(size)
@@ -221,7 +223,9 @@ def _samplers(sampler: Any) -> list[Any]:
     found = [sampler]
     for one in found:
         for value in getattr(one, "__dict__", {}).values():
-            inside = hasattr(value, "__iter__") and hasattr(value, "__dict__") and not isinstance(value, Dataset | Tensor)
+            inside = (
+                hasattr(value, "__iter__") and hasattr(value, "__dict__") and not isinstance(value, Dataset | Tensor)
+            )
             if inside and not any(value is known for known in found):
                 found.append(value)
     return found
@@ -250,4 +254,4 @@ def _length(value: Any) -> int | None:
     return found if math.isfinite(found) else None
 
 
-__all__ = ["Drawn", "drawn"]
+__all__ = ["Positions", "loader_positions"]
