@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from hopfield_replay.utilities.nested import as_mapping, is_record, without_subclass
 
 Column = str | int | Callable[[Any], Any]
 
@@ -93,7 +95,7 @@ class Columns:
             ValueError: there are none, or several things that they could be; a name or an index that is not there.
             TypeError: what was asked for is no floating tensor with a row for each sample.
         """
-        return _plain(self._samples(batch))
+        return without_subclass(self._samples(batch))
 
     def inputs_of(self, batch: Any) -> Tensor:
         """The samples as they stand in the batch, for an encoder: what a function computes of them is passed over."""
@@ -106,7 +108,7 @@ class Columns:
             ValueError, TypeError: as :meth:`samples_of`; a condition of another length.
         """
         samples = self._samples(batch)
-        return _plain(samples), self._condition(batch, samples)
+        return without_subclass(samples), self._condition(batch, samples)
 
     def labels_of(self, batch: Any, count: int) -> Tensor | None:
         """The labels (count,), int64 on the CPU; None if there are none.
@@ -122,20 +124,19 @@ class Columns:
         found = self._labels(batch, count)
         return None if found is None else _whole(found, count)
 
-    def describe(self, batch: Any, extent: tuple[float, float] | None = None) -> str:
+    def describe(self, batch: Any, extent: str = "") -> str:
         """What is taken of batches like this one, in a line.
 
         Args:
             batch: as the model gets it.
-            extent: least and greatest value of all samples.
+            extent: what to say after the shape of the samples.
         """
         samples = self._samples(batch)
-        shape = "x".join(map(str, samples.shape[1:])) or "scalar"
-        extents = "" if extent is None else f" in [{extent[0]:.3g}, {extent[1]:.3g}]"
+        shape = "x".join(map(str, samples.shape[1:]))
         labels = self._labels(batch, len(samples))
         condition = self._condition(batch, samples)
         return (
-            f"samples: {_where(self.samples, samples, batch)}, {shape}{extents}; "
+            f"samples: {_where(self.samples, samples, batch)}, {shape}{extent}; "
             f"labels: {'none' if labels is None else _where(self.labels, labels.value, batch)}; "
             f"condition: {_what(self.condition, condition, batch)}"
         )
@@ -184,11 +185,6 @@ class Columns:
                     f"the labels could be {named[0].path} or {leaf.path}. Say which: labels=name, or labels=False."
                 )
         return named[0] if named else None
-
-
-def _plain(value: Tensor) -> Tensor:
-    """The tensor itself, without what a subclass (such as MONAI's MetaTensor) adds."""
-    return value if type(value) is Tensor else torch.Tensor.as_subclass(value, Tensor)
 
 
 def _by_rule(batch: Any) -> Tensor:
@@ -260,9 +256,9 @@ def _leaves(tree: Any, path: str = "batch", name: str | None = None) -> Iterator
     if isinstance(tree, Mapping):
         for key, item in tree.items():
             yield from _leaves(item, f"{path}[{key!r}]", str(key).lower())
-    elif hasattr(tree, "_fields") or (is_dataclass(tree) and not isinstance(tree, type)):
-        for key in _fields(tree):
-            yield from _leaves(getattr(tree, key), f"{path}.{key}", key.lower())
+    elif (named := _named(tree)) is not None:
+        for key, item in named.items():
+            yield from _leaves(item, f"{path}.{key}", key.lower())
     elif isinstance(tree, list | tuple) and any(isinstance(item, Tensor | Mapping | list | tuple) for item in tree):
         for index, item in enumerate(tree):
             yield from _leaves(item, f"{path}[{index}]", name)
@@ -270,18 +266,20 @@ def _leaves(tree: Any, path: str = "batch", name: str | None = None) -> Iterator
         yield _Leaf(path, name, tree)
 
 
-def _fields(tree: Any) -> tuple[str, ...]:
-    return tuple(tree._fields) if hasattr(tree, "_fields") else tuple(field.name for field in fields(tree))
+def _named(tree: Any) -> dict[str, Any] | None:
+    """The parts of a named tuple or a dataclass by name; None of anything else."""
+    if is_record(tree):
+        return as_mapping(tree)
+    return dict(tree._asdict()) if isinstance(tree, tuple) and hasattr(tree, "_asdict") else None
 
 
 def _pick(batch: Any, column: Column, what: str) -> Any:
     if callable(column):
         return column(batch)
     if isinstance(column, str):
-        if isinstance(batch, Mapping) and column in batch:
-            return batch[column]
-        if column in (_fields(batch) if hasattr(batch, "_fields") or is_dataclass(batch) else ()):
-            return getattr(batch, column)
+        named = batch if isinstance(batch, Mapping) else _named(batch) or {}
+        if column in named:
+            return named[column]
     elif isinstance(batch, list | tuple) and -len(batch) <= column < len(batch):
         return batch[column]
     held = ", ".join(leaf.path for leaf in _leaves(batch))
@@ -292,8 +290,7 @@ def _without(tree: Any, part: Any) -> Any:
     """A nesting without one of its leaves, found by identity; None if nothing is left."""
     if tree is part:
         return None
-    if hasattr(tree, "_fields") or (is_dataclass(tree) and not isinstance(tree, type)):
-        tree = {key: getattr(tree, key) for key in _fields(tree)}
+    tree = tree if (named := _named(tree)) is None else named
     if isinstance(tree, Mapping):
         left = {key: _without(item, part) for key, item in tree.items()}
         return {key: item for key, item in left.items() if item is not None or tree[key] is None} or None

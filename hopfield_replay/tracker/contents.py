@@ -2,11 +2,12 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from hopfield_replay.utilities.nested import as_mapping, is_record, without_subclass
 
 
 def contents(batch: Any, count: int) -> Tensor:
@@ -29,7 +30,7 @@ def contents(batch: Any, count: int) -> Tensor:
         rows: Any = leaf
         if isinstance(leaf, Tensor):
             name += f" {leaf.dtype} {tuple(leaf.shape[1:])}"
-            plain = leaf.detach().as_subclass(Tensor).cpu().contiguous()
+            plain = without_subclass(leaf.detach()).cpu().contiguous()
             rows = plain.reshape(count, -1).view(torch.uint8).numpy() if plain.numel() else [b""] * count
         label = name.encode()
         for digest, row in zip(digests, rows, strict=True):
@@ -46,9 +47,8 @@ def _columns(tree: Any, count: int, name: str) -> Iterator[tuple[str, Tensor | l
     elif isinstance(tree, Mapping):
         for key in sorted(tree, key=str):
             yield from _columns(tree[key], count, f"{name}.{key}")
-    elif is_dataclass(tree) and not isinstance(tree, type):
-        for field in sorted(fields(tree), key=lambda field: field.name):
-            yield from _columns(getattr(tree, field.name), count, f"{name}.{field.name}")
+    elif is_record(tree):
+        yield from _columns(as_mapping(tree), count, name)
     elif isinstance(tree, list | tuple):
         if len(tree) == count and tree and all(isinstance(item, str) for item in tree):
             yield name, tree

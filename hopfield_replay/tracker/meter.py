@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.denoisers import Denoiser
-from hopfield_replay.encoders import split_batch
+from hopfield_replay.encoders import Column, Columns
 from hopfield_replay.functional import elbo_weights, reconstruction_error
 from hopfield_replay.functional._diffusion_arguments import check_samples, windows
 from hopfield_replay.functional._diffusion_arguments import take as part_of
@@ -62,7 +62,8 @@ class ErrorMeter:
         timesteps: where it is measured; None: 10, 20, 30, 40 and 50 % of the denoiser's range.
         noise_seed: the same before and after.
         prepare: what happens to a batch on its way to the model.
-        samples: maps a prepared batch to what the model denoises; None: the batch's first floating tensor.
+        samples: what in a prepared batch the model denoises, as a name, an index or a function; or where all is in a
+            batch (:class:`~hopfield_replay.encoders.Columns`); None: by its rules.
         draws: noise draws at each timestep, >= 1.
 
     Raises:
@@ -75,7 +76,7 @@ class ErrorMeter:
         timesteps: Sequence[float] | None,
         noise_seed: int,
         prepare: Callable[[Any], Any],
-        samples: Callable[[Any], Tensor] | None = None,
+        samples: Column | Columns | None = None,
         draws: int = 1,
     ) -> None:
         if timesteps is None:
@@ -88,7 +89,7 @@ class ErrorMeter:
         self.draws = draws
         self.chunk_size = 128  # samples that go through the model at a time; halved where the device has no memory
         self._prepare = prepare
-        self._samples = samples
+        self._columns = samples if isinstance(samples, Columns) else Columns(samples)
 
     def of_batch(self, batch: Any, ids: Tensor) -> tuple[Tensor, int]:
         """Errors (n, timesteps) float64 on the CPU, and the number of elements of a sample."""
@@ -132,12 +133,7 @@ class ErrorMeter:
 
     def _ready(self, batch: Any) -> tuple[Tensor, Any]:
         """What the model denoises of a batch, on its device, and the condition."""
-        ready = self._prepare(batch)
-        x, condition = split_batch(ready)
-        if self._samples is not None:
-            with torch.no_grad():
-                x = self._samples(ready)
-        return x, condition
+        return self._columns.split(self._prepare(batch))
 
     def of_probes(self, batch: Any, ids: Tensor) -> tuple[Tensor, int]:
         """As :meth:`of_batch`, of samples that every rank holds; each measures its share of them."""

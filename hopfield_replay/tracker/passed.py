@@ -45,6 +45,7 @@ class Passed:
         self._numbers = torch.empty(0, dtype=torch.int64)
         self._seen = torch.empty(0, dtype=torch.bool)
         self._restored: Tensor | None = None
+        self._all = False
 
     @property
     def expects(self) -> bool:
@@ -59,7 +60,7 @@ class Passed:
             numbers: (n,) of their contents.
         """
         order = numbers.argsort(stable=True)
-        seen = torch.zeros(len(numbers), dtype=torch.bool)
+        seen = torch.full((len(numbers),), self._all)
         if self._restored is not None:  # a resumed task: what had passed, by position
             seen = torch.isin(positions, self._restored)
         self._positions, self._numbers, self._seen = positions[order], numbers[order], seen[order]
@@ -94,14 +95,21 @@ class Passed:
         return self._positions[seen].sort().values
 
     def merge(self) -> None:
-        """Under torch.distributed: what every process has seen, in every process."""
+        """Under torch.distributed: hold what every process has seen in every process."""
         self.reserve.merge()
         self.batches = max(gather_objects(self.batches))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that is needed to go on with the task: tensors and plain Python only."""
         seen = self.positions() if self.expects else self._restored
-        return {"batches": self.batches, "positions": seen, "reserve": self.reserve.state_dict()}
+        if seen is not None and len(seen) == len(self._seen):
+            seen = None  # all of them, and nothing has to be remembered
+        return {
+            "batches": self.batches,
+            "all": self.expects and seen is None,
+            "positions": seen,
+            "reserve": self.reserve.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state; positions are recognised once they are expected.
@@ -114,11 +122,11 @@ class Passed:
             positions = None if state["positions"] is None else state["positions"].cpu()
             if positions is not None and (positions.dtype != torch.int64 or positions.ndim != 1):
                 raise ValueError(f"positions are {positions.dtype} of shape {tuple(positions.shape)}")
-            reserve = state["reserve"]
+            reserve, everything = state["reserve"], bool(state["all"])
         except DAMAGE as error:
             raise ValueError(f"The state of what has passed is damaged: {error!r}.") from error
         self.reserve.load_state_dict(reserve)
-        self.batches, self._restored = batches, positions
+        self.batches, self._restored, self._all = batches, positions, everything
 
 
 __all__ = ["Passed"]

@@ -34,12 +34,14 @@ class Positions:
         masses: (n,) float64, how often each is drawn, relative to the others; None: equally often.
         certain: every one of them is drawn in every epoch. Otherwise which ones are is known only from the batches.
         share: of the positions that an epoch draws, in (0, 1]; 0.0: it draws with replacement.
+        guessed: not even which positions may be drawn is known; those of the whole data set stand here.
     """
 
     values: Tensor
     masses: Tensor | None = None
     certain: bool = True
     share: float = 1.0
+    guessed: bool = False
 
     def missed(self, draws: float) -> float:
         """How many positions are expected never to be drawn, after so many draws.
@@ -84,6 +86,8 @@ def loader_positions(loader: Any, limit: int | None = None) -> Positions | None:
     """
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return None
+    if limit == 0:
+        return Positions(torch.arange(0))
     with together("listing what the sampler draws"):
         passes = _two_passes(loader)
     if not all(gather_objects(passes is not None)):
@@ -100,8 +104,10 @@ def loader_positions(loader: Any, limit: int | None = None) -> Positions | None:
     wholes = [gather_rows(torch.tensor(one.indices, dtype=torch.int64)) for one in (first, second)]
     (positions, counts), (others, other_counts) = (whole.unique(return_counts=True) for whole in wholes)
     if not torch.equal(positions, others):  # another part in each epoch
-        support = _support(loader)
-        return None if support is None else Positions(support, None, False, len(positions) / max(1, len(support)))
+        support, guessed = _support(loader)
+        if support is None:
+            return None
+        return Positions(support, None, False, len(positions) / max(1, len(support)), guessed)
     if limit is not None and any(gather_objects(limit < len(first.ends))):
         part = sum(gather_objects(len(first.cut(limit).indices))) / max(1, len(positions))
         return Positions(positions, None, False, min(1.0, part))
@@ -194,8 +200,8 @@ def _with_replacement(loader: DataLoader[Any]) -> Positions | None:
     return None
 
 
-def _support(loader: DataLoader[Any]) -> Tensor | None:
-    """All positions that could be drawn: those of the sampler below the batches, or of the whole data set."""
+def _support(loader: DataLoader[Any]) -> tuple[Tensor | None, bool]:
+    """All positions that could be drawn: those of the sampler below the batches, or, a guess, of the whole data set."""
     size = _length(loader.dataset)
     if isinstance(loader.batch_sampler, BatchSampler):  # a tail that is dropped, another one in every epoch
         own = _copy(loader.batch_sampler.sampler, loader.dataset)
@@ -206,10 +212,10 @@ def _support(loader: DataLoader[Any]) -> Tensor | None:
             with OwnRandomness(number):
                 listed = _list(([i] for i in own), None, None if size is None else _ENDLESS * size)
             part = torch.tensor([] if listed is None else listed.indices, dtype=torch.int64)
-            sets.append(gather_rows(part).unique())  # type: ignore[no-untyped-call]
+            sets.append(gather_rows(part).unique())
         if torch.equal(*sets):
-            return sets[0]
-    return None if size is None else torch.arange(size)
+            return sets[0], False
+    return None if size is None else torch.arange(size), True
 
 
 def _next_epoch(sampler: Any) -> None:

@@ -102,33 +102,33 @@ class Reserve:
             yield part, self.get(part)
 
     def merge(self) -> None:
-        """Under torch.distributed: every process's samples, in every process."""
-        if world()[1] == 1:
+        """Under torch.distributed: hold every process's samples in every process; counts stay those of this one."""
+        if world()[1] == 1 or not any(gather_objects(len(self))):
             return
-        places, counts = gather_rows(self.places), gather_rows(self.counts)
-        sizes = gather_objects(len(self))
-        whole = all(gather_objects(self.whole))
-        most = places.unique()[: self.capacity]
+        self.whole = all(gather_objects(self.whole))
+        every = gather_rows(self.places).unique()
+        self.whole &= len(every) <= self.capacity
+        most = every[: self.capacity]
         mine = self.places[torch.isin(self.places, most)]
-        samples = gather_objects(self.get(mine) if len(mine) else None)
-        merged = Reserve(self.capacity)
-        merged._store = self._store
-        self._store.refill(None)
-        start = 0
-        for one, length in enumerate(sizes):
-            theirs, often = places[start : start + length], counts[start : start + length]
-            start += length
-            stays = torch.isin(theirs, most)
-            if bool(stays.any()):
-                merged._join(samples[one], theirs[stays], often[stays])
-        self.places, self.counts, self._slots = merged.places, merged.counts, merged._slots
-        self.whole = whole and len(places.unique()) <= self.capacity
+        found = gather_objects((mine, self.get(mine) if len(mine) else None))
+        for places, samples in found:
+            missing = (~torch.isin(places, self.places)).nonzero().flatten()
+            if len(missing):
+                self._join(take(samples, missing), places[missing], torch.zeros_like(missing))
+
+    @property
+    def totals(self) -> Tensor:
+        """(n,) int64, how often each passed in all processes together; after :meth:`merge`."""
+        if world()[1] == 1:
+            return self.counts
+        return gather_rows(self.counts).view(-1, len(self)).sum(0) if any(gather_objects(len(self))) else self.counts
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that is needed to go on: tensors and plain Python only."""
+        """Everything that is needed to go on, from all processes: tensors and plain Python only."""
+        self.merge()
         return {
             "places": self.places,
-            "counts": self.counts,
+            "counts": self.totals,
             "whole": self.whole,
             "samples": self._store.get(self._slots) if len(self) else None,
         }
@@ -151,7 +151,8 @@ class Reserve:
             raise ValueError(f"The state of what has passed is damaged: {error!r}.") from error
         kept = torch.arange(len(places))[: self.capacity]
         self._store.refill(take(samples, kept) if len(kept) else None)
-        self.places, self.counts, self._slots = places[kept], counts[kept].clone(), kept
+        counts = counts[kept].clone() if world()[0] == 0 else torch.zeros_like(kept)  # they are of all processes
+        self.places, self.counts, self._slots = places[kept], counts, kept
         self.whole = whole and len(kept) == len(places)
 
 

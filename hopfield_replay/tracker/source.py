@@ -16,7 +16,7 @@ from hopfield_replay.tracker.positions import Positions, loader_positions
 from hopfield_replay.tracker.reserve import PLACE
 from hopfield_replay.utilities.checks import check_integer, check_loader
 from hopfield_replay.utilities.distributed import gather_objects, together, world
-from hopfield_replay.utilities.nested import concatenate, identity, rows, take
+from hopfield_replay.utilities.nested import concatenate, identity, map_leaves, rows, shaped_like, take
 from hopfield_replay.utilities.randomness import OwnRandomness
 
 _FEW = 8  # samples that are looked at to tell whether data is random, or has changed
@@ -94,6 +94,16 @@ class TaskSource:
         self.total = total
         self.watched = watched
         self._passed = Passed(reserve, scratch)
+        self._form: Any = None
+
+    def ready(self, batch: Any) -> Any:
+        """A batch as the model gets it; one that was kept as plain Python is put into the loader's containers first."""
+        return self.prepare(batch if self._form is None else shaped_like(self._form, batch))
+
+    def note_form(self, batch: Any) -> None:
+        """Remember the containers of the loader's batches."""
+        if self._form is None:
+            self._form = map_leaves(lambda _, leaf: leaf[:0], batch)
 
     @cached_property
     def positions(self) -> Positions | None:
@@ -115,22 +125,30 @@ class TaskSource:
         values = self.positions.values
         chosen = values[torch.linspace(0, len(values) - 1, min(_FEW, len(values))).long()]
         with together("reading a few samples"):
-            reads = [_joined(self._read(chosen, seed)) for seed in (0, 1)]
+            reads = [self._whole(chosen, seed) for seed in (0, 1)]
             numbers = [contents(batch, len(chosen)) for batch in reads]
+        self.note_form(reads[0])
         random = any(gather_objects(not torch.equal(*numbers)))
         return Few(chosen, reads[0], numbers[0], random)
+
+    def some(self) -> Any:
+        """A few samples that are at hand: of the positions, or of what has passed; None if there are none yet."""
+        if self.few is not None:
+            return self.few.batch
+        reserve = self._passed.reserve
+        return reserve.get(reserve.places[:_FEW]) if len(reserve) else None
 
     @cached_property
     def ahead(self) -> bool:
         """Whether the samples can be read before they are trained on."""
-        positions, few = self.positions, self.few
-        if positions is None or few is None:
-            return positions is not None or not self.watched
-        if positions.certain or not self.watched:
+        positions = self.positions
+        if positions is None:
+            return not self.watched
+        if positions.certain or not self.watched or self.few is None:
             return True
         total = self.limit if self.total is None else self.total
         draws = float("inf") if total is None else total * self._batch_size() * world()[1]
-        if few.random:  # what passes cannot be recognised; then all that can be drawn counts, if nearly all of it is
+        if self.few.random:  # what passes cannot be recognised; then all that can be drawn counts, if nearly all of it is
             return positions.missed(draws) < 0.5
         return draws >= len(positions.values)
 
@@ -152,6 +170,7 @@ class TaskSource:
         Raises:
             ValueError, TypeError: samples of another form than those before.
         """
+        self.note_form(batch)
         if self.recognises or not self.ahead:
             self._passed.add(batch)
         else:
@@ -163,6 +182,7 @@ class TaskSource:
             for number, batch in enumerate(_own(self.loader, 0)):
                 if number == self.limit:
                     break
+                self.note_form(batch)
                 self._passed.add(batch)
 
     def trained(self) -> tuple[Tensor, Tensor | None]:
@@ -173,12 +193,15 @@ class TaskSource:
         Raises:
             ValueError: a stream of which nothing has passed.
         """
+        if self.positions is None and not self.watched and not self._passed.batches:
+            self.record()
         self._passed.merge()
         reserve = self._passed.reserve
         positions = None if self.positions is None or not self.ahead else self.positions
         if positions is None:
-            even = not len(reserve) or bool((reserve.counts == reserve.counts[:1]).all())
-            return reserve.places, None if even else reserve.counts.to(torch.float64)
+            counts = reserve.totals
+            even = bool((counts == counts[:1]).all())
+            return reserve.places, None if even else counts.to(torch.float64)
         values, masses = positions.values, positions.masses
         if self._passed.batches and self.recognises:
             stays = torch.isin(values, self._passed.positions())
@@ -204,10 +227,8 @@ class TaskSource:
             positions = self.positions.values
         share = positions[rank::size]
         inside = share[share < PLACE]
-        step = self._batch_size()
         if len(inside):
-            for part, batch in zip(inside.split(step), self._read(inside, 0), strict=True):
-                yield part, batch
+            yield from self._read(inside, 0)
         yield from self._passed.reserve.batches(share[share >= PLACE])
 
     def fetch(self, positions: Tensor) -> Any:
@@ -216,7 +237,7 @@ class TaskSource:
             return self._fetch_stream(positions)
         inside = (positions < PLACE).nonzero().flatten()
         beside = (positions >= PLACE).nonzero().flatten()
-        parts = list(self._read(positions[inside], 0)) if len(inside) else []
+        parts = [self._whole(positions[inside], 0)] if len(inside) else []
         if len(beside):
             parts.append(self._passed.reserve.get(positions[beside]))
         return take(_joined(parts), torch.cat([inside, beside]).argsort()) if len(beside) else _joined(parts)
@@ -258,20 +279,21 @@ class TaskSource:
     def _batch_size(self) -> int:
         return getattr(self.loader, "batch_size", None) or 64
 
-    def _read(self, positions: Tensor, seed: int) -> Iterator[Any]:
-        """Batches of the samples at these positions."""
+    def _read(self, positions: Tensor, seed: int) -> Iterator[tuple[Tensor, Any]]:
+        """Yield ``(positions, batch)`` of the samples at these positions, in this order."""
+        step = self._batch_size()
         if isinstance(self.loader, DataLoader):
-            return _own(_like(self.loader, positions, self._batch_size(), seed), seed)
-        return self._read_list(positions)
-
-    def _read_list(self, positions: Tensor) -> Iterator[Any]:
+            yield from zip(positions.split(step), _own(_like(self.loader, positions, step, seed), seed), strict=True)
+            return
         ends = torch.tensor(self._sizes).cumsum(0)
         loader: Any = self.loader
-        for part in positions.split(self._batch_size()):
-            number = torch.searchsorted(ends, part, right=True)
-            rows_of = part - torch.where(number > 0, ends[number - 1], 0)
-            pieces = [take(loader[int(i)], row[None]) for i, row in zip(number, rows_of, strict=True)]
-            yield _joined(pieces)
+        numbers = torch.searchsorted(ends, positions, right=True)
+        lengths = numbers.unique_consecutive(return_counts=True)[1].tolist()
+        for number, part in zip(numbers.unique_consecutive().tolist(), positions.split(lengths), strict=True):
+            yield part, take(loader[number], part - (ends[number] - self._sizes[number]))
+
+    def _whole(self, positions: Tensor, seed: int) -> Any:
+        return _joined(batch for _, batch in self._read(positions, seed))
 
 
 def _like(loader: DataLoader[Any], positions: Tensor, step: int, seed: int) -> DataLoader[Any]:

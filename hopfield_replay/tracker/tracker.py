@@ -10,16 +10,19 @@ from torch import Tensor, nn
 
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
 from hopfield_replay.denoisers import Denoiser
+from hopfield_replay.encoders import Column, Columns
 from hopfield_replay.functional import effective_patterns, energy, knn_distance
 from hopfield_replay.memory.settings import EnergySettings
 from hopfield_replay.policies import requirements
+from hopfield_replay.tracker.encoder_watch import EncoderWatch
 from hopfield_replay.tracker.meter import ErrorMeter
+from hopfield_replay.tracker.read_again import ReadAgain
 from hopfield_replay.tracker.record import BoundaryRecord, ProbeRecord, ProbeSet, history_from
 from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.tracker.table import forgetting_table, history_frame
-from hopfield_replay.tracker.task_reader import Followed, TaskData, TaskReader, fetch, sample_ids
+from hopfield_replay.tracker.task_reader import Followed, TaskData, TaskReader, sample_ids
 from hopfield_replay.utilities.checks import Similarity, check_integer
-from hopfield_replay.utilities.distributed import gather_objects
+from hopfield_replay.utilities.distributed import gather_objects, warn_once
 from hopfield_replay.utilities.interrupts import interrupts_wait
 from hopfield_replay.utilities.progress import track
 from hopfield_replay.utilities.states import DAMAGE, Migration, migrated
@@ -74,12 +77,15 @@ class ForgettingTracker:
             on the first task's patterns. Tracker and buffer share one beta.
         similarity: ``"distance"`` or ``"dot"``; None: the buffer's, or ``"distance"`` without a buffer.
         encoder: maps a prepared batch to vectors (n, d), the space of the energies: a function of the batch, or a
-            module (such as a diffusers autoencoder) of its samples; None: the first floating tensor of the batch,
-            flattened.
+            module (such as a diffusers autoencoder) of its samples; None: the samples themselves, flattened.
         probe_size: samples of each task that are followed, >= 1.
         timesteps: timesteps of the reconstruction error; None: 10, 20, 30, 40 and 50 % of the denoiser's range.
-        samples: maps a prepared batch to what the model denoises, where that is not the batch's first floating tensor
-            (e.g. ``LatentEncoder(vae).features`` for a latent model whose batches hold pixels).
+        samples: what the model denoises: a name or an index in the batch, or a function of the prepared batch (e.g.
+            ``LatentEncoder(vae).features`` for a latent model whose batches hold pixels); None: by the rules of
+            :class:`hopfield_replay.encoders.Columns`.
+        labels: a name, an index or a function of the batch as the loader yields it; None: by the rules; False: none.
+        condition: a name, an index or a function of the prepared batch; None: the batch without the samples; False:
+            none.
         draws: noise draws at each timestep, >= 1.
         model_energy: also record each probe's energy under the model (ELBO form) from the errors at the timesteps.
         followed_tasks: only the newest tasks' probes are measured, this many, so that the work at a boundary does not
@@ -118,7 +124,9 @@ class ForgettingTracker:
         encoder: Callable[[Any], Tensor] | nn.Module | None = None,
         probe_size: int = 512,
         timesteps: Sequence[int] | None = None,
-        samples: Callable[[Any], Tensor] | None = None,
+        samples: Column | None = None,
+        labels: Column | Literal[False] | None = None,
+        condition: Column | Literal[False] | None = None,
         draws: int = 1,
         model_energy: bool = False,
         followed_tasks: int | None = None,
@@ -141,10 +149,9 @@ class ForgettingTracker:
         else:
             buffer.settings.agree(beta, similarity, "the buffer", type(self).__name__)
         self.buffer = buffer
-        self._reader = TaskReader(encoder)
+        self._reader = TaskReader(encoder, Columns(samples, labels, condition), keeps=buffer is not None)
         self.probe_size = probe_size
         self.timesteps = None if timesteps is None else list(timesteps)
-        self.samples = samples
         self.draws = draws
         self.model_energy = model_energy
         self.followed_tasks = followed_tasks
@@ -154,6 +161,34 @@ class ForgettingTracker:
         self.open_task: int | None = None
         self._probes: list[ProbeSet] = []
         self._read_task: tuple[int, TaskData] | None = None
+        self._watch = EncoderWatch()
+        self._calibrates = (
+            False  # beta was calibrated on the task at hand, and is again if its data turns out otherwise
+        )
+        self._warned = False
+
+    @property
+    def columns(self) -> Columns:
+        """What in a batch is the sample, the label and the condition."""
+        return self._reader.columns
+
+    @property
+    def taken(self) -> str | None:
+        """What was taken of the batches, in a line; None before the first task was read."""
+        return self._reader.taken
+
+    @property
+    def problem(self) -> Exception | None:
+        """Why it cannot be told what the samples of a batch are, where only an encoder of one's own can read it."""
+        return self._reader.problem
+
+    def use_columns(self, columns: Columns) -> None:
+        """Take the samples, the labels and the condition elsewhere, from the next task on.
+
+        Args:
+            columns: where they are in a batch.
+        """
+        self._reader.use(columns)
 
     @property
     def settings(self) -> EnergySettings:
@@ -202,15 +237,44 @@ class ForgettingTracker:
         self._read_task = None  # a task that was begun and given up is no longer the one at hand
         if self.buffer is not None:
             self.buffer.check_place(self.next_task)
-        data = self._read(source)
-        beta = self.settings.calibrated(data.vectors)
+        if source.ahead and self._encoder_changed(source):
+            self._renew(source)
+        data = self._read(source) if source.ahead else None
+        self._calibrates |= self.settings.beta is None
+        beta = None if data is None else self.settings.calibrated(data.vectors)
         with interrupts_wait():
-            self.settings.beta = beta
+            self.settings.beta = beta or self.settings.beta
             if self.buffer is not None and self.open_task is None:
-                self.buffer.refine(data.vectors)
+                if data is not None and not (source.positions is not None and source.positions.guessed):
+                    self.buffer.refine(data.vectors, masses=data.masses)
                 self.buffer.drawn.clear()
-            self._read_task = (self.next_task, data)
+            self._read_task = None if data is None else (self.next_task, data)
             self.open_task = self.next_task
+            self._look(source)
+
+    def check_encoder(self, source: TaskSource) -> bool:
+        """Read the task at hand again if the encoder is no longer what it was when the task began.
+
+        To be called after the first training step: some modules rescale what they encode by the first batch.
+
+        Args:
+            source: as at :meth:`begin_task`.
+
+        Returns:
+            Whether it has changed.
+        """
+        if self._read_task is None or not self._encoder_changed(source):
+            return False
+        self._renew(source)
+        self._read_task = None
+        data = self._read(source)
+        with interrupts_wait():
+            if self._calibrates:
+                self.settings.beta = None
+                self.settings.beta = self.settings.calibrated(data.vectors)
+            self._read_task = (self.next_task, data)
+            self._look(source)
+        return True
 
     def end_task(
         self,
@@ -244,11 +308,16 @@ class ForgettingTracker:
         started = time.perf_counter()
         if replay_ratio is not None and not 0.0 <= replay_ratio < 1.0:
             raise ValueError(f"replay_ratio must lie in [0, 1), got {replay_ratio}.")
-        data = self._read(source)
+        changed = self._encoder_changed(source)
+        if changed:
+            self._renew(source)
+        data, as_begun = self._trained(source, changed)
+        if self._calibrates and not as_begun and beta is None:
+            self.settings.beta = None
         with self.settings.at(beta):
             used = self.settings.calibrated(data.vectors)
             mixture = self._mixture(data, replay_ratio)
-            meter = None if denoiser is None else self.meter(denoiser, source.prepare)
+            meter = None if denoiser is None else self.meter(denoiser, source.ready)
             measured = self._measure(data, mixture, used, source, probe_source, meter)
             with interrupts_wait():  # the buffer and the history belong together
                 return self._commit(source, data, measured, used, started, settle=beta is None)
@@ -304,7 +373,7 @@ class ForgettingTracker:
                 task=task,
                 ids=new.ids,
                 vectors=new.vectors,
-                batch=None if meter is None else new.batch,
+                batch=new.batch if meter is not None or self._watch.moves or self._reader.encodes else None,
                 density=_density(new, data),
                 stored=torch.isin(new.ids, mixture.ids[mixture.own :]),
                 energy=now,
@@ -317,7 +386,9 @@ class ForgettingTracker:
         )
         own = torch.arange(len(data.ids))
         few = own[:: max(1, len(own) // 512)]
-        n_eff = effective_patterns(data.vectors[few], data.vectors, beta, similarity=similarity, exclude=few)
+        n_eff = effective_patterns(
+            data.vectors[few], data.vectors, beta, masses=data.masses, similarity=similarity, exclude=few
+        )
         record = BoundaryRecord(
             task=task,
             beta=beta,
@@ -336,13 +407,16 @@ class ForgettingTracker:
                 raise ValueError(
                     "This buffer's policy needs the model's loss on every sample, but no denoiser is known."
                 )
-            batches = track(source.batches(), f"Losses of task {task}")
+            positions = data.ids - sample_ids(task, torch.zeros(1))
+            batches = track(source.batches(positions), f"Losses of task {task}")
             losses = meter.losses((at, batch, sample_ids(task, at)) for at, batch in batches)
         return _Measured(
             probes,
             record,
             kept_energies=energies(self.buffer.vectors, self.buffer.ids) if len(self.buffer) else None,
-            own_energies=energy(data.vectors, data.vectors, beta, similarity=similarity, exclude=own),
+            own_energies=energy(
+                data.vectors, data.vectors, beta, masses=data.masses, similarity=similarity, exclude=own
+            ),
             losses=losses,
         )
 
@@ -350,9 +424,10 @@ class ForgettingTracker:
         self, source: TaskSource, data: TaskData, measured: _Measured, beta: float, started: float, *, settle: bool
     ) -> BoundaryRecord:
         """Let the buffer choose, and remember what was measured: both or, if the buffer refuses, nothing."""
+        again = ReadAgain(self._reader, source, measured.record.task, data, beta, self.similarity)
         if self.buffer is not None:
             self.buffer.update(
-                lambda chosen: fetch(source, chosen),
+                again,
                 data.vectors,
                 ids=data.ids,
                 task=measured.record.task,
@@ -361,15 +436,21 @@ class ForgettingTracker:
                 losses=measured.losses,
                 observed=measured.kept_energies,
                 beta=beta,
+                weights=None if data.masses is None else data.masses * (len(data.masses) / data.masses.sum()),
             )
             self.buffer.drawn.clear()
         if settle:
             self.settings.beta = beta
+        self._calibrates = False
         record = replace(measured.record, seconds=time.perf_counter() - started)
         self._probes, self.open_task, self._read_task = measured.probes, None, None
         self.history.append(record)
         if self.history_size is not None:
             del self.history[: -self.history_size]
+        self._look(source)
+        if (warning := again.warning()) is not None and not self._warned:
+            self._warned = True
+            warn_once(warning)
         return record
 
     def meter(self, denoiser: Denoiser, prepare: Callable[[Any], Any]) -> ErrorMeter:
@@ -379,7 +460,7 @@ class ForgettingTracker:
             denoiser: the model.
             prepare: what happens to a batch on its way to it.
         """
-        return ErrorMeter(denoiser, self.timesteps, self.seed, prepare, self.samples, self.draws)
+        return ErrorMeter(denoiser, self.timesteps, self.seed, prepare, self.columns, self.draws)
 
     def _read(self, source: TaskSource) -> TaskData:
         """The samples of the task at hand, read once."""
@@ -389,18 +470,80 @@ class ForgettingTracker:
         dimension = self._probes[0].vectors.shape[1] if self._probes else None
         data = self._reader.read(task, source, dimension=dimension)
         if data.labels is None and self.buffer is not None and self.buffer.groups == "label":
-            raise ValueError('groups="label" needs a tensor of integers (n,) in every batch, and found none.')
+            self._refuse_without_labels()
         return data
+
+    def _trained(self, source: TaskSource, changed: bool) -> tuple[TaskData, bool]:
+        """The samples that were trained on, and whether they are all that was read when the task began."""
+        task = self.next_task
+        positions, masses = source.trained()
+        if not len(positions):
+            raise ValueError(
+                f"Nothing that was trained on in task {task} can be measured: no batch has passed, or its data set is "
+                "empty now."
+            )
+        begun = None
+        if self._read_task is not None and self._read_task[0] == task and not changed:
+            begun = self._read_task[1]
+            if torch.equal(begun.ids, sample_ids(task, positions)):
+                return begun, True
+        dimension = self._probes[0].vectors.shape[1] if self._probes else None
+        missing = positions
+        if begun is not None:
+            known = torch.isin(sample_ids(task, positions), begun.ids)
+            begun, missing = begun.at(torch.isin(begun.ids, sample_ids(task, positions))), positions[~known]
+        data = begun if begun is not None and len(begun.ids) else None
+        if len(missing):
+            rest = self._reader.read(task, source, missing, masses, dimension=dimension)
+            data = rest if data is None else data.join(rest)
+        assert data is not None  # there are positions, and all of them are known or missing
+        data = replace(data, masses=masses)
+        if data.labels is None and self.buffer is not None and self.buffer.groups == "label":
+            self._refuse_without_labels()
+        return data, False
+
+    def _refuse_without_labels(self) -> None:
+        raise ValueError(
+            'groups="label" needs a tensor of integers (n,) in every batch, and found none that is called label, '
+            "labels, y, target, class, class_label or cls, or is the second of a pair. Say where it is with labels=."
+        )
+
+    def _encoder_changed(self, source: TaskSource) -> bool:
+        if not self._watch.looked:
+            return False
+        source.some()  # the loader's containers are known then
+        return self._watch.changed(lambda batch: self._reader.encode(source, batch))
+
+    def _look(self, source: TaskSource) -> None:
+        few = source.some()
+        if few is not None:
+            self._watch.look(few, lambda batch: self._reader.encode(source, batch))
+
+    def _renew(self, source: TaskSource) -> None:
+        """Take all vectors that are held anew, with the encoder as it is now."""
+        warn_once(
+            f"The encoder is no longer what it was (seen in task {self.next_task}): the vectors of the task, of the "
+            "buffer and of the followed samples are taken anew. Energies from before the change are those of another "
+            "space, and rises across it compare the two; a frozen encoder has one."
+        )
+        probes = [
+            probe if probe.batch is None else replace(probe, vectors=self._reader.encode(source, probe.batch))
+            for probe in self._probes
+        ]
+        if self.buffer is not None:
+            self.buffer.renew(lambda samples: self._reader.encode(source, samples))
+        self._probes = probes
 
     def _mixture(self, data: TaskData, replay_ratio: float | None) -> _Mixture:
         own = len(data.ids)
         if self.buffer is None or not len(self.buffer):
-            return _Mixture(data.vectors, None, data.ids, own, 0.0)
+            return _Mixture(data.vectors, data.masses, data.ids, own, 0.0)
         if replay_ratio is None:
             replay_ratio = self.buffer.drawn.share(gather_objects)
         if not replay_ratio:
-            return _Mixture(data.vectors, None, data.ids, own, 0.0)
-        new = torch.full((own,), (1.0 - replay_ratio) / own, dtype=torch.float64)
+            return _Mixture(data.vectors, data.masses, data.ids, own, 0.0)
+        shares = torch.ones(own, dtype=torch.float64) if data.masses is None else data.masses
+        new = (1.0 - replay_ratio) * shares / shares.sum()
         replayed = self.buffer.vectors.to(data.vectors.dtype)
         return _Mixture(
             torch.cat([data.vectors, replayed]),
@@ -412,7 +555,8 @@ class ForgettingTracker:
 
     def table(self) -> str:
         """Mean intrinsic and reconstruction forgetting of every task after every task, as text."""
-        return forgetting_table(self.history)
+        table = forgetting_table(self.history)
+        return table if self.taken is None or not self.history else f"{table}\n{self.taken}"
 
     def history_frame(self, *, samples: bool = False) -> "pd.DataFrame":
         """The history as a tidy pandas DataFrame, see :func:`hopfield_replay.tracker.history_frame`.
@@ -434,6 +578,8 @@ class ForgettingTracker:
             "history": [record.to_dict() for record in self.history],
             "probes": [probe.to_dict() for probe in self._probes],
             "buffer": None if self.buffer is None else self.buffer.state_dict(),
+            "encoder": self._watch.state_dict(),
+            "calibrates": self._calibrates,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -453,13 +599,17 @@ class ForgettingTracker:
                 f"The state was written {'without' if state['buffer'] is None else 'with'} a buffer, but this run is "
                 f"{'without' if self.buffer is None else 'with'} one; resume with the same configuration."
             )
+        watch = EncoderWatch()
+        watch.load_state_dict(state.get("encoder"))
         if self.buffer is not None:
             self.buffer.load_state_dict(state["buffer"])
+        self._watch = watch
         if state["beta"] is not None:
             self.settings.beta = state["beta"]
         self.open_task = state["open_task"]
         self.history, self._probes = history, probes
         self._read_task = None
+        self._calibrates = bool(state.get("calibrates", False))
 
 
 def _positions(ids: Tensor, among: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
-"""Batches as any nesting of dicts, tuples and lists, whose leaves have one row for each sample.
+"""Batches as any nesting of dicts, tuples, lists and dataclasses, whose leaves have one row for each sample.
 
 A leaf is a tensor of shape (n, ...) or a list or tuple of n strings (captions; the default collate function of a
 DataLoader makes a tuple of them when a sample is a tuple).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -23,6 +24,26 @@ def _is_text(tree: Any) -> bool:
     return type(tree) in (list, tuple) and len(tree) > 0 and all(isinstance(item, str) for item in tree)
 
 
+def is_record(tree: Any) -> bool:
+    """Whether a part of a batch is a dataclass."""
+    return is_dataclass(tree) and not isinstance(tree, type)
+
+
+def as_mapping(tree: Any) -> dict[str, Any]:
+    """The fields of a dataclass by name, as they are."""
+    return {field.name: getattr(tree, field.name) for field in fields(tree)}
+
+
+def without_subclass(tensor: Tensor) -> Tensor:
+    """The tensor itself; of a subclass (such as MONAI's MetaTensor) its values alone, whose rows can be taken freely.
+
+    Example:
+        >>> without_subclass(torch.nn.Parameter(torch.ones(1), requires_grad=False)).__class__.__name__
+        'Tensor'
+    """
+    return tensor if type(tensor) is Tensor else torch.Tensor.as_subclass(tensor, Tensor)
+
+
 def leaves(tree: Any, path: str = "batch") -> Iterator[tuple[str, Leaf]]:
     """Yield ``(path, leaf)`` in a fixed order; a TypeError names what is not a tensor or a list of strings."""
     if isinstance(tree, Tensor) or _is_text(tree):
@@ -33,19 +54,26 @@ def leaves(tree: Any, path: str = "batch") -> Iterator[tuple[str, Leaf]]:
     elif isinstance(tree, tuple | list):
         for index, item in enumerate(tree):
             yield from leaves(item, f"{path}[{index}]")
+    elif is_record(tree):
+        for key, item in as_mapping(tree).items():
+            yield from leaves(item, f"{path}.{key}")
     else:
         raise TypeError(
             f"{path} is {type(tree).__name__}; a batch that is kept must be made of tensors and lists of strings "
-            "(in dicts, tuples and lists). Convert it in the dataset or drop it in the collate_fn."
+            "(in dicts, tuples, lists and dataclasses). Convert it in the dataset or drop it in the collate_fn."
         )
 
 
 def map_leaves(function: Callable[..., Any], tree: Any, *others: Any, path: str = "batch") -> Any:
     """Apply ``function(path, leaf, *other_leaves)``; ``others`` must have the structure of ``tree``.
 
-    The result has the containers of ``tree`` (mappings become dicts).
+    The result has the containers of ``tree`` (mappings become dicts). A dataclass among ``others`` may be a dict.
     """
+    if is_record(tree):
+        parts = [as_mapping(other) if is_record(other) else other for other in others]
+        return replace(tree, **map_leaves(function, as_mapping(tree), *parts, path=path))
     if isinstance(tree, Mapping):
+        others = tuple(as_mapping(other) if is_record(other) else other for other in others)
         for other in others:
             if not isinstance(other, Mapping) or set(other) != set(tree):
                 raise ValueError(f"{path} has keys {list(tree)}, but the other batch has {_describe(other)}.")
@@ -88,7 +116,8 @@ def rows(tree: Any) -> int:
     for path, leaf in found[1:]:
         if len(leaf) != len(first):
             raise ValueError(
-                f"{path} has {len(leaf)} rows, but {first_path} has {len(first)}; every leaf needs one row a sample."
+                f"{path} has {len(leaf)} rows, but {first_path} has {len(first)}; every leaf needs one row a sample. "
+                "Pad or drop the others in the collate_fn."
             )
     return len(first)
 
@@ -98,7 +127,7 @@ def take(tree: Any, index: Tensor) -> Any:
 
     def pick(_: str, leaf: Leaf) -> Leaf:
         if isinstance(leaf, Tensor):
-            return leaf[index.to(leaf.device)]
+            return without_subclass(leaf)[index.to(leaf.device)]
         return type(leaf)(leaf[i] for i in index.tolist())
 
     return map_leaves(pick, tree)
@@ -114,12 +143,31 @@ def concatenate(first: Any, second: Any) -> Any:
                     f"{path} cannot be joined: {_describe(a)} and {_describe(b)}. All tasks must yield samples of one "
                     "shape and dtype."
                 )
-            return torch.cat([a, b.to(a.device)])
+            return torch.cat([without_subclass(a), without_subclass(b).to(a.device)])
         if _is_text(a) and _is_text(b):
             return type(a)([*a, *b])
         raise ValueError(f"{path} is {_describe(a)} in one batch and {_describe(b)} in the other.")
 
     return map_leaves(join, first, second)
+
+
+def shaped_like(form: Any, batch: Any) -> Any:
+    """A batch in the containers of another one: named tuples and dataclasses, which come out of a file as plain ones.
+
+    Args:
+        form: a batch of the same nesting.
+        batch: what is put into its containers; comes back as it is if the nesting is another one.
+
+    Example:
+        >>> from collections import namedtuple
+        >>> Pair = namedtuple("Pair", "x y")
+        >>> shaped_like(Pair(torch.zeros(1), torch.zeros(1)), (torch.ones(2), torch.zeros(2)))
+        Pair(x=tensor([1., 1.]), y=tensor([0., 0.]))
+    """
+    try:
+        return map_leaves(lambda _, __, leaf: leaf, form, batch)
+    except (ValueError, TypeError, LookupError):
+        return batch
 
 
 def gather_from(sources: Sequence[Source], positions: Tensor) -> Any:
