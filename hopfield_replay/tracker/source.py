@@ -148,7 +148,9 @@ class TaskSource:
             return True
         total = self.limit if self.total is None else self.total
         draws = float("inf") if total is None else total * self._batch_size() * world()[1]
-        if self.few.random:  # what passes cannot be recognised; then all that can be drawn counts, if nearly all of it is
+        if (
+            self.few.random
+        ):  # what passes cannot be recognised; then all that can be drawn counts, if nearly all of it is
             return positions.missed(draws) < 0.5
         return draws >= len(positions.values)
 

@@ -5,24 +5,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
 from hopfield_replay.denoisers import Denoiser
 from hopfield_replay.encoders import Column, Columns
-from hopfield_replay.functional import effective_patterns, energy, knn_distance
 from hopfield_replay.memory.settings import EnergySettings
 from hopfield_replay.policies import requirements
-from hopfield_replay.tracker.encoder_watch import EncoderWatch
+from hopfield_replay.tracker.measurement import Measurement, Mixture
 from hopfield_replay.tracker.meter import ErrorMeter
 from hopfield_replay.tracker.read_again import ReadAgain
 from hopfield_replay.tracker.record import BoundaryRecord, ProbeRecord, ProbeSet, history_from
 from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.tracker.table import forgetting_table, history_frame
-from hopfield_replay.tracker.task_reader import Followed, TaskData, TaskReader, sample_ids
+from hopfield_replay.tracker.task_at_hand import TaskAtHand
+from hopfield_replay.tracker.task_reader import TaskData, TaskReader, sample_ids
 from hopfield_replay.utilities.checks import Similarity, check_integer
-from hopfield_replay.utilities.distributed import gather_objects, warn_once
+from hopfield_replay.utilities.distributed import warn_once
 from hopfield_replay.utilities.interrupts import interrupts_wait
 from hopfield_replay.utilities.progress import track
 from hopfield_replay.utilities.states import DAMAGE, Migration, migrated
@@ -33,17 +32,6 @@ if TYPE_CHECKING:
 _FORMAT = "hopfield-replay tracker 2"
 # each format that was ever written, and how its state becomes one of the next
 _MIGRATIONS: dict[str, Migration] = {"hopfield-replay tracker 1": lambda state: {**state, "format": _FORMAT}}
-
-
-@dataclass(frozen=True, eq=False)
-class _Mixture:
-    """What the model trained on: the task's samples, then the replayed ones."""
-
-    patterns: Tensor
-    masses: Tensor | None
-    ids: Tensor
-    own: int  # how many are the task's
-    replay_ratio: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,8 +148,7 @@ class ForgettingTracker:
         self.history: list[BoundaryRecord] = []
         self.open_task: int | None = None
         self._probes: list[ProbeSet] = []
-        self._read_task: tuple[int, TaskData] | None = None
-        self._watch = EncoderWatch()
+        self._at_hand = TaskAtHand(self._reader)
         self._calibrates = (
             False  # beta was calibrated on the task at hand, and is again if its data turns out otherwise
         )
@@ -234,23 +221,24 @@ class ForgettingTracker:
                 task for which the buffer has no place.
             TypeError: a batch in which no floating tensor is found.
         """
-        self._read_task = None  # a task that was begun and given up is no longer the one at hand
+        self._at_hand.forget()  # a task that was begun and given up is no longer the one at hand
         if self.buffer is not None:
             self.buffer.check_place(self.next_task)
-        if source.ahead and self._encoder_changed(source):
+        if source.ahead and self._at_hand.encoder_changed(source):
             self._renew(source)
-        data = self._read(source) if source.ahead else None
+        data = self._at_hand.read(self.next_task, source, self._dimension)
+        self._check_labels(data)
         self._calibrates |= self.settings.beta is None
-        beta = None if data is None else self.settings.calibrated(data.vectors)
+        beta = self.settings.beta if data is None else self.settings.calibrated(data.vectors)
+        guessed = source.positions is not None and source.positions.guessed
         with interrupts_wait():
-            self.settings.beta = beta or self.settings.beta
+            self.settings.beta = beta
             if self.buffer is not None and self.open_task is None:
-                if data is not None and not (source.positions is not None and source.positions.guessed):
+                if data is not None and not guessed:
                     self.buffer.refine(data.vectors, masses=data.masses)
                 self.buffer.drawn.clear()
-            self._read_task = None if data is None else (self.next_task, data)
+            self._at_hand.keep(self.next_task, source, data)
             self.open_task = self.next_task
-            self._look(source)
 
     def check_encoder(self, source: TaskSource) -> bool:
         """Read the task at hand again if the encoder is no longer what it was when the task began.
@@ -263,17 +251,16 @@ class ForgettingTracker:
         Returns:
             Whether it has changed.
         """
-        if self._read_task is None or not self._encoder_changed(source):
+        task = self.next_task
+        if self._at_hand.begun(task) is None or not self._at_hand.encoder_changed(source):
             return False
         self._renew(source)
-        self._read_task = None
-        data = self._read(source)
+        data = self._at_hand.read(task, source, self._dimension)
         with interrupts_wait():
-            if self._calibrates:
+            if self._calibrates and data is not None:
                 self.settings.beta = None
                 self.settings.beta = self.settings.calibrated(data.vectors)
-            self._read_task = (self.next_task, data)
-            self._look(source)
+            self._at_hand.keep(task, source, data)
         return True
 
     def end_task(
@@ -308,93 +295,39 @@ class ForgettingTracker:
         started = time.perf_counter()
         if replay_ratio is not None and not 0.0 <= replay_ratio < 1.0:
             raise ValueError(f"replay_ratio must lie in [0, 1), got {replay_ratio}.")
-        changed = self._encoder_changed(source)
-        if changed:
+        task = self.next_task
+        if self._at_hand.encoder_changed(source):
             self._renew(source)
-        data, as_begun = self._trained(source, changed)
-        if self._calibrates and not as_begun and beta is None:
-            self.settings.beta = None
+            self._at_hand.forget()
+        data = self._at_hand.trained(task, source, self._dimension)
+        self._check_labels(data)
+        if self._calibrates and data is not self._at_hand.begun(task):
+            self.settings.beta = None  # what it was calibrated on was not all that was trained on
         with self.settings.at(beta):
             used = self.settings.calibrated(data.vectors)
-            mixture = self._mixture(data, replay_ratio)
+            mixture = Mixture.of(data, self.buffer, replay_ratio)
             meter = None if denoiser is None else self.meter(denoiser, source.ready)
-            measured = self._measure(data, mixture, used, source, probe_source, meter)
+            measurement = Measurement(data, mixture, self.similarity, used, meter, self.model_energy)
+            measured = self._measure(source, probe_source, measurement)
             with interrupts_wait():  # the buffer and the history belong together
                 return self._commit(source, data, measured, used, started, settle=beta is None)
 
-    def _measure(
-        self,
-        data: TaskData,
-        mixture: _Mixture,
-        beta: float,
-        source: TaskSource,
-        probe_source: TaskSource | None,
-        meter: ErrorMeter | None,
-    ) -> _Measured:
-        task, similarity = self.next_task, self.similarity
-
-        def energies(vectors: Tensor, ids: Tensor) -> Tensor:
-            """Under what the model trained on, each sample left out of it."""
-            return energy(
-                vectors.to(mixture.patterns.dtype),
-                mixture.patterns,
-                beta,
-                masses=mixture.masses,
-                similarity=similarity,
-                exclude=_positions(ids, mixture.ids),
-            )
-
-        def errors(batch: Any, ids: Tensor) -> tuple[Tensor | None, Tensor | None]:
-            """Of the model as it is now, and the energy under the model that they make."""
-            if meter is None or batch is None:
-                return None, None
-            error, elements = meter.of_probes(batch, ids)
-            return error, meter.model_energy(error, elements) if self.model_energy else None
-
+    def _measure(self, source: TaskSource, probe_source: TaskSource | None, measurement: Measurement) -> _Measured:
+        task, meter, mixture = self.next_task, measurement.meter, measurement.mixture
         most = len(self._probes) if self.followed_tasks is None else self.followed_tasks - 1
         earlier = self._probes[max(0, len(self._probes) - most) :]
-        new = self._reader.probes(task, source, data.ids, size=self.probe_size, seed=self.seed, held_out=probe_source)
-        probes = []
-        for probe in track(earlier, f"Forgetting after task {task}"):
-            error, model_energy = errors(probe.batch, probe.ids)
-            probes.append(
-                replace(
-                    probe,
-                    stored=torch.isin(probe.ids, mixture.ids[mixture.own :]),
-                    energy=energies(probe.vectors, probe.ids),
-                    error=error,
-                    model_energy=model_energy,
-                )
-            )
-        error, model_energy = errors(new.batch, new.ids)
-        now = energies(new.vectors, new.ids)
-        probes.append(
-            ProbeSet(
-                task=task,
-                ids=new.ids,
-                vectors=new.vectors,
-                batch=new.batch if meter is not None or self._watch.moves or self._reader.encodes else None,
-                density=_density(new, data),
-                stored=torch.isin(new.ids, mixture.ids[mixture.own :]),
-                energy=now,
-                energy_start=now,
-                error=error,
-                error_start=error,
-                model_energy=model_energy,
-                model_energy_start=model_energy,
-            )
+        new = self._reader.probes(
+            task, source, measurement.data.ids, size=self.probe_size, seed=self.seed, held_out=probe_source
         )
-        own = torch.arange(len(data.ids))
-        few = own[:: max(1, len(own) // 512)]
-        n_eff = effective_patterns(
-            data.vectors[few], data.vectors, beta, masses=data.masses, similarity=similarity, exclude=few
-        )
+        probes = [measurement.again(probe) for probe in track(earlier, f"Forgetting after task {task}")]
+        keeps = self._at_hand.moves or self._reader.encodes  # what an encoder makes of them may change
+        probes.append(measurement.first(task, new, keeps=keeps))
         record = BoundaryRecord(
             task=task,
-            beta=beta,
-            n_eff=float(n_eff.median()),
+            beta=measurement.beta,
+            n_eff=measurement.n_eff(),
             replay_ratio=mixture.replay_ratio,
-            replayed=len(mixture.ids) - mixture.own,
+            replayed=len(mixture.replayed),
             timesteps=None if meter is None else meter.timesteps,
             probes=[ProbeRecord.of(now, old) for now, old in zip(probes, [*earlier, None], strict=True)],
             seconds=0.0,
@@ -407,16 +340,14 @@ class ForgettingTracker:
                 raise ValueError(
                     "This buffer's policy needs the model's loss on every sample, but no denoiser is known."
                 )
-            positions = data.ids - sample_ids(task, torch.zeros(1))
+            positions = measurement.data.ids - sample_ids(task, torch.zeros(1))
             batches = track(source.batches(positions), f"Losses of task {task}")
             losses = meter.losses((at, batch, sample_ids(task, at)) for at, batch in batches)
         return _Measured(
             probes,
             record,
-            kept_energies=energies(self.buffer.vectors, self.buffer.ids) if len(self.buffer) else None,
-            own_energies=energy(
-                data.vectors, data.vectors, beta, masses=data.masses, similarity=similarity, exclude=own
-            ),
+            kept_energies=measurement.energies(self.buffer.vectors, self.buffer.ids) if len(self.buffer) else None,
+            own_energies=measurement.own_energies(),
             losses=losses,
         )
 
@@ -443,11 +374,11 @@ class ForgettingTracker:
             self.settings.beta = beta
         self._calibrates = False
         record = replace(measured.record, seconds=time.perf_counter() - started)
-        self._probes, self.open_task, self._read_task = measured.probes, None, None
+        self._probes, self.open_task = measured.probes, None
+        self._at_hand.keep(record.task, source, None)
         self.history.append(record)
         if self.history_size is not None:
             del self.history[: -self.history_size]
-        self._look(source)
         if (warning := again.warning()) is not None and not self._warned:
             self._warned = True
             warn_once(warning)
@@ -462,62 +393,18 @@ class ForgettingTracker:
         """
         return ErrorMeter(denoiser, self.timesteps, self.seed, prepare, self.columns, self.draws)
 
-    def _read(self, source: TaskSource) -> TaskData:
-        """The samples of the task at hand, read once."""
-        task = self.next_task
-        if self._read_task is not None and self._read_task[0] == task:
-            return self._read_task[1]
-        dimension = self._probes[0].vectors.shape[1] if self._probes else None
-        data = self._reader.read(task, source, dimension=dimension)
-        if data.labels is None and self.buffer is not None and self.buffer.groups == "label":
-            self._refuse_without_labels()
-        return data
+    @property
+    def _dimension(self) -> int | None:
+        """Of the vectors so far."""
+        return self._probes[0].vectors.shape[1] if self._probes else None
 
-    def _trained(self, source: TaskSource, changed: bool) -> tuple[TaskData, bool]:
-        """The samples that were trained on, and whether they are all that was read when the task began."""
-        task = self.next_task
-        positions, masses = source.trained()
-        if not len(positions):
+    def _check_labels(self, data: TaskData | None) -> None:
+        if data is not None and data.labels is None and self.buffer is not None and self.buffer.groups == "label":
             raise ValueError(
-                f"Nothing that was trained on in task {task} can be measured: no batch has passed, or its data set is "
-                "empty now."
+                'groups="label" needs a tensor of integers (n,) in every batch, and found none that is called label, '
+                "labels, y, target, class, class_label or cls, or is the second of a pair. Say where it is with "
+                "labels=."
             )
-        begun = None
-        if self._read_task is not None and self._read_task[0] == task and not changed:
-            begun = self._read_task[1]
-            if torch.equal(begun.ids, sample_ids(task, positions)):
-                return begun, True
-        dimension = self._probes[0].vectors.shape[1] if self._probes else None
-        missing = positions
-        if begun is not None:
-            known = torch.isin(sample_ids(task, positions), begun.ids)
-            begun, missing = begun.at(torch.isin(begun.ids, sample_ids(task, positions))), positions[~known]
-        data = begun if begun is not None and len(begun.ids) else None
-        if len(missing):
-            rest = self._reader.read(task, source, missing, masses, dimension=dimension)
-            data = rest if data is None else data.join(rest)
-        assert data is not None  # there are positions, and all of them are known or missing
-        data = replace(data, masses=masses)
-        if data.labels is None and self.buffer is not None and self.buffer.groups == "label":
-            self._refuse_without_labels()
-        return data, False
-
-    def _refuse_without_labels(self) -> None:
-        raise ValueError(
-            'groups="label" needs a tensor of integers (n,) in every batch, and found none that is called label, '
-            "labels, y, target, class, class_label or cls, or is the second of a pair. Say where it is with labels=."
-        )
-
-    def _encoder_changed(self, source: TaskSource) -> bool:
-        if not self._watch.looked:
-            return False
-        source.some()  # the loader's containers are known then
-        return self._watch.changed(lambda batch: self._reader.encode(source, batch))
-
-    def _look(self, source: TaskSource) -> None:
-        few = source.some()
-        if few is not None:
-            self._watch.look(few, lambda batch: self._reader.encode(source, batch))
 
     def _renew(self, source: TaskSource) -> None:
         """Take all vectors that are held anew, with the encoder as it is now."""
@@ -578,7 +465,7 @@ class ForgettingTracker:
             "history": [record.to_dict() for record in self.history],
             "probes": [probe.to_dict() for probe in self._probes],
             "buffer": None if self.buffer is None else self.buffer.state_dict(),
-            "encoder": self._watch.state_dict(),
+            "encoder": self._at_hand.state_dict(),
             "calibrates": self._calibrates,
         }
 
@@ -599,31 +486,13 @@ class ForgettingTracker:
                 f"The state was written {'without' if state['buffer'] is None else 'with'} a buffer, but this run is "
                 f"{'without' if self.buffer is None else 'with'} one; resume with the same configuration."
             )
-        watch = EncoderWatch()
-        watch.load_state_dict(state.get("encoder"))
+        at_hand = TaskAtHand(self._reader)
+        at_hand.load_state_dict(state.get("encoder"))
         if self.buffer is not None:
             self.buffer.load_state_dict(state["buffer"])
-        self._watch = watch
         if state["beta"] is not None:
             self.settings.beta = state["beta"]
         self.open_task = state["open_task"]
         self.history, self._probes = history, probes
-        self._read_task = None
+        self._at_hand = at_hand
         self._calibrates = bool(state.get("calibrates", False))
-
-
-def _positions(ids: Tensor, among: Tensor) -> Tensor:
-    """Where each id stands in ``among``, (n,); -1 where it does not."""
-    order = among.argsort()
-    at = torch.searchsorted(among[order], ids).clamp_(max=len(among) - 1)
-    return torch.where(among[order][at] == ids, order[at], -1)
-
-
-def _density(probe: Followed, data: TaskData) -> Tensor:
-    """Distance of each probe to its 10th nearest other training sample of its task, (n,)."""
-    exclude = _positions(probe.ids, data.ids)
-    inside = bool((exclude >= 0).any())
-    others = len(data.vectors) - inside
-    if others < 1:
-        return torch.full((len(probe.ids),), torch.inf, dtype=torch.float64)
-    return knn_distance(probe.vectors, data.vectors, min(10, others), exclude=exclude if inside else None)
