@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
+from hopfield_replay.encoders import Columns
 from hopfield_replay.utilities.distributed import world
-from hopfield_replay.utilities.nested import concatenate, leaves, rows
+from hopfield_replay.utilities.nested import concatenate, identity, leaves, rows
 from hopfield_replay.utilities.states import DAMAGE, check_mapping, check_number, check_whole
 
 ReplayRatio = float | Callable[[int, int], float]
@@ -63,6 +64,7 @@ class ReplayStream:
         self._owed = 0.0
         self._step = 0  # batches of the epoch
         self._joined: list[tuple[Any, Any]] = []
+        self.columns: Columns | None = None  # where in a batch the samples are, if whoever joins the batches says so
         if not callable(self.replay_ratio):
             buffer.expect(self.replay_ratio)
 
@@ -134,12 +136,13 @@ class ReplayStream:
             return None
         return self.buffer.sample(count, generator=self._generator, beside=batch_size)
 
-    def join(self, batch: Any, mark: str | None = None) -> Any:
+    def join(self, batch: Any, mark: str | None = None, shape: Callable[[Any], Any] = identity) -> Any:
         """A batch of the loader with what is replayed beside it.
 
         Args:
             batch: of the loader.
             mark: name of a column that says which samples are replayed; None: none.
+            shape: makes what the buffer holds look like the loader's batches.
 
         Raises:
             TypeError: a mark, but batches that are no mappings.
@@ -147,7 +150,7 @@ class ReplayStream:
         """
         own = rows(batch)
         replayed = self.draw(own)
-        joined = batch if replayed is None else concatenate(batch, replayed)
+        joined = batch if replayed is None else concatenate(batch, shape(replayed))
         if mark is not None:
             joined = marked(joined, mark, own)
         if joined is not batch:

@@ -53,7 +53,8 @@ class Columns:
 
     Args:
         samples: what the model denoises: a name, an index, or a function of the batch as the model gets it.
-        labels: as ``samples``, of the batch as the loader yields it; False: there are none.
+        labels: as ``samples``, of the batch as the loader yields it; False (or a function that returns None): there are
+            none.
         condition: as ``samples``; False: there is none.
 
     Raises:
@@ -173,6 +174,8 @@ class Columns:
             return None
         if self.labels is not None:
             found = _pick(batch, self.labels, "labels")
+            if found is None and callable(self.labels):
+                return None
             if not isinstance(found, Tensor):
                 raise TypeError(f"labels={_shown(self.labels)} must be a tensor (n,), got {type(found).__name__}.")
             return _Leaf(f"labels={_shown(self.labels)}", None, found)
@@ -237,7 +240,7 @@ def _is_label(value: Any, count: int) -> bool:
 
 
 def _whole(leaf: _Leaf, count: int) -> Tensor:
-    values = leaf.value.detach().as_subclass(Tensor).cpu()
+    values = without_subclass(leaf.value.detach()).cpu()
     if tuple(values.shape) not in ((count,), (count, 1)):
         raise ValueError(f"{leaf.path} has shape {tuple(values.shape)} for {count} samples; labels must be (n,).")
     values = values.reshape(-1)
@@ -245,7 +248,7 @@ def _whole(leaf: _Leaf, count: int) -> Tensor:
         values.is_floating_point() and not bool(((values == values.round()) & (values.abs() < 2**53)).all())
     ):
         raise ValueError(f"{leaf.path} holds values that are no whole numbers; labels must be integers (n,).")
-    labels = values.to(torch.int64)
+    labels: Tensor = values.to(torch.int64)
     if values.dtype == torch.uint64 and bool((labels < 0).any()):
         raise ValueError(f"{leaf.path} holds labels beyond int64; number the classes from 0.")
     return labels

@@ -87,10 +87,10 @@ class Passed:
             new = (~known).nonzero().flatten()
             self.reserve.add(take(batch, new), numbers[new])
 
-    def positions(self) -> Tensor:
-        """Of the samples that were read, those that have passed, ascending; in any process."""
-        if self._positions is None:
-            return torch.empty(0, dtype=torch.int64)
+    def positions(self) -> Tensor | None:
+        """Of the samples that were read, those that have passed, ascending; in any process; None: all of them."""
+        if self._positions is None:  # a resumed task whose data was not read again
+            return self._restored
         seen = gather_rows(self._seen.to(torch.uint8)).view(-1, len(self._seen)).amax(0).bool()
         return self._positions[seen].sort().values
 
@@ -101,12 +101,12 @@ class Passed:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that is needed to go on with the task: tensors and plain Python only."""
-        seen = self.positions() if self.expects else self._restored
+        seen = self.positions()
         if seen is not None and len(seen) == len(self._seen):
             seen = None  # all of them, and nothing has to be remembered
         return {
             "batches": self.batches,
-            "all": self.expects and seen is None,
+            "all": seen is None and (self.expects or self._all),
             "positions": seen,
             "reserve": self.reserve.state_dict(),
         }

@@ -6,7 +6,7 @@ from torch import Tensor
 from hopfield_replay.buffer.reread import Reread
 from hopfield_replay.functional import energy
 from hopfield_replay.tracker.source import TaskSource
-from hopfield_replay.tracker.task_reader import TaskData, TaskReader, fetch, sample_ids
+from hopfield_replay.tracker.task_reader import TaskData, TaskReader, fetch
 from hopfield_replay.utilities.checks import Similarity
 from hopfield_replay.utilities.distributed import together
 
@@ -44,7 +44,7 @@ class ReadAgain:
             ValueError: NaN or infinite samples that were finite before; their positions are named.
         """
         before = self._data.at(chosen)
-        positions = before.ids - sample_ids(self._task, torch.zeros(1))
+        positions = before.positions
         samples = fetch(self._source, positions)
         with together("encoding the chosen samples"):
             found = self._reader.encode(self._source, samples)

@@ -1,7 +1,7 @@
 """TaskSource: the samples that a task's loader yields, in batches and again by position."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -205,8 +205,9 @@ class TaskSource:
             even = bool((counts == counts[:1]).all())
             return reserve.places, None if even else counts.to(torch.float64)
         values, masses = positions.values, positions.masses
-        if self._passed.batches and self.recognises:
-            stays = torch.isin(values, self._passed.positions())
+        passed = self._passed.positions() if self._passed.batches and self.recognises else None
+        if passed is not None:
+            stays = torch.isin(values, passed)
             values, masses = values[stays], None if masses is None else masses[stays]
         if isinstance(self.loader, DataLoader):  # what is no longer there cannot be kept
             stays = values < len(self.loader.dataset)  # type: ignore[arg-type]
@@ -248,7 +249,7 @@ class TaskSource:
         """What has passed so far: tensors and plain Python only."""
         return self._passed.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with what has passed.
 
         Raises:

@@ -53,6 +53,11 @@ class TaskData:
     labels: Tensor | None
     masses: Tensor | None = None
 
+    @property
+    def positions(self) -> Tensor:
+        """(n,) int64, where they are in the task's data."""
+        return self.ids & (_HELD_OUT - 1)
+
     def at(self, index: Tensor) -> "TaskData":
         """The samples at these places (m,)."""
         labels = None if self.labels is None else self.labels[index]
@@ -113,6 +118,7 @@ class TaskReader:
         self.keeps = keeps
         self.taken: str | None = None
         self.problem: Exception | None = None
+        self._checked: int | None = None
         self.use(columns or Columns())
 
     def use(self, columns: Columns) -> None:
@@ -213,6 +219,46 @@ class TaskReader:
         own = torch.cat(vectors) if vectors else torch.empty(0, sizes[0])
         return TaskData(gather_rows(own)[order], sample_ids(task, positions), named, masses)
 
+    def check(self, task: int, source: TaskSource, batch: Any, *, dimension: int | None = None) -> None:
+        """Look at a batch that passes: the first one of a task in full, the others for NaN and infinity alone.
+
+        Args:
+            task: its number.
+            source: its data.
+            batch: as the loader yields it.
+            dimension: of the vectors of earlier tasks, if there were any.
+
+        Raises:
+            ValueError, TypeError: as :meth:`read`.
+        """
+        if self._checked != task:
+            source.note_form(batch)
+            with OwnRandomness(0):
+                ready = source.ready(batch)
+                found = vectors_of(self.encoder, ready).cpu()
+            if dimension is not None and found.shape[1] != dimension:
+                raise ValueError(
+                    f"Task {task} has samples of {found.shape[1]} numbers, but those before have {dimension}; all need "
+                    "one shape. Resize them, or pass encoder=."
+                )
+            self.columns.labels_of(batch, len(found))
+            taken = self._taken(ready)
+            if self.taken is None:
+                self.taken = taken.replace(_EXTENT, _range(*self._extent(ready, (math.inf, -math.inf))))
+            bad = (~torch.isfinite(found).all(1)).nonzero().flatten()
+            self._checked = task
+        else:
+            try:
+                samples = self.columns.inputs_of(batch)
+            except (ValueError, TypeError):  # the batch becomes readable on its way to the model
+                return
+            bad = (~torch.isfinite(samples).flatten(1).all(1)).nonzero().flatten()
+        if len(bad):
+            raise ValueError(
+                f"Task {task} holds NaN or infinite values: in {len(bad)} samples of a batch of its stream (rows "
+                f"{bad[:5].tolist()}). Repair or remove them."
+            )
+
     def probes(
         self,
         task: int,
@@ -236,7 +282,7 @@ class TaskReader:
         Raises:
             ValueError, TypeError: as :meth:`read`.
         """
-        positions = ids - sample_ids(task, torch.zeros(1))
+        positions = ids & (_HELD_OUT - 1)
         if held_out is not None:
             positions, _ = held_out.trained()
             if not len(positions):
@@ -256,7 +302,8 @@ class TaskReader:
             self.problem = None
             return self.columns.describe(ready, _EXTENT)
         except ValueError as error:
-            if self.columns != Columns() or self._given is None or isinstance(self._given, nn.Module):
+            asked = self.columns.samples is not None or self.columns.condition is not None
+            if asked or self._given is None or isinstance(self._given, nn.Module):
                 raise
             self.problem = error
             return f"samples: as {getattr(self._given, '__qualname__', type(self._given).__name__)} reads them"

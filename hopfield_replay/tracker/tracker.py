@@ -240,6 +240,18 @@ class ForgettingTracker:
             self._at_hand.keep(self.next_task, source, data)
             self.open_task = self.next_task
 
+    def check_batch(self, source: TaskSource, batch: Any) -> None:
+        """Look at a batch of a stream that is going to be trained on: what is wrong with it is said before it costs.
+
+        Args:
+            source: as at :meth:`begin_task`.
+            batch: as the loader yields it.
+
+        Raises:
+            ValueError, TypeError: as :meth:`begin_task`.
+        """
+        self._reader.check(self.next_task, source, batch, dimension=self._dimension)
+
     def check_encoder(self, source: TaskSource) -> bool:
         """Read the task at hand again if the encoder is no longer what it was when the task began.
 
@@ -340,8 +352,7 @@ class ForgettingTracker:
                 raise ValueError(
                     "This buffer's policy needs the model's loss on every sample, but no denoiser is known."
                 )
-            positions = measurement.data.ids - sample_ids(task, torch.zeros(1))
-            batches = track(source.batches(positions), f"Losses of task {task}")
+            batches = track(source.batches(measurement.data.positions), f"Losses of task {task}")
             losses = meter.losses((at, batch, sample_ids(task, at)) for at, batch in batches)
         return _Measured(
             probes,
@@ -420,25 +431,6 @@ class ForgettingTracker:
         if self.buffer is not None:
             self.buffer.renew(lambda samples: self._reader.encode(source, samples))
         self._probes = probes
-
-    def _mixture(self, data: TaskData, replay_ratio: float | None) -> _Mixture:
-        own = len(data.ids)
-        if self.buffer is None or not len(self.buffer):
-            return _Mixture(data.vectors, data.masses, data.ids, own, 0.0)
-        if replay_ratio is None:
-            replay_ratio = self.buffer.drawn.share(gather_objects)
-        if not replay_ratio:
-            return _Mixture(data.vectors, data.masses, data.ids, own, 0.0)
-        shares = torch.ones(own, dtype=torch.float64) if data.masses is None else data.masses
-        new = (1.0 - replay_ratio) * shares / shares.sum()
-        replayed = self.buffer.vectors.to(data.vectors.dtype)
-        return _Mixture(
-            torch.cat([data.vectors, replayed]),
-            torch.cat([new, replay_ratio * self.buffer.draw_shares]),
-            torch.cat([data.ids, self.buffer.ids]),
-            own,
-            replay_ratio,
-        )
 
     def table(self) -> str:
         """Mean intrinsic and reconstruction forgetting of every task after every task, as text."""

@@ -183,8 +183,6 @@ LOADERS = {
         lambda: DataLoader(Bulk(), batch_size=None, sampler=BatchSampler(SubsetRandomSampler(EVEN), 6, False)),
         {},
     ),
-    "a list": (lambda: [(torch.stack([image(1), image(4)]), torch.tensor([1, 4])), (image(7)[None], torch.tensor([7]))],
-               {}),
     "a stream": (lambda: DataLoader(Stream(), 6), {}),
     "a stream in two workers": (lambda: DataLoader(Shared(), 6, num_workers=2), {}),
     "a shuffled stream": (lambda: DataLoader(Stream(shuffled=True), 6), {}),
