@@ -78,8 +78,8 @@ class TaskAtHand:
         positions, masses = source.trained()
         if not len(positions):
             raise ValueError(
-                f"Task {task} has no training samples: no batch has passed, or its data set is empty, or its sampler "
-                "yields none."
+                f"Task {task} has no training samples: its data set is empty, its sampler yields none, or no batch has "
+                "passed."
             )
         ids = sample_ids(task, positions)
         begun = self.begun(task)
