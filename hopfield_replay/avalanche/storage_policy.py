@@ -78,7 +78,6 @@ class EnergyPrioritizedBuffer(BalancedExemplarsBuffer):  # type: ignore[misc]  #
         self._tracker = ForgettingTracker(
             self.memory,
             encoder=encoder,
-            samples=0 if encoder is None else None,
             labels=_targets,
             probe_size=1,
             followed_tasks=1,  # nobody reads this history, and an online stream has thousands of experiences

@@ -40,11 +40,11 @@ if __name__ == "__main__":
     rank = int(os.environ.get("LOCAL_RANK", 0))
     result = {
         "buffer": ledger.buffer.state_dict(),
-        "history": ledger.history,
+        "history": [record.to_dict() for record in ledger.history],
         "weight": whole.layer.weight.detach(),
         "seen": whole.seen,
         "resumed_buffer": again.buffer.state_dict(),
-        "resumed_history": again.history,
+        "resumed_history": [record.to_dict() for record in again.history],
         "resumed_weight": resumed.layer.weight.detach(),
     }
     torch.save(result, folder / f"rank{rank}.pt")
