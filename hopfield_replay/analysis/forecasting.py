@@ -13,12 +13,12 @@ from hopfield_replay.figures import rises_and_protection
 from hopfield_replay.functional import (
     Selection,
     StreamedAffinity,
-    affinity,
     energy,
     greedy_replay_gain,
     protected_energy,
     replay_mass,
 )
+from hopfield_replay.functional.affinity import matrix_or_streamed
 from hopfield_replay.memory.temperature import Diagnosis, calibrate_beta, default_n_eff, diagnose, spread_indices
 from hopfield_replay.policies import as_policy
 from hopfield_replay.policies.candidates import Candidates, sample_keys
@@ -253,21 +253,21 @@ class _Plan:
         targets = spread_indices(len(pool), _TARGETS)
         self.risk = (pool.next_energies - pool.energies)[targets]
         self.tail = self.risk.argsort(descending=True)[: max(1, round(_TAIL * len(targets)))]
-        self._arguments = (pool.vectors[targets], pool.vectors, pool.next_energies[targets], pool.beta)
-        largest = float(self._streamed(1.0).log_totals().max())
-        self._matrix: Tensor | None = None  # of mass 1
-        if largest < 600.0:  # exp stays finite in float64, or well within float32
-            dtype = torch.float32 if largest < 60.0 else torch.float64
-            self._matrix = affinity(*self._arguments, masses=1.0, similarity=pool.similarity, dtype=dtype)
-
-    def _streamed(self, mass: float) -> StreamedAffinity:
-        return StreamedAffinity(*self._arguments, masses=mass, similarity=self.pool.similarity)
+        rows = StreamedAffinity(
+            pool.vectors[targets],
+            pool.vectors,
+            pool.next_energies[targets],
+            pool.beta,
+            masses=1.0,
+            similarity=pool.similarity,
+        )
+        self._affinity = matrix_or_streamed(rows, elements=None, narrow=True)  # of mass 1
 
     def greedy(self, size: int, *, tighten: int = 0) -> Selection:
         """The greedy set of this size, knowing the next task; ``tighten`` steps on its certificate."""
         mass = replay_mass(size, self.replay_ratio)
         return greedy_replay_gain(
-            self._streamed(mass) if self._matrix is None else self._matrix * mass,
+            self._affinity * mass,
             size,
             risk=self.risk,
             tail_share=_TAIL,
@@ -278,9 +278,9 @@ class _Plan:
     def protected(self, chosen: Tensor) -> Tensor:
         """Energy that keeping these protects of each target."""
         mass = replay_mass(len(chosen), self.replay_ratio)
-        if self._matrix is None:
-            return protected_energy(self._streamed(mass), chosen, beta=self.pool.beta)
-        return self._matrix.T[chosen].sum(0, dtype=torch.float64).mul_(mass).log1p_() / self.pool.beta
+        if isinstance(self._affinity, StreamedAffinity):
+            return protected_energy(self._affinity * mass, chosen, beta=self.pool.beta)
+        return self._affinity.T[chosen].sum(0, dtype=torch.float64).mul_(mass).log1p_() / self.pool.beta
 
     def curve(self, name: str, sizes: Sequence[int], seed: int) -> PolicyCurve:
         """What a policy's nested choice protects; the mean of several draws for random ones."""

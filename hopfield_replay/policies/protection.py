@@ -8,12 +8,12 @@ from torch import Tensor
 
 from hopfield_replay.functional import (
     StreamedAffinity,
-    affinity,
     far_task_energy,
     greedy_replay_gain,
     protected_energy,
     replay_mass,
 )
+from hopfield_replay.functional.affinity import matrix_or_streamed
 from hopfield_replay.memory.temperature import spread_indices
 from hopfield_replay.utilities.checks import Similarity
 
@@ -71,10 +71,7 @@ def protection_curve(
         far_task_energy(targets) if similarity == "distance" else 0.5 * targets.to(torch.float64).square().sum(1)
     )
     mass = replay_mass(len(kept), replay_ratio)
-    rows = StreamedAffinity(targets, pool, energies, beta, masses=mass, similarity=similarity)
-    matrix: Tensor | StreamedAffinity = rows
-    if float(rows.log_totals().max()) < 600.0:  # exp stays finite in float64
-        matrix = affinity(targets, pool, energies, beta, masses=mass, similarity=similarity)
+    matrix = matrix_or_streamed(StreamedAffinity(targets, pool, energies, beta, masses=mass, similarity=similarity))
     sizes = sorted({round(len(kept) ** (i / (_SIZES - 1))) for i in range(_SIZES)})
     curve = tuple(float(protected_energy(matrix, torch.arange(size), beta=beta).mean()) for size in sizes)
     if len(kept) > _GREEDY:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from hopfield_replay import GreedyGain, greedy_gain
+from hopfield_replay.policies import GreedyGain, greedy_gain
 from hopfield_replay.policies.candidates import Candidates, sample_keys
 from tests.functional import numpy_energy as reference
 
@@ -104,7 +104,7 @@ def test_the_streamed_choice_is_that_of_the_matrix(monkeypatch):
     for candidates in (pool(x), pool(x, new=new)):
         whole = GreedyGain().select(candidates, 10)
         with monkeypatch.context() as patch:
-            patch.setattr(greedy_gain, "_MATRIX", 0)
+            patch.setattr(greedy_gain, "matrix_or_streamed", lambda rows: rows)
             assert torch.equal(GreedyGain().select(candidates, 10), whole)
 
 
