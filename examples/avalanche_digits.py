@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ddpm import DDPM
 from jsonargparse import ArgumentParser
-from splits import load
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 from tqdm.auto import tqdm
 
+from helpers.ddpm import DDPM
+from helpers.files import write_json
+from helpers.splits import load
 from hopfield_replay.avalanche import (
     DiffusionTraining,
     EnergyReplayPlugin,
@@ -26,7 +27,6 @@ from hopfield_replay.avalanche import (
     loss_evaluator,
 )
 from hopfield_replay.policies import POLICIES
-from hopfield_replay.utilities.files import write_json
 
 # after hopfield_replay.avalanche, which keeps the import of avalanche quiet
 from avalanche.benchmarks.scenarios.supervised import class_incremental_benchmark  # isort: skip

@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ddpm import DDPM
-from digit_classifier import DigitClassifier, train_classifier
-from splits import Split, be_quiet, load, split_classes, train_tasks
 from torch import Tensor
 
+from helpers.ddpm import DDPM
+from helpers.digit_classifier import DigitClassifier, train_classifier
+from helpers.files import write_figure, write_json
+from helpers.splits import Split, be_quiet, load, split_classes, train_tasks
 from hopfield_replay.denoisers import DiffusersDenoiser
 from hopfield_replay.figures import picture_rows
 from hopfield_replay.functional import precision_recall
 from hopfield_replay.guidance import MemoryGuidance
-from hopfield_replay.utilities.files import write_figure, write_json
 
 STEPS = 50
 

@@ -122,7 +122,7 @@ def test_digits_leaves_checkpoints_to_audit(results, monkeypatch, capsys):
     before, after = (str(folder / "none" / f"task{task}.ckpt") for task in (1, 2))
     data = [str(folder / f"task{task}.npz") for task in (1, 2)]
     options = ["--before", before, "--after", after, "--data", *data, "--device", "cpu"]
-    assert main(["audit", "--model", "ddpm:DDPM", *options]) == 0
+    assert main(["audit", "--model", "helpers.ddpm:DDPM", *options]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     (first,), (second,) = ([line for line in lines if line[:1] == [f"task{task}.npz"]] for task in (1, 2))
     written = json.loads((folder / "results.json").read_text())["arms"][ARMS.index("none")]["tasks"][1]

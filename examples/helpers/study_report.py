@@ -4,12 +4,19 @@ import math
 from pathlib import Path
 from typing import Any
 
-from digit_classifier import GenerativeDistance
-from study_job import Settings, class_distances, images_of, read_results, task_distance
-from study_statistics import MEASURES, Arms, correlations, interval, matching_capacity, measure, paired_difference
-
+from helpers.digit_classifier import GenerativeDistance
+from helpers.files import write_figure
+from helpers.study_job import Settings, class_distances, images_of, read_results, task_distance
+from helpers.study_statistics import (
+    MEASURES,
+    Arms,
+    correlations,
+    interval,
+    matching_capacity,
+    measure,
+    paired_difference,
+)
 from hopfield_replay.figures import legend_above, new_figure, panels, series_style
-from hopfield_replay.utilities.files import write_figure
 
 CORRELATIONS = {
     "before": "energy before",

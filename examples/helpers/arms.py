@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from ddpm import DDPM
-from gallery import Gallery, draw_gallery
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from splits import Split, train_tasks, unknown_policies
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from helpers.ddpm import DDPM
+from helpers.files import replacing, write_figure, write_json
+from helpers.gallery import Gallery, draw_gallery
+from helpers.splits import Split, train_tasks, unknown_policies
 from hopfield_replay.figures import energy_against_forgetting, forgetting_over_tasks
-from hopfield_replay.tracker.table import error_rise, summarize
-from hopfield_replay.utilities.files import replacing, write_figure, write_json
+from hopfield_replay.tracker import error_rise, summarize
 
 
 class Epochs(Callback):
@@ -48,8 +48,8 @@ def write_held_out(tasks: Sequence[Split], folder: Path) -> None:
     """Write the held-out images of each task, in [-1, 1], and their labels as task1.npz and so on."""
     for number, split in enumerate(tasks, 1):
         images, labels = split.held_out.tensors
-        with replacing(folder / f"task{number}.npz") as partial:
-            np.savez_compressed(partial, images=images.numpy(), labels=labels.numpy())
+        with replacing(folder / f"task{number}.npz") as partial, partial.open("wb") as file:
+            np.savez_compressed(file, images=images.numpy(), labels=labels.numpy())
 
 
 def check_options(parser: ArgumentParser, args: Any) -> None:

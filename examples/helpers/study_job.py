@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from ddpm import DDPM
-from splits import PRESETS, Split, load, split_classes, train_tasks
 from torch import Tensor
 
-from hopfield_replay.buffer.storage import load_tree, save_tree
-from hopfield_replay.functional.neighbours import knn_distance
-from hopfield_replay.tracker.task_reader import sample_ids
+from helpers.ddpm import DDPM
+from helpers.files import read_tensors, write_tensors
+from helpers.splits import PRESETS, Split, load, split_classes, train_tasks
+from hopfield_replay.functional import knn_distance
+from hopfield_replay.tracker import sample_ids
 
 NEIGHBOUR = 10  # the density control is the distance to this neighbour
 NETWORK: dict[str, Literal["unet", "mlp"]] = {"digits": "mlp", "mnist": "mlp", "mnist28": "unet"}
@@ -74,7 +74,7 @@ class Job:
     @property
     def file(self) -> str:
         """Name of its result."""
-        return f"{self.sequence}-{self.policy}-{self.capacity}-{self.seed}.safetensors"
+        return f"{self.sequence}-{self.policy}-{self.capacity}-{self.seed}.pt"
 
 
 @lru_cache(maxsize=1)
@@ -195,7 +195,7 @@ def run_job(job: Job, settings: Settings, folder: Path, data_dir: Path, accelera
         "density": [log_density(split, monitor.history[task]["probes"][task]) for task, split in enumerate(tasks)],
         "generated": generated,
     }
-    save_tree(folder / job.file, result)
+    write_tensors(folder / job.file, result)
     return seconds
 
 
@@ -218,5 +218,5 @@ def lean(record: dict[str, Any], tasks: Sequence[Split]) -> dict[str, Any]:
 
 def read_results(folder: Path) -> dict[Job, dict[str, Any]]:
     """All finished jobs of a folder."""
-    results = (load_tree(path) for path in sorted(folder.glob("*.safetensors")))
+    results = (read_tensors(path) for path in sorted(folder.glob("*.pt")))
     return {Job(**result["job"]): result for result in results}

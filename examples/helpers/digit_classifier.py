@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from hopfield_replay.metrics.distances import frechet_distance
+from hopfield_replay.metrics import frechet_distance
 
 FEATURES = 32
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ddpm import DDPM
 from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 
+from helpers.ddpm import DDPM
 from hopfield_replay import (
     EnergyReplayBuffer,
     Forecast,
@@ -26,7 +26,7 @@ from hopfield_replay import (
 )
 from hopfield_replay.functional import Correlation, energy, spearman_interval
 from hopfield_replay.policies import POLICIES
-from hopfield_replay.tracker.table import error_rise
+from hopfield_replay.tracker import error_rise
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,12 @@ def be_quiet() -> None:
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
+
+
+def start_worker() -> None:
+    """Begin a worker process; one thread each: convolutions of small images do not gain from more."""
+    torch.set_num_threads(1)
+    be_quiet()
 
 
 def forecast_boundary(old: Split, new: Split, *, capacity: int, replay_ratio: float, seed: int) -> Forecast:

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from study_job import Job, Settings
 from torch import Tensor
 
-from hopfield_replay.functional.correlation import spearman
+from helpers.study_job import Job, Settings
+from hopfield_replay.functional import spearman
 
 RESAMPLES = 2000
 MEASURES = ("reconstruction", "worst_tenth", "seen", "new_task_error", "distance", "share_of_earlier")
