@@ -1,10 +1,11 @@
 """An audit's report as text for a terminal, and the cells that its page shares."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from hopfield_replay.analysis.audit_findings import AuditFindings
 from hopfield_replay.analysis.drift import Label
+from hopfield_replay.utilities.tables import text_table
 
 HEADERS = ("samples", "before", "after", "rise", "95 % interval", "relative", "worse")
 _SHOWN = 8
@@ -17,13 +18,13 @@ def as_text(report: AuditFindings) -> str:
         lines.append(energy)
     lines += [f"{kind}: {', '.join(listed)}" for kind, listed in ends(report).items() if listed]
     rows = [[f"{step:g}", *cells] for step, cells in zip(report.timesteps, by_timestep(report), strict=True)]
-    lines += ["", *_aligned(("timestep", "before", "after"), rows)]
+    lines += ["", text_table(("timestep", "before", "after"), rows)]
     for kind, groups in (("class", report.classes), ("task", report.tasks)):
         if groups:
-            lines += ["", *_aligned((kind, *HEADERS), group_rows(groups))]
+            lines += ["", text_table((kind, *HEADERS), group_rows(groups))]
     if report.correlations:
         lines += ["", f"Spearman's rank correlation of the rise with (beta {report.beta:.4g})"]
-        lines += _aligned(("", "estimate", "95 % interval"), correlation_rows(report))
+        lines.append(text_table(("", "estimate", "95 % interval"), correlation_rows(report)))
     lines += [f"warning: {warning}" for warning in report.warnings]
     return "\n".join(lines)
 
@@ -92,17 +93,6 @@ def correlation_rows(report: AuditFindings) -> list[list[str]]:
 def interval(low: float, high: float, form: str = "+.4g") -> str:
     """An interval, if there is one."""
     return "[undefined]" if math.isnan(low) else f"[{low:{form}}, {high:{form}}]"
-
-
-def _aligned(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in (headers, *rows)) for column in range(len(headers))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in (headers, *rows)
-    ]
 
 
 __all__ = ["HEADERS", "as_text", "by_timestep", "correlation_rows", "ends", "energy_line", "error_line", "group_rows",

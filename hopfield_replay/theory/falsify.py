@@ -15,9 +15,10 @@ from hopfield_replay.memory.memory import HopfieldMemory
 from hopfield_replay.memory.temperature import Diagnosis
 from hopfield_replay.theory.changes import Rotation
 from hopfield_replay.theory.estimate import Estimate
-from hopfield_replay.theory.result import Result, markdown_table
+from hopfield_replay.theory.result import Result
 from hopfield_replay.theory.rise import PLACES, Order, measure_rise
 from hopfield_replay.theory.settings import SAME_POINT, cluster_and_outlier, mixed_density
+from hopfield_replay.utilities.tables import markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

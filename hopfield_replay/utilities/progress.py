@@ -3,29 +3,32 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 _Item = TypeVar("_Item")
-_shown: ContextVar[bool] = ContextVar("shown", default=False)
+_DELAY = 1.0  # seconds before a bar appears: most work is done by then
+_Where = Literal["nowhere", "terminal", "everywhere"]
+_where: ContextVar[_Where] = ContextVar("where", default="nowhere")
 
 
 @contextmanager
-def show_progress(shown: bool = True) -> Iterator[None]:
-    """Show a bar on standard error, if that is a terminal, for everything that is tracked inside.
+def show_progress(shown: bool = True, *, everywhere: bool = False) -> Iterator[None]:
+    """Show a bar for everything that is tracked inside and takes longer than a second.
 
     Args:
         shown: whether to show bars.
+        everywhere: also in notebooks and in files of logs; otherwise only where standard error is a terminal.
 
     Example:
         >>> with show_progress():
         ...     list(track([1, 2], "Counting"))
         [1, 2]
     """
-    token = _shown.set(shown)
+    token = _where.set("nowhere" if not shown else "everywhere" if everywhere else "terminal")
     try:
         yield
     finally:
-        _shown.reset(token)
+        _where.reset(token)
 
 
 def track(items: Iterable[_Item], description: str, total: int | None = None) -> Iterable[_Item]:
@@ -40,11 +43,13 @@ def track(items: Iterable[_Item], description: str, total: int | None = None) ->
         >>> list(track("ab", "Reading"))
         ['a', 'b']
     """
-    if not _shown.get():
+    where = _where.get()
+    if where == "nowhere":
         return items
     from tqdm.auto import tqdm
 
-    bar: Iterable[_Item] = tqdm(items, desc=description, total=total, leave=False, disable=None)  # None: no terminal
+    disable = None if where == "terminal" else False  # None: tqdm looks for a terminal
+    bar: Iterable[_Item] = tqdm(items, desc=description, total=total, leave=False, disable=disable, delay=_DELAY)
     return bar
 
 
