@@ -3,32 +3,29 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 _Item = TypeVar("_Item")
-_DELAY = 1.0  # seconds before a bar appears: most work is done by then
-_Where = Literal["nowhere", "terminal", "everywhere"]
-_where: ContextVar[_Where] = ContextVar("where", default="nowhere")
+_shown: ContextVar[bool] = ContextVar("shown", default=False)
 
 
 @contextmanager
-def show_progress(shown: bool = True, *, everywhere: bool = False) -> Iterator[None]:
-    """Show a bar for everything that is tracked inside and takes longer than a second.
+def show_progress(shown: bool = True) -> Iterator[None]:
+    """Show a bar on standard error, if that is a terminal, for everything that is tracked inside.
 
     Args:
         shown: whether to show bars.
-        everywhere: also in notebooks and in files of logs; otherwise only where standard error is a terminal.
 
     Example:
         >>> with show_progress():
         ...     list(track([1, 2], "Counting"))
         [1, 2]
     """
-    token = _where.set("nowhere" if not shown else "everywhere" if everywhere else "terminal")
+    token = _shown.set(shown)
     try:
         yield
     finally:
-        _where.reset(token)
+        _shown.reset(token)
 
 
 def track(items: Iterable[_Item], description: str, total: int | None = None) -> Iterable[_Item]:
@@ -43,13 +40,11 @@ def track(items: Iterable[_Item], description: str, total: int | None = None) ->
         >>> list(track("ab", "Reading"))
         ['a', 'b']
     """
-    where = _where.get()
-    if where == "nowhere":
+    if not _shown.get():
         return items
     from tqdm.auto import tqdm
 
-    disable = None if where == "terminal" else False  # None: tqdm looks for a terminal
-    bar: Iterable[_Item] = tqdm(items, desc=description, total=total, leave=False, disable=disable, delay=_DELAY)
+    bar: Iterable[_Item] = tqdm(items, desc=description, total=total, leave=False, disable=None)  # None: no terminal
     return bar
 
 
