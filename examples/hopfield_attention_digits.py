@@ -28,6 +28,7 @@ from helpers.run_folder import claim_folder
 from helpers.splits import PRESETS, Split, load, split_classes, start_worker, train_tasks
 from hopfield_replay.attention import TokenUniformityRecorder, install_hopfield_attention
 from hopfield_replay.functional import precision_recall
+from hopfield_replay.theory import markdown_table
 from hopfield_replay.tracker import error_rise
 
 PER_CLASS = 50  # images generated of each digit after the last task
@@ -176,19 +177,21 @@ def report(folder: Path, settings: Settings) -> str:
     """Markdown tables of all finished runs: the measures, their paired differences to a = 0, token uniformity."""
     results = [read_tensors(path) for path in sorted(folder.glob("*.pt"))]
     new = split_classes(settings.tasks)[-1]
-    found = {(result["a"], result["seed"]): measure(result, new) for result in results}
-    arms = {a: sorted(seed for b, seed in found if b == a) for a in sorted({result["a"] for result in results})}
-    lines = ["| a | seeds | " + " | ".join(MEASURES.values()) + " |", "|---" * (2 + len(MEASURES)) + "|"]
-    for a, seeds in arms.items():
-        cells = [interval([found[a, seed][name] for seed in seeds]) for name in MEASURES]
-        lines.append(f"| {a:g} | {len(seeds)} | " + " | ".join(cells) + " |")
+    measured = {(result["a"], result["seed"]): measure(result, new) for result in results}
+    arms = {a: sorted(seed for b, seed in measured if b == a) for a in sorted({result["a"] for result in results})}
+    rows = [
+        [f"{a:g}", str(len(seeds)), *(interval([measured[a, seed][name] for seed in seeds]) for name in MEASURES)]
+        for a, seeds in arms.items()
+    ]
     for a, seeds in arms.items():
         both = [seed for seed in seeds if seed in arms.get(0.0, [])]
         if a and both:
-            cells = [
-                interval([found[a, seed][name] - found[0.0, seed][name] for seed in both], "+") for name in MEASURES
+            paired = [
+                interval([measured[a, seed][name] - measured[0.0, seed][name] for seed in both], "+")
+                for name in MEASURES
             ]
-            lines.append(f"| {a:g} - plain | {len(both)} | " + " | ".join(cells) + " |")
+            rows.append([f"{a:g} - plain", str(len(both)), *paired])
+    lines = [markdown_table(["a", "seeds", *MEASURES.values()], rows)]
     lines += ["", "Tokens after each layer of the last model: mean cosine similarity / relative residual"]
     for a in arms:
         mine = [result for result in results if result["a"] == a]

@@ -36,8 +36,8 @@ def results(tmp_path_factory):
 def test_digits_prints_one_table_with_every_arm(results):
     done, _ = results
     lines = done.stdout.splitlines()
-    (header,) = [number for number, line in enumerate(lines) if line.startswith("policy") and "intrinsic" in line]
-    assert [line.split()[0] for line in lines[header + 1 : header + 3]] == ARMS
+    (header,) = [number for number, line in enumerate(lines) if line.startswith("| policy") and "intrinsic" in line]
+    assert [line.split()[1] for line in lines[header + 2 : header + 4]] == ARMS
     assert sum("high_energy against none" in line for line in lines) == 1
     assert any(word in done.stdout for word in ("within noise", "less forgetting", "more forgetting"))
     assert "100%" in done.stderr  # the progress bar
@@ -49,7 +49,7 @@ def test_digits_forecasts_first_and_compares_at_the_end(results):
     (first,) = [number for number, line in enumerate(lines) if line.startswith("Forecast of the first boundary")]
     (last,) = [number for number, line in enumerate(lines) if line.startswith("Forecast against measured")]
     assert any(line.startswith("recommended: policy ") for line in lines[first:last])
-    assert first < lines.index(next(line for line in lines if line.startswith("policy "))) < last
+    assert first < lines.index(next(line for line in lines if line.startswith("| policy "))) < last
     (found,) = json.loads((folder / "results.json").read_text())["forecast"]
     assert found["low"] <= found["estimate"] <= found["high"]
     assert f"  task 0: {found['estimate']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]" in lines[last + 2]

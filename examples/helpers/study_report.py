@@ -17,6 +17,7 @@ from helpers.study_statistics import (
     paired_difference,
 )
 from hopfield_replay.figures import legend_above, new_figure, panels, series_style
+from hopfield_replay.theory import markdown_table
 
 CORRELATIONS = {
     "before": "energy before",
@@ -82,10 +83,6 @@ def number(found: dict[str, float], digits: int = 4, sign: bool = False) -> str:
     return text if math.isnan(found["low"]) else f"{text} [{found['low']:{form}}, {found['high']:{form}}]"
 
 
-def markdown_row(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
 def markdown(summary: dict[str, Any]) -> str:
     """The study's tables on one data set."""
     extractor = summary["extractor"]
@@ -102,7 +99,7 @@ def markdown(summary: dict[str, Any]) -> str:
     heads = ["policy", "kept", "seeds", "reconstruction forgetting", "difference", "worst 10 %", "difference"]
     heads += ["training images", "difference"]
     heads += ["error, new task", "difference", extractor["name"], "difference", "share of earlier tasks"]
-    lines += [markdown_row(heads), markdown_row(["---"] * len(heads))]
+    table = []
     for row in summary["policies"]:
         cells = [row["policy"], str(row["capacity"]), str(row["reconstruction"]["seeds"])]
         against = row.get("against_random")
@@ -116,8 +113,9 @@ def markdown(summary: dict[str, Any]) -> str:
             cells.append(number({"mean": row[name]["mean"], "low": math.nan}, digits))
             cells.append(number(against[name], digits, sign=True) if against else "")
         cells.append(f"{row['share_of_earlier']['mean']:.2f}")
-        lines.append(markdown_row(cells))
+        table.append(cells)
     lines += [
+        markdown_table(heads, table),
         "",
         f"{extractor['name']}: Frechet distance of {extractor['generated']} generated images to real images of all "
         f"tasks, in the 32 features of a classifier trained on this data ({100 * extractor['accuracy']:.1f} % "
@@ -132,13 +130,12 @@ def markdown(summary: dict[str, Any]) -> str:
             f"Kept samples with which random forgets as little as greedy_gain, interpolated (linear in log capacity) "
             f"on random's curve, measured at {', '.join(map(str, measured))}:",
             "",
-            markdown_row(["greedy_gain keeps", "random needs", "95 % interval", "seeds"]),
-            markdown_row(["---"] * 4),
         ]
+        table = []
         for row in summary["random_needs"]:
             needs, low, high = (capacity_text(row[name], measured) for name in ("random_needs", "low", "high"))
-            lines.append(markdown_row([str(row["capacity"]), needs, f"{low} to {high}", str(row["seeds"])]))
-        lines.append("")
+            table.append([str(row["capacity"]), needs, f"{low} to {high}", str(row["seeds"])])
+        lines += [markdown_table(["greedy_gain keeps", "random needs", "95 % interval", "seeds"], table), ""]
     if summary["correlations"]:
         heads = ["boundary", "classes", "distance", "seeds", "mean forgetting", *CORRELATIONS.values()]
         lines += [
@@ -147,16 +144,15 @@ def markdown(summary: dict[str, Any]) -> str:
             "controlled for the log distance to the 10th neighbour in its own task. Distance: between the tasks' class "
             "means, averaged.",
             "",
-            markdown_row(heads),
-            markdown_row(["---"] * len(heads)),
         ]
+        table = []
         for row in summary["correlations"]:
             arrow = " <-> " if row["both_orders"] else " -> "
             classes = arrow.join(",".join(map(str, row[end])) for end in ("from", "to"))
             cells = [row["boundary"], classes, f"{row['task_distance']:.2f}", str(row["forgetting"]["seeds"])]
             cells += [f"{row['forgetting']['mean']:.4f}"]
-            lines.append(markdown_row(cells + [number(row[name], 2, sign=True) for name in CORRELATIONS]))
-        lines.append("")
+            table.append(cells + [number(row[name], 2, sign=True) for name in CORRELATIONS])
+        lines += [markdown_table(heads, table), ""]
     return "\n".join(lines)
 
 

@@ -37,7 +37,7 @@ def test_a_run_holds_what_the_tables_need(finished):
     assert plain["cosine"].shape == plain["residual"].shape == (2,)
     assert plain["error"] != carried["error"]
     table = example.report(finished, SETTINGS)
-    assert [line.split(" |")[0] for line in table.splitlines()[2:5]] == ["| 0", "| 0.5", "| 0.5 - plain"]
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:5]] == ["0", "0.5", "0.5 - plain"]
     assert "a = 0.5: " in table
 
 
