@@ -63,7 +63,7 @@ def train(accelerator: Accelerator, tasks: list[Split], folder: Path, args: Any)
     weights = list(accelerator.unwrap_model(network).parameters())
     epochs = Epochs()
 
-    # replay: the buffer, and the ledger that fills it and measures what is forgotten, with the averaged weights
+    # replay: the buffer, and the tracker that fills it and measures what is forgotten, with the averaged weights
     buffer = None
     if args.policy != "none":
         buffer = EnergyReplayBuffer(args.capacity, args.policy, groups="task", seed=args.seed)
