@@ -36,10 +36,11 @@ def error_line(report: AuditFindings) -> str:
 
 def rise_line(report: AuditFindings) -> str:
     """The mean rise, absolute and relative."""
-    found = report.overall
+    overall = report.overall
+    relative = interval(overall.relative_low, overall.relative_high, "+.1%")
     return (
-        f"rise {found.mean_rise:+.4g} {interval(found.low, found.high)}, relative {found.relative:+.1%} "
-        f"{interval(found.relative_low, found.relative_high, '+.1%')} (95 % over samples), {found.worse:.0%} got worse"
+        f"rise {overall.mean_rise:+.4g} {interval(overall.low, overall.high)}, relative {overall.relative:+.1%} "
+        f"{relative} (95 % over samples), {overall.worse:.0%} got worse"
     )
 
 
@@ -84,9 +85,9 @@ def group_rows(groups: Mapping[Label, Mapping[str, float]]) -> list[list[str]]:
 def correlation_rows(report: AuditFindings) -> list[list[str]]:
     """Cells of the table of correlations."""
     return [
-        [name, "undefined" if math.isnan(found.estimate) else f"{found.estimate:+.2f}",
-         interval(found.low, found.high, "+.2f")]
-        for name, found in report.correlations.items()
+        [name, "undefined" if math.isnan(rank.estimate) else f"{rank.estimate:+.2f}",
+         interval(rank.low, rank.high, "+.2f")]
+        for name, rank in report.correlations.items()
     ]  # fmt: skip
 
 

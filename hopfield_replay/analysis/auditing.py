@@ -100,14 +100,14 @@ def audit(
     _check_noise(first, second)
     sources = Sources(data)
     encode = as_encoder(encoder)
-    befores, afters, found, vectors, elements = [], [], [], [], 0
+    befores, afters, found_labels, vectors, elements = [], [], [], [], 0
     for ids, raw in track(sources.batches(), "Auditing", sources.count):
         with torch.no_grad():
             batch = prepare(raw)
         before, after, elements = _paired_errors(first, second, batch, ids)
         befores.append(before)
         afters.append(after)
-        found.append(first_labels(raw, len(ids)))
+        found_labels.append(first_labels(raw, len(ids)))
         if old_data is not None:
             vectors.append(vectors_of(encode, batch).cpu())
     n = sum(map(len, befores))
@@ -117,7 +117,7 @@ def audit(
     _check_finite(errors_old, errors_new)
     rises = (errors_new - errors_old).mean(1)
     worst = rises.argsort(descending=True, stable=True)
-    by_class = _labels(labels, found, n)
+    by_class = _labels(labels, found_labels, n)
     if names and len(names) != n:
         raise ValueError(f"names must hold one name for each of the {n} samples, got {len(names)}.")
     energies = None
@@ -175,10 +175,10 @@ def _paired_errors(first: ErrorMeter, second: ErrorMeter, batch: Any, ids: Tenso
         first.chunk_size = second.chunk_size = min(first.chunk_size, second.chunk_size)
 
 
-def _labels(labels: Tensor | Sequence[Label] | None, found: list[Tensor | None], n: int) -> list[Label] | None:
+def _labels(labels: Tensor | Sequence[Label] | None, in_batches: list[Tensor | None], n: int) -> list[Label] | None:
     if labels is None:
-        known = [label for label in found if label is not None]
-        return torch.cat(known).tolist() if len(known) == len(found) else None
+        known = [label for label in in_batches if label is not None]
+        return torch.cat(known).tolist() if len(known) == len(in_batches) else None
     if isinstance(labels, Tensor) and labels.shape != (n,):
         raise ValueError(f"labels must have shape ({n},), got {tuple(labels.shape)}.")
     listed: list[Label] = labels.tolist() if isinstance(labels, Tensor) else list(labels)
@@ -190,8 +190,8 @@ def _labels(labels: Tensor | Sequence[Label] | None, found: list[Tensor | None],
 def _as_dicts(
     errors: tuple[Tensor, Tensor], labels: Sequence[Label] | None, seed: int
 ) -> dict[Label, dict[str, float]]:
-    found = {} if labels is None else drift_by_label(*errors, labels, seed)
-    return {label: asdict(one) for label, one in found.items()}
+    drifts = {} if labels is None else drift_by_label(*errors, labels, seed)
+    return {label: asdict(one) for label, one in drifts.items()}
 
 
 def _integrable(meter: ErrorMeter) -> bool:
@@ -224,13 +224,13 @@ def _denoiser(model: Denoiser | nn.Module, name: str) -> Denoiser:
         return model
     if not isinstance(model, nn.Module):
         raise TypeError(f"{name} must be a Denoiser or a torch module that holds one, got {type(model).__name__}.")
-    found = find_denoiser(model)
-    if found is None:
+    denoiser = find_denoiser(model)
+    if denoiser is None:
         raise ValueError(
             f"{name}: no denoiser was found on {type(model).__name__}. Wrap the model with "
             "hopfield_replay.denoisers.DiffusersDenoiser or CallableDenoiser."
         )
-    return found
+    return denoiser
 
 
 __all__ = ["audit"]

@@ -79,8 +79,8 @@ class Forecast:
     Example:
         >>> import torch
         >>> old = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
-        >>> found = forecast(old, old[:30] + 8.0, capacities=(5, 10))
-        >>> print(found.table().splitlines()[0])
+        >>> prediction = forecast(old, old[:30] + 8.0, capacities=(5, 10))
+        >>> print(prediction.table().splitlines()[0])
         60 old samples, beta 3.382 (leave-one-out n_eff 5)
     """
 
@@ -100,8 +100,8 @@ class Forecast:
 
     def to_dict(self) -> dict[str, Any]:
         """The forecast in plain Python, ready for JSON."""
-        found = asdict(self)
-        return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in found.items()}
+        plain = asdict(self)
+        return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in plain.items()}
 
     def table(self) -> str:
         """The forecast as text."""
@@ -181,8 +181,8 @@ def forecast(
     Example:
         >>> import torch
         >>> old = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
-        >>> found = forecast(old, old[:30] + 8.0, capacities=(5, 10))
-        >>> bool((found.rises > 0).all()), found.policy
+        >>> prediction = forecast(old, old[:30] + 8.0, capacities=(5, 10))
+        >>> bool((prediction.rises > 0).all()), prediction.policy
         (True, 'greedy_gain')
 
     Source: the identity of the replay gain; Satopaa et al. (2011) for the knee.

@@ -61,8 +61,8 @@ def protection_curve(
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [9.0], [10.0]])
-        >>> found = protection_curve(x[[0, 2]], x, beta=1.0)
-        >>> found.sizes, found.kept[0] < found.kept[1] <= found.bound
+        >>> curve = protection_curve(x[[0, 2]], x, beta=1.0)
+        >>> curve.sizes, curve.kept[0] < curve.kept[1] <= curve.bound
         ((1, 2), True)
     """
     targets = followed[spread_indices(len(followed), _TARGETS)]
@@ -76,11 +76,11 @@ def protection_curve(
     curve = tuple(float(protected_energy(matrix, torch.arange(size), beta=beta).mean()) for size in sizes)
     if len(kept) > _GREEDY:
         return ProtectionCurve(tuple(sizes), curve, (), None)
-    found = greedy_replay_gain(matrix, len(kept), beta=beta)
-    values = list(accumulate(found.gains.tolist()))
+    selection = greedy_replay_gain(matrix, len(kept), beta=beta)
+    values = list(accumulate(selection.gains.tolist()))
     return ProtectionCurve(
         tuple(sizes),
         curve,
         tuple(values[size - 1] / len(targets) for size in sizes),
-        found.upper_bound / len(targets),
+        selection.upper_bound / len(targets),
     )

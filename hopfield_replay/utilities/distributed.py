@@ -40,9 +40,9 @@ def gather_objects(value: Any) -> list[Any]:
     size = world()[1]
     if size == 1:
         return [value]
-    found: list[Any] = [None] * size
-    dist.all_gather_object(found, value)
-    return found
+    values: list[Any] = [None] * size
+    dist.all_gather_object(values, value)
+    return values
 
 
 @contextmanager
