@@ -82,7 +82,9 @@ class Module(LightningModule):
 
 
 @pytest.mark.filterwarnings("ignore:No denoiser was found", "ignore:.*does not have many workers")
-@pytest.mark.filterwarnings("ignore:.*The number of training batches", "ignore:Be aware that when using")
+@pytest.mark.filterwarnings(
+    "ignore:.*The number of training batches", "ignore:Be aware that when using", "ignore:You.re resuming"
+)
 def test_a_checkpoint_in_the_middle_of_a_task(tmp_path):
     """Written at step 2 of task 3 of 3, with its monitor's counts of replay beside the history."""
     buffer = EnergyReplayBuffer(4)
