@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -14,6 +15,17 @@ for needed in ("diffusers", "jsonargparse", "matplotlib", "sklearn", "tensorboar
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "examples" / "ddpm_mnist_splits.py"
 ARMS = ["none", "high_energy"]
+INDEX = (SCRIPT.parent / "README.md").read_text()
+
+
+def test_the_index_lists_every_example_with_its_command_and_time():
+    rows = re.findall(r"^\| \[(\w+\.py)\]\((\w+\.py)\) \|.*\| `python examples/(\w+\.py).*` \| (\d.*) \|$", INDEX, re.M)
+    scripts = {path.name for path in SCRIPT.parent.glob("*.py")}
+    assert [{row[column] for row in rows} for column in range(3)] == [scripts] * 3
+    for link in re.findall(r"\]\(([^)]+)\)", INDEX):
+        assert (SCRIPT.parent / link).exists(), link
+    helpers = {path.stem for path in (SCRIPT.parent / "helpers").glob("*.py")}
+    assert set(re.findall(r"`(\w+)`", INDEX.split("`helpers/`")[1])) - {"hopfield_replay"} <= helpers
 
 
 @pytest.fixture(scope="module")

@@ -85,75 +85,75 @@ def number(found: dict[str, float], digits: int = 4, sign: bool = False) -> str:
 
 def markdown(summary: dict[str, Any]) -> str:
     """The study's tables on one data set."""
+    title = f"## {summary['data']}, {summary['network']}"
+    parts = [title, by_policy(summary), random_needs(summary), by_boundary(summary)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def by_policy(summary: dict[str, Any]) -> str:
+    """What each policy forgets, keeps and generates."""
     extractor = summary["extractor"]
     count = max(row["reconstruction"]["seeds"] for row in summary["policies"]) if summary["policies"] else 0
-    lines = [
-        f"## {summary['data']}, {summary['network']}",
-        "",
-        f"{summary['jobs']} runs on {', '.join(summary['devices'])}. After the last task, held-out images of all "
-        f"earlier tasks; mean over up to {count} seeds [95 % bootstrap interval over seeds]. With this few seeds such "
-        "an interval is somewhat too narrow (about 84 % coverage for 5). Differences are paired by seed, against "
-        "random at the same capacity; negative means less.",
-        "",
-    ]
     heads = ["policy", "kept", "seeds", "reconstruction forgetting", "difference", "worst 10 %", "difference"]
     heads += ["training images", "difference"]
     heads += ["error, new task", "difference", extractor["name"], "difference", "share of earlier tasks"]
-    table = []
+    rows = []
     for row in summary["policies"]:
         cells = [row["policy"], str(row["capacity"]), str(row["reconstruction"]["seeds"])]
         against = row.get("against_random")
-        for name, digits in (
-            ("reconstruction", 4),
-            ("worst_tenth", 4),
-            ("seen", 4),
-            ("new_task_error", 4),
-            ("distance", 1),
-        ):
+        for name in ("reconstruction", "worst_tenth", "seen", "new_task_error", "distance"):
+            digits = 1 if name == "distance" else 4
             cells.append(number({"mean": row[name]["mean"], "low": math.nan}, digits))
             cells.append(number(against[name], digits, sign=True) if against else "")
-        cells.append(f"{row['share_of_earlier']['mean']:.2f}")
-        table.append(cells)
-    lines += [
-        markdown_table(heads, table),
-        "",
+        rows.append([*cells, f"{row['share_of_earlier']['mean']:.2f}"])
+    return (
+        f"{summary['jobs']} runs on {', '.join(summary['devices'])}. After the last task, held-out images of all "
+        f"earlier tasks; mean over up to {count} seeds [95 % bootstrap interval over seeds]. With this few seeds such "
+        "an interval is somewhat too narrow (about 84 % coverage for 5). Differences are paired by seed, against "
+        "random at the same capacity; negative means less.\n\n"
+        f"{markdown_table(heads, rows)}\n\n"
         f"{extractor['name']}: Frechet distance of {extractor['generated']} generated images to real images of all "
         f"tasks, in the 32 features of a classifier trained on this data ({100 * extractor['accuracy']:.1f} % "
         f"right on images it was not trained on); {extractor['generated']} other real images are at "
         f"{extractor['floor']:.1f}. Share of earlier tasks: of the generated images, by that classifier; "
-        f"{extractor['expected_share_of_earlier']:.2f} would be even.",
-        "",
-    ]
-    if summary["random_needs"]:
-        measured = summary["random_needs"][0]["random_measured_at"]
-        lines += [
-            f"Kept samples with which random forgets as little as greedy_gain, interpolated (linear in log capacity) "
-            f"on random's curve, measured at {', '.join(map(str, measured))}:",
-            "",
-        ]
-        table = []
-        for row in summary["random_needs"]:
-            needs, low, high = (capacity_text(row[name], measured) for name in ("random_needs", "low", "high"))
-            table.append([str(row["capacity"]), needs, f"{low} to {high}", str(row["seeds"])])
-        lines += [markdown_table(["greedy_gain keeps", "random needs", "95 % interval", "seeds"], table), ""]
-    if summary["correlations"]:
-        heads = ["boundary", "classes", "distance", "seeds", "mean forgetting", *CORRELATIONS.values()]
-        lines += [
-            "Without replay: Spearman's rank correlation of each held-out image's forgetting at the boundary (images "
-            "of the task just before it) with its energy before and its energy rise; given density: partial, "
-            "controlled for the log distance to the 10th neighbour in its own task. Distance: between the tasks' class "
-            "means, averaged.",
-            "",
-        ]
-        table = []
-        for row in summary["correlations"]:
-            arrow = " <-> " if row["both_orders"] else " -> "
-            classes = arrow.join(",".join(map(str, row[end])) for end in ("from", "to"))
-            cells = [row["boundary"], classes, f"{row['task_distance']:.2f}", str(row["forgetting"]["seeds"])]
-            cells += [f"{row['forgetting']['mean']:.4f}"]
-            table.append(cells + [number(row[name], 2, sign=True) for name in CORRELATIONS])
-        lines += [markdown_table(heads, table), ""]
-    return "\n".join(lines)
+        f"{extractor['expected_share_of_earlier']:.2f} would be even."
+    )
+
+
+def random_needs(summary: dict[str, Any]) -> str:
+    """How many samples random needs to forget as little as greedy_gain; empty where it was not measured."""
+    if not summary["random_needs"]:
+        return ""
+    measured = summary["random_needs"][0]["random_measured_at"]
+    rows = []
+    for row in summary["random_needs"]:
+        needs, low, high = (capacity_text(row[name], measured) for name in ("random_needs", "low", "high"))
+        rows.append([str(row["capacity"]), needs, f"{low} to {high}", str(row["seeds"])])
+    return (
+        "Kept samples with which random forgets as little as greedy_gain, interpolated (linear in log capacity) on "
+        f"random's curve, measured at {', '.join(map(str, measured))}:\n\n"
+        + markdown_table(["greedy_gain keeps", "random needs", "95 % interval", "seeds"], rows)
+    )
+
+
+def by_boundary(summary: dict[str, Any]) -> str:
+    """How forgetting without replay ranks with the energies; empty where it was not measured."""
+    if not summary["correlations"]:
+        return ""
+    heads = ["boundary", "classes", "distance", "seeds", "mean forgetting", *CORRELATIONS.values()]
+    rows = []
+    for row in summary["correlations"]:
+        arrow = " <-> " if row["both_orders"] else " -> "
+        classes = arrow.join(",".join(map(str, row[end])) for end in ("from", "to"))
+        cells = [row["boundary"], classes, f"{row['task_distance']:.2f}", str(row["forgetting"]["seeds"])]
+        cells += [f"{row['forgetting']['mean']:.4f}"]
+        rows.append(cells + [number(row[name], 2, sign=True) for name in CORRELATIONS])
+    return (
+        "Without replay: Spearman's rank correlation of each held-out image's forgetting at the boundary (images of "
+        "the task just before it) with its energy before and its energy rise; given density: partial, controlled for "
+        "the log distance to the 10th neighbour in its own task. Distance: between the tasks' class means, "
+        "averaged.\n\n" + markdown_table(heads, rows)
+    )
 
 
 def capacity_text(value: float, measured: list[int]) -> str:
