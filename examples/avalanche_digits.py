@@ -119,14 +119,14 @@ def train_ddpm(benchmark: Any, plugins: list[Any], args: Any, preset: Preset, ep
         plugins=plugins,
         evaluator=loss_evaluator(IntrinsicForgetting(), ReconstructionForgetting(seed=args.seed), loggers=[]),
     )
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for experience in benchmark.train_stream:
         strategy.train(experience, eval_streams=[])
-        found = strategy.eval(benchmark.test_stream)
-    loss = [value for name, value in found.items() if name.startswith("Loss_Exp")]
+        results = strategy.eval(benchmark.test_stream)
+    loss = [value for name, value in results.items() if name.startswith("Loss_Exp")]
     return {
-        "reconstruction_forgetting": found["StreamForgetting/ReconstructionForgetting/eval_phase/test_stream"],
-        "intrinsic_forgetting": found["StreamForgetting/IntrinsicForgetting/eval_phase/test_stream"],
+        "reconstruction_forgetting": results["StreamForgetting/ReconstructionForgetting/eval_phase/test_stream"],
+        "intrinsic_forgetting": results["StreamForgetting/IntrinsicForgetting/eval_phase/test_stream"],
         "loss_newest": loss[-1],
         "loss_all": sum(loss) / len(loss),
     }
@@ -148,8 +148,8 @@ def train_classifier(benchmark: Any, plugins: list[Any], args: Any, preset: Pres
     )
     for experience in benchmark.train_stream:
         strategy.train(experience, eval_streams=[])
-    found = strategy.eval(benchmark.test_stream)
-    return {"accuracy": found["Top1_Acc_Stream/eval_phase/test_stream"]}
+    results = strategy.eval(benchmark.test_stream)
+    return {"accuracy": results["Top1_Acc_Stream/eval_phase/test_stream"]}
 
 
 def run_arm(arm: str, benchmark: Any, args: Any, preset: Preset, bar: Any) -> dict[str, Any]:

@@ -26,14 +26,15 @@ from helpers.splits import PRESETS, Split, be_quiet, forecast_agreement, forecas
 from hopfield_replay.functional import Correlation
 
 
-def agreement_report(found: list[Correlation]) -> str:
+def agreement_report(agreement: list[Correlation]) -> str:
     """How well the forecast predicted what was forgotten at each boundary."""
     lines = [
         "Forecast against measured reconstruction forgetting without replay, over the held-out probes of each task",
         "at the boundary after it (Spearman, 95 % bootstrap interval over probes; one run):",
     ]
     lines += [
-        f"  task {task}: {r.estimate:+.2f} [{r.low:+.2f}, {r.high:+.2f}], {r.n} probes" for task, r in enumerate(found)
+        f"  task {task}: {r.estimate:+.2f} [{r.low:+.2f}, {r.high:+.2f}], {r.n} probes"
+        for task, r in enumerate(agreement)
     ]
     return "\n".join(lines)
 
@@ -93,7 +94,7 @@ def main() -> None:
         print(agreement_report(agreement))
         path = args.output_dir / "results.json"
         results = json.loads(path.read_text())
-        write_json(path, {**results, "forecast": [asdict(found) for found in agreement]})
+        write_json(path, {**results, "forecast": [asdict(correlation) for correlation in agreement]})
 
 
 if __name__ == "__main__":

@@ -157,7 +157,7 @@ def train(ready: Run, args: Any) -> None:
     """Train on all tasks, and write what came of it."""
     folder, buffer = args.output_dir, ready.monitor.buffer
     pairs = enumerate(zip(ready.tasks, ready.latents, strict=True))
-    data: list[Any] = [make_loader(ready.model, task, found, args, number) for number, (task, found) in pairs]
+    data: list[Any] = [make_loader(ready.model, task, cached, args, number) for number, (task, cached) in pairs]
     if buffer is not None:
         data = [ReplayDataModule(item, buffer, replay_ratio=args.replay_ratio, seed=args.seed) for item in data]
     last = folder / "checkpoints" / "last.ckpt"

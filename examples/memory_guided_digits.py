@@ -68,12 +68,12 @@ def forgetful(tasks: list[Split], epochs: int, seed: int) -> DDPM:
 
 def measure(samples: Tensor, real: Tensor, classifier: DigitClassifier, guidance: MemoryGuidance) -> dict[str, Any]:
     """Which digits the samples show, how near they are to the real images, and how many come from the memory."""
-    found = classifier.classify(samples).bincount(minlength=10) / len(samples)
+    shares = classifier.classify(samples).bincount(minlength=10) / len(samples)
     precision, recall = precision_recall(classifier.features(real), classifier.features(samples))
     report = guidance.report(samples)
     driven = report.nearest_stored[report.memory_driven]
     return {
-        "digits": found.tolist(),
+        "digits": shares.tolist(),
         "precision": precision,
         "recall": recall,
         "memory_share": report.memory_share,

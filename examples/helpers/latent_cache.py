@@ -42,19 +42,19 @@ def cached_latents(tasks: Sequence[Captioned], vae: nn.Module, size: int, folder
         ValueError: a cache of another autoencoder, of other images or of another size; an image that does not decode.
     """
     made_by = vae_fingerprint(vae)
-    found, new = [], {}
+    latents, new = [], {}
     for number, task in enumerate(tasks):
         path = folder / f"{number}_{task.name}.pt"
         made_of = {"vae": made_by, "images": task.fingerprint(), "size": size}
         if path.exists():
-            found.append(_read(path, made_of))
+            latents.append(_read(path, made_of))
             continue
-        found.append(_encode(task, vae, size))
-        new[path] = {**made_of, "latents": found[-1]}
+        latents.append(_encode(task, vae, size))
+        new[path] = {**made_of, "latents": latents[-1]}
     folder.mkdir(parents=True, exist_ok=True)
     for path, tree in new.items():
         write_tensors(path, tree)
-    return found
+    return latents
 
 
 def _read(path: Path, made_of: dict[str, Any]) -> Tensor:

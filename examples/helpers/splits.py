@@ -184,15 +184,15 @@ def forecast_agreement(history: Sequence[BoundaryRecord], tasks: Sequence[Split]
         For each task but the last Spearman's correlation, with its bootstrap interval, of the predicted energy rise and
         the rise of the reconstruction error while the next task was learned.
     """
-    found = []
+    agreement = []
     for record, old, new in zip(history[1:], tasks, tasks[1:], strict=False):
         probe = record.probes[record.task - 1]
         measured = probe.reconstruction
         assert measured is not None  # the monitor knows the DDPM's denoiser
         images = old.held_out.tensors[0][probe.ids & ((1 << 39) - 1)]  # the position is in the id's lowest bits
         predicted = predicted_rise(images, old.train.tensors[0], new.train.tensors[0])
-        found.append(spearman_interval(predicted, measured))
-    return found
+        agreement.append(spearman_interval(predicted, measured))
+    return agreement
 
 
 def train_tasks(

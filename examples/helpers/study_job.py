@@ -152,8 +152,8 @@ def generate(model: DDPM, count: int) -> Tensor:
 
 def positions(probe: ProbeRecord) -> Tensor:
     """Where the probes stand in their task's validation data, (n,), rising: the held-out images first."""
-    found: Tensor = probe.ids - sample_ids(probe.task, torch.zeros(1), held_out=True)
-    return found
+    at: Tensor = probe.ids - sample_ids(probe.task, torch.zeros(1), held_out=True)
+    return at
 
 
 def log_density(split: Split, probe: ProbeRecord) -> Tensor:
@@ -207,12 +207,12 @@ def lean(record: BoundaryRecord, tasks: Sequence[Split]) -> dict[str, Any]:
     probes = []
     for probe in record.probes:
         count = int((positions(probe) < len(tasks[probe.task].held_out)).sum())
-        found = {"task": probe.task}
+        row = {"task": probe.task}
         for name, value in probe.items():
             if name.startswith(("energy", "error")):
                 mean = (value.mean(1) if value.ndim == 2 else value).float()
-                found |= {name: mean[:count], f"seen_{name}": mean[count:]}
-        probes.append(found)
+                row |= {name: mean[:count], f"seen_{name}": mean[count:]}
+        probes.append(row)
     return {name: record[name] for name in ("task", "beta", "n_eff", "replayed", "timesteps")} | {"probes": probes}
 
 

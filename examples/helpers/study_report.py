@@ -40,8 +40,8 @@ def summarize(folder: Path, settings: Settings, data_dir: Path) -> dict[str, Any
     arms: Arms = {}
     for job, result in results.items():
         if job.sequence == "split":
-            found = measure(result, generative, lambda images: generative.share_of(images, earlier))
-            arms.setdefault((job.policy, job.capacity), {})[job.seed] = found
+            measured = measure(result, generative, lambda images: generative.share_of(images, earlier))
+            arms.setdefault((job.policy, job.capacity), {})[job.seed] = measured
     policies = []
     for (policy, capacity), runs in arms.items():
         row: dict[str, Any] = {"policy": policy, "capacity": capacity, "runs": runs}
@@ -74,13 +74,13 @@ def summarize(folder: Path, settings: Settings, data_dir: Path) -> dict[str, Any
     }
 
 
-def number(found: dict[str, float], digits: int = 4, sign: bool = False) -> str:
+def number(estimate: dict[str, float], digits: int = 4, sign: bool = False) -> str:
     """Mean with its interval; nothing for what was not measured."""
-    if math.isnan(found["mean"]):
+    if math.isnan(estimate["mean"]):
         return ""
     form = f"{'+' if sign else ''}.{digits}f"
-    text = format(found["mean"], form)
-    return text if math.isnan(found["low"]) else f"{text} [{found['low']:{form}}, {found['high']:{form}}]"
+    text = format(estimate["mean"], form)
+    return text if math.isnan(estimate["low"]) else f"{text} [{estimate['low']:{form}}, {estimate['high']:{form}}]"
 
 
 def markdown(summary: dict[str, Any]) -> str:
@@ -163,11 +163,11 @@ def capacity_text(value: float, measured: list[int]) -> str:
     return f"<= {measured[0]}" if value <= measured[0] else f"{value:.0f}"
 
 
-def whiskers(found: dict[str, float]) -> list[list[float]]:
+def whiskers(estimate: dict[str, float]) -> list[list[float]]:
     """Lengths of the error bar below and above the mean; none without an interval."""
-    if math.isnan(found["low"]):
+    if math.isnan(estimate["low"]):
         return [[0.0], [0.0]]
-    return [[max(0.0, found["mean"] - found["low"])], [max(0.0, found["high"] - found["mean"])]]
+    return [[max(0.0, estimate["mean"] - estimate["low"])], [max(0.0, estimate["high"] - estimate["mean"])]]
 
 
 def draw_policies(summary: dict[str, Any], path: Path) -> None:
@@ -182,17 +182,19 @@ def draw_policies(summary: dict[str, Any], path: Path) -> None:
     left, right = panels(figure, 2, 2)
     draw_curves(left, rows, sizes)
     # by the size that most policies have, then by the differences there
-    common = max(sizes, key=lambda size: sum(size in found for found in compared.values()), default=0)
+    common = max(sizes, key=lambda size: sum(size in by_size for by_size in compared.values()), default=0)
     worst_first = sorted(compared, key=lambda name: -compared[name].get(common, {"mean": -math.inf})["mean"])
     for i, size in enumerate(sizes):
         label: str | None = f"{size} kept"
         for height, name in enumerate(worst_first):
             if size not in compared[name]:
                 continue
-            found = compared[name][size]
+            difference = compared[name][size]
             style = series_style(i) | {"linestyle": "none"}
             shift = 0.22 * ((len(sizes) - 1) / 2 - i)
-            right.errorbar([found["mean"]], [height + shift], xerr=whiskers(found), capsize=2, label=label, **style)
+            right.errorbar(
+                [difference["mean"]], [height + shift], xerr=whiskers(difference), capsize=2, label=label, **style
+            )
             label = None
     right.set_yticks(range(len(worst_first)), worst_first)
     right.axvline(0.0, color="0.7", linewidth=0.8, zorder=0)
@@ -211,10 +213,10 @@ def draw_curves(axis: Any, rows: dict[tuple[str, int], dict[str, Any]], sizes: l
             axis.axhline(rows[name, 0]["reconstruction"]["mean"], color="0.5", linestyle="--", label="none")
             continue
         measured = [size for size in sizes if (name, size) in rows]
-        found = [rows[name, size]["reconstruction"] for size in measured]
-        means = [one["mean"] for one in found]
+        estimates = [rows[name, size]["reconstruction"] for size in measured]
+        means = [one["mean"] for one in estimates]
         if name in HIGHLIGHTED:
-            errors = [whiskers(one) for one in found]
+            errors = [whiskers(one) for one in estimates]
             bars = [[error[side][0] for error in errors] for side in (0, 1)]
             axis.errorbar(measured, means, yerr=bars, capsize=2, label=name, **series_style(HIGHLIGHTED.index(name)))
         else:

@@ -15,7 +15,7 @@ from helpers import study_job
 from helpers import study_statistics as statistics
 from helpers.splits import Split
 from helpers.study_report import capacity_text, draw_correlations, draw_policies, markdown, summarize
-from hopfield_replay.tracker.task_reader import sample_ids
+from hopfield_replay.tracker import BoundaryRecord, sample_ids
 
 SETTINGS = study_job.Settings(
     data="digits",
@@ -184,8 +184,11 @@ def test_probes_are_told_apart_by_their_ids():
     count = len(split.held_out)
     at = torch.tensor([0, 3, count - 1, count, count + 29])  # some of the validation data, as with fewer probes
     errors = torch.rand(5, 2, generator=torch.Generator().manual_seed(0))
-    probe = {"task": 0, "ids": sample_ids(0, at, held_out=True), "error": errors, "energy": errors[:, 0]}
-    record = {"task": 0, "beta": 1.0, "n_eff": 5.0, "replayed": 0, "timesteps": [1, 2], "probes": [probe]}
+    measured = dict.fromkeys(("error", "error_start", "error_before"), errors)
+    measured |= dict.fromkeys(("energy", "energy_start", "energy_before"), errors[:, 0])
+    probe = {"task": 0, "ids": sample_ids(0, at, held_out=True), **measured}
+    state = {"task": 0, "beta": 1.0, "n_eff": 5.0, "replayed": 0, "timesteps": [1, 2], "probes": [probe]}
+    record = BoundaryRecord.from_dict(state)
     (found,) = study_job.lean(record, [split])["probes"]
     torch.testing.assert_close(found["error"], errors[:3].mean(1))
     torch.testing.assert_close(found["seen_error"], errors[3:].mean(1))
@@ -193,5 +196,7 @@ def test_probes_are_told_apart_by_their_ids():
         split.held_out.tensors[0][at[:3], None].numpy() - split.train.tensors[0][None].numpy(), axis=(3, 4)
     )[:, :, 0]
     np.testing.assert_allclose(
-        study_job.log_density(split, probe), np.log(np.sort(expected, 1)[:, study_job.NEIGHBOUR - 1]), rtol=1e-5
+        study_job.log_density(split, record.probes[0]),
+        np.log(np.sort(expected, 1)[:, study_job.NEIGHBOUR - 1]),
+        rtol=1e-5,
     )
