@@ -184,11 +184,9 @@ def test_probes_are_told_apart_by_their_ids():
     count = len(split.held_out)
     at = torch.tensor([0, 3, count - 1, count, count + 29])  # some of the validation data, as with fewer probes
     errors = torch.rand(5, 2, generator=torch.Generator().manual_seed(0))
-    measured = dict.fromkeys(("error", "error_start", "error_before"), errors)
-    measured |= dict.fromkeys(("energy", "energy_start", "energy_before"), errors[:, 0])
-    probe = {"task": 0, "ids": sample_ids(0, at, held_out=True), **measured}
-    state = {"task": 0, "beta": 1.0, "n_eff": 5.0, "replayed": 0, "timesteps": [1, 2], "probes": [probe]}
-    record = BoundaryRecord.from_dict(state)
+    probe = {"task": 0, "ids": sample_ids(0, at, held_out=True), "error": errors, "energy": errors[:, 0]}
+    numbers = {"beta": 1.0, "n_eff": 5.0, "replayed": 0, "timesteps": [1, 2]}
+    record = BoundaryRecord.of({"task": 0, "probes": [probe], **numbers})
     (found,) = study_job.lean(record, [split])["probes"]
     torch.testing.assert_close(found["error"], errors[:3].mean(1))
     torch.testing.assert_close(found["seen_error"], errors[3:].mean(1))
