@@ -74,6 +74,7 @@ class ForgettingMonitor(Callback):
         scratch: folder for these samples, as memory-mapped files; None: in memory.
         embedding: also show the buffer's vectors in TensorBoard's projector.
         seed: of the probes and of the noise.
+        allow_changes: a checkpoint may be resumed with other settings, or with other data; otherwise that is an error.
 
     Raises:
         MisconfigurationException: a strategy under which boundaries cannot be measured (ddp_spawn, sharded models);
@@ -109,6 +110,7 @@ class ForgettingMonitor(Callback):
         scratch: str | os.PathLike[str] | None = None,
         embedding: bool = False,
         seed: int = 0,
+        allow_changes: bool = False,
     ) -> None:
         if probe_source not in ("train", "val"):
             raise ValueError(f'probe_source must be "train" or "val", got {probe_source!r}.')
@@ -132,6 +134,7 @@ class ForgettingMonitor(Callback):
             followed_tasks=followed_tasks,
             history_size=history_size,
             seed=seed,
+            allow_changes=allow_changes,
         )
         self.denoiser = denoiser
         self.probe_source = probe_source
@@ -356,4 +359,4 @@ def _after(trainer: Trainer, monitor: Callback) -> list[Callback]:
 
 def _progress(trainer: Trainer) -> AbstractContextManager[None]:
     """Shows bars where the trainer shows its own."""
-    return show_progress(trainer.is_global_zero and trainer.progress_bar_callback is not None, delay=1.0)
+    return show_progress(trainer.is_global_zero and trainer.progress_bar_callback is not None, everywhere=True)

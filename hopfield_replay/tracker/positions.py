@@ -19,7 +19,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from hopfield_replay.utilities.distributed import gather_objects, gather_rows, together, world
+from hopfield_replay.utilities.distributed import gather_objects, gather_rows, raise_on_all_ranks, world
 from hopfield_replay.utilities.randomness import OwnRandomness
 
 _ENDLESS = 10  # a sampler without a length that draws more than so many times the data set's length has no end
@@ -35,6 +35,7 @@ class Positions:
         certain: every one of them is drawn in every epoch. Otherwise which ones are is known only from the batches.
         share: of the positions that an epoch draws, in (0, 1]; 0.0: it draws with replacement.
         guessed: not even which positions may be drawn is known; those of the whole data set stand here.
+        without_limit: (N,) int64, what could be drawn without a limit, where that is more.
     """
 
     values: Tensor
@@ -42,6 +43,12 @@ class Positions:
     certain: bool = True
     share: float = 1.0
     guessed: bool = False
+    without_limit: Tensor | None = None
+
+    @property
+    def every(self) -> Tensor:
+        """(N,) int64, what could be drawn without a limit."""
+        return self.values if self.without_limit is None else self.without_limit
 
     def missed(self, draws: float) -> float:
         """How many positions are expected never to be drawn, after so many draws.
@@ -88,7 +95,7 @@ def loader_positions(loader: Any, limit: int | None = None) -> Positions | None:
         return None
     if limit == 0:
         return Positions(torch.arange(0))
-    with together("listing what the sampler draws"):
+    with raise_on_all_ranks("listing what the sampler draws"):
         passes = _two_passes(loader)
     if not all(gather_objects(passes is not None)):
         return None
@@ -99,8 +106,11 @@ def loader_positions(loader: Any, limit: int | None = None) -> Positions | None:
         return weighted
     ordered = all(gather_objects(first.indices == second.indices and first.ends == second.ends))
     if ordered and limit is not None and limit < max(gather_objects(len(first.ends))):
+        every = gather_rows(torch.tensor(first.indices, dtype=torch.int64)).unique()
         first = second = first.cut(limit)
         limit = None
+    else:
+        every = None
     wholes = [gather_rows(torch.tensor(one.indices, dtype=torch.int64)) for one in (first, second)]
     (positions, counts), (others, other_counts) = (whole.unique(return_counts=True) for whole in wholes)
     if not torch.equal(positions, others):  # another part in each epoch
@@ -114,8 +124,8 @@ def loader_positions(loader: Any, limit: int | None = None) -> Positions | None:
     repeated = bool((counts != counts[:1]).any()) and torch.equal(counts, other_counts)
     # a distributed sampler repeats samples only to give every process as many
     if repeated and world()[1] == 1 and not isinstance(_inner(loader), DistributedSampler):
-        return Positions(positions, counts.to(torch.float64))
-    return Positions(positions)
+        return Positions(positions, counts.to(torch.float64), without_limit=every)
+    return Positions(positions, without_limit=every)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from hopfield_replay.functional import energy
 from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.tracker.task_reader import TaskData, TaskReader, fetch
 from hopfield_replay.utilities.checks import Similarity
-from hopfield_replay.utilities.distributed import together
+from hopfield_replay.utilities.distributed import raise_on_all_ranks
 
 _ROUNDING = 1e-5  # of a vector's largest number: what other batch sizes do to a network's features
 _OTHER = 1e-2  # beyond this it is another sample
@@ -46,7 +46,7 @@ class ReadAgain:
         before = self._data.at(chosen)
         positions = before.positions
         samples = fetch(self._source, positions)
-        with together("encoding the chosen samples"):
+        with raise_on_all_ranks("encoding the chosen samples"):
             found = self._reader.encode(self._source, samples)
             labels = self._reader.columns.labels_of(samples, len(chosen))
         bad = positions[~torch.isfinite(found).all(1)]

@@ -15,7 +15,7 @@ from hopfield_replay.tracker.passed import Passed
 from hopfield_replay.tracker.positions import Positions, loader_positions
 from hopfield_replay.tracker.reserve import PLACE
 from hopfield_replay.utilities.checks import check_integer, check_loader
-from hopfield_replay.utilities.distributed import gather_objects, together, world
+from hopfield_replay.utilities.distributed import gather_objects, raise_on_all_ranks, world
 from hopfield_replay.utilities.nested import concatenate, identity, map_leaves, rows, shaped_like, take
 from hopfield_replay.utilities.randomness import OwnRandomness
 
@@ -55,7 +55,7 @@ class TaskSource:
         loader: a DataLoader, or a re-iterable object that yields batches.
         prepare: what happens to a batch on its way to the model (device, scaling); what is kept is not prepared.
         limit: only the first ``limit`` batches of an epoch are trained on.
-        total: batches of all epochs together, where it is known: so few that they are not worth reading all data for
+        total: batches of all epochs raise_on_all_ranks, where it is known: so few that they are not worth reading all data for
             are chosen from as they pass.
         watched: every batch that is trained on will be reported.
         reserve: samples of a stream that are chosen from, at most.
@@ -103,13 +103,14 @@ class TaskSource:
     def note_form(self, batch: Any) -> None:
         """Remember the containers of the loader's batches."""
         if self._form is None:
-            self._form = map_leaves(lambda _, leaf: leaf[:0], batch)
+            self._form = map_leaves(lambda _, leaf: leaf[:1].clone() if isinstance(leaf, Tensor) else leaf, batch)
 
     @cached_property
     def positions(self) -> Positions | None:
         """What the loader draws from; None for a stream."""
         if isinstance(self.loader, Sequence):
-            return Positions(torch.arange(sum(self._sizes)))
+            every = sum(rows(batch) for batch in self.loader)
+            return Positions(torch.arange(sum(self._sizes)), without_limit=torch.arange(every))
         return loader_positions(self.loader, self.limit)
 
     @cached_property
@@ -122,9 +123,9 @@ class TaskSource:
         """A few of the samples, evenly spread over the positions; None for a stream."""
         if self.positions is None or not len(self.positions.values):
             return None
-        values = self.positions.values
+        values = self.positions.every
         chosen = values[torch.linspace(0, len(values) - 1, min(_FEW, len(values))).long()]
-        with together("reading a few samples"):
+        with raise_on_all_ranks("reading a few samples"):
             reads = [self._whole(chosen, seed) for seed in (0, 1)]
             numbers = [contents(batch, len(chosen)) for batch in reads]
         self.note_form(reads[0])
@@ -180,7 +181,7 @@ class TaskSource:
 
     def record(self) -> None:
         """Read a stream once, and choose from it as it passes."""
-        with together("reading the stream"):
+        with raise_on_all_ranks("reading the stream"):
             for number, batch in enumerate(_own(self.loader, 0)):
                 if number == self.limit:
                     break

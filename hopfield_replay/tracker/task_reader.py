@@ -13,7 +13,7 @@ from hopfield_replay.encoders import Columns, as_encoder, vectors_of
 from hopfield_replay.policies.candidates import sample_keys
 from hopfield_replay.tracker.contents import contents
 from hopfield_replay.tracker.source import TaskSource
-from hopfield_replay.utilities.distributed import broadcast, gather_objects, gather_rows, together, world
+from hopfield_replay.utilities.distributed import broadcast, gather_objects, gather_rows, raise_on_all_ranks, world
 from hopfield_replay.utilities.progress import track
 from hopfield_replay.utilities.randomness import OwnRandomness
 
@@ -167,7 +167,7 @@ class TaskReader:
         numbers = [none]
         form: Any = None
         extent = (math.inf, -math.inf)
-        with together(f"reading task {task}"):
+        with raise_on_all_ranks(f"reading task {task}"):
             batches = source.batches() if every and source.positions is not None else source.batches(positions)
             for at, batch in track(batches, f"Reading task {task}"):
                 source.note_form(batch)
@@ -291,7 +291,7 @@ class TaskReader:
         chosen = sample_keys(all_ids, -1 - seed).argsort(descending=True)[:size].sort().values
         read = source if held_out is None else held_out
         batch = fetch(read, positions[chosen])
-        with together(f"encoding the probes of task {task}"):
+        with raise_on_all_ranks(f"encoding the probes of task {task}"):
             vectors = self.encode(read, batch)
         _refuse(positions[chosen][~torch.isfinite(vectors).all(1)], len(chosen), f"The probe data of task {task}")
         return Followed(all_ids[chosen], vectors, plain(batch))
@@ -332,7 +332,7 @@ def _drawn(source: TaskSource) -> tuple[Tensor, Tensor | None]:
 
 def fetch(source: TaskSource, positions: Tensor) -> Any:
     """The samples at these positions as the first process reads them."""
-    with together("reading the chosen samples"):
+    with raise_on_all_ranks("reading the chosen samples"):
         samples = source.fetch(positions) if world()[0] == 0 else None
     return broadcast(samples)
 

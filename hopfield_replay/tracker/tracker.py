@@ -12,6 +12,7 @@ from hopfield_replay.denoisers import Denoiser
 from hopfield_replay.encoders import Column, Columns
 from hopfield_replay.memory.settings import EnergySettings
 from hopfield_replay.policies import requirements
+from hopfield_replay.tracker.fingerprint import check_same_data, check_same_settings, fingerprint, named
 from hopfield_replay.tracker.measurement import Measurement, Mixture
 from hopfield_replay.tracker.meter import ErrorMeter
 from hopfield_replay.tracker.read_again import ReadAgain
@@ -81,6 +82,8 @@ class ForgettingTracker:
         history_size: only the newest records stay in :attr:`history`, this many, so that checkpoints do not grow; None:
             all. >= 1.
         seed: of the probes and of the noise.
+        allow_changes: a state may be loaded into a run with other settings, and go on with other data; otherwise that
+            is an error.
 
     Attributes:
         history: a :class:`~hopfield_replay.tracker.BoundaryRecord` for each finished task (the newest
@@ -120,6 +123,7 @@ class ForgettingTracker:
         followed_tasks: int | None = None,
         history_size: int | None = None,
         seed: int = 0,
+        allow_changes: bool = False,
     ) -> None:
         if buffer is not None and not isinstance(buffer, EnergyReplayBuffer):
             raise TypeError(f"buffer must be an EnergyReplayBuffer or None, got {type(buffer).__name__}.")
@@ -149,6 +153,9 @@ class ForgettingTracker:
         self.open_task: int | None = None
         self._probes: list[ProbeSet] = []
         self._at_hand = TaskAtHand(self._reader)
+        self.allow_changes = allow_changes
+        self._asked = self._as_asked(encoder)
+        self._data: dict[int, dict[str, Any]] = {}  # fingerprint of each task's data
         self._calibrates = (
             False  # beta was calibrated on the task at hand, and is again if its data turns out otherwise
         )
@@ -224,6 +231,7 @@ class ForgettingTracker:
         self._at_hand.forget()  # a task that was begun and given up is no longer the one at hand
         if self.buffer is not None:
             self.buffer.check_place(self.next_task)
+        self.check_data(self.next_task, source)
         if source.ahead and self._at_hand.encoder_changed(source):
             self._renew(source)
         data = self._at_hand.read(self.next_task, source, self._dimension)
@@ -308,6 +316,8 @@ class ForgettingTracker:
         if replay_ratio is not None and not 0.0 <= replay_ratio < 1.0:
             raise ValueError(f"replay_ratio must lie in [0, 1), got {replay_ratio}.")
         task = self.next_task
+        if self._at_hand.begun(task) is None and self.open_task == task:  # in another process, or a stream
+            self.check_data(task, source)
         if self._at_hand.encoder_changed(source):
             self._renew(source)
             self._at_hand.forget()
@@ -404,6 +414,41 @@ class ForgettingTracker:
         """
         return ErrorMeter(denoiser, self.timesteps, self.seed, prepare, self.columns, self.draws)
 
+    def _as_asked(self, encoder: Any) -> dict[str, Any]:
+        """The settings that a resumed run must share."""
+        found = {
+            "beta": "auto" if self.beta is None else self.beta,
+            "similarity": self.similarity,
+            "seed": self.seed,
+            "timesteps": self.timesteps,
+            "draws": self.draws,
+            "encoder": named(encoder),
+        }
+        if self.buffer is not None:
+            found |= {
+                "policy": named(self.buffer.policy),
+                "groups": self.buffer.groups,
+                "sampling": self.buffer.sampling,
+                "buffer_seed": self.buffer.seed,
+            }
+        return found
+
+    def check_data(self, task: int, source: TaskSource) -> None:
+        """Refuse data of a task of a loaded state that is not what it was; of an unknown task remember it.
+
+        Args:
+            task: its number.
+            source: its data.
+
+        Raises:
+            ValueError: other data; both are named.
+        """
+        now = fingerprint(source)
+        finished = task < self.next_task or self.open_task == task
+        if finished and not self.allow_changes:
+            check_same_data(task, now, self._data)
+        self._data[task] = now
+
     @property
     def _dimension(self) -> int | None:
         """Of the vectors so far."""
@@ -459,13 +504,15 @@ class ForgettingTracker:
             "buffer": None if self.buffer is None else self.buffer.state_dict(),
             "encoder": self._at_hand.state_dict(),
             "calibrates": self._calibrates,
+            "settings": self._asked,
+            "data": {str(task): print_of for task, print_of in self._data.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state; nothing changes if it does not fit.
 
         Raises:
-            ValueError: another format, parts that are missing or do not fit together, or a buffer in the state and none
+            ValueError: another format, parts that are missing or do not fit raise_on_all_ranks, or a buffer in the state and none
                 here (or the other way round).
         """
         state = migrated(state, _FORMAT, _MIGRATIONS, "a ForgettingTracker")
@@ -478,6 +525,8 @@ class ForgettingTracker:
                 f"The state was written {'without' if state['buffer'] is None else 'with'} a buffer, but this run is "
                 f"{'without' if self.buffer is None else 'with'} one; resume with the same configuration."
             )
+        if not self.allow_changes:
+            check_same_settings(state.get("settings", {}), self._settings_for(state))
         at_hand = TaskAtHand(self._reader)
         at_hand.load_state_dict(state.get("encoder"))
         if self.buffer is not None:
@@ -488,3 +537,9 @@ class ForgettingTracker:
         self.history, self._probes = history, probes
         self._at_hand = at_hand
         self._calibrates = bool(state.get("calibrates", False))
+        self._data = {int(task): dict(print_of) for task, print_of in state.get("data", {}).items()}
+
+    def _settings_for(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of this run; a beta that is the one which the state's run has calibrated is no other."""
+        same = self._asked["beta"] == state["beta"]
+        return {**self._asked, "beta": state.get("settings", {}).get("beta")} if same else self._asked
