@@ -58,8 +58,8 @@ def check_same_data(task: int, now: Mapping[str, Any], known: Mapping[int, Mappi
     others = [other for other, print_of in known.items() if other != task and _same(print_of, now)]
     whose = f", the data of the checkpoint's task {others[0]}" if others and now["contents"] else ""
     raise ValueError(
-        f"Task {task} was {describe(before)} when the checkpoint was written, and is {describe(now)} now{whose}. Resume "
-        "with the same tasks in the same order, or pass allow_changes=True if that is meant."
+        f"Task {task} was {describe(before)} when the checkpoint was written, and is {describe(now)} now{whose}. "
+        "Resume with the same tasks in the same order, or pass allow_changes=True if that is meant."
     )
 
 

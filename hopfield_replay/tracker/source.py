@@ -55,7 +55,7 @@ class TaskSource:
         loader: a DataLoader, or a re-iterable object that yields batches.
         prepare: what happens to a batch on its way to the model (device, scaling); what is kept is not prepared.
         limit: only the first ``limit`` batches of an epoch are trained on.
-        total: batches of all epochs raise_on_all_ranks, where it is known: so few that they are not worth reading all data for
+        total: batches of all epochs together, where it is known: so few that they are not worth reading all data for
             are chosen from as they pass.
         watched: every batch that is trained on will be reported.
         reserve: samples of a stream that are chosen from, at most.

@@ -231,7 +231,8 @@ class ForgettingTracker:
         self._at_hand.forget()  # a task that was begun and given up is no longer the one at hand
         if self.buffer is not None:
             self.buffer.check_place(self.next_task)
-        self.check_data(self.next_task, source)
+        if self.open_task is not None:  # a resumed run
+            self.check_data(self.next_task, source)
         if source.ahead and self._at_hand.encoder_changed(source):
             self._renew(source)
         data = self._at_hand.read(self.next_task, source, self._dimension)
@@ -239,6 +240,7 @@ class ForgettingTracker:
         self._calibrates |= self.settings.beta is None
         beta = self.settings.beta if data is None else self.settings.calibrated(data.vectors)
         guessed = source.positions is not None and source.positions.guessed
+        print_of = fingerprint(source)
         with interrupts_wait():
             self.settings.beta = beta
             if self.buffer is not None and self.open_task is None:
@@ -246,6 +248,7 @@ class ForgettingTracker:
                     self.buffer.refine(data.vectors, masses=data.masses)
                 self.buffer.drawn.clear()
             self._at_hand.keep(self.next_task, source, data)
+            self._data[self.next_task] = print_of
             self.open_task = self.next_task
 
     def check_batch(self, source: TaskSource, batch: Any) -> None:
@@ -434,7 +437,7 @@ class ForgettingTracker:
         return found
 
     def check_data(self, task: int, source: TaskSource) -> None:
-        """Refuse data of a task of a loaded state that is not what it was; of an unknown task remember it.
+        """Refuse data of a task that has begun, or ended, in a loaded state and is not what it was.
 
         Args:
             task: its number.
@@ -443,11 +446,8 @@ class ForgettingTracker:
         Raises:
             ValueError: other data; both are named.
         """
-        now = fingerprint(source)
-        finished = task < self.next_task or self.open_task == task
-        if finished and not self.allow_changes:
-            check_same_data(task, now, self._data)
-        self._data[task] = now
+        if not self.allow_changes:
+            check_same_data(task, fingerprint(source), self._data)
 
     @property
     def _dimension(self) -> int | None:
@@ -512,7 +512,7 @@ class ForgettingTracker:
         """Take over a state; nothing changes if it does not fit.
 
         Raises:
-            ValueError: another format, parts that are missing or do not fit raise_on_all_ranks, or a buffer in the state and none
+            ValueError: another format, parts that are missing or do not fit together, or a buffer in the state and none
                 here (or the other way round).
         """
         state = migrated(state, _FORMAT, _MIGRATIONS, "a ForgettingTracker")
