@@ -19,7 +19,7 @@ from hopfield_replay.checkpoints import load_module, load_versions
 from hopfield_replay.denoisers import CallableDenoiser
 
 SCHEDULE = torch.linspace(0.99, 0.01, 20)
-HERE = "tests.lightning.test_checkpoints"
+HERE = "tests.checkpoints.test_checkpoints"
 
 
 class Model(LightningModule):
@@ -331,7 +331,7 @@ def stable_diffusion(tmp_path_factory):
     pytest.importorskip("transformers")
     pytest.importorskip("peft")
     folder = tmp_path_factory.mktemp("stable")
-    sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+    sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
     from tiny_pipeline import build_tiny
 
     return build_tiny(folder / "tiny", images=6, vae_steps=2)[0]

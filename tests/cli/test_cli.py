@@ -18,7 +18,7 @@ from hopfield_replay import forecast
 from hopfield_replay.cli import main
 from tests.cli.test_datasets import MODULE, folder_of_images
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def clouds(seed=0):
@@ -303,7 +303,7 @@ def test_one_source_twice(trained, capsys):
 
 
 def test_audit_of_two_pipelines_on_folders_of_images(tmp_path, capsys):
-    from tests.lightning.test_checkpoints import pipeline
+    from tests.checkpoints.test_checkpoints import pipeline
 
     image = pytest.importorskip("PIL.Image")
     for seed, name in enumerate(("old", "new")):
