@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from hopfield_replay.checkpoints.file import what_went_wrong
 from hopfield_replay.checkpoints.safety import check_adapter, check_pipeline_folder
-from hopfield_replay.checkpoints.version import Version, as_is, check_weights
+from hopfield_replay.checkpoints.version import Version, check_weights
 from hopfield_replay.denoisers import find_denoiser
 from hopfield_replay.encoders import LatentEncoder, split_batch
+from hopfield_replay.utilities.nested import identity
 
 _KNOWN = {"feature_extractor", "image_encoder", "safety_checker", "scheduler", "text_encoder", "tokenizer",
           "transformer", "unet", "vae"}  # fmt: skip
@@ -31,8 +32,8 @@ def load_pipeline(source: str | Path) -> Version:
 
     Raises:
         ImportError: diffusers, or what this pipeline needs beside it, is not installed.
-        ValueError: no such folder; code in it; a pipeline that cannot be loaded, has no network with its scheduler, or has parts
-            beyond one text encoder and one autoencoder; weights that are not finite.
+        ValueError: no such folder; code in it; a pipeline that cannot be loaded, has no network with its scheduler, or
+            has parts beyond one text encoder and one autoencoder; weights that are not finite.
 
     Example:
         >>> load_pipeline("missing")
@@ -159,7 +160,7 @@ def _version(pipeline: Any, source: str, weights: str) -> Version:
 def _prepare(parts: Any) -> Callable[[Any], Any]:
     vae, text_encoder = getattr(parts, "vae", None), getattr(parts, "text_encoder", None)
     if vae is None and text_encoder is None:
-        return as_is
+        return identity
 
     def prepare(batch: Any) -> dict[str, Any]:
         samples, rest = split_batch(batch)
@@ -185,7 +186,7 @@ def _text(tokenizer: Any, text_encoder: Any, captions: Any) -> Tensor:
 
 def _decode(parts: Any) -> Callable[[Tensor], Tensor]:
     vae = getattr(parts, "vae", None)
-    return as_is if vae is None else LatentEncoder(vae).decode
+    return identity if vae is None else LatentEncoder(vae).decode
 
 
 def _network_name(pipeline: Any) -> str:
