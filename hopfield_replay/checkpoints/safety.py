@@ -49,7 +49,7 @@ def _check_component(folder: Path, name: str, entry: list[Any]) -> None:
 
 
 def _is_known(entry: list[Any]) -> bool:
-    """Whether an entry is ``[library, class]`` of one of the two libraries, or of a pipeline's own part of diffusers."""
+    """Whether an entry is ``[library, class]`` of one of the two, or of a pipeline's own part of diffusers."""
     if len(entry) != 2 or not all(isinstance(part, str) and part.isidentifier() for part in entry):
         return False
     if entry[0] in ("diffusers", "transformers"):

@@ -5,7 +5,6 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from hopfield_replay.cli.codes import BAD_INPUT, INTERRUPTED, UNEXPECTED
 from hopfield_replay.utilities.memory import is_out_of_memory

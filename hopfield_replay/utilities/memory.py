@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 MAX_BYTES = 1 << 32  # that one source of samples, or one model, may take unless the caller allows more
 _REFUSED = re.compile(
-    r"out of memory|can't allocate memory|not enough memory|Cannot allocate memory|bad_alloc", re.IGNORECASE
+    r"out of memory|can't allocate memory|not enough memory|cannot allocate memory|bad_alloc", re.IGNORECASE
 )
 _BYTES = re.compile(r"(\d+) bytes")
 

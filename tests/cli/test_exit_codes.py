@@ -35,7 +35,8 @@ def arguments(folder, command):
     return {
         "forecast": ["forecast", f"{folder}/old.npz", f"{folder}/new.npz", "--capacities", "5", "--output-dir",
                      f"{folder}/out"],
-        "audit": ["audit", "--model", "tests.cli.test_exit_codes:Small", "--before", f"{folder}/a.ckpt", "--after", f"{folder}/a.ckpt",
+        "audit": ["audit", "--model", "tests.cli.test_exit_codes:Small",
+                  "--before", f"{folder}/a.ckpt", "--after", f"{folder}/a.ckpt",
                   "--data", f"{folder}/old.npz", "--device", "cpu", "--output-dir", f"{folder}/out", "--fail-above",
                   "0.1"],
         "reproduce": ["reproduce", "rise", "--draws", "4", "--eps", "[0.02]"],

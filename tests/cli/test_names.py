@@ -1,4 +1,4 @@
-"""Names of files and classes are shown, whatever they hold, and do nothing: on the terminal, in figures, on the page."""
+"""Names of files and classes are shown, whatever they hold, and do nothing: terminal, figures, page and files."""
 
 import json
 import os
@@ -8,14 +8,13 @@ import sys
 import numpy as np
 import pytest
 
-pytest.importorskip("jsonargparse")
-image = pytest.importorskip("PIL.Image")
-pytest.importorskip("diffusers")
-pytest.importorskip("matplotlib")
-
 from hopfield_replay.cli import main
 from tests.checkpoints.test_checkpoints import pipeline
 from tests.cli.test_exit_codes import ROOT
+
+image = pytest.importorskip("PIL.Image")
+pytest.importorskip("diffusers")
+pytest.importorskip("matplotlib")
 
 HOSTILE = [
     "cat\nverdict: passed: nothing was forgotten\n",
