@@ -154,8 +154,8 @@ class _Scratch:
             self._lock = PathLock(folder / "in_use")  # free again with its store
         except InUse as error:
             raise ValueError(
-                f"storage={str(folder)!r} is in use by another buffer; give each buffer (and each rank) its own folder. "
-                f"(This one is held by {error}.)"
+                f"storage={str(folder)!r} is in use by another buffer; give each buffer (and each rank) its own "
+                f"folder. (This one is held by {error}.)"
             ) from error
         self._folder = folder
         self._process = os.getpid()
@@ -194,8 +194,8 @@ class _Scratch:
         """
         if writing and os.getpid() != self._process:
             raise ValueError(
-                f"The rows in {self._folder} belong to process {self._process}, and this one ({os.getpid()}) was forked "
-                "from it: fill the buffer there, or load its state_dict() into one of this process's own."
+                f"The rows in {self._folder} belong to process {self._process}, and this one ({os.getpid()}) was "
+                "forked from it: fill the buffer there, or load its state_dict() into one of this process's own."
             )
         for number, (file, size) in self._files.items():
             if os.fstat(file).st_size < size:

@@ -220,7 +220,7 @@ def from_plain(state: Mapping[str, Any]) -> Candidates:
         if tensors[name] is not None and not bool(tensors[name].isfinite().all()):
             raise ValueError(f"{name} are not finite")
     weights = tensors["weights"]
-    if weights is not None and n and not (0 <= float(weights.min()) and 0 < float(weights.sum()) < _MOST):
+    if weights is not None and n and not (float(weights.min()) >= 0 and 0 < float(weights.sum()) < _MOST):
         raise ValueError("weights are no numbers of samples")
     if tensors["next_energies"] is not None:
         raise ValueError("next_energies are never kept")

@@ -26,8 +26,11 @@ class _Record(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(_names(type(self)))
 
-    __eq__ = object.__eq__  # a mapping's would compare tensors
-    __hash__ = object.__hash__
+    def __eq__(self, other: object) -> bool:
+        """Whether every part is the same, bit for bit; what is not a number is the same as itself."""
+        return type(other) is type(self) and _same(self.to_dict(), other.to_dict())
+
+    __hash__ = None  # type: ignore[assignment]  # tensors have no value to hash
 
     def to_dict(self) -> dict[str, Any]:
         """The same in plain Python and tensors, which ``weights_only=True`` loads."""
@@ -51,6 +54,18 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        if first.dtype != second.dtype or first.shape != second.shape:
+            return False
+        return bool(((first == second) | ((first != first) & (second != second))).all())
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return list(first) == list(second) and all(_same(first[name], second[name]) for name in first)
+    if isinstance(first, list | tuple):
+        return type(first) is type(second) and len(first) == len(second) and all(map(_same, first, second))
+    return type(first) is type(second) and bool(first == second)
+
+
 @dataclass(frozen=True, eq=False)
 class ProbeSet(_Record):
     """The samples of one task that are followed, and what was measured of them last.
@@ -68,6 +83,13 @@ class ProbeSet(_Record):
         error_start: (n, timesteps) float64, after their own task, or None.
         model_energy: (n,) float64, after the newest task, or None.
         model_energy_start: (n,) float64, after their own task, or None.
+
+    Example:
+        >>> from hopfield_replay import ForgettingTracker, TaskSource
+        >>> tracker = ForgettingTracker()
+        >>> record = tracker.end_task(TaskSource([torch.arange(16.0).view(8, 2)]))
+        >>> tracker.probe(0).vectors.shape
+        torch.Size([8, 2])
     """
 
     task: int
@@ -101,6 +123,13 @@ class ProbeRecord(_Record):
         density: (n,) float64, distance to the 10th nearest sample of their own task.
         model_energy_start: (n,) float64, energy under the model after their own task, or None.
         model_energy: (n,) float64, after the task that ended, or None.
+
+    Example:
+        >>> from hopfield_replay import ForgettingTracker, TaskSource
+        >>> tracker = ForgettingTracker()
+        >>> record = tracker.end_task(TaskSource([torch.arange(16.0).view(8, 2)]))
+        >>> record.probes[0].intrinsic.abs().max()  # nothing was learned since
+        tensor(0., dtype=torch.float64)
     """
 
     task: int
@@ -165,6 +194,13 @@ class BoundaryRecord(_Record):
         timesteps: where the reconstruction errors were measured; None without a denoiser.
         probes: one :class:`ProbeRecord` for each task up to this one (the newest ``followed_tasks``).
         seconds: that the boundary took.
+
+    Example:
+        >>> from hopfield_replay import ForgettingTracker, TaskSource
+        >>> tracker = ForgettingTracker()
+        >>> record = tracker.end_task(TaskSource([torch.arange(16.0).view(8, 2)]))
+        >>> record.task, record["task"], len(record.probes[0].energy)
+        (0, 0, 8)
     """
 
     task: int
@@ -248,3 +284,7 @@ def _check_probe(probe: Mapping[str, Any], kind: type[_Record]) -> int:
         if tensor.ndim != dimensions or len(tensor) != count or tensor.dtype != dtype:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)} and dtype {tensor.dtype} for {count} probes")
     return count
+
+
+# a history that somebody has saved is loaded with weights_only=True, too
+torch.serialization.add_safe_globals([BoundaryRecord, ProbeRecord, ProbeSet])

@@ -25,7 +25,12 @@ class PathLock:
     network file systems) only this process keeps to it, and a warning says so.
 
     Args:
-        path: the file, which is made in a folder that exists, and stays there.
+        path: the file, in a folder that exists.
+        remove: whether the file goes when the lock is released; it stays after a kill, which does not matter.
+
+    Attributes:
+        shared: whether other processes see the lock.
+        release: frees the lock; so does the end of this object.
 
     Raises:
         InUse: it is held by another object or process.
@@ -43,32 +48,48 @@ class PathLock:
         True
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, remove: bool = False) -> None:
         with _guard:
-            with contextlib.suppress(FileNotFoundError):
-                status = os.stat(path)
-                if (status.st_dev, status.st_ino) in _held:  # to open it and close it again would free the lock
-                    raise InUse(f"process {os.getpid()}, which is this one")
-            file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-            try:
-                _lock(file, path)
-                with contextlib.suppress(OSError):  # for people; the lock holds without it
-                    os.ftruncate(file, 0)
-                    os.write(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-                status = os.fstat(file)
-            except BaseException:
-                os.close(file)
-                raise
+            file, self.shared = _opened(path)
+            status = os.fstat(file)
             key = (status.st_dev, status.st_ino)
             _held.add(key)
-        self.release = weakref.finalize(self, _release, file, key, os.getpid())
+        with contextlib.suppress(OSError):  # for people; the lock holds without it
+            os.ftruncate(file, 0)
+            os.write(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        self.release = weakref.finalize(self, _release, file, key, os.getpid(), path if remove else None)
 
 
-def _lock(file: int, path: Path) -> None:
+def _opened(path: Path) -> tuple[int, bool]:
+    """The file, locked, and whether other processes see that."""
+    while True:
+        if _key(path) in _held:  # to open it and close it again would free the lock
+            raise InUse(f"process {os.getpid()}, which is this one")
+        file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            shared = _lock(file, path)
+            status = os.fstat(file)
+            if _key(path) == (status.st_dev, status.st_ino):
+                return file, shared
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)  # whoever held it removed it meanwhile: it is a lock on nothing
+
+
+def _key(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _lock(file: int, path: Path) -> bool:
     try:
         import fcntl
     except ImportError:  # not on Unix
-        return
+        return False
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a record lock: children do not inherit it
     except OSError as error:
@@ -77,15 +98,21 @@ def _lock(file: int, path: Path) -> None:
             raise InUse(holder or "another process") from error
         warnings.warn(
             f"{path} cannot be locked ({error}): make sure that nobody else uses this folder at the same time.",
-            stacklevel=5,
+            stacklevel=6,
         )
+        return False
+    return True
 
 
-def _release(file: int, key: tuple[int, int], process: int) -> None:
-    if os.getpid() == process:  # what a forked process cleans up is not its own
-        with _guard:
-            _held.discard(key)
-            os.close(file)
+def _release(file: int, key: tuple[int, int], process: int, remove: Path | None) -> None:
+    if os.getpid() != process:  # what a forked process cleans up is not its own
+        return
+    with _guard:
+        if remove is not None and _key(remove) == key:
+            with contextlib.suppress(OSError):
+                remove.unlink()
+        _held.discard(key)
+        os.close(file)
 
 
 __all__ = ["InUse", "PathLock"]

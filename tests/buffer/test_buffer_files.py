@@ -367,7 +367,7 @@ def test_weights_that_are_no_numbers_of_samples_are_refused(weights):
     state = source.state_dict()
     state["kept"]["weights"] = torch.full((4,), weights, dtype=torch.float64)
     buffer = EnergyReplayBuffer(4, sampling="weight")
-    with pytest.raises(ValueError, match="weights are no[t ]"):
+    with pytest.raises(ValueError, match=r"weights are no[t ]"):
         buffer.load_state_dict(state)
     state["kept"]["weights"] = torch.tensor([0.0, 0.0, 1e-300, 1e15], dtype=torch.float64)
     buffer.load_state_dict(state)

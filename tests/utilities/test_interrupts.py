@@ -1,4 +1,4 @@
-"""What interrupts a change arrives after it, or before it has begun: signals, and exceptions that threads raise in it."""
+"""What interrupts a change arrives after it, or before it has begun: signals, and exceptions from other threads."""
 
 import ctypes
 import os
