@@ -24,7 +24,7 @@ from hopfield_replay.utilities.states import DAMAGE, Migration, check_plain, che
 
 _FORMAT = "hopfield-replay buffer 3"  # of the state; raised when its parts change
 _MIGRATIONS: dict[str, Migration] = {
-    "hopfield-replay buffer 2": lambda state: {**state, "format": _FORMAT, "drawn": [0, 0]}
+    "hopfield-replay buffer 2": lambda state: {**state, "format": _FORMAT, "drawn": [0, 0, None]}
 }
 
 
@@ -429,7 +429,14 @@ class EnergyReplayBuffer:
             )
         return found
 
-    def draw(self, n: int, *, generator: torch.Generator | None = None, beside: int | None = None) -> Tensor:
+    def draw(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        beside: int | None = None,
+        ratio: float | None = None,
+    ) -> Tensor:
         """Positions (n,) in [0, len) of samples drawn with replacement, by :attr:`sampling`.
 
         Args:
@@ -437,6 +444,7 @@ class EnergyReplayBuffer:
             generator: of the draw; None: the buffer's own.
             beside: how many new samples they are trained on with, so that the share of replay is known at the end of
                 the task; None: unknown.
+            ratio: the share by which all of the task's samples are drawn, where there is one.
 
         Raises:
             ValueError: n below 1, or an empty buffer.
@@ -447,7 +455,7 @@ class EnergyReplayBuffer:
         if beside is None:
             self.drawn.alone += n
         else:
-            self.drawn.add(new=beside, replayed=n)
+            self.drawn.add(new=beside, replayed=n, ratio=ratio)
         generator = self._generator if generator is None else generator
         points = torch.rand(n, dtype=torch.float64, generator=generator)
         if self.sampling == "uniform":
@@ -476,9 +484,16 @@ class EnergyReplayBuffer:
         """The samples at these positions, as copies, in the nesting they came in."""
         return self._store.get(self._slots[positions])
 
-    def sample(self, n: int, *, generator: torch.Generator | None = None, beside: int | None = None) -> Any:
+    def sample(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        beside: int | None = None,
+        ratio: float | None = None,
+    ) -> Any:
         """Draw ``n`` samples with replacement; see :meth:`draw` and :meth:`gather`."""
-        return self.gather(self.draw(n, generator=generator, beside=beside))
+        return self.gather(self.draw(n, generator=generator, beside=beside, ratio=ratio))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that is needed to go on: tensors and plain Python only, loadable with ``weights_only=True``."""

@@ -59,7 +59,8 @@ def run(folder, *callbacks, checkpoints=True, ckpt_path=None):
     module = Foreign()
     data = [ReplayDataModule(Resumable(Images(task), batch_size=4), buffer) for task in range(TASKS)]
     fit_tasks(runner, module, data, ckpt_path=ckpt_path)
-    return {"history": [record.to_dict() for record in monitor.history], "buffer": buffer.state_dict(), "weights": dict(module.state_dict()),
+    history = [record.to_dict() for record in monitor.history]
+    return {"history": history, "buffer": buffer.state_dict(), "weights": dict(module.state_dict()),
             "steps": len(module.seen), "global_step": runner.global_step}  # fmt: skip
 
 
@@ -204,18 +205,18 @@ def test_two_runs_in_one_folder_of_checkpoints(tmp_path):
 
 def test_one_run_writes_its_checkpoints_while_another_does(tmp_path):
     """Names of files that are being written are each writer's own."""
-    from hopfield_replay.lightning.checkpoints import WholeCheckpoints
+    from hopfield_replay.lightning.checkpoints import AtomicCheckpointIO
 
     done = os.fork()
     if not done:
         try:
             for number in range(200):
-                WholeCheckpoints().save_checkpoint({"a": number}, tmp_path / "last.ckpt")
+                AtomicCheckpointIO().save_checkpoint({"a": number}, tmp_path / "last.ckpt")
             os._exit(0)
         finally:
             os._exit(1)
     for number in range(200):
-        WholeCheckpoints().save_checkpoint({"a": number}, tmp_path / "last.ckpt")
+        AtomicCheckpointIO().save_checkpoint({"a": number}, tmp_path / "last.ckpt")
     assert os.waitstatus_to_exitcode(os.waitpid(done, 0)[1]) == 0
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
     assert json.dumps(torch.load(tmp_path / "last.ckpt", weights_only=True)).startswith('{"a": ')
