@@ -1,7 +1,10 @@
 """What identifies a task's data and a run's settings, so that a resumed run notices when they are others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
+
+from torch import Tensor, nn
 
 from hopfield_replay.tracker.source import TaskSource
 
@@ -105,26 +108,29 @@ def check_same_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> No
     )
 
 
-def named(value: Any) -> Any:
-    """A setting as plain Python: objects by their class and their plain attributes, functions by their names.
+def named(value: Any, depth: int = 2) -> Any:
+    """A setting as plain Python: functions by their names, objects by their class and their public attributes.
 
     Args:
         value: of any kind.
+        depth: of objects in objects that are told apart.
 
     Example:
-        >>> from hopfield_replay.policies import GreedyGain
-        >>> named(GreedyGain(oversample=2))
-        "GreedyGain(objective='mean', oversample=2, replay_ratio=None)"
+        >>> from hopfield_replay.policies import as_policy
+        >>> named(as_policy("nearest_neighbour")), named(len)
+        ('NearestNeighbour(neighbours=10)', 'len')
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, Sequence):
-        return [named(item) for item in value]
+    if isinstance(value, list | tuple):
+        return [named(item, depth) for item in value]
     if hasattr(value, "__qualname__"):
         return value.__qualname__
-    own = {k: v for k, v in getattr(value, "__dict__", {}).items() if not k.startswith("_")}
-    plain = {k: v for k, v in own.items() if v is None or isinstance(v, bool | int | float | str)}
-    return f"{type(value).__name__}({', '.join(f'{k}={v!r}' for k, v in sorted(plain.items()))})"
+    if isinstance(value, partial):
+        return named(value.func, depth)
+    own = {} if isinstance(value, nn.Module | Tensor) or not depth else getattr(value, "__dict__", {})
+    parts = [f"{name}={named(item, depth - 1)}" for name, item in sorted(own.items()) if not name.startswith("_")]
+    return f"{type(value).__name__}({', '.join(parts)})"
 
 
 def _same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:

@@ -150,7 +150,7 @@ class Reserve:
         except DAMAGE as error:
             raise ValueError(f"The state of what has passed is damaged: {error!r}.") from error
         kept = torch.arange(len(places))[: self.capacity]
-        self._store.refill(take(samples, kept) if len(kept) else None)
+        self._store.prepare_refill(take(samples, kept) if len(kept) else None)()
         counts = counts[kept].clone() if world()[0] == 0 else torch.zeros_like(kept)  # they are of all processes
         self.places, self.counts, self._slots = places[kept], counts, kept
         self.whole = whole and len(kept) == len(places)

@@ -59,10 +59,9 @@ class TaskAtHand:
         self._begun = None
         return self._reader.read(task, source, dimension=dimension) if source.ahead else None
 
-    def keep(self, task: int, source: TaskSource, data: TaskData | None) -> None:
+    def keep(self, task: int, data: TaskData | None) -> None:
         """Hold what was read until the end of the task."""
         self._begun = None if data is None else (task, data)
-        self.look(source)
 
     def trained(self, task: int, source: TaskSource, dimension: int | None = None) -> TaskData:
         """What was trained on: of what was read that which has passed, and what passed without having been read.

@@ -23,7 +23,7 @@ from hopfield_replay.tracker.task_at_hand import TaskAtHand
 from hopfield_replay.tracker.task_reader import TaskData, TaskReader, sample_ids
 from hopfield_replay.utilities.checks import Similarity, check_integer
 from hopfield_replay.utilities.distributed import warn_once
-from hopfield_replay.utilities.interrupts import interrupts_wait
+from hopfield_replay.utilities.interrupts import to_the_end
 from hopfield_replay.utilities.progress import track
 from hopfield_replay.utilities.states import DAMAGE, Migration, migrated
 
@@ -160,6 +160,7 @@ class ForgettingTracker:
             False  # beta was calibrated on the task at hand, and is again if its data turns out otherwise
         )
         self._warned = False
+        self._unlike: str | None = None
 
     @property
     def columns(self) -> Columns:
@@ -240,16 +241,25 @@ class ForgettingTracker:
         self._calibrates |= self.settings.beta is None
         beta = self.settings.beta if data is None else self.settings.calibrated(data.vectors)
         guessed = source.positions is not None and source.positions.guessed
-        print_of = fingerprint(source)
-        with interrupts_wait():
+        print_of, task = fingerprint(source), self.next_task
+        buffer = self.buffer if self.open_task is None else None
+        refine = None
+        if buffer is not None and data is not None and not guessed:
+            with self.settings.at(beta):
+                refine = buffer.prepare_refine(data.vectors, masses=data.masses)
+        self._at_hand.look(source)
+
+        def change() -> None:
             self.settings.beta = beta
-            if self.buffer is not None and self.open_task is None:
-                if data is not None and not guessed:
-                    self.buffer.refine(data.vectors, masses=data.masses)
-                self.buffer.drawn.clear()
-            self._at_hand.keep(self.next_task, source, data)
-            self._data[self.next_task] = print_of
-            self.open_task = self.next_task
+            if buffer is not None:
+                if refine is not None:
+                    refine()
+                buffer.drawn.clear()
+            self._at_hand.keep(task, data)
+            self._data[task] = print_of
+            self.open_task = task
+
+        to_the_end(change)
 
     def check_batch(self, source: TaskSource, batch: Any) -> None:
         """Look at a batch of a stream that is going to be trained on: what is wrong with it is said before it costs.
@@ -279,11 +289,11 @@ class ForgettingTracker:
             return False
         self._renew(source)
         data = self._at_hand.read(task, source, self._dimension)
-        with interrupts_wait():
-            if self._calibrates and data is not None:
-                self.settings.beta = None
-                self.settings.beta = self.settings.calibrated(data.vectors)
-            self._at_hand.keep(task, source, data)
+        if self._calibrates and data is not None:
+            self.settings.beta = None
+            self.settings.beta = self.settings.calibrated(data.vectors)
+        self._at_hand.look(source)
+        self._at_hand.keep(task, data)
         return True
 
     def end_task(
@@ -334,8 +344,17 @@ class ForgettingTracker:
             meter = None if denoiser is None else self.meter(denoiser, source.ready)
             measurement = Measurement(data, mixture, self.similarity, used, meter, self.model_energy)
             measured = self._measure(source, probe_source, measurement)
-            with interrupts_wait():  # the buffer and the history belong together
-                return self._commit(source, data, measured, used, started, settle=beta is None)
+            commit = self._prepare_commit(source, data, measured, used, started, settle=beta is None)
+        record = to_the_end(commit)  # the buffer and the history belong together
+        self._warn_of_other_samples()
+        return record
+
+    def _warn_of_other_samples(self) -> None:
+        """Say once that samples which were read again were others; after the boundary, which must not be lost."""
+        unlike, self._unlike = self._unlike, None
+        if unlike is not None and not self._warned:
+            self._warned = True
+            warn_once(unlike)
 
     def _measure(self, source: TaskSource, probe_source: TaskSource | None, measurement: Measurement) -> _Measured:
         task, meter, mixture = self.next_task, measurement.meter, measurement.mixture
@@ -375,13 +394,14 @@ class ForgettingTracker:
             losses=losses,
         )
 
-    def _commit(
+    def _prepare_commit(
         self, source: TaskSource, data: TaskData, measured: _Measured, beta: float, started: float, *, settle: bool
-    ) -> BoundaryRecord:
-        """Let the buffer choose, and remember what was measured: both or, if the buffer refuses, nothing."""
+    ) -> Callable[[], BoundaryRecord]:
+        """Let the buffer choose; what is returned makes its choice true and remembers what was measured."""
+        update = None
         again = ReadAgain(self._reader, source, measured.record.task, data, beta, self.similarity)
         if self.buffer is not None:
-            self.buffer.update(
+            update = self.buffer.prepare_update(
                 again,
                 data.vectors,
                 ids=data.ids,
@@ -393,20 +413,24 @@ class ForgettingTracker:
                 beta=beta,
                 weights=None if data.masses is None else data.masses * (len(data.masses) / data.masses.sum()),
             )
-            self.buffer.drawn.clear()
-        if settle:
-            self.settings.beta = beta
-        self._calibrates = False
+        self._at_hand.look(source)
+        self._unlike = again.warning()
         record = replace(measured.record, seconds=time.perf_counter() - started)
-        self._probes, self.open_task = measured.probes, None
-        self._at_hand.keep(record.task, source, None)
-        self.history.append(record)
-        if self.history_size is not None:
-            del self.history[: -self.history_size]
-        if (warning := again.warning()) is not None and not self._warned:
-            self._warned = True
-            warn_once(warning)
-        return record
+
+        def commit() -> BoundaryRecord:
+            settled = beta if settle else self.settings.beta
+            if self.buffer is not None and update is not None:
+                update()
+                self.buffer.drawn.clear()
+            self.settings.beta = settled
+            self._probes, self.open_task, self._calibrates = measured.probes, None, False
+            self._at_hand.forget()
+            self.history.append(record)
+            if self.history_size is not None:
+                del self.history[: -self.history_size]
+            return record
+
+        return commit
 
     def meter(self, denoiser: Denoiser, prepare: Callable[[Any], Any]) -> ErrorMeter:
         """What measures a model's errors with this tracker's timesteps, noise and draws.
@@ -529,15 +553,23 @@ class ForgettingTracker:
             check_same_settings(state.get("settings", {}), self._settings_for(state))
         at_hand = TaskAtHand(self._reader)
         at_hand.load_state_dict(state.get("encoder"))
-        if self.buffer is not None:
-            self.buffer.load_state_dict(state["buffer"])
-        if state["beta"] is not None:
-            self.settings.beta = state["beta"]
-        self.open_task = state["open_task"]
-        self.history, self._probes = history, probes
-        self._at_hand = at_hand
-        self._calibrates = bool(state.get("calibrates", False))
-        self._data = {int(task): dict(print_of) for task, print_of in state.get("data", {}).items()}
+        try:
+            data = {int(task): dict(print_of) for task, print_of in state.get("data", {}).items()}
+        except DAMAGE as error:
+            raise ValueError(f"The state of the tracker is damaged: {error!r}.") from error
+        load_buffer = None if self.buffer is None else self.buffer.prepare_load(state["buffer"])
+
+        def change() -> None:
+            if load_buffer is not None:
+                load_buffer()
+            if state["beta"] is not None:
+                self.settings.beta = state["beta"]
+            self.open_task = state["open_task"]
+            self.history, self._probes = history, probes
+            self._at_hand, self._data = at_hand, data
+            self._calibrates = bool(state.get("calibrates", False))
+
+        to_the_end(change)
 
     def _settings_for(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """The settings of this run; a beta that is the one which the state's run has calibrated is no other."""
