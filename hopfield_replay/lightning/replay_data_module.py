@@ -40,6 +40,14 @@ class _LoaderDataModule(LightningDataModule):
         return self.loader
 
 
+def plain_loader(data: LightningDataModule | Iterable[Any]) -> Iterable[Any] | None:
+    """The training loader of a task, where it is there without a datamodule having to prepare it; else None."""
+    wrapped = data.wrapped if isinstance(data, ReplayDataModule) else data
+    if isinstance(wrapped, _LoaderDataModule):
+        return wrapped.loader
+    return None if isinstance(wrapped, LightningDataModule) else wrapped
+
+
 class ReplayDataModule(LightningDataModule):
     """Wraps a datamodule (or a training loader) so that its training batches carry replayed samples.
 
