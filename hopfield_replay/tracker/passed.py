@@ -61,6 +61,8 @@ class Passed:
         """
         order = numbers.argsort(stable=True)
         seen = torch.full((len(numbers),), self._all)
+        if self._positions is not None:  # they were read again
+            self._restored = self._positions[self._seen]
         if self._restored is not None:  # a resumed task: what had passed, by position
             seen = torch.isin(positions, self._restored)
         self._positions, self._numbers, self._seen = positions[order], numbers[order], seen[order]
