@@ -67,14 +67,18 @@ class Passed:
             seen = torch.isin(positions, self._restored)
         self._positions, self._numbers, self._seen = positions[order], numbers[order], seen[order]
 
-    def add(self, batch: Any) -> None:
+    def add(self, batch: Any, *, look: bool = False) -> None:
         """Note a batch that was trained on.
+
+        Args:
+            batch: its samples.
+            look: at them even where all that was read has passed, because the data has changed since.
 
         Raises:
             ValueError, TypeError: samples of another form than those before.
         """
         self.batches += 1
-        if self.expects and not len(self.reserve) and bool(self._seen.all()):
+        if self.expects and not look and not len(self.reserve) and bool(self._seen.all()):
             return
         count = rows(batch)
         numbers = contents(batch, count)

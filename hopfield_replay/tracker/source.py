@@ -15,7 +15,7 @@ from hopfield_replay.tracker.passed import Passed
 from hopfield_replay.tracker.positions import Positions, loader_positions
 from hopfield_replay.tracker.reserve import PLACE
 from hopfield_replay.utilities.checks import check_integer, check_loader
-from hopfield_replay.utilities.distributed import gather_objects, raise_on_all_ranks, world
+from hopfield_replay.utilities.distributed import gather_objects, raise_on_all_ranks, warn_once, world
 from hopfield_replay.utilities.nested import concatenate, identity, map_leaves, rows, shaped_like, take
 from hopfield_replay.utilities.randomness import OwnRandomness
 
@@ -95,6 +95,8 @@ class TaskSource:
         self.watched = watched
         self._passed = Passed(reserve, scratch)
         self._form: Any = None
+        self._size_at_first = self._size()
+        self._shrank = False
 
     def ready(self, batch: Any) -> Any:
         """A batch as the model gets it; one that was kept as plain Python is put into the loader's containers first."""
@@ -175,7 +177,7 @@ class TaskSource:
         """
         self.note_form(batch)
         if self.recognises or not self.ahead:
-            self._passed.add(batch)
+            self._passed.add(batch, look=self._size() != self._size_at_first)
         else:
             self._passed.batches += 1
 
@@ -210,8 +212,9 @@ class TaskSource:
         if passed is not None:
             stays = torch.isin(values, passed)
             values, masses = values[stays], None if masses is None else masses[stays]
-        if isinstance(self.loader, DataLoader):  # what is no longer there cannot be kept
-            stays = values < len(self.loader.dataset)  # type: ignore[arg-type]
+        if (size := self._size()) is not None and bool((values >= size).any()):
+            self._say_it_shrank(size)
+            stays = values < size
             values, masses = values[stays], None if masses is None else masses[stays]
         if len(reserve):
             return torch.cat([values, reserve.places]), None
@@ -279,6 +282,22 @@ class TaskSource:
             for row in [i for i, position in enumerate(at.tolist()) if position in wanted]:
                 found[int(at[row])] = take(batch, torch.tensor([row]))
         return _joined(found[position] for position in positions.tolist())
+
+    def _size(self) -> int | None:
+        """Samples in the data set now; None where it does not say."""
+        try:
+            return len(self.loader.dataset)  # type: ignore[attr-defined]
+        except (AttributeError, TypeError, NotImplementedError):
+            return None
+
+    def _say_it_shrank(self, size: int) -> None:
+        if not self._shrank:
+            self._shrank = True
+            warn_once(
+                f"The data set ({type(getattr(self.loader, 'dataset', None)).__name__}) has shrunk from "
+                f"{self._size_at_first} to {size} samples while it was trained on: what is gone can neither be "
+                "measured nor kept. Let it be as it is until the task has ended."
+            )
 
     def _batch_size(self) -> int:
         return getattr(self.loader, "batch_size", None) or 64

@@ -169,7 +169,7 @@ def concatenate(first: Any, second: Any) -> Any:
             if a.shape[1:] != b.shape[1:] or a.dtype != b.dtype:
                 raise ValueError(
                     f"{path} cannot be joined: {_describe(a)} and {_describe(b)}. All tasks must yield samples of one "
-                    "shape and dtype."
+                    "shape and dtype: resize images, and pad texts to one length."
                 )
             return torch.cat([without_subclass(a), without_subclass(b).to(a.device)])
         if _is_text(a) and _is_text(b):
