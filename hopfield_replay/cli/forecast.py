@@ -51,7 +51,7 @@ def add_limits(parser: ArgumentParser) -> None:
     )
     group.add_argument(
         "--max-bytes", type=int, default=MAX_BYTES, metavar="N",
-        help="refuse samples, and models that a checkpoint's own arguments make, that would take more memory",
+        help="refuse data that would take more memory, before it is read",
     )  # fmt: skip
 
 
