@@ -1,0 +1,203 @@
+"""Which errors of a module can be trusted, decided from one training step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hopfield_replay.denoisers.batch_reader import batch_reader
+from hopfield_replay.denoisers.inferred import InferredDenoiser
+from hopfield_replay.denoisers.inside import look_inside
+from hopfield_replay.denoisers.own_step import Step, StepReader
+from hopfield_replay.denoisers.paired_loss import PairedLoss
+from hopfield_replay.denoisers.verification import Finding, verify
+from hopfield_replay.denoisers.witness import Refusal, Testimony, Witness
+from hopfield_replay.functional._diffusion_arguments import take
+from hopfield_replay.functional.denoiser import Denoiser, undisturbed
+from hopfield_replay.functional.diffusion import reconstruction_error
+from hopfield_replay.functional.noise_levels import default_timesteps
+from hopfield_replay.utilities.nested import take as rows_of
+
+Read = Callable[[Any], tuple[Tensor, Any]]  # a prepared batch to what a denoiser denoises, and its condition
+Level = Literal["given, verified", "given", "found, verified", "inferred", "own step", "paired loss", "energies only"]
+
+_TRIED = 2  # samples of a dry run
+
+
+class Contradiction(ValueError):
+    """A denoiser that was given contradicts the training step."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trust:
+    """What is measured at the boundaries of a module, and why nothing better.
+
+    Attributes:
+        level: in falling order of trust: a denoiser that was given, and is verified against the training step (or
+            cannot be verified, or was not to be); one found on the module, verified; one inferred from the step; the
+            step itself, read for what its network is shown; the step's loss; only energies.
+        denoiser: measures reconstruction errors; None on the last two levels.
+        read: a batch to the denoiser's samples and condition; None: as batches are split by default.
+        loss: measures paired losses; None on all levels but that.
+        reasons: why each better level was passed over.
+        words: what is measured, in words.
+    """
+
+    level: Level
+    denoiser: Denoiser | None = None
+    read: Read | None = None
+    loss: PairedLoss | None = None
+    reasons: tuple[str, ...] = ()
+    words: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.level}: {self.words}" if self.words else self.level
+
+
+@dataclass(frozen=True, eq=False)
+class Means:
+    """What a decision can draw on.
+
+    Attributes:
+        given: a denoiser that the user passed.
+        find: looks for one on the module; may raise ValueError.
+        split: a batch to samples and condition, for both of these.
+        step: the module's own step, without a trace; None where it cannot be called.
+        loss: as step, a batch to a loss.
+        timesteps: of the errors; None: by default.
+        draws: of the paired loss.
+        seed: of the paired loss.
+    """
+
+    given: Denoiser | None
+    find: Callable[[], Denoiser | None]
+    split: Read
+    step: Step | None
+    loss: Step | None
+    timesteps: list[float] | None = None
+    draws: int = 64
+    seed: int = 0
+
+
+def decide(module: nn.Module, witness: Witness, means: Means) -> Trust:
+    """The highest level of trust that a module's first training step allows; each was tried on its first samples.
+
+    Args:
+        module: the module.
+        witness: of its first training step.
+        means: what can be measured with.
+
+    Raises:
+        Contradiction: a given denoiser does something else than the training step, or fails on its first batch.
+    """
+    batch = witness.batch
+    told = witness.testimony()
+    if isinstance(told, Refusal) and told.calls and means.step is not None:
+        told = _attempt(lambda: look_inside(means.step, module, batch, told), told)  # type: ignore[arg-type]
+    reader = _reader(told, module, batch, means.step)
+    reasons: list[str] = []
+    if means.given is not None:
+        finding = _verified(means.given, told, reader, module, batch, means)
+        if finding.contradicts:
+            raise Contradiction(finding.reason)
+        if finding.verified:
+            return Trust("given, verified", means.given)
+        return Trust("given", means.given, reasons=(finding.reason,))
+    try:
+        found = means.find()
+    except ValueError as error:
+        found = None
+        reasons.append(str(error))
+    if found is not None:
+        finding = _verified(found, told, reader, module, batch, means)
+        if finding.verified:
+            return Trust("found, verified", found)
+        reasons.append(f"{type(found).__name__}: {finding.reason}")
+    if isinstance(told, Refusal):
+        reasons.append(told.reason)
+    elif not told.complete:
+        reasons.append(told.missing)
+    elif (
+        reader is not None and told.time is not None and told.target is not None and told.reading.timetable is not None
+    ):
+        denoiser = InferredDenoiser(told.call, told.time, told.reading.timetable, told.target)
+        problem = dry_run(denoiser, reader, module, batch, means.timesteps)
+        if not problem:
+            return Trust(
+                "own step" if isinstance(reader, StepReader) else "inferred",
+                denoiser,
+                reader,
+                None,
+                tuple(reasons),
+                str(told),
+            )
+        reasons.append(problem)
+    if means.loss is not None:
+        loss = PairedLoss(means.loss, module, means.draws, means.seed)
+        problem = _try_loss(loss, batch)
+        if not problem:
+            return Trust("paired loss", loss=loss, reasons=tuple(reasons))
+        reasons.append(problem)
+    return Trust("energies only", reasons=tuple(reasons))
+
+
+def _reader(told: Testimony | Refusal, module: nn.Module, batch: Any, step: Step | None) -> Read | None:
+    if isinstance(told, Refusal):
+        return None
+    direct = batch_reader(told, batch)
+    if direct is not None or step is None or told.time is None or told.reading.timetable is None:
+        return direct
+    return StepReader(step, module, told.call.network, told.time, told.reading.timetable)
+
+
+def _verified(
+    denoiser: Denoiser, told: Testimony | Refusal, reader: Read | None, module: nn.Module, batch: Any, means: Means
+) -> Finding:
+    """Whether a denoiser does what the step does, after it was seen to work at all."""
+    problem = dry_run(denoiser, means.split, module, batch, means.timesteps)
+    if problem:
+        return Finding(problem, True)
+    if isinstance(told, Refusal):
+        return Finding(told.reason)
+    samples, condition = means.split(batch)
+    clean = told.clean if reader is None else reader(batch)[0]
+    return verify(denoiser, samples, condition, told, module, clean)
+
+
+def dry_run(denoiser: Denoiser, read: Read, module: nn.Module, batch: Any, timesteps: list[float] | None) -> str:
+    """Measure the errors of a batch's first samples; what went wrong, in words, empty if nothing did."""
+    try:
+        few = rows_of(batch, torch.arange(_TRIED))
+    except Exception:
+        few = batch
+    try:
+        with undisturbed(module, denoiser):
+            samples, condition = read(few)
+            window = slice(0, _TRIED)
+            steps = default_timesteps(denoiser) if timesteps is None else timesteps
+            errors = reconstruction_error(
+                denoiser, samples[window], steps, 0, condition=take(condition, window, len(samples))
+            )
+    except Exception as error:  # somebody's code: whatever it raises now it would raise at the end of the task
+        return f"it cannot be measured ({type(error).__name__}: {error})"
+    return "" if bool(errors.isfinite().all()) else "its errors are not finite"
+
+
+def _try_loss(loss: PairedLoss, batch: Any) -> str:
+    try:
+        found = PairedLoss(loss.step, loss.module, 2, loss.seed)(rows_of(batch, torch.zeros(1, dtype=torch.int64)))
+    except Exception as error:  # as above
+        return f"its own loss cannot be measured ({type(error).__name__}: {error})"
+    return "" if bool(found.isfinite().all()) else "its own loss is not finite"
+
+
+def _attempt(do: Callable[[], Testimony | Refusal], otherwise: Refusal) -> Testimony | Refusal:
+    try:
+        return do()
+    except Exception as error:  # somebody's step, called once more than it expects
+        return Refusal(f"{otherwise.reason}; asked again, the step raised {type(error).__name__}: {error}")
+
+
+__all__ = ["Contradiction", "Means", "Read", "Trust", "decide", "dry_run"]
