@@ -53,6 +53,7 @@ class Draws(TorchFunctionMode):
 
     Attributes:
         made: the draws so far.
+        stopped: whether nothing is noted or replaced any more.
 
     Example:
         >>> with Draws(lambda draw: draw.median) as draws:
@@ -67,13 +68,14 @@ class Draws(TorchFunctionMode):
         super().__init__()
         self.choose = choose
         self.made: list[Draw] = []
+        self.stopped = False
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Call a torch function, and note what it drew."""
         given = dict(kwargs or {})
-        law = _LAWS.get(func)
+        law = None if self.stopped else _LAWS.get(func)
         if law is None:
             return func(*args, **given)
         result = func(*args, **given)

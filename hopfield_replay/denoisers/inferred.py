@@ -90,7 +90,8 @@ class InferredDenoiser:
 
 def others(call: Call, time: int | str) -> dict[int | str, Any]:
     """The arguments of a call beside the noisy samples and the time, as a condition that can be cut with its batch."""
-    given = {**dict(enumerate(call.args)), **call.kwargs}
+    given: dict[int | str, Any] = dict(enumerate(call.args))
+    given.update(call.kwargs)
     rows = len(call.shown)
     return {name: _cuttable(value, rows) for name, value in given.items() if name not in (call.noisy, time)}
 
@@ -98,12 +99,23 @@ def others(call: Call, time: int | str) -> dict[int | str, Any]:
 def _cuttable(value: Any, rows: int) -> Any:
     if isinstance(value, Tensor):
         value = value.detach()
-        return value if value.ndim and len(value) == rows else Shared(value)
+    if not _has_rows(value, rows):
+        return Shared(value)
     if isinstance(value, Mapping):
         return {key: _cuttable(item, rows) for key, item in value.items()}
+    return [_cuttable(item, rows) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _has_rows(value: Any, rows: int) -> bool:
+    """Whether a value, or something in it, has one row for each sample."""
+    if isinstance(value, Tensor):
+        return value.ndim > 0 and len(value) == rows
+    if isinstance(value, Mapping):
+        return any(_has_rows(item, rows) for item in value.values())
     if type(value) in (list, tuple):
-        return [_cuttable(item, rows) for item in value]
-    return Shared(value)
+        texts = len(value) == rows and all(isinstance(item, str) for item in value)
+        return texts or any(_has_rows(item, rows) for item in value)
+    return False
 
 
 def _open(value: Any) -> Any:

@@ -64,14 +64,23 @@ def loss_of(result: Any) -> float:
         >>> loss_of({"loss": torch.tensor(0.5), "log": {}})
         0.5
     """
-    value = result
-    if isinstance(value, Mapping) and "loss" in value:
-        value = value["loss"]
-    elif isinstance(value, list | tuple) and value:
-        value = value[0]
-    if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
+    value = _scalar(result)
+    if value is None:
         raise ValueError(f"the training step returned no loss, but {type(result).__name__}.")
     return float(value)
 
 
-__all__ = ["PairedLoss", "loss_of"]
+def is_loss(result: Any) -> bool:
+    """Whether there is a loss in what a step returned."""
+    return _scalar(result) is not None
+
+
+def _scalar(value: Any) -> Tensor | None:
+    if isinstance(value, Mapping) and "loss" in value:
+        value = value["loss"]
+    elif isinstance(value, list | tuple) and value:
+        value = value[0]
+    return value if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex() else None
+
+
+__all__ = ["PairedLoss", "is_loss", "loss_of"]

@@ -151,6 +151,11 @@ class Witness:
     def __exit__(self, *_: object) -> None:
         self._entered.close()
 
+    def close(self) -> None:
+        """Watch no further calls and draws; gradients are still noted."""
+        self._doors.close()
+        self._draws.stopped = True
+
     def testimony(self) -> Testimony | Refusal:
         """What the step said."""
         calls = [call for call in self._doors.calls if call.answer is not None]

@@ -13,7 +13,7 @@ from hopfield_replay.denoisers import Denoiser
 from hopfield_replay.functional import effective_patterns, energy, knn_distance
 from hopfield_replay.memory.settings import EnergySettings
 from hopfield_replay.policies import requirements
-from hopfield_replay.tracker.meter import ErrorMeter
+from hopfield_replay.tracker.meter import ErrorMeter, LossMeter
 from hopfield_replay.tracker.record import BoundaryRecord, ProbeRecord, ProbeSet, history_from
 from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.tracker.table import forgetting_table, history_frame
@@ -27,9 +27,25 @@ from hopfield_replay.utilities.states import DAMAGE, Migration, migrated
 if TYPE_CHECKING:
     import pandas as pd
 
-_FORMAT = "hopfield-replay tracker 2"
+_FORMAT = "hopfield-replay tracker 3"
+
+
+def _with_losses(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Formats 1 and 2 knew no losses."""
+    none = dict.fromkeys(("loss", "loss_start", "loss_before"))
+    history = [
+        {**record, "trust": None, "probes": [{**none, **probe} for probe in record["probes"]]}
+        for record in state["history"]
+    ]
+    probes = [{**none, **probe} for probe in state["probes"]]
+    return {**state, "format": _FORMAT, "history": history, "probes": probes}
+
+
 # each format that was ever written, and how its state becomes one of the next
-_MIGRATIONS: dict[str, Migration] = {"hopfield-replay tracker 1": lambda state: {**state, "format": _FORMAT}}
+_MIGRATIONS: dict[str, Migration] = {
+    "hopfield-replay tracker 1": lambda state: {**state, "format": "hopfield-replay tracker 2"},
+    "hopfield-replay tracker 2": _with_losses,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,6 +236,9 @@ class ForgettingTracker:
         replay_ratio: float | None = None,
         probe_source: TaskSource | None = None,
         beta: float | None = None,
+        read: Callable[[Any], tuple[Tensor, Any]] | None = None,
+        loss: Callable[[Any], Tensor] | None = None,
+        trust: str | None = None,
     ) -> BoundaryRecord:
         """Measure all probes after a task, choose what to keep of it, and append the record to :attr:`history`.
 
@@ -234,6 +253,11 @@ class ForgettingTracker:
             probe_source: where this task's probes come from, e.g. its validation data; None: from ``source``.
             beta: inverse temperature of this boundary alone, for a task too small to calibrate one on; None: that of
                 the whole sequence.
+            read: maps a prepared batch to what the denoiser denoises and its condition, where these are not what
+                ``samples`` says, or the first floating tensor, and the rest.
+            loss: maps a prepared batch to a loss (n,) of each sample, with the same draws every time: where no denoiser
+                is known, its rise is the loss forgetting.
+            trust: how errors came to be measured, for the record.
 
         Returns:
             The record.
@@ -248,8 +272,9 @@ class ForgettingTracker:
         with self.settings.at(beta):
             used = self.settings.calibrated(data.vectors)
             mixture = self._mixture(data, replay_ratio)
-            meter = None if denoiser is None else self.meter(denoiser, source.prepare)
-            measured = self._measure(data, mixture, used, source, probe_source, meter)
+            meter = None if denoiser is None else self.meter(denoiser, source.prepare, read)
+            losses = None if loss is None else LossMeter(loss, source.prepare)
+            measured = self._measure(data, mixture, used, source, probe_source, meter, losses, trust)
             with interrupts_wait():  # the buffer and the history belong together
                 return self._commit(source, data, measured, used, started, settle=beta is None)
 
@@ -261,6 +286,8 @@ class ForgettingTracker:
         source: TaskSource,
         probe_source: TaskSource | None,
         meter: ErrorMeter | None,
+        loss_meter: LossMeter | None,
+        trust: str | None,
     ) -> _Measured:
         task, similarity = self.next_task, self.similarity
 
@@ -275,19 +302,22 @@ class ForgettingTracker:
                 exclude=_positions(ids, mixture.ids),
             )
 
-        def errors(batch: Any, ids: Tensor) -> tuple[Tensor | None, Tensor | None]:
-            """Of the model as it is now, and the energy under the model that they make."""
-            if meter is None or batch is None:
-                return None, None
-            error, elements = meter.of_probes(batch, ids)
-            return error, meter.model_energy(error, elements) if self.model_energy else None
+        energy_too = self.model_energy
+
+        def model(batch: Any, ids: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+            """What the model as it is now makes of samples: errors, the energy under it that they make, and losses."""
+            error = under_model = None
+            if meter is not None and batch is not None:
+                error, elements = meter.of_probes(batch, ids)
+                under_model = meter.model_energy(error, elements) if energy_too else None
+            return error, under_model, None if loss_meter is None or batch is None else loss_meter.of_probes(batch)
 
         most = len(self._probes) if self.followed_tasks is None else self.followed_tasks - 1
         earlier = self._probes[max(0, len(self._probes) - most) :]
         new = self._reader.probes(task, source, data.ids, size=self.probe_size, seed=self.seed, held_out=probe_source)
         probes = []
         for probe in track(earlier, f"Forgetting after task {task}"):
-            error, model_energy = errors(probe.batch, probe.ids)
+            error, model_energy, loss = model(probe.batch, probe.ids)
             probes.append(
                 replace(
                     probe,
@@ -295,16 +325,17 @@ class ForgettingTracker:
                     energy=energies(probe.vectors, probe.ids),
                     error=error,
                     model_energy=model_energy,
+                    loss=loss,
                 )
             )
-        error, model_energy = errors(new.batch, new.ids)
+        error, model_energy, loss = model(new.batch, new.ids)
         now = energies(new.vectors, new.ids)
         probes.append(
             ProbeSet(
                 task=task,
                 ids=new.ids,
                 vectors=new.vectors,
-                batch=None if meter is None else new.batch,
+                batch=None if meter is None and loss_meter is None else new.batch,
                 density=_density(new, data),
                 stored=torch.isin(new.ids, mixture.ids[mixture.own :]),
                 energy=now,
@@ -313,6 +344,8 @@ class ForgettingTracker:
                 error_start=error,
                 model_energy=model_energy,
                 model_energy_start=model_energy,
+                loss=loss,
+                loss_start=loss,
             )
         )
         own = torch.arange(len(data.ids))
@@ -327,17 +360,19 @@ class ForgettingTracker:
             timesteps=None if meter is None else meter.timesteps,
             probes=[ProbeRecord.of(now, old) for now, old in zip(probes, [*earlier, None], strict=True)],
             seconds=0.0,
+            trust=trust,
         )
         if self.buffer is None:
             return _Measured(probes, record, None, None, None)
         losses = None
         if requirements(self.buffer.policy).losses:
-            if meter is None:
+            every = loss_meter if meter is None else meter
+            if every is None:
                 raise ValueError(
                     "This buffer's policy needs the model's loss on every sample, but no denoiser is known."
                 )
             batches = track(source.batches(), f"Losses of task {task}")
-            losses = meter.losses((at, batch, sample_ids(task, at)) for at, batch in batches)
+            losses = every.losses((at, batch, sample_ids(task, at)) for at, batch in batches)
         return _Measured(
             probes,
             record,
@@ -372,14 +407,20 @@ class ForgettingTracker:
             del self.history[: -self.history_size]
         return record
 
-    def meter(self, denoiser: Denoiser, prepare: Callable[[Any], Any]) -> ErrorMeter:
+    def meter(
+        self,
+        denoiser: Denoiser,
+        prepare: Callable[[Any], Any],
+        read: Callable[[Any], tuple[Tensor, Any]] | None = None,
+    ) -> ErrorMeter:
         """What measures a model's errors with this tracker's timesteps, noise and draws.
 
         Args:
             denoiser: the model.
             prepare: what happens to a batch on its way to it.
+            read: as at :meth:`end_task`.
         """
-        return ErrorMeter(denoiser, self.timesteps, self.seed, prepare, self.samples, self.draws)
+        return ErrorMeter(denoiser, self.timesteps, self.seed, prepare, self.samples, self.draws, read)
 
     def _read(self, source: TaskSource) -> TaskData:
         """The samples of the task at hand, read once."""
