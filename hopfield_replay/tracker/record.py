@@ -70,6 +70,13 @@ class ProbeSet(_Record):
         model_energy_start: (n,) float64, after their own task, or None.
         loss: (n,) float64, paired loss after the newest task, or None.
         loss_start: (n,) float64, after their own task, or None.
+
+    Example:
+        >>> from hopfield_replay import ForgettingTracker, TaskSource
+        >>> tracker = ForgettingTracker()
+        >>> record = tracker.end_task(TaskSource([torch.arange(16.0).view(8, 2)]))
+        >>> tracker.probe(0).vectors.shape
+        torch.Size([8, 2])
     """
 
     task: int
@@ -109,6 +116,13 @@ class ProbeRecord(_Record):
             reconstruction errors are known, or no loss.
         loss_before: (n,) float64, before the task that ended, or None.
         loss: (n,) float64, after it, or None.
+
+    Example:
+        >>> from hopfield_replay import ForgettingTracker, TaskSource
+        >>> tracker = ForgettingTracker()
+        >>> record = tracker.end_task(TaskSource([torch.arange(16.0).view(8, 2)]))
+        >>> record.probes[0].intrinsic.abs().max()  # nothing was learned since
+        tensor(0., dtype=torch.float64)
     """
 
     task: int
@@ -185,6 +199,13 @@ class BoundaryRecord(_Record):
         probes: one :class:`ProbeRecord` for each task up to this one (the newest ``followed_tasks``).
         seconds: that the boundary took.
         trust: how errors came to be measured, in words; None where that was not decided.
+
+    Example:
+        >>> from hopfield_replay import ForgettingTracker, TaskSource
+        >>> tracker = ForgettingTracker()
+        >>> record = tracker.end_task(TaskSource([torch.arange(16.0).view(8, 2)]))
+        >>> record.task, record["task"], len(record.probes[0].energy)
+        (0, 0, 8)
     """
 
     task: int
