@@ -28,7 +28,7 @@ STEPS = [6, 12, 18]  # after each task
 
 def train(denoiser=None, embedding=False, tasks=3, **settings):
     buffer = EnergyReplayBuffer(6)
-    monitor = ForgettingMonitor(buffer, probe_size=5, denoiser=denoiser, embedding=embedding)
+    monitor = ForgettingMonitor(buffer, probe_size=5, denoiser=denoiser, embedding=embedding, verify=False)
     fit_tasks(
         trainer(monitor, **settings), Foreign(), [ReplayDataModule(loader(task), buffer) for task in range(tasks)]
     )

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from hopfield_replay import EnergyReplayBuffer, ReplayLoader, replay_stream
+from hopfield_replay import EnergyReplayBuffer, ReplayLoader
+from hopfield_replay.buffer import replay_stream
 from tests.lightning.small import Foreign, image_of, loader, trainer
 
 pytestmark = [
