@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from hopfield_replay.denoisers.mixing import Mixture
 from hopfield_replay.utilities.holdings import holdings
 
 Amounts = tuple[float, float]
+_WHOLE = 1e-2  # how far from a whole number rounding leaves a whole timestep
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,14 @@ class Timetable:
         return self.amounts_at(timestep)
 
     def shown(self, time: float) -> Amounts:
-        """The amounts (a, s) at which a network is shown a time."""
+        """The amounts (a, s) at which a network is shown a time.
+
+        Raises:
+            ValueError: a time that this clock never shows.
+        """
         t = self.clock.t(time)
+        if self.whole and abs(t - round(t)) > _WHOLE:
+            raise ValueError(f"time {time} is no whole timestep.")
         return self.amounts(round(t) if self.whole else t)
 
 
@@ -120,7 +128,7 @@ def read_timetable(module: nn.Module, found: Mixture, times: Tensor) -> Reading 
         >>> reading.timetable.name, reading.timetable.clock.words
         ('straight path', '1000 t')
     """
-    for timetable in _candidates(module, found):
+    for timetable in chain(known_timetables(module), _levels(found)):
         reading = _explains(timetable, found, times)
         if reading is not None:
             return reading
@@ -128,13 +136,8 @@ def read_timetable(module: nn.Module, found: Mixture, times: Tensor) -> Reading 
 
 
 def _explains(timetable: Timetable, found: Mixture, times: Tensor) -> Reading | None:
-    t = [timetable.clock.t(time) for time in times[: len(found.noise)].tolist()]
-    if timetable.whole:
-        if any(abs(value - round(value)) > 1e-2 for value in t):
-            return None
-        t = [round(value) for value in t]
     try:
-        pairs = [timetable.amounts(value) for value in t]
+        pairs = [timetable.shown(time) for time in times[: len(found.noise)].tolist()]
     except (ValueError, OverflowError, ZeroDivisionError):
         return None
     signal, noise = torch.tensor(pairs, dtype=torch.float64).reshape(-1, 2).T
@@ -158,7 +161,8 @@ def _explains(timetable: Timetable, found: Mixture, times: Tensor) -> Reading | 
     return Reading(timetable, signal, noise, scale, shift)
 
 
-def _candidates(module: nn.Module, found: Mixture) -> Iterator[Timetable]:
+def known_timetables(module: nn.Module) -> Iterator[Timetable]:
+    """Schedules that a module holds as sequences, then well-known ones, each with every usual clock."""
     for path, values in sequences(module):
         yield from _tables(path, values)
     unit = [Clock("t"), Clock("1000 t", 1000.0), Clock("1 - t", -1.0, 1.0), Clock("1000 (1 - t)", -1e3, 1e3)]
@@ -169,7 +173,6 @@ def _candidates(module: nn.Module, found: Mixture) -> Iterator[Timetable]:
     for steps in (1000, 500, 400, 300, 250, 200, 100, 50, 4000, 2000):
         for name, values in _betas(steps).items():
             yield from _tables(name, values, readings=("betas",))
-    yield from _levels(found)
 
 
 def _straight(t: float) -> Amounts:
@@ -308,4 +311,4 @@ def _sequence(value: Any) -> Tensor | None:
     return values if monotone and bool(values.isfinite().all()) and float(values[0]) != float(values[-1]) else None
 
 
-__all__ = ["Clock", "Reading", "Timetable", "read_timetable", "sequences"]
+__all__ = ["Clock", "Reading", "Timetable", "known_timetables", "read_timetable", "sequences"]

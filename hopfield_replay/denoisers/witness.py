@@ -14,6 +14,7 @@ from hopfield_replay.denoisers.mixing import Mixture, mixture
 from hopfield_replay.denoisers.own_step import copied
 from hopfield_replay.denoisers.targets import Target, Teaching, read_target
 from hopfield_replay.denoisers.timetable import Reading, read_timetable
+from hopfield_replay.denoisers.unseen_noise import infer_noise
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ class Witness:
             return Refusal("no network was called with samples and a time")
         found = [(call, evidence) for call in calls if (evidence := self._mixed(call)) is not None]
         if not found:
-            return Refusal(_unmixed(calls), tuple(calls), tuple(self._draws.made))
+            return self._inferred(calls) or Refusal(_unmixed(calls), tuple(calls), tuple(self._draws.made))
         mixed = {id(call) for call, _ in found}
         outer = [(call, evidence) for call, evidence in found if not _within(call, mixed)]
         taught = [(call, evidence) for call, evidence in outer if call.gradient is not None] or outer
@@ -176,6 +177,8 @@ class Witness:
                 reading = read_timetable(self.module, seen.mixture, times)
                 if reading is not None:
                     return _testify(inner, seen, name, reading)
+        if (inferred := self._inferred([call])) is not None:  # noise of which only a part was drawn as noise
+            return inferred
         amounts = evidence.mixture
         return _testify(call, evidence, None, Reading(None, amounts.signal, amounts.noise.abs(), 1.0, 0.0))
 
@@ -183,20 +186,34 @@ class Witness:
         """Which tensor of the batch, and which noise, a network was shown a mixture of."""
         shape = call.shown.shape
         drawn = [d.values for d in self._draws.made if d.law == "normal" and d.values.shape == shape]
-        batch = [(place, value) for place, value in tensors_in(self.batch) if value.ndim > 1]
-        for place, value in batch:
-            for there in (place, Place(place.path, channels_last=True)):
-                if there.channels_last and value.ndim < 3:
-                    continue
-                clean = value.movedim(-1, 1) if there.channels_last else value
-                if clean.shape != shape:
-                    continue
-                others = [v for _, v in batch if v.shape == shape and v is not value and v.is_floating_point()]
-                for noise in [*drawn, *others]:
-                    fitted = mixture(call.shown, clean, noise)
-                    if fitted.exact:
-                        return _Evidence(there, clean, noise, fitted)
+        for place, clean in self._samples(shape):
+            others = [v for p, v in self._samples(shape) if p.path != place.path and v.is_floating_point()]
+            for noise in [*drawn, *others]:
+                fitted = mixture(call.shown, clean, noise)
+                if fitted.exact:
+                    return _Evidence(place, clean, noise, fitted)
         return None
+
+    def _inferred(self, calls: Sequence[Call]) -> Testimony | Refusal | None:
+        """What follows where the noise was not seen being drawn."""
+        for call in calls:
+            for place, clean in self._samples(call.shown.shape):
+                found = infer_noise(self.module, call, clean)
+                if found is not None:
+                    if problem := several([call], calls):
+                        return Refusal(problem)
+                    return Testimony(call, place, found.noise, found.clean, found.reading, found.time, found.teaching)
+        return None
+
+    def _samples(self, shape: torch.Size) -> list[tuple[Place, Tensor]]:
+        """The batch's tensors that may be the samples of a network."""
+        found = []
+        for place, value in tensors_in(self.batch):
+            if value.shape == shape and value.ndim > 1:
+                found.append((place, value))
+            elif value.ndim > 2 and value.movedim(-1, 1).shape == shape:
+                found.append((Place(place.path, channels_last=True), value.movedim(-1, 1)))
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,9 +225,9 @@ class _Evidence:
 
 
 def _testify(call: Call, evidence: _Evidence, time: int | str | None, reading: Reading) -> Testimony:
-    clean = evidence.clean.to(torch.float64) * reading.scale + reading.shift
+    clean = evidence.clean.to("cpu", torch.float64) * reading.scale + reading.shift
     signs = evidence.mixture.noise.sign()
-    noise = evidence.noise.to(torch.float64) * float(signs[evidence.mixture.usable][0])
+    noise = evidence.noise.to("cpu", torch.float64) * float(signs[evidence.mixture.usable][0])
     return Testimony(call, evidence.place, noise, clean, reading, time, taught_by(call, clean, noise, reading))
 
 
