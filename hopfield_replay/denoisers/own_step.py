@@ -53,8 +53,9 @@ def _memories(value: Any) -> Iterator[Callable[[], None]]:
         content = value.copy()
 
         def refill() -> None:
-            value.clear()
-            value.extend(content) if isinstance(value, list) else value.update(content)
+            if not _same_items(value, content):  # of a frozen one nothing can have changed
+                value.clear()
+                value.extend(content) if isinstance(value, list) else value.update(content)
 
         yield refill
     elif isinstance(value, Tensor):
@@ -71,6 +72,15 @@ def _memories(value: Any) -> Iterator[Callable[[], None]]:
                 now.update(attributes)
 
         yield reset
+
+
+def _same_items(now: Any, before: Any) -> bool:
+    """Whether a container holds the very same objects as a copy of it."""
+    if isinstance(now, set):
+        return bool(now == before)
+    if isinstance(now, dict):
+        return list(now) == list(before) and all(now[key] is before[key] for key in now)
+    return len(now) == len(before) and all(a is b for a, b in zip(now, before, strict=True))
 
 
 def copied(batch: Any) -> Any:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 _ROWS = 64  # samples of a batch that are looked at
 _LIKELY = 0.9  # agreement of the right target at least, where a loss has other terms beside it
-_TIE = 1e-9  # targets that differ by a factor only, for an answer of zeros
+_SQUARED = 0.999  # a cosine above it is that of a squared error
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,9 @@ def read_target(
     """The target that the gradient at a network's answer points to.
 
     The gradient of a squared error is proportional to answer - target (cosine 1, whatever the weight of a sample); that
-    of an absolute, Huber or weighted error has its sign in every element. The better of both counts, as the mean over
-    samples; elements without gradient (masks, clamps) do not.
+    of an absolute, Huber or weighted error has its sign in every element. What is better told by one of them counts,
+    as the mean over samples; elements without gradient (masks, clamps) do not. Two targets that are told equally well
+    and differ in more than a factor are none.
 
     Args:
         answer: (n, *shape).
@@ -112,29 +113,47 @@ def read_target(
     if not bool(grad.isfinite().all()) or not bool(grad.abs().sum() > 0):
         return Teaching(None, {})
     pairs = list(zip(signal.tolist(), amount.tolist(), strict=True))[: len(out)]
-    agreement: dict[str, float] = {}
+    differences: dict[str, Tensor] = {}
     for target in TARGETS:
         try:
             weights = [target.weights(a, s, sigma_data) for a, s in pairs]
         except (ZeroDivisionError, OverflowError):
             continue
         p, q = torch.tensor(weights, dtype=torch.float64).T
-        agreement[target.name] = _agreement(grad, out - p[:, None] * z - q[:, None] * e)
-    best = max(agreement.values())
-    tied = [target for target in TARGETS if agreement.get(target.name, -1.0) > best - _TIE]  # usual ones first
-    others = [value for value in agreement.values() if value <= best - _TIE]
-    sure = best >= _LIKELY and 1 - best <= (1 - max(others)) / 3
-    return Teaching(tied[0] if sure else None, agreement)
+        differences[target.name] = out - p[:, None] * z - q[:, None] * e
+    cosines, signs = ({name: tell(grad, d) for name, d in differences.items()} for tell in (_cosine, _signs))
+    agreement = cosines if max(cosines.values()) > min(max(signs.values()), _SQUARED) else signs
+    best = max(agreement, key=lambda name: agreement[name])
+    rivals = [name for name in differences if name != best and not _parallel(differences[name], differences[best])]
+    second = max((agreement[name] for name in rivals), default=-1.0)
+    sure = agreement[best] >= _LIKELY and 1 - agreement[best] <= (1 - second) / 3 and agreement[best] > second
+    alike = [target for target in TARGETS if target.name in differences and target.name not in rivals]
+    return Teaching(alike[0] if sure else None, agreement)  # of targets that differ by a factor the most usual one
 
 
-def _agreement(grad: Tensor, difference: Tensor) -> float:
-    """Mean over samples of the cosine, or of the share of equal signs, whichever is higher."""
-    taught = (grad != 0) & (difference.abs() > 1e-4 * difference.abs().mean(1, keepdim=True))
+def _taught(grad: Tensor, difference: Tensor) -> Tensor:
+    """Which elements say something: those with a gradient, and a difference that rounding does not drown."""
+    return (grad != 0) & (difference.abs() > 1e-4 * difference.abs().mean(1, keepdim=True))
+
+
+def _cosine(grad: Tensor, difference: Tensor) -> float:
+    taught = _taught(grad, difference)
     rows = taught.any(1)
-    grad, difference, taught = grad[rows], (difference * taught)[rows], taught[rows]
-    cosine = torch.nn.functional.cosine_similarity(grad * taught, difference, dim=1).mean()
-    signs = ((grad.sign() == difference.sign()) & taught).sum(1) / taught.sum(1)
-    return float(torch.maximum(cosine, 2 * signs.mean() - 1))
+    grad, difference = (grad * taught)[rows], (difference * taught)[rows]
+    return float(torch.nn.functional.cosine_similarity(grad, difference, dim=1).mean())
+
+
+def _signs(grad: Tensor, difference: Tensor) -> float:
+    """2 (share of equal signs) - 1: 0 by chance."""
+    taught = _taught(grad, difference)
+    rows = taught.any(1)
+    equal = ((grad.sign() == difference.sign()) & taught)[rows].sum(1) / taught[rows].sum(1)
+    return float(2 * equal.mean() - 1)
+
+
+def _parallel(first: Tensor, second: Tensor) -> bool:
+    """Whether two differences are the same but for a factor of each sample: of an answer that is 0."""
+    return float(torch.nn.functional.cosine_similarity(first, second, dim=1).min()) > 1 - 1e-9
 
 
 __all__ = ["TARGETS", "Target", "Teaching", "read_target"]

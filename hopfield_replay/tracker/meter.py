@@ -13,7 +13,7 @@ from hopfield_replay.functional import elbo_weights, reconstruction_error
 from hopfield_replay.functional._diffusion_arguments import check_samples, windows
 from hopfield_replay.functional._diffusion_arguments import take as part_of
 from hopfield_replay.functional._paired_noise import paired_noise
-from hopfield_replay.functional.denoiser import evaluating
+from hopfield_replay.functional.denoiser import undisturbed
 from hopfield_replay.functional.noise_levels import default_timesteps
 from hopfield_replay.utilities.distributed import gather_rows, together, world
 from hopfield_replay.utilities.nested import rows, take
@@ -170,7 +170,7 @@ class ErrorMeter:
             ]
             return torch.cat(found).to(clean.device)
 
-        with evaluating(self.denoiser):
+        with undisturbed(self.denoiser):
             found, self.chunk_size = in_chunks_that_fit(measure, self.chunk_size)
         return noisy, found
 
