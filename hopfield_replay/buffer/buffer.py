@@ -344,7 +344,7 @@ class EnergyReplayBuffer:
         tasks = len({*self.tasks.tolist(), task})
         if tasks > self.capacity:
             raise ValueError(
-                f"{tasks} tasks cannot share a capacity of {self.capacity} equally; raise the capacity to at least "
+                f"{tasks} groups (task) cannot share a capacity of {self.capacity}; raise the capacity to at least "
                 f'{tasks}, or let all samples compete with groups=None and a policy such as "reservoir".'
             )
 

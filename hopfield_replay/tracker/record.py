@@ -26,8 +26,11 @@ class _Record(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(_names(type(self)))
 
-    __eq__ = object.__eq__  # a mapping's would compare tensors
-    __hash__ = object.__hash__
+    def __eq__(self, other: object) -> bool:
+        """Whether every part is the same, bit for bit; what is not a number is the same as itself."""
+        return type(other) is type(self) and _same(self.to_dict(), other.to_dict())
+
+    __hash__ = None  # type: ignore[assignment]  # tensors have no value to hash
 
     def to_dict(self) -> dict[str, Any]:
         """The same in plain Python and tensors, which ``weights_only=True`` loads."""
@@ -49,6 +52,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(item) for item in value]
     return value
+
+
+def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        if first.dtype != second.dtype or first.shape != second.shape:
+            return False
+        return bool(((first == second) | ((first != first) & (second != second))).all())
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return list(first) == list(second) and all(_same(first[name], second[name]) for name in first)
+    if isinstance(first, list | tuple):
+        return type(first) is type(second) and len(first) == len(second) and all(map(_same, first, second))
+    return type(first) is type(second) and bool(first == second)
 
 
 @dataclass(frozen=True, eq=False)
@@ -292,3 +307,7 @@ def _check_probe(probe: Mapping[str, Any], kind: type[_Record]) -> int:
         if tensor.ndim != dimensions or len(tensor) != count or tensor.dtype != dtype:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)} and dtype {tensor.dtype} for {count} probes")
     return count
+
+
+# a history that somebody has saved is loaded with weights_only=True, too
+torch.serialization.add_safe_globals([BoundaryRecord, ProbeRecord, ProbeSet])

@@ -197,7 +197,7 @@ def test_no_policy_drops_old_tasks_by_default(policy):
 
 def test_a_task_without_a_place_is_told_of_before_it_is_trained():
     tracker = run(ForgettingTracker(EnergyReplayBuffer(2), beta=1.0), 2)
-    with pytest.raises(ValueError, match="3 tasks cannot share a capacity of 2 equally; raise the capacity"):
+    with pytest.raises(ValueError, match="3 groups .task. cannot share a capacity of 2; raise the capacity"):
         tracker.begin_task(TaskSource(loader(2)))
     assert tracker.open_task is None
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hopfield_replay import ForgettingTracker, TaskSource
-from hopfield_replay.tracker.record import history_from
+from hopfield_replay.tracker.record import BoundaryRecord, history_from
 
 
 def history():
@@ -60,3 +60,22 @@ def test_records_read_like_the_dicts_that_they_make():
         record["intrinsic"]
     with pytest.raises(AttributeError):
         record.task = 3
+
+
+def test_records_are_the_same_if_every_part_is(tmp_path):
+    first, second = history_from(history())[0], history_from(copy.deepcopy(history()))[0]
+    times = (
+        [{**record.to_dict(), "seconds": 0.0} for record in first],
+        [{**r.to_dict(), "seconds": 0.0} for r in second],
+    )
+    a, b = ([BoundaryRecord.of(record) for record in records] for records in times)
+    assert a == b
+    assert a[0] != a[1]
+    b[1].probes[0].energy[2] += 1e-12
+    assert a[1] != b[1]
+    b[1].probes[0].energy[2] = a[1].probes[0].energy[2] = torch.nan
+    assert a[1] == b[1]
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(a[0])
+    torch.save(a, tmp_path / "history.pt")
+    assert torch.load(tmp_path / "history.pt", weights_only=True) == a
