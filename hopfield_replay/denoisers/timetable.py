@@ -128,7 +128,7 @@ def read_timetable(module: nn.Module, found: Mixture, times: Tensor) -> Reading 
         >>> reading.timetable.name, reading.timetable.clock.words
         ('straight path', '1000 t')
     """
-    for timetable in chain(known_timetables(module), _levels(found)):
+    for timetable in chain(known_timetables(module), _levels(found, times)):
         reading = _explains(timetable, found, times)
         if reading is not None:
             return reading
@@ -260,28 +260,27 @@ def _looked_up(pairs: list[Amounts]) -> Callable[[float], Amounts]:
     return lambda t: pairs[int(t)]
 
 
-def _levels(found: Mixture) -> Iterator[Timetable]:
-    """Timetables whose t is the noise level sigma = s / a itself, scaled in one of the known ways."""
-    signal, noise = found.signal[found.usable], found.noise.abs()[found.usable]
-    if not len(noise) or bool((signal <= 0).any()):
-        return
-    kinds = [
-        ("noise levels sigma", 1.0, lambda sigma: (1.0, sigma)),
-        ("noise levels sigma, of unit variance", 1.0, _preconditioned(1.0)),
-        ("noise levels sigma, straight path", 1.0, lambda sigma: (1 / (1 + sigma), sigma / (1 + sigma))),
-    ]
-    widths = ((1 - noise**2) / signal**2).clamp(min=0).sqrt()  # a = 1 / sqrt(sigma^2 + width^2)
-    width = float(widths.median())
-    if width > 1e-3 and float((widths - width).abs().max()) < 0.05 * width:
-        width = round(width, 2) if abs(width - round(width, 2)) < 0.01 * width else width
-        words = f"noise levels sigma, preconditioned with sigma_data = {width:g}"
-        kinds.append((words, width, _preconditioned(width)))
+def _levels(found: Mixture, times: Tensor) -> Iterator[Timetable]:
+    """Timetables whose t is the noise level sigma itself, scaled in one of the known ways."""
+    noise = found.noise.abs()
     clocks = [Clock("sigma"), Clock("1000 sigma", 1000.0), Clock("log sigma", logarithmic=True)]
     for factor, words in ((0.25, "log(sigma) / 4"), (-2.0, "log SNR"), (0.5, "log(sigma) / 2"), (2.0, "2 log sigma")):
         clocks.append(Clock(words, factor, logarithmic=True))
-    for name, deviation, amounts in kinds:
-        for clock in clocks:
-            yield Timetable(name, clock, None, amounts, sigma_data=deviation)
+    for clock in clocks:
+        yield Timetable("noise levels sigma", clock, None, lambda sigma: (1.0, sigma))
+        yield Timetable("noise levels sigma, of unit variance", clock, None, _preconditioned(1.0))
+        straight = "noise levels sigma, straight path"
+        yield Timetable(straight, clock, None, lambda sigma: (1 / (1 + sigma), sigma / (1 + sigma)))
+        sigmas = torch.tensor([clock.t(time) for time in times[: len(noise)].tolist()], dtype=torch.float64)
+        inside = found.usable & (noise > 1e-3) & (noise < 1) & (sigmas > 0)
+        widths = sigmas[inside] * (1 / noise[inside].square() - 1).sqrt()  # s = sigma / sqrt(sigma^2 + width^2)
+        if not len(widths):
+            continue
+        width = float(widths.median())
+        if width > 1e-3 and float((widths - width).abs().max()) < 0.05 * width:
+            width = round(width, 2) if abs(width - round(width, 2)) < 0.01 * width else width
+            words = f"noise levels sigma, preconditioned with sigma_data = {width:g}"
+            yield Timetable(words, clock, None, _preconditioned(width), sigma_data=width)
 
 
 def _preconditioned(width: float) -> Callable[[float], Amounts]:

@@ -184,14 +184,10 @@ def dry_run(denoiser: Denoiser, read: Read, module: nn.Module, batch: Any, times
         with undisturbed(module, denoiser):
             samples, condition = read(few)
             steps = default_timesteps(denoiser) if timesteps is None else timesteps
-            errors, again = (reconstruction_error(denoiser, samples, steps, 0, condition=condition) for _ in range(2))
+            errors = reconstruction_error(denoiser, samples, steps, 0, condition=condition)
     except Exception as error:  # somebody's code: whatever it raises now it would raise at the end of the task
         return f"it cannot be measured ({type(error).__name__}: {error})"
-    if not bool(errors.isfinite().all()):
-        return "its errors are not finite"
-    if not torch.allclose(errors, again, rtol=1e-3):
-        return "two measurements of the same samples differ (does it draw random numbers, or switch to training mode?)"
-    return ""
+    return "" if bool(errors.isfinite().all()) else "its errors are not finite"
 
 
 def _try_loss(loss: PairedLoss, batch: Any) -> str:

@@ -67,10 +67,14 @@ def evaluating(*objects: object) -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed(*objects: object) -> Iterator[None]:
+def undisturbed(*objects: object, seed: int | None = None) -> Iterator[None]:
     """As :func:`evaluating`; buffers and the random states of torch, Python and NumPy come back as they were, too.
 
     Whatever is called within: what runs in eval mode changes no buffer, but functions of unknown make may do anything.
+
+    Args:
+        objects: modules, and what holds or refers to them.
+        seed: of all random states meanwhile; None: they go on from where they are.
     """
     held = [
         (part, name, value, value.detach().clone())
@@ -79,7 +83,7 @@ def undisturbed(*objects: object) -> Iterator[None]:
         for name, value in part._buffers.items()
         if value is not None
     ]
-    with random_states_kept(), evaluating(*objects):
+    with random_states_kept(seed), evaluating(*objects):
         try:
             yield
         finally:

@@ -91,7 +91,7 @@ def reconstruction_error(
     check_integer(draws, "draws", 1)
     check_integer(chunk_size, "chunk_size", 1)
     errors = torch.zeros(len(clean), len(steps), dtype=torch.float64, device=float64_device(clean.device))
-    with undisturbed(denoiser):
+    with undisturbed(denoiser, seed=noise_seed):  # what a denoiser itself may draw is paired, too
         for window in windows(len(clean), chunk_size):
             part, given = clean[window], take(condition, window, len(clean))
             for column, step in enumerate(steps):

@@ -32,7 +32,7 @@ def random_states_kept(seed: int | None = None) -> Iterator[None]:
         apple = torch.mps.get_rng_state() if mps else None
         try:
             if seed is not None:
-                torch.manual_seed(seed)
+                torch.manual_seed(seed % 2**63)
                 random.seed(seed)
                 if numpy is not None:
                     numpy.random.seed(seed % 2**32)
