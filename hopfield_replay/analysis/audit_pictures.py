@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from hopfield_replay.analysis.audit_findings import AuditFindings, Examples
 from hopfield_replay.figures import error_change, picture_rows, rises_by_group
+from hopfield_replay.utilities.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,14 +27,14 @@ def draw(report: AuditFindings) -> "dict[str, Figure]":
     return figures
 
 
-def _examples(report: AuditFindings, found: Examples, end: str) -> "Figure | None":
-    split = len(found.worst)
-    rows, positions = (slice(split), found.worst) if end == "most" else (slice(split, None), found.best)
+def _examples(report: AuditFindings, examples: Examples, end: str) -> "Figure | None":
+    split = len(examples.worst)
+    rows, positions = (slice(split), examples.worst) if end == "most" else (slice(split, None), examples.best)
     return picture_rows(
         [
-            (f"{end} forgotten", found.clean[rows]),
-            (f"as the first version reconstructs them from timestep {found.timestep:g}", found.before[rows]),
-            ("as the second version does, from the same noise", found.after[rows]),
+            (f"{end} forgotten", examples.clean[rows]),
+            (f"as the first version reconstructs them from timestep {examples.timestep:g}", examples.before[rows]),
+            ("as the second version does, from the same noise", examples.after[rows]),
         ],
         captions=[_caption(report, position) for position in positions],
     )
@@ -42,5 +43,5 @@ def _examples(report: AuditFindings, found: Examples, end: str) -> "Figure | Non
 def _caption(report: AuditFindings, position: int) -> str:
     """The class of a sample, if it has one, above the rise of its error."""
     rise = f"{float(report.rises[position]):+.2g}"
-    label = wrap(str(report.labels[position]), _CAPTION)[:3] if report.labels else []
+    label = wrap(printable(report.labels[position]), _CAPTION)[:3] if report.labels else []
     return "\n".join([*label, rise])

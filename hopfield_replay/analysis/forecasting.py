@@ -13,12 +13,12 @@ from hopfield_replay.figures import rises_and_protection
 from hopfield_replay.functional import (
     Selection,
     StreamedAffinity,
-    affinity,
     energy,
     greedy_replay_gain,
     protected_energy,
     replay_mass,
 )
+from hopfield_replay.functional.affinity import matrix_or_streamed
 from hopfield_replay.memory.temperature import Diagnosis, calibrate_beta, default_n_eff, diagnose, spread_indices
 from hopfield_replay.policies import as_policy, requirements
 from hopfield_replay.policies.candidates import Candidates, sample_keys
@@ -26,6 +26,7 @@ from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.tracker.table import by_label
 from hopfield_replay.utilities.checks import Similarity, check_beta
 from hopfield_replay.utilities.progress import track
+from hopfield_replay.utilities.tables import text_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,8 +79,8 @@ class Forecast:
     Example:
         >>> import torch
         >>> old = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
-        >>> found = forecast(old, old[:30] + 8.0, capacities=(5, 10))
-        >>> print(found.table().splitlines()[0])
+        >>> prediction = forecast(old, old[:30] + 8.0, capacities=(5, 10))
+        >>> print(prediction.table().splitlines()[0])
         60 old samples, beta 3.382 (leave-one-out n_eff 5)
     """
 
@@ -99,8 +100,8 @@ class Forecast:
 
     def to_dict(self) -> dict[str, Any]:
         """The forecast in plain Python, ready for JSON."""
-        found = asdict(self)
-        return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in found.items()}
+        plain = asdict(self)
+        return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in plain.items()}
 
     def table(self) -> str:
         """The forecast as text."""
@@ -112,19 +113,20 @@ class Forecast:
             f"most at risk (positions): {self.at_risk[:10].tolist()}",
         ]
         if self.classes:
-            lines.append(f"{'class':>8}{'samples':>9}{'mean rise':>11}{'at risk':>9}")
             worst = sorted(self.classes.items(), key=lambda item: -item[1]["mean_rise"])
-            lines += [
-                f"{label:>8}{int(row['samples']):>9}{row['mean_rise']:>11.4g}{row['at_risk']:>9.0%}"
+            rows = [
+                [str(label), str(int(row["samples"])), f"{row['mean_rise']:.4g}", f"{row['at_risk']:.0%}"]
                 for label, row in worst
             ]
+            lines.append(text_table(("class", "samples", "mean rise", "at risk"), rows))
         lines.append("protected energy, mean over the old samples (worst tenth), by buffer size:")
-        lines.append(f"{'policy':<18}" + "".join(f"{size:>20}" for size in self.capacities))
-        for curve in self.curves:
-            cells = [f"{mean:.4g} ({tail:.4g})" for mean, tail in zip(curve.mean, curve.tail, strict=True)]
-            lines.append(f"{curve.policy:<18}" + "".join(f"{cell:>20}" for cell in cells))
-        lines.append(f"{'100 more add':<18}" + "".join(f"{value:>20.4g}" for value in self.marginal))
-        lines.append(f"{'of optimum, >=':<18}" + "".join(f"{value:>20.3f}" for value in self.certificates))
+        rows = [
+            [curve.policy, *(f"{mean:.4g} ({tail:.4g})" for mean, tail in zip(curve.mean, curve.tail, strict=True))]
+            for curve in self.curves
+        ]
+        rows.append(["100 more add", *(f"{value:.4g}" for value in self.marginal)])
+        rows.append(["of optimum, >=", *(f"{value:.3f}" for value in self.certificates)])
+        lines.append(text_table(("policy", *map(str, self.capacities)), rows))
         size = f", {self.capacity * self.sample_bytes / 2**20:.3g} MiB" if self.sample_bytes else ""
         lines.append(f"recommended: policy {self.policy}, capacity {self.capacity}{size}")
         lines += [f"warning: {warning}" for warning in self.diagnosis.warnings]
@@ -179,8 +181,8 @@ def forecast(
     Example:
         >>> import torch
         >>> old = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
-        >>> found = forecast(old, old[:30] + 8.0, capacities=(5, 10))
-        >>> bool((found.rises > 0).all()), found.policy
+        >>> prediction = forecast(old, old[:30] + 8.0, capacities=(5, 10))
+        >>> bool((prediction.rises > 0).all()), prediction.policy
         (True, 'greedy_gain')
 
     Source: the identity of the replay gain; Satopaa et al. (2011) for the knee.
@@ -253,21 +255,21 @@ class _Plan:
         targets = spread_indices(len(pool), _TARGETS)
         self.risk = (pool.next_energies - pool.energies)[targets]
         self.tail = self.risk.argsort(descending=True)[: max(1, round(_TAIL * len(targets)))]
-        self._arguments = (pool.vectors[targets], pool.vectors, pool.next_energies[targets], pool.beta)
-        largest = float(self._streamed(1.0).log_totals().max())
-        self._matrix: Tensor | None = None  # of mass 1
-        if largest < 600.0:  # exp stays finite in float64, or well within float32
-            dtype = torch.float32 if largest < 60.0 else torch.float64
-            self._matrix = affinity(*self._arguments, masses=1.0, similarity=pool.similarity, dtype=dtype)
-
-    def _streamed(self, mass: float) -> StreamedAffinity:
-        return StreamedAffinity(*self._arguments, masses=mass, similarity=self.pool.similarity)
+        rows = StreamedAffinity(
+            pool.vectors[targets],
+            pool.vectors,
+            pool.next_energies[targets],
+            pool.beta,
+            masses=1.0,
+            similarity=pool.similarity,
+        )
+        self._affinity = matrix_or_streamed(rows, elements=None, narrow=True)  # of mass 1
 
     def greedy(self, size: int, *, tighten: int = 0) -> Selection:
         """The greedy set of this size, knowing the next task; ``tighten`` steps on its certificate."""
         mass = replay_mass(size, self.replay_ratio)
         return greedy_replay_gain(
-            self._streamed(mass) if self._matrix is None else self._matrix * mass,
+            self._affinity * mass,
             size,
             risk=self.risk,
             tail_share=_TAIL,
@@ -278,9 +280,9 @@ class _Plan:
     def protected(self, chosen: Tensor) -> Tensor:
         """Energy that keeping these protects of each target."""
         mass = replay_mass(len(chosen), self.replay_ratio)
-        if self._matrix is None:
-            return protected_energy(self._streamed(mass), chosen, beta=self.pool.beta)
-        return self._matrix.T[chosen].sum(0, dtype=torch.float64).mul_(mass).log1p_() / self.pool.beta
+        if isinstance(self._affinity, StreamedAffinity):
+            return protected_energy(self._affinity * mass, chosen, beta=self.pool.beta)
+        return self._affinity.T[chosen].sum(0, dtype=torch.float64).mul_(mass).log1p_() / self.pool.beta
 
     def curve(self, name: str, sizes: Sequence[int], seed: int) -> PolicyCurve:
         """What a policy's nested choice protects; the mean of several draws for random ones."""

@@ -1,7 +1,7 @@
 """EnergyReplayBuffer: a bounded, resumable memory of samples, chosen by a policy."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -18,12 +18,13 @@ from hopfield_replay.memory.settings import EnergySettings
 from hopfield_replay.policies import Policy, as_policy, requirements
 from hopfield_replay.policies.candidates import Candidates, as_plain, check_join, from_plain, no_candidates, offered
 from hopfield_replay.utilities.checks import Similarity, check_beta, check_integer
+from hopfield_replay.utilities.interrupts import to_the_end
 from hopfield_replay.utilities.nested import Source, gather_from, rows, take
 from hopfield_replay.utilities.states import DAMAGE, Migration, check_plain, check_unshared, check_whole, migrated
 
 _FORMAT = "hopfield-replay buffer 3"  # of the state; raised when its parts change
 _MIGRATIONS: dict[str, Migration] = {
-    "hopfield-replay buffer 2": lambda state: {**state, "format": _FORMAT, "drawn": [0, 0]}
+    "hopfield-replay buffer 2": lambda state: {**state, "format": _FORMAT, "drawn": [0, 0, None]}
 }
 
 
@@ -188,7 +189,7 @@ class EnergyReplayBuffer:
     ) -> None:
         """Offer samples of one task; the policy decides which of them, and of those kept so far, stay.
 
-        Nothing changes if it fails.
+        Nothing changes if it fails, and whatever interrupts it finds all of it done, or nothing.
 
         Args:
             batch: the n samples, any nesting of tensors (n, ...) and lists of n strings; or a function that, given
@@ -209,6 +210,34 @@ class EnergyReplayBuffer:
                 the buffer's.
             TypeError: leaves that are not tensors or strings, vectors that are not floating.
         """
+        to_the_end(
+            self.prepare_update(
+                batch,
+                vectors,
+                ids=ids,
+                task=task,
+                labels=labels,
+                energies=energies,
+                losses=losses,
+                observed=observed,
+                beta=beta,
+            )
+        )
+
+    def prepare_update(
+        self,
+        batch: Any,
+        vectors: Tensor,
+        *,
+        ids: Tensor,
+        task: int,
+        labels: Tensor | None,
+        energies: Tensor | None,
+        losses: Tensor | None,
+        observed: Tensor | None,
+        beta: float | None,
+    ) -> Callable[[], None]:
+        """All of :meth:`update` but the change itself, which is returned: short, and to be called once."""
         new = offered(vectors, ids, task, labels, energies, losses, self.seed)
         if beta is not None and self.beta is not None and check_beta(beta) != self.beta:
             raise ValueError(f"beta={beta!r} was given, but the buffer's energies are at beta={self.beta!r}.")
@@ -254,8 +283,13 @@ class EnergyReplayBuffer:
         else:
             seen = self._observed
         sources: list[Source] = [] if reserve is None else [(len(reserve[0]), partial(take, reserve[1]))]
-        self._commit(pool, chosen, spare, [*sources, (len(new), lambda index: read(order[index]))], seen)
-        self.settings.beta, self._newest = calibrated, task
+        commit = self._prepared(pool, chosen, spare, [*sources, (len(new), lambda index: read(order[index]))], seen)
+
+        def change() -> None:
+            commit()
+            self.settings.beta, self._newest = calibrated, task
+
+        return change
 
     def refine(self, patterns: Tensor, *, masses: Tensor | None = None) -> None:
         """Choose anew, now that the next task is known, among the over-provisioned candidates; then release them.
@@ -269,8 +303,12 @@ class EnergyReplayBuffer:
         Raises:
             ValueError, TypeError: as :func:`hopfield_replay.functional.energy`; no patterns.
         """
+        to_the_end(self.prepare_refine(patterns, masses=masses))
+
+    def prepare_refine(self, patterns: Tensor, *, masses: Tensor | None = None) -> Callable[[], None]:
+        """All of :meth:`refine` but the change itself, which is returned: short, and to be called once."""
         if self._reserve is None:
-            return
+            return lambda: None
         if not len(patterns):
             raise ValueError("The next task has no patterns to refine the choice with (an empty data set?).")
         spares, samples = self._reserve
@@ -288,7 +326,7 @@ class EnergyReplayBuffer:
         fresh = torch.arange(len(pool)) >= len(self._kept)
         chosen, _ = choose(pool, fresh, self.policy, self.groups, self.capacity)
         pool = weigh(pool, chosen, self.groups)
-        self._commit(pool, chosen, chosen[:0], [(len(spares), partial(take, samples))], self._observed)
+        return self._prepared(pool, chosen, chosen[:0], [(len(spares), partial(take, samples))], self._observed)
 
     @property
     def observed(self) -> Tensor:
@@ -303,8 +341,10 @@ class EnergyReplayBuffer:
         rises = self._observed[:, -1] - self.energies
         return rises.masked_fill(rises.isnan(), 0.0)
 
-    def _commit(self, pool: Candidates, chosen: Tensor, spare: Tensor, sources: Sequence[Source], seen: Tensor) -> None:
-        """Make ``chosen`` of the pool (kept samples, then the sources') the buffer, and ``spare`` the reserve."""
+    def _prepared(
+        self, pool: Candidates, chosen: Tensor, spare: Tensor, sources: Sequence[Source], seen: Tensor
+    ) -> Callable[[], None]:
+        """What makes ``chosen`` of the pool (kept samples, then the sources') the buffer, and ``spare`` the reserve."""
         kept = len(self._kept)
         stays = chosen < kept
         every = [(kept, lambda index: self._store.get(self._slots[index])), *sources]
@@ -315,14 +355,18 @@ class EnergyReplayBuffer:
         occupied = torch.zeros(self.capacity, dtype=torch.bool)
         occupied[slots[stays]] = True
         slots[~stays] = (~occupied).nonzero().flatten()[: int((~stays).sum())]
-        if arrivals is not None:
-            self._store.put(arrivals, slots[~stays])
+        write = None if arrivals is None else self._store.prepare_put(arrivals, slots[~stays])
         history = torch.full((len(chosen), seen.shape[1]), torch.nan, dtype=torch.float64)
         history[stays] = seen[chosen[stays]]
-        self._observed = history
-        self._slots = slots
-        self._kept = replace(pool.pick(chosen), next_energies=None)
-        self._reserve, self._edges = reserve, None
+        now_kept = replace(pool.pick(chosen), next_energies=None)
+
+        def commit() -> None:
+            if write is not None:
+                write()
+            self._observed, self._slots, self._kept = history, slots, now_kept
+            self._reserve, self._edges = reserve, None
+
+        return commit
 
     def _described(self, pool: Candidates, beta: float) -> Candidates:
         """The pool with what a policy may want to know of the run."""
@@ -385,7 +429,14 @@ class EnergyReplayBuffer:
             )
         return found
 
-    def draw(self, n: int, *, generator: torch.Generator | None = None, beside: int | None = None) -> Tensor:
+    def draw(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        beside: int | None = None,
+        ratio: float | None = None,
+    ) -> Tensor:
         """Positions (n,) in [0, len) of samples drawn with replacement, by :attr:`sampling`.
 
         Args:
@@ -393,6 +444,7 @@ class EnergyReplayBuffer:
             generator: of the draw; None: the buffer's own.
             beside: how many new samples they are trained on with, so that the share of replay is known at the end of
                 the task; None: unknown.
+            ratio: the share by which all of the task's samples are drawn, where there is one.
 
         Raises:
             ValueError: n below 1, or an empty buffer.
@@ -403,7 +455,7 @@ class EnergyReplayBuffer:
         if beside is None:
             self.drawn.alone += n
         else:
-            self.drawn.add(new=beside, replayed=n)
+            self.drawn.add(new=beside, replayed=n, ratio=ratio)
         generator = self._generator if generator is None else generator
         points = torch.rand(n, dtype=torch.float64, generator=generator)
         if self.sampling == "uniform":
@@ -432,9 +484,16 @@ class EnergyReplayBuffer:
         """The samples at these positions, as copies, in the nesting they came in."""
         return self._store.get(self._slots[positions])
 
-    def sample(self, n: int, *, generator: torch.Generator | None = None, beside: int | None = None) -> Any:
+    def sample(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        beside: int | None = None,
+        ratio: float | None = None,
+    ) -> Any:
         """Draw ``n`` samples with replacement; see :meth:`draw` and :meth:`gather`."""
-        return self.gather(self.draw(n, generator=generator, beside=beside))
+        return self.gather(self.draw(n, generator=generator, beside=beside, ratio=ratio))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that is needed to go on: tensors and plain Python only, loadable with ``weights_only=True``."""
@@ -458,6 +517,10 @@ class EnergyReplayBuffer:
             ValueError: another format, parts that are missing or do not fit together, more samples than this buffer's
                 capacity.
         """
+        to_the_end(self.prepare_load(state))
+
+    def prepare_load(self, state: Mapping[str, Any]) -> Callable[[], None]:
+        """All of :meth:`load_state_dict` but the change itself, which is returned: short, and to be called once."""
         state = migrated(state, _FORMAT, _MIGRATIONS, "an EnergyReplayBuffer")
         try:
             check_plain(state)
@@ -489,14 +552,20 @@ class EnergyReplayBuffer:
             )
         if self.groups == "label" and len(kept) and kept.labels is None:
             raise ValueError('The state holds samples without labels, but this buffer has groups="label".')
-        self._store.refill(state["samples"])
-        self._generator.set_state(state["generator"].cpu())
-        self._slots = torch.arange(len(kept))
-        self._observed = observed
-        self._reserve, self._edges = reserve, None
-        self.settings.beta, self._newest = beta, newest
-        self._kept = kept
-        self.drawn.restore(*drawn.state())
+        exchange = self._store.prepare_refill(state["samples"])
+        generator = state["generator"].cpu()
+
+        def change() -> None:
+            exchange()
+            self._generator.set_state(generator)
+            self._slots = torch.arange(len(kept))
+            self._observed = observed
+            self._reserve, self._edges = reserve, None
+            self.settings.beta, self._newest = beta, newest
+            self._kept = kept
+            self.drawn.restore(*drawn.state())
+
+        return change
 
     def resized(self, capacity: int) -> "EnergyReplayBuffer":
         """A buffer of another capacity with the same samples, in memory; every group gives up its last picks.

@@ -130,10 +130,11 @@ class ReplayStream:
         self._owed += batch_size * ratio / (1.0 - ratio)
         count = int(self._owed + 0.5)
         self._owed -= count
+        constant = None if callable(self.replay_ratio) else self.replay_ratio
         if not count:
-            self.buffer.drawn.add(new=batch_size, replayed=0)
+            self.buffer.drawn.add(new=batch_size, replayed=0, ratio=constant)
             return None
-        return self.buffer.sample(count, generator=self._generator, beside=batch_size)
+        return self.buffer.sample(count, generator=self._generator, beside=batch_size, ratio=constant)
 
     def state_dict(self) -> dict[str, Any]:
         """Position of the stream: tensors and plain Python."""

@@ -15,7 +15,7 @@ from hopfield_replay.functional._diffusion_arguments import take as part_of
 from hopfield_replay.functional._paired_noise import paired_noise
 from hopfield_replay.functional.denoiser import undisturbed
 from hopfield_replay.functional.noise_levels import default_timesteps
-from hopfield_replay.utilities.distributed import gather_rows, together, world
+from hopfield_replay.utilities.distributed import gather_rows, raise_on_all_ranks, world
 from hopfield_replay.utilities.nested import rows, take
 
 _CHUNK = 256  # samples that are prepared (moved to the device) at a time
@@ -65,7 +65,7 @@ def _shares(count: int) -> tuple[Tensor, Sequence[Tensor]]:
 def _of_all(batches: Iterable[tuple[Tensor, Any, Tensor]], measure: Callable[[Any, Tensor], Tensor]) -> Tensor:
     """What is measured of each sample (N,) in batches of (positions, batch, ids), in the order of their positions."""
     positions, found = [torch.arange(0)], [torch.empty(0, dtype=torch.float64)]
-    with together("measuring losses"):
+    with raise_on_all_ranks("measuring losses"):
         for at, batch, ids in batches:
             positions.append(at)
             found.append(measure(batch, ids))
@@ -88,7 +88,7 @@ class LossMeter:
     def of_probes(self, batch: Any) -> Tensor:
         """Losses (n,) float64 of samples that every rank holds; each measures its share of them."""
         share, split = _shares(rows(batch))
-        with together("measuring losses"):
+        with raise_on_all_ranks("measuring losses"):
             parts = [self._loss(self._prepare(take(batch, part))) for part in split]
         losses = gather_rows(torch.cat([torch.empty(0, dtype=torch.float64), *parts]))
         return losses[gather_rows(share).argsort()]
@@ -188,7 +188,7 @@ class ErrorMeter:
     def of_probes(self, batch: Any, ids: Tensor) -> tuple[Tensor, int]:
         """As :meth:`of_batch`, of samples that every rank holds; each measures its share of them."""
         share, split = _shares(len(ids))
-        with together("measuring reconstruction errors"):
+        with raise_on_all_ranks("measuring reconstruction errors"):
             parts = [self.of_batch(take(batch, part), ids[part]) for part in split]
         none = torch.empty(0, len(self.timesteps), dtype=torch.float64)
         errors = gather_rows(torch.cat([none, *(part for part, _ in parts)]))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hopfield_replay.functional import spearman
 from hopfield_replay.tracker.record import BoundaryRecord, ProbeRecord
+from hopfield_replay.utilities.tables import text_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -180,22 +181,20 @@ def forgetting_table(history: list[BoundaryRecord]) -> str:
     """
     if not history:
         return "No task has ended yet."
-    rows = [(record.task, row) for record in history for row in summarize(record)]
-    with_loss = any(row["loss"] is not None for _, row in rows)
-    lines = [
-        "after task  of task  probes  intrinsic forgetting  reconstruction forgetting  (95th percentile)      error"
-        + ("  loss forgetting       loss" if with_loss else ""),
+    measures = {
+        "intrinsic": "intrinsic forgetting",
+        "reconstruction": "reconstruction forgetting",
+        "reconstruction_p95": "(95th percentile)",
+        "error": "error",
+    }
+    summaries = [(record.task, row) for record in history for row in summarize(record)]
+    if any(row["loss"] is not None for _, row in summaries):
+        measures |= {"loss_forgetting": "loss forgetting", "loss": "loss"}
+    rows = [
+        [str(task), str(row["task"]), str(row["probes"]), *(_number(row[name]) for name in measures)]
+        for task, row in summaries
     ]
-    for task, row in rows:
-        line = (
-            f"{task:10d}  {row['task']:7d}  {row['probes']:6d}  {_number(row['intrinsic']):>20}  "
-            f"{_number(row['reconstruction']):>25}  {_number(row['reconstruction_p95']):>17}  "
-            f"{_number(row['error']):>9}"
-        )
-        if with_loss:
-            line += f"  {_number(row['loss_forgetting']):>15}  {_number(row['loss']):>9}"
-        lines.append(line)
-    return "\n".join(lines)
+    return text_table(["after task", "of task", "probes", *measures.values()], rows, left=0)
 
 
 def _number(value: float | None) -> str:

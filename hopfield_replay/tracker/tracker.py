@@ -18,7 +18,7 @@ from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.tracker.table import forgetting_table, history_frame
 from hopfield_replay.tracker.task_reader import TaskData, TaskReader, fetch, sample_ids
 from hopfield_replay.utilities.checks import Similarity, check_integer
-from hopfield_replay.utilities.interrupts import interrupts_wait
+from hopfield_replay.utilities.interrupts import to_the_end
 from hopfield_replay.utilities.progress import track
 from hopfield_replay.utilities.states import DAMAGE, Migration, migrated
 
@@ -207,13 +207,19 @@ class ForgettingTracker:
             self.buffer.check_place(self.next_task)
         data = self._read(source)
         beta = self.settings.calibrated(data.vectors)
-        with interrupts_wait():
+        buffer = self.buffer if self.open_task is None else None
+        with self.settings.at(beta):
+            refine = None if buffer is None else buffer.prepare_refine(data.vectors)
+
+        def change() -> None:
             self.settings.beta = beta
-            if self.buffer is not None and self.open_task is None:
-                self.buffer.refine(data.vectors)
-                self.buffer.drawn.clear()
+            if buffer is not None and refine is not None:
+                refine()
+                buffer.drawn.clear()
             self._read_task = (self.next_task, data)
             self.open_task = self.next_task
+
+        to_the_end(change)
 
     def end_task(
         self,
@@ -263,8 +269,8 @@ class ForgettingTracker:
             losses = None if loss is None else LossMeter(loss, source.prepare)
             measurement = Measurement(data, mixture, self.similarity, used, meter, self.model_energy, losses)
             measured = self._measure(source, probe_source, measurement, trust)
-            with interrupts_wait():  # the buffer and the history belong together
-                return self._commit(source, data, measured, used, started, settle=beta is None)
+            commit = self._prepare_commit(source, data, measured, used, started, settle=beta is None)
+        return to_the_end(commit)  # the buffer and the history belong together
 
     def _measure(
         self, source: TaskSource, probe_source: TaskSource | None, measurement: Measurement, trust: str | None
@@ -307,12 +313,13 @@ class ForgettingTracker:
             losses=losses,
         )
 
-    def _commit(
+    def _prepare_commit(
         self, source: TaskSource, data: TaskData, measured: _Measured, beta: float, started: float, *, settle: bool
-    ) -> BoundaryRecord:
-        """Let the buffer choose, and remember what was measured: both or, if the buffer refuses, nothing."""
+    ) -> Callable[[], BoundaryRecord]:
+        """Let the buffer choose; what is returned makes its choice true and remembers what was measured."""
+        update = None
         if self.buffer is not None:
-            self.buffer.update(
+            update = self.buffer.prepare_update(
                 lambda chosen: fetch(source, chosen),
                 data.vectors,
                 ids=data.ids,
@@ -323,15 +330,21 @@ class ForgettingTracker:
                 observed=measured.kept_energies,
                 beta=beta,
             )
-            self.buffer.drawn.clear()
-        if settle:
-            self.settings.beta = beta
         record = replace(measured.record, seconds=time.perf_counter() - started)
-        self._probes, self.open_task, self._read_task = measured.probes, None, None
-        self.history.append(record)
-        if self.history_size is not None:
-            del self.history[: -self.history_size]
-        return record
+
+        def commit() -> BoundaryRecord:
+            settled = beta if settle else self.settings.beta
+            if self.buffer is not None and update is not None:
+                update()
+                self.buffer.drawn.clear()
+            self.settings.beta = settled
+            self._probes, self.open_task, self._read_task = measured.probes, None, None
+            self.history.append(record)
+            if self.history_size is not None:
+                del self.history[: -self.history_size]
+            return record
+
+        return commit
 
     def meter(
         self,
@@ -402,10 +415,15 @@ class ForgettingTracker:
                 f"The state was written {'without' if state['buffer'] is None else 'with'} a buffer, but this run is "
                 f"{'without' if self.buffer is None else 'with'} one; resume with the same configuration."
             )
-        if self.buffer is not None:
-            self.buffer.load_state_dict(state["buffer"])
-        if state["beta"] is not None:
-            self.settings.beta = state["beta"]
-        self.open_task = state["open_task"]
-        self.history, self._probes = history, probes
-        self._read_task = None
+        load_buffer = None if self.buffer is None else self.buffer.prepare_load(state["buffer"])
+
+        def change() -> None:
+            if load_buffer is not None:
+                load_buffer()
+            if state["beta"] is not None:
+                self.settings.beta = state["beta"]
+            self.open_task = state["open_task"]
+            self.history, self._probes = history, probes
+            self._read_task = None
+
+        to_the_end(change)
