@@ -1,11 +1,13 @@
 """Lightning under both of its names: what is told apart here is an object of ``lightning`` or ``pytorch_lightning``."""
 
+from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard, TypeVar
 
 from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
+_T = TypeVar("_T")
 _NAMES = (("lightning.pytorch", "pytorch_lightning"), ("lightning.fabric", "lightning_fabric"))
 
 
@@ -19,15 +21,30 @@ def kinds(*classes: type) -> tuple[type, ...]:
         >>> [kind.__module__.split(".")[0] for kind in kinds(EarlyStopping)]
         ['lightning', 'pytorch_lightning']
     """
-    found = list(classes)
-    for cls in classes:
-        for name, other in _NAMES:
-            if cls.__module__.startswith(name):
-                try:
-                    found.append(getattr(import_module(cls.__module__.replace(name, other, 1)), cls.__name__))
-                except (ImportError, AttributeError):  # not installed, or another version of it
-                    continue
-    return tuple(found)
+    return tuple(kind for cls in classes for kind in (cls, *_twins(cls.__module__, cls.__name__)))
+
+
+@cache
+def _twins(module: str, name: str) -> tuple[type, ...]:
+    """The class of this name in the same module of the other package."""
+    for prefix, other in _NAMES:
+        if module.startswith(prefix):
+            try:
+                return (getattr(import_module(module.replace(prefix, other, 1)), name),)
+            except (ImportError, AttributeError):  # not installed, or another version of it
+                continue
+    return ()
+
+
+def is_a(value: object, cls: type[_T]) -> TypeGuard[_T]:
+    """Whether an object is one of a class of Lightning, under either of its names.
+
+    Example:
+        >>> from pytorch_lightning.callbacks import EarlyStopping
+        >>> is_a(EarlyStopping("loss"), Callback), isinstance(EarlyStopping("loss"), Callback)
+        (True, False)
+    """
+    return isinstance(value, kinds(cls))
 
 
 if TYPE_CHECKING:
@@ -39,4 +56,4 @@ else:
     EitherDataModule = type("EitherDataModule", kinds(LightningDataModule), {"__doc__": "A datamodule for both."})
     EitherLoader = type("EitherLoader", kinds(CombinedLoader), {"__doc__": "A combined loader for both."})
 
-__all__ = ["EitherCallback", "EitherDataModule", "EitherLoader", "kinds"]
+__all__ = ["EitherCallback", "EitherDataModule", "EitherLoader", "is_a", "kinds"]
