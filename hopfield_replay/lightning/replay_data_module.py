@@ -115,6 +115,10 @@ class ReplayDataModule(EitherDataModule):
     @trainer.setter
     def trainer(self, trainer: Trainer | None) -> None:
         self.wrapped.trainer = trainer
+        for other, home in zip(kinds(Trainer)[1:], kinds(LightningDataModule)[1:], strict=True):
+            if isinstance(trainer, other):  # what is not overridden must be that package's own, or it would count as it
+                for hook in set(_FORWARDED) - vars(self).keys():
+                    vars(self)[hook] = getattr(home, hook).__get__(self)
 
     def __getattr__(self, name: str) -> Any:
         if name == "wrapped":
