@@ -20,6 +20,15 @@ class Average:
     Attributes:
         path: where the module keeps them.
         pairs: each trained parameter and buffer, with its average.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Linear(1, 1, bias=False)
+        >>> average = Average("ema", [(net.weight, torch.tensor([[7.0]]))])
+        >>> with average.in_place():
+        ...     held = net.weight.item()
+        >>> held, net.weight.item() == held
+        (7.0, False)
     """
 
     path: str

@@ -64,7 +64,7 @@ def loss_of(result: Any) -> float:
         >>> loss_of({"loss": torch.tensor(0.5), "log": {}})
         0.5
     """
-    value = _scalar(result)
+    value = scalar_in(result)
     if value is None:
         raise ValueError(f"the training step returned no loss, but {type(result).__name__}.")
     return float(value)
@@ -72,10 +72,11 @@ def loss_of(result: Any) -> float:
 
 def is_loss(result: Any) -> bool:
     """Whether there is a loss in what a step returned."""
-    return _scalar(result) is not None
+    return scalar_in(result) is not None
 
 
-def _scalar(value: Any) -> Tensor | None:
+def scalar_in(value: Any) -> Tensor | None:
+    """The loss in what a step returned, as a tensor; None if there is none."""
     if isinstance(value, Mapping) and "loss" in value:
         value = value["loss"]
     elif isinstance(value, list | tuple) and value:
@@ -83,4 +84,4 @@ def _scalar(value: Any) -> Tensor | None:
     return value if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex() else None
 
 
-__all__ = ["PairedLoss", "is_loss", "loss_of"]
+__all__ = ["PairedLoss", "is_loss", "loss_of", "scalar_in"]

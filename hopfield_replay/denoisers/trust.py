@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from hopfield_replay.denoisers.batch_reader import batch_reader
 from hopfield_replay.denoisers.inferred import InferredDenoiser
 from hopfield_replay.denoisers.inside import look_inside
-from hopfield_replay.denoisers.own_step import Step, StepReader
-from hopfield_replay.denoisers.paired_loss import PairedLoss
+from hopfield_replay.denoisers.own_step import Step, StepReader, copied, traceless
+from hopfield_replay.denoisers.paired_loss import PairedLoss, scalar_in
 from hopfield_replay.denoisers.verification import Finding, verify
 from hopfield_replay.denoisers.witness import Refusal, Testimony, Witness
 from hopfield_replay.functional.denoiser import Denoiser, undisturbed
@@ -43,6 +43,10 @@ class Trust:
         loss: measures paired losses; None on all levels but that.
         reasons: why each better level was passed over.
         words: what is measured, in words.
+
+    Example:
+        >>> print(Trust("paired loss", reasons=("the step calls its network 2 times",)))
+        paired loss
     """
 
     level: Level
@@ -205,4 +209,61 @@ def _attempt(do: Callable[[], Testimony | Refusal], otherwise: Refusal) -> Testi
         return Refusal(f"{otherwise.reason}; asked again, the step raised {type(error).__name__}: {error}")
 
 
-__all__ = ["Contradiction", "Means", "Read", "Trust", "decide", "dry_run"]
+def watch_step(
+    step: Step,
+    module: nn.Module,
+    batch: Any,
+    *,
+    timesteps: Sequence[float] | None = None,
+    draws: int = 64,
+    seed: int = 0,
+) -> Trust:
+    """What can be measured of a model whose training is a function, found by taking one step and undoing it.
+
+    For training loops of one's own; with Lightning a ForgettingMonitor does this by itself. Parameters, gradients,
+    buffers, attributes and random states are as before.
+
+    Args:
+        step: maps a batch to a loss, as the loop does it.
+        module: holds the networks that it trains, and schedules, if they are anywhere.
+        batch: as the step takes it.
+        timesteps: of the errors; None: by default.
+        draws: random draws of each sample, where all that can be measured is the loss.
+        seed: of these.
+
+    Returns:
+        What to pass on: ``tracker.end_task(source, denoiser=trust.denoiser, read=trust.read, loss=trust.loss)``.
+
+    Example:
+        >>> class Net(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.layer = nn.Linear(16, 16)
+        ...     def forward(self, x, t): return self.layer(x) * t[:, None]
+        >>> net = Net()
+        >>> def step(x):
+        ...     t, noise = torch.rand(len(x)), torch.randn_like(x)
+        ...     return (net(x + t[:, None] * (noise - x), t) - (noise - x)).square().mean()
+        >>> print(watch_step(step, net, torch.randn(8, 16)))
+        inferred: the module itself predicts flow_prediction, straight path, shown as time t
+    """
+    means = Means(None, lambda: None, lambda batch: (batch, None), step, step, timesteps, draws, seed)
+    return decide(module, take_step(step, module, batch), means)
+
+
+def take_step(step: Step, module: nn.Module, batch: Any) -> Witness:
+    """The witness of a step that is taken, and undone.
+
+    Raises:
+        Exception: whatever the step raises.
+    """
+    witness = Witness(module, batch)
+    with traceless(module), torch.enable_grad(), witness:
+        loss = scalar_in(step(copied(batch)))
+        if loss is not None and loss.requires_grad:
+            witness.close()
+            loss.backward()
+    return witness
+
+
+__all__ = ["Contradiction", "Means", "Read", "Trust", "decide", "dry_run", "take_step", "watch_step"]

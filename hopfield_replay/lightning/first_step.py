@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
@@ -12,8 +11,7 @@ from torch import Tensor, nn
 
 from hopfield_replay.denoisers import Denoiser, find_denoiser
 from hopfield_replay.denoisers.averages import Average, find_averages
-from hopfield_replay.denoisers.own_step import traceless
-from hopfield_replay.denoisers.trust import Contradiction, Means, Trust, decide
+from hopfield_replay.denoisers.trust import Contradiction, Means, Trust, decide, take_step
 from hopfield_replay.denoisers.witness import Witness
 from hopfield_replay.encoders import split_batch
 from hopfield_replay.lightning.own_step import loss_step, measuring, training_step
@@ -96,15 +94,11 @@ class FirstStep:
         if found is not None:
             return found
         given = batch()
-        witness = Witness(module, given)
-        with traceless(module), torch.enable_grad(), witness:
-            try:
-                result = training_step(trainer, module)(given)
-                loss = result["loss"] if isinstance(result, dict) else result
-                if isinstance(loss, Tensor) and loss.requires_grad:
-                    loss.backward()
-            except Exception as error:  # somebody's step, outside of the loop
-                rank_zero_warn(f"The training step cannot be taken again ({type(error).__name__}: {error}).")
+        try:
+            witness = take_step(training_step(trainer, module), module, given)
+        except Exception as error:  # somebody's step, outside of the loop
+            rank_zero_warn(f"The training step cannot be taken again ({type(error).__name__}: {error}).")
+            witness = Witness(module, given)
         return self._decide(trainer, module, witness)
 
     def average(self, module: LightningModule) -> Average | None:
