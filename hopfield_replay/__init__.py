@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from hopfield_replay import functional as functional
     from hopfield_replay.analysis import AuditReport as AuditReport
     from hopfield_replay.analysis import Forecast as Forecast
+    from hopfield_replay.analysis import SelectionReport as SelectionReport
     from hopfield_replay.analysis import audit as audit
     from hopfield_replay.analysis import forecast as forecast
+    from hopfield_replay.analysis import select as select
     from hopfield_replay.buffer import EnergyReplayBuffer as EnergyReplayBuffer
     from hopfield_replay.buffer import ReplayBatches as ReplayBatches
     from hopfield_replay.guidance import MemoryGuidance as MemoryGuidance
@@ -43,6 +45,7 @@ _HOMES = {
     "ReplayBatches": "buffer",
     "ReplayDataModule": "lightning",
     "ReplayLoader": "lightning",
+    "SelectionReport": "analysis",
     "TaskSource": "tracker",
     "audit": "analysis",
     "balanced": "policies",
@@ -50,6 +53,7 @@ _HOMES = {
     "calibrate_beta": "memory",
     "fit_tasks": "lightning",
     "forecast": "analysis",
+    "select": "analysis",
 }
 
 __all__ = ["functional", *_HOMES]

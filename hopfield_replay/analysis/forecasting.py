@@ -26,7 +26,6 @@ _DRAWS = 5  # of the random policies
 _TIGHTEN = 10  # steps on each certificate
 
 
-
 @dataclass(frozen=True)
 class PolicyCurve:
     """What one policy protects at each capacity.

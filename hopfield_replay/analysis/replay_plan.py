@@ -17,7 +17,7 @@ from hopfield_replay.memory.temperature import spread_indices
 from hopfield_replay.policies.candidates import Candidates
 
 TAIL = 0.1  # share of the targets that count as the worst
-_TARGETS = 2048  # old samples whose protection is counted, spread evenly over the set
+TARGETS = 2048  # old samples whose protection is counted, spread evenly over the set
 
 
 class ReplayPlan:
@@ -37,7 +37,7 @@ class ReplayPlan:
     """
 
     def __init__(
-        self, known: Candidates, replay_ratio: float, *, among: Tensor | None = None, most: int = _TARGETS
+        self, known: Candidates, replay_ratio: float, *, among: Tensor | None = None, most: int = TARGETS
     ) -> None:
         self._known = known
         self._replay_ratio = replay_ratio
@@ -73,9 +73,9 @@ class ReplayPlan:
             tighten=tighten,
         )
 
-    def protected(self, chosen: Tensor) -> Tensor:
-        """Energy (n,) that keeping the old samples at these positions protects of each target."""
-        kept = self._known.vectors[chosen]
+    def protected(self, chosen: Tensor | None) -> Tensor:
+        """Energy (n,) that keeping the old samples at these positions protects of each target; None: all of them."""
+        kept = self._known.vectors if chosen is None else self._known.vectors[chosen]
         masses = torch.full((len(kept),), replay_mass(len(kept), self._replay_ratio), dtype=torch.float64)
         settings = {"masses": masses, "similarity": self._known.similarity, "normalize": False}
         replayed = energy(self._vectors, kept, self._known.beta, **settings)  # type: ignore[arg-type]  # a dict of these
