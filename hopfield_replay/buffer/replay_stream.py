@@ -41,6 +41,13 @@ class ReplayStream:
     Raises:
         ValueError: replay_ratio outside (0, 1).
         TypeError: a buffer that is none.
+
+    Example:
+        >>> buffer = EnergyReplayBuffer(4)
+        >>> buffer.update(torch.zeros(4, 1), torch.rand(4, 1), ids=torch.arange(4), task=0)
+        >>> stream = ReplayStream([], buffer, replay_ratio=0.25, seed=0)
+        >>> stream.draw(9).shape, buffer.drawn.share()
+        (torch.Size([3, 1]), 0.25)
     """
 
     def __init__(self, loader: Iterable[Any], buffer: EnergyReplayBuffer, replay_ratio: ReplayRatio, seed: int) -> None:

@@ -43,6 +43,10 @@ class Requirements:
             is replayed is then drawn by weight, unless ``sampling`` says otherwise.
         random: whether its choice is a draw, the same for the same seed.
         replay_ratio: the share of replay that it was made for; None: that of the loader which replays.
+
+    Example:
+        >>> Requirements(oversample=4).losses
+        False
     """
 
     oversample: int = 1

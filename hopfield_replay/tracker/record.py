@@ -68,6 +68,13 @@ class ProbeSet(_Record):
         error_start: (n, timesteps) float64, after their own task, or None.
         model_energy: (n,) float64, after the newest task, or None.
         model_energy_start: (n,) float64, after their own task, or None.
+
+    Example:
+        >>> from hopfield_replay import ForgettingTracker, TaskSource
+        >>> tracker = ForgettingTracker()
+        >>> record = tracker.end_task(TaskSource([torch.arange(16.0).view(8, 2)]))
+        >>> tracker.probe(0).vectors.shape
+        torch.Size([8, 2])
     """
 
     task: int
@@ -101,6 +108,13 @@ class ProbeRecord(_Record):
         density: (n,) float64, distance to the 10th nearest sample of their own task.
         model_energy_start: (n,) float64, energy under the model after their own task, or None.
         model_energy: (n,) float64, after the task that ended, or None.
+
+    Example:
+        >>> from hopfield_replay import ForgettingTracker, TaskSource
+        >>> tracker = ForgettingTracker()
+        >>> record = tracker.end_task(TaskSource([torch.arange(16.0).view(8, 2)]))
+        >>> record.probes[0].intrinsic.abs().max()  # nothing was learned since
+        tensor(0., dtype=torch.float64)
     """
 
     task: int
@@ -165,6 +179,13 @@ class BoundaryRecord(_Record):
         timesteps: where the reconstruction errors were measured; None without a denoiser.
         probes: one :class:`ProbeRecord` for each task up to this one (the newest ``followed_tasks``).
         seconds: that the boundary took.
+
+    Example:
+        >>> from hopfield_replay import ForgettingTracker, TaskSource
+        >>> tracker = ForgettingTracker()
+        >>> record = tracker.end_task(TaskSource([torch.arange(16.0).view(8, 2)]))
+        >>> record.task, record["task"], len(record.probes[0].energy)
+        (0, 0, 8)
     """
 
     task: int

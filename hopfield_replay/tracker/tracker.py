@@ -5,21 +5,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
 from hopfield_replay.denoisers import Denoiser
-from hopfield_replay.functional import effective_patterns, energy, knn_distance
 from hopfield_replay.memory.settings import EnergySettings
 from hopfield_replay.policies import requirements
+from hopfield_replay.tracker.measurement import Measurement, Mixture
 from hopfield_replay.tracker.meter import ErrorMeter
 from hopfield_replay.tracker.record import BoundaryRecord, ProbeRecord, ProbeSet, history_from
 from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.tracker.table import forgetting_table, history_frame
-from hopfield_replay.tracker.task_reader import Followed, TaskData, TaskReader, fetch, sample_ids
+from hopfield_replay.tracker.task_reader import TaskData, TaskReader, fetch, sample_ids
 from hopfield_replay.utilities.checks import Similarity, check_integer
-from hopfield_replay.utilities.distributed import gather_objects
 from hopfield_replay.utilities.interrupts import interrupts_wait
 from hopfield_replay.utilities.progress import track
 from hopfield_replay.utilities.states import DAMAGE, Migration, migrated
@@ -30,17 +28,6 @@ if TYPE_CHECKING:
 _FORMAT = "hopfield-replay tracker 2"
 # each format that was ever written, and how its state becomes one of the next
 _MIGRATIONS: dict[str, Migration] = {"hopfield-replay tracker 1": lambda state: {**state, "format": _FORMAT}}
-
-
-@dataclass(frozen=True, eq=False)
-class _Mixture:
-    """What the model trained on: the task's samples, then the replayed ones."""
-
-    patterns: Tensor
-    masses: Tensor | None
-    ids: Tensor
-    own: int  # how many are the task's
-    replay_ratio: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,83 +234,28 @@ class ForgettingTracker:
         data = self._read(source)
         with self.settings.at(beta):
             used = self.settings.calibrated(data.vectors)
-            mixture = self._mixture(data, replay_ratio)
+            mixture = Mixture.of(data, self.buffer, replay_ratio)
             meter = None if denoiser is None else self.meter(denoiser, source.prepare)
-            measured = self._measure(data, mixture, used, source, probe_source, meter)
+            measurement = Measurement(data, mixture, self.similarity, used, meter, self.model_energy)
+            measured = self._measure(source, probe_source, measurement)
             with interrupts_wait():  # the buffer and the history belong together
                 return self._commit(source, data, measured, used, started, settle=beta is None)
 
-    def _measure(
-        self,
-        data: TaskData,
-        mixture: _Mixture,
-        beta: float,
-        source: TaskSource,
-        probe_source: TaskSource | None,
-        meter: ErrorMeter | None,
-    ) -> _Measured:
-        task, similarity = self.next_task, self.similarity
-
-        def energies(vectors: Tensor, ids: Tensor) -> Tensor:
-            """Under what the model trained on, each sample left out of it."""
-            return energy(
-                vectors.to(mixture.patterns.dtype),
-                mixture.patterns,
-                beta,
-                masses=mixture.masses,
-                similarity=similarity,
-                exclude=_positions(ids, mixture.ids),
-            )
-
-        def errors(batch: Any, ids: Tensor) -> tuple[Tensor | None, Tensor | None]:
-            """Of the model as it is now, and the energy under the model that they make."""
-            if meter is None or batch is None:
-                return None, None
-            error, elements = meter.of_probes(batch, ids)
-            return error, meter.model_energy(error, elements) if self.model_energy else None
-
+    def _measure(self, source: TaskSource, probe_source: TaskSource | None, measurement: Measurement) -> _Measured:
+        task, meter, mixture = self.next_task, measurement.meter, measurement.mixture
         most = len(self._probes) if self.followed_tasks is None else self.followed_tasks - 1
         earlier = self._probes[max(0, len(self._probes) - most) :]
-        new = self._reader.probes(task, source, data.ids, size=self.probe_size, seed=self.seed, held_out=probe_source)
-        probes = []
-        for probe in track(earlier, f"Forgetting after task {task}"):
-            error, model_energy = errors(probe.batch, probe.ids)
-            probes.append(
-                replace(
-                    probe,
-                    stored=torch.isin(probe.ids, mixture.ids[mixture.own :]),
-                    energy=energies(probe.vectors, probe.ids),
-                    error=error,
-                    model_energy=model_energy,
-                )
-            )
-        error, model_energy = errors(new.batch, new.ids)
-        now = energies(new.vectors, new.ids)
-        probes.append(
-            ProbeSet(
-                task=task,
-                ids=new.ids,
-                vectors=new.vectors,
-                batch=None if meter is None else new.batch,
-                density=_density(new, data),
-                stored=torch.isin(new.ids, mixture.ids[mixture.own :]),
-                energy=now,
-                energy_start=now,
-                error=error,
-                error_start=error,
-                model_energy=model_energy,
-                model_energy_start=model_energy,
-            )
+        new = self._reader.probes(
+            task, source, measurement.data.ids, size=self.probe_size, seed=self.seed, held_out=probe_source
         )
-        own = torch.arange(len(data.ids))
-        few = own[:: max(1, len(own) // 512)]
-        n_eff = effective_patterns(data.vectors[few], data.vectors, beta, similarity=similarity, exclude=few)
+        probes = [measurement.again(probe) for probe in track(earlier, f"Forgetting after task {task}")]
+        probes.append(measurement.first(task, new))
         record = BoundaryRecord(
             task=task,
-            beta=beta,
-            n_eff=float(n_eff.median()),
+            beta=measurement.beta,
+            n_eff=measurement.n_eff(),
             replay_ratio=mixture.replay_ratio,
-            replayed=len(mixture.ids) - mixture.own,
+            replayed=len(mixture.replayed),
             timesteps=None if meter is None else meter.timesteps,
             probes=[ProbeRecord.of(now, old) for now, old in zip(probes, [*earlier, None], strict=True)],
             seconds=0.0,
@@ -341,8 +273,8 @@ class ForgettingTracker:
         return _Measured(
             probes,
             record,
-            kept_energies=energies(self.buffer.vectors, self.buffer.ids) if len(self.buffer) else None,
-            own_energies=energy(data.vectors, data.vectors, beta, similarity=similarity, exclude=own),
+            kept_energies=measurement.energies(self.buffer.vectors, self.buffer.ids) if len(self.buffer) else None,
+            own_energies=measurement.own_energies(),
             losses=losses,
         )
 
@@ -391,24 +323,6 @@ class ForgettingTracker:
         if data.labels is None and self.buffer is not None and self.buffer.groups == "label":
             raise ValueError('groups="label" needs a tensor of integers (n,) in every batch, and found none.')
         return data
-
-    def _mixture(self, data: TaskData, replay_ratio: float | None) -> _Mixture:
-        own = len(data.ids)
-        if self.buffer is None or not len(self.buffer):
-            return _Mixture(data.vectors, None, data.ids, own, 0.0)
-        if replay_ratio is None:
-            replay_ratio = self.buffer.drawn.share(gather_objects)
-        if not replay_ratio:
-            return _Mixture(data.vectors, None, data.ids, own, 0.0)
-        new = torch.full((own,), (1.0 - replay_ratio) / own, dtype=torch.float64)
-        replayed = self.buffer.vectors.to(data.vectors.dtype)
-        return _Mixture(
-            torch.cat([data.vectors, replayed]),
-            torch.cat([new, replay_ratio * self.buffer.draw_shares]),
-            torch.cat([data.ids, self.buffer.ids]),
-            own,
-            replay_ratio,
-        )
 
     def table(self) -> str:
         """Mean intrinsic and reconstruction forgetting of every task after every task, as text."""
@@ -460,20 +374,3 @@ class ForgettingTracker:
         self.open_task = state["open_task"]
         self.history, self._probes = history, probes
         self._read_task = None
-
-
-def _positions(ids: Tensor, among: Tensor) -> Tensor:
-    """Where each id stands in ``among``, (n,); -1 where it does not."""
-    order = among.argsort()
-    at = torch.searchsorted(among[order], ids).clamp_(max=len(among) - 1)
-    return torch.where(among[order][at] == ids, order[at], -1)
-
-
-def _density(probe: Followed, data: TaskData) -> Tensor:
-    """Distance of each probe to its 10th nearest other training sample of its task, (n,)."""
-    exclude = _positions(probe.ids, data.ids)
-    inside = bool((exclude >= 0).any())
-    others = len(data.vectors) - inside
-    if others < 1:
-        return torch.full((len(probe.ids),), torch.inf, dtype=torch.float64)
-    return knn_distance(probe.vectors, data.vectors, min(10, others), exclude=exclude if inside else None)
