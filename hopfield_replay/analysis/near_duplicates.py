@@ -17,8 +17,8 @@ _TILE_ELEMENTS = 1 << 22  # distances held at a time
 def near_duplicates(vectors: Tensor, share: float = 0.1) -> Tensor:
     """Of which earlier sample each one is nearly a copy: at most ``share`` of the usual distance apart.
 
-    Usual is the median distance of a sample to its 10th nearest one, exact copies counting as one sample: the nearest may
-    be a near-duplicate itself.
+    Usual is the median distance of a sample to its 10th nearest one, exact copies counting as one sample: the nearest
+    may be a near-duplicate itself.
 
     Args:
         vectors: (n, d) or (n, *shape), floating, n >= 1.
