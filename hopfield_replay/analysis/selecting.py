@@ -71,8 +71,8 @@ def select(
         labels: (n,) class of each old sample, for the table; None: those of the collection, or the integers (n,) in the
             batches, if any.
         replay_ratio: share of each batch that would be replayed, in (0, 1): what one kept sample weighs.
-        size: side to which the images of a collection are scaled and cropped for their vectors; None: that of the
-            encoder if it has a ``size``, else as they are, or 64 if they have several sizes.
+        size: side to which the images of a collection are scaled and cropped for their vectors; None: as they are, or
+            64 if they have several sizes.
         seed: of the random policies and of the pool.
 
     Returns:
@@ -162,7 +162,6 @@ def _side(
         return None
     if size is not None:
         return check_integer(size, "size", 1)
-    wanted = getattr(encoder, "size", None)
     common, grey = old.form
     if encoder is None and not grey and (common is None or min(common) >= _PHOTOGRAPH):
         warnings.warn(
@@ -170,7 +169,9 @@ def _side(
             "is another. Pass an encoder (a VAE, DINOv2, CLIP).",
             stacklevel=3,
         )
-    return wanted if isinstance(wanted, int) else _SIDE if common is None else None
+    if encoder is not None and common is None:
+        raise ValueError("The images have several sizes; give the size that the encoder takes.")
+    return _SIDE if common is None else None
 
 
 def _batches(data: Data | ImageCollection, side: int | None) -> Data:

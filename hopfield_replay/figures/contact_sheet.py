@@ -41,7 +41,7 @@ def contact_sheet(parts: Sequence[tuple[str, Tensor]], *, per_row: int = 20) -> 
     grid = figure.subplots(len(sheets), 1, squeeze=False, height_ratios=heights).flatten()
     for axis, (title, sheet) in zip(grid, sheets, strict=True):
         axis.imshow(sheet.numpy(), interpolation="nearest")
-        axis.set(xticks=[], yticks=[])
+        axis.set(xticks=[], yticks=[], anchor="W")
         axis.spines[:].set_visible(False)
         axis.set_title(title, fontsize=SMALL, loc="left", parse_math=False)
     return figure

@@ -176,14 +176,14 @@ def test_colour_images_in_raw_pixels_get_a_warning_and_an_encoder_takes_it_away(
     with pytest.warns(UserWarning, match="compared pixel by pixel"):
         select(images, keep=2)
 
-    class Means:
-        size = 8
+    def means(batch):
+        assert batch.shape[1:] == (3, 8, 8)
+        return batch.mean((2, 3))
 
-        def __call__(self, batch):
-            assert batch.shape[1:] == (3, 8, 8)
-            return batch.mean((2, 3))
-
-    assert len(select(images, keep=2, encoder=Means())) == 2
+    assert len(select(images, keep=2, encoder=means, size=8)) == 2
+    two = ImageCollection([*images, *ImageCollection.of_pixels(torch.rand(2, 3, 8, 9))])
+    with pytest.raises(ValueError, match="several sizes; give the size"):
+        select(two, keep=2, encoder=means)
 
 
 @pytest.mark.parametrize(
