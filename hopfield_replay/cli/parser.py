@@ -8,7 +8,7 @@ from typing import Any
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
 
 from hopfield_replay.__about__ import __version__
-from hopfield_replay.cli import audit, forecast, reproduce, selecting
+from hopfield_replay.cli import audit, buffer_file, forecast, reproduce, selecting
 from hopfield_replay.cli.codes import EXIT_CODES
 
 _DESCRIPTION = """\
@@ -60,6 +60,8 @@ def build() -> ArgumentParser:
     commands.add_subcommand("audit", _leaf(audit.DESCRIPTION, audit.add_options, audit.EPILOG), help=audit.HELP)
     chooser = _leaf(selecting.DESCRIPTION, selecting.add_options, selecting.EPILOG)
     commands.add_subcommand("select", chooser, help=selecting.HELP)
+    looker = _leaf(buffer_file.DESCRIPTION, buffer_file.add_options, buffer_file.EPILOG)
+    commands.add_subcommand("buffer", looker, help=buffer_file.HELP)
     experiments = _new(reproduce.DESCRIPTION)
     commands.add_subcommand("reproduce", experiments, help=reproduce.HELP)
     choices = experiments.add_subcommands(title="experiments", dest="experiment")
@@ -78,4 +80,6 @@ def parse(arguments: Sequence[str] | None) -> tuple[Callable[[Any], int], Any]:
     options = found[found.command]
     if found.command == "reproduce":
         return partial(reproduce.run, options.experiment), options[options.experiment]
-    return {"forecast": forecast.run, "audit": audit.run, "select": selecting.run}[found.command], options
+    return {"forecast": forecast.run, "audit": audit.run, "select": selecting.run, "buffer": buffer_file.run}[
+        found.command
+    ], options

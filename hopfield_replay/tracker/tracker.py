@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor, nn
 
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
+from hopfield_replay.buffer.removal import as_ids
 from hopfield_replay.denoisers import Denoiser
 from hopfield_replay.memory.settings import EnergySettings
 from hopfield_replay.policies import requirements
 from hopfield_replay.tracker.measurement import Measurement, Mixture
 from hopfield_replay.tracker.meter import ErrorMeter
 from hopfield_replay.tracker.record import BoundaryRecord, ProbeRecord, ProbeSet, history_from
+from hopfield_replay.tracker.removal import left_of
 from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.tracker.table import forgetting_table, history_frame
 from hopfield_replay.tracker.task_reader import TaskData, TaskReader, fetch, sample_ids
@@ -323,6 +325,28 @@ class ForgettingTracker:
         if data.labels is None and self.buffer is not None and self.buffer.groups == "label":
             raise ValueError('groups="label" needs a tensor of integers (n,) in every batch, and found none.')
         return data
+
+    def remove(self, ids: Tensor | Sequence[int]) -> None:
+        """Delete samples from the buffer, from what is followed and from the history, as a deletion request asks.
+
+        A task whose followed samples are all gone is measured no more. Checkpoints that were written before still hold
+        them: ``hopfield-replay buffer FILE --remove``. See :meth:`EnergyReplayBuffer.remove`.
+
+        Args:
+            ids: (m,) of the samples; others change nothing.
+
+        Raises:
+            TypeError: ids that are no whole numbers.
+        """
+        gone = as_ids(ids)
+        if self.buffer is not None:
+            self.buffer.remove(gone)
+        self._probes = [ProbeSet.from_dict(left) for left in left_of([p.to_dict() for p in self._probes], gone)]
+        self.history[:] = [
+            BoundaryRecord.from_dict({**record.to_dict(), "probes": left_of(record.to_dict()["probes"], gone)})
+            for record in self.history
+        ]
+        self._read_task = None
 
     def table(self) -> str:
         """Mean intrinsic and reconstruction forgetting of every task after every task, as text."""
