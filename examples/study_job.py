@@ -209,7 +209,7 @@ def lean(record: BoundaryRecord, tasks: Sequence[Split]) -> dict[str, Any]:
         count = int((positions(probe) < len(tasks[probe.task].held_out)).sum())
         found = {"task": probe.task}
         for name, value in probe.items():
-            if name.startswith(("energy", "error")):
+            if name.startswith(("energy", "error")) and value is not None:
                 mean = (value.mean(1) if value.ndim == 2 else value).float()
                 found |= {name: mean[:count], f"seen_{name}": mean[count:]}
         probes.append(found)

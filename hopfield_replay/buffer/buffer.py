@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _FORMAT = "hopfield-replay buffer 4"  # of the state; raised when its parts change
 _MIGRATIONS: dict[str, Migration] = {
-    "hopfield-replay buffer 2": lambda state: {**state, "format": "hopfield-replay buffer 3", "drawn": [0, 0]},
+    "hopfield-replay buffer 2": lambda state: {**state, "format": "hopfield-replay buffer 3", "drawn": [0, 0, None]},
     "hopfield-replay buffer 3": lambda state: {**state, "format": _FORMAT, "names": Provenance().state()},
 }
 
@@ -366,7 +366,7 @@ class EnergyReplayBuffer:
         tasks = len({*self.tasks.tolist(), task})
         if tasks > self.capacity:
             raise ValueError(
-                f"{tasks} tasks cannot share a capacity of {self.capacity} equally; raise the capacity to at least "
+                f"{tasks} groups (task) cannot share a capacity of {self.capacity}; raise the capacity to at least "
                 f'{tasks}, or let all samples compete with groups=None and a policy such as "reservoir".'
             )
 
@@ -407,7 +407,14 @@ class EnergyReplayBuffer:
             )
         return found
 
-    def draw(self, n: int, *, generator: torch.Generator | None = None, beside: int | None = None) -> Tensor:
+    def draw(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        beside: int | None = None,
+        ratio: float | None = None,
+    ) -> Tensor:
         """Positions (n,) in [0, len) of samples drawn with replacement, by :attr:`sampling`.
 
         Args:
@@ -415,6 +422,7 @@ class EnergyReplayBuffer:
             generator: of the draw; None: the buffer's own.
             beside: how many new samples they are trained on with, so that the share of replay is known at the end of
                 the task; None: unknown.
+            ratio: the share by which all of the task's samples are drawn, where there is one.
 
         Raises:
             ValueError: n below 1, or an empty buffer.
@@ -425,7 +433,7 @@ class EnergyReplayBuffer:
         if beside is None:
             self.drawn.alone += n
         else:
-            self.drawn.add(new=beside, replayed=n)
+            self.drawn.add(new=beside, replayed=n, ratio=ratio)
         generator = self._generator if generator is None else generator
         points = torch.rand(n, dtype=torch.float64, generator=generator)
         if self.sampling == "uniform":
@@ -454,9 +462,16 @@ class EnergyReplayBuffer:
         """The samples at these positions, as copies, in the nesting they came in."""
         return self._store.get(self._slots[positions])
 
-    def sample(self, n: int, *, generator: torch.Generator | None = None, beside: int | None = None) -> Any:
+    def sample(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        beside: int | None = None,
+        ratio: float | None = None,
+    ) -> Any:
         """Draw ``n`` samples with replacement; see :meth:`draw` and :meth:`gather`."""
-        return self.gather(self.draw(n, generator=generator, beside=beside))
+        return self.gather(self.draw(n, generator=generator, beside=beside, ratio=ratio))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that is needed to go on: tensors and plain Python only, loadable with ``weights_only=True``."""
@@ -552,8 +567,8 @@ class EnergyReplayBuffer:
         Example:
             >>> import torch
             >>> buffer = EnergyReplayBuffer.from_dataset([torch.eye(4), torch.eye(4) + 9.0], 2)
-            >>> len(buffer), sorted(buffer.ids.tolist())
-            (2, [0, 4])
+            >>> len(buffer), buffer.weights.tolist()  # one of each half, and how many it stands for
+            (2, [4.0, 4.0])
         """
         buffer = cls(capacity, policy, **settings)
         read = read_all(loader, encoder)

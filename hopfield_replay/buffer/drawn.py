@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from hopfield_replay.utilities.states import check_whole
+from hopfield_replay.utilities.states import check_number, check_whole
 
 
 class Drawn:
@@ -13,6 +13,7 @@ class Drawn:
     Attributes:
         new: samples of the task's own batches since replay began.
         replayed: samples that were replayed beside them.
+        ratio: the share that all of them were drawn by, which the counts only come near to; None: there is no such one.
         alone: samples that were drawn beside batches that nobody counted, by :meth:`EnergyReplayBuffer.sample`.
 
     Example:
@@ -23,16 +24,18 @@ class Drawn:
     """
 
     def __init__(self) -> None:
-        self.new = self.replayed = self.alone = 0
+        self.clear()
 
-    def add(self, *, new: int, replayed: int) -> None:
-        """Count one batch."""
+    def add(self, *, new: int, replayed: int, ratio: float | None = None) -> None:
+        """Count one batch; ``ratio``: the share it was drawn by, where that is one number for the whole task."""
+        self.ratio = ratio if not self.new or self.ratio == ratio else None
         self.new += new
         self.replayed += replayed
 
     def clear(self) -> None:
         """Begin with another task."""
         self.new = self.replayed = self.alone = 0
+        self.ratio: float | None = None
 
     def share(self, gather: Callable[[Any], list[Any]] = lambda count: [count]) -> float:
         """Share of the samples trained on that were replayed, in [0, 1); 0 where nothing was drawn.
@@ -43,8 +46,9 @@ class Drawn:
         Warns:
             UserWarning: samples were drawn, but not beside batches that are counted.
         """
-        counts = gather((self.new, self.replayed, self.alone))
+        counts = gather((self.new, self.replayed, self.alone, self.ratio))
         new, replayed, alone = (sum(count[part] for count in counts) for part in range(3))
+        ratios = {ratio for own, *_, ratio in counts if own}
         if alone and not replayed:
             warnings.warn(
                 f"{alone} samples were drawn from the buffer by sample() or draw(), but how many new ones were trained "
@@ -52,17 +56,23 @@ class Drawn:
                 "end_task(), or beside= to sample(), or let ReplayBatches, ReplayLoader or ReplayDataModule draw.",
                 stacklevel=2,
             )
-        return replayed / (new + replayed) if replayed else 0.0
+        if not replayed:
+            return 0.0
+        # the ratio itself, so that energies do not depend on the number of processes and batches
+        ratio = ratios.pop() if len(ratios) == 1 else None
+        return float(replayed / (new + replayed) if ratio is None else ratio)
 
-    def state(self) -> list[int]:
+    def state(self) -> list[int | float | None]:
         """The counts, as :meth:`restore` takes them."""
-        return [self.new, self.replayed]
+        return [self.new, self.replayed, self.ratio]
 
-    def restore(self, new: int, replayed: int) -> None:
+    def restore(self, new: Any, replayed: Any, ratio: Any = None) -> None:
         """Go on with the counts of a state.
 
         Raises:
-            TypeError, ValueError: no whole numbers >= 0.
+            TypeError, ValueError: no whole numbers >= 0, no ratio.
         """
-        self.new, self.replayed = (check_whole(count, "drawn") for count in (new, replayed))
+        counts = [check_whole(count, "drawn") for count in (new, replayed)]
+        self.ratio = None if ratio is None else check_number(ratio, "ratio")
+        self.new, self.replayed = counts
         self.alone = 0

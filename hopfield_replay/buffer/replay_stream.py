@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
+from hopfield_replay.buffer.drawn import Drawn
 from hopfield_replay.utilities.distributed import world
 from hopfield_replay.utilities.states import DAMAGE, check_mapping, check_number, check_whole
 
@@ -109,7 +110,9 @@ class ReplayStream:
     @property
     def share(self) -> float:
         """Share of the samples that are replayed: the ratio, or what a schedule came to so far in the task at hand."""
-        return self.buffer.drawn.share() if callable(self.replay_ratio) else self.replay_ratio
+        if not callable(self.replay_ratio):
+            return self.replay_ratio
+        return self.buffer.drawn.share() if self.buffer.drawn.new else self._ratio()
 
     def draw(self, batch_size: int) -> Any:
         """Samples to replay beside a batch of this size; None if the buffer is empty or none is due yet.
@@ -127,10 +130,11 @@ class ReplayStream:
         self._owed += batch_size * ratio / (1.0 - ratio)
         count = int(self._owed + 0.5)
         self._owed -= count
+        constant = None if callable(self.replay_ratio) else self.replay_ratio
         if not count:
-            self.buffer.drawn.add(new=batch_size, replayed=0)
+            self.buffer.drawn.add(new=batch_size, replayed=0, ratio=constant)
             return None
-        return self.buffer.sample(count, generator=self._generator, beside=batch_size)
+        return self.buffer.sample(count, generator=self._generator, beside=batch_size, ratio=constant)
 
     def state_dict(self) -> dict[str, Any]:
         """Position of the stream: tensors and plain Python."""
@@ -138,6 +142,7 @@ class ReplayStream:
             "epoch": self._epoch,
             "owed": self._owed,
             "step": self._step,
+            "counts": self.buffer.drawn.state(),
             "generator": None if self._generator is None else self._generator.get_state(),
             "rank": world()[0],
         }
@@ -151,6 +156,8 @@ class ReplayStream:
         try:
             check_mapping(state, "the state")
             epoch, step, rank = (check_whole(state[name], name) for name in ("epoch", "step", "rank"))
+            drawn = Drawn()
+            drawn.restore(*state["counts"])
             owed = check_number(state["owed"], "owed")
             if not -1.0 <= owed <= 1.0:
                 raise ValueError(f"owed is {owed}")
@@ -161,6 +168,7 @@ class ReplayStream:
         except DAMAGE as error:
             raise ValueError(f"The state of the replay stream is damaged: {error!r}.") from error
         self._epoch, self._step, self._owed = epoch, step, owed
+        self.buffer.drawn.restore(*drawn.state())
         self._generator = generator if rank == world()[0] else None
 
 

@@ -1,7 +1,7 @@
 """What a tracker remembers: probe sets and boundary records, and the check of those that come from a file."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 import torch
@@ -26,8 +26,15 @@ class _Record(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(_names(type(self)))
 
-    __eq__ = object.__eq__  # a mapping's would compare tensors
-    __hash__ = object.__hash__
+    def __eq__(self, other: object) -> bool:
+        """Whether every part is the same, bit for bit, but for the time it took."""
+        return type(other) is type(self) and all(
+            _same(getattr(self, part.name), getattr(other, part.name))
+            for part in fields(self)  # type: ignore[arg-type]  # all of them are dataclasses
+            if part.compare
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # tensors have no value to hash
 
     def to_dict(self) -> dict[str, Any]:
         """The same in plain Python and tensors, which ``weights_only=True`` loads."""
@@ -40,7 +47,7 @@ class _Record(Mapping[str, Any]):
 
 
 def _names(cls: type) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(cls))
+    return tuple(part.name for part in fields(cls))
 
 
 def _plain(value: Any) -> Any:
@@ -49,6 +56,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(item) for item in value]
     return value
+
+
+def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        if first.dtype != second.dtype or first.shape != second.shape:
+            return False
+        return bool(((first == second) | ((first != first) & (second != second))).all())
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return list(first) == list(second) and all(_same(first[name], second[name]) for name in first)
+    if isinstance(first, list | tuple):
+        return type(first) is type(second) and len(first) == len(second) and all(map(_same, first, second))
+    return type(first) is type(second) and bool(first == second)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +214,7 @@ class BoundaryRecord(_Record):
     replayed: int
     timesteps: list[float] | None
     probes: list[ProbeRecord]
-    seconds: float
+    seconds: float = field(compare=False)
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "BoundaryRecord":
@@ -269,3 +288,7 @@ def _check_probe(probe: Mapping[str, Any], kind: type[_Record]) -> int:
         if tensor.ndim != dimensions or len(tensor) != count or tensor.dtype != dtype:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)} and dtype {tensor.dtype} for {count} probes")
     return count
+
+
+# a history that somebody has saved is loaded with weights_only=True, too
+torch.serialization.add_safe_globals([BoundaryRecord, ProbeRecord, ProbeSet])

@@ -19,7 +19,7 @@ from hopfield_replay.checkpoints import load_module, load_versions
 from hopfield_replay.denoisers import CallableDenoiser
 
 SCHEDULE = torch.linspace(0.99, 0.01, 20)
-HERE = "tests.lightning.test_checkpoints"
+HERE = "tests.checkpoints.test_checkpoints"
 
 
 class Model(LightningModule):

@@ -10,6 +10,7 @@ pytest.importorskip("diffusers")
 from splits import Split, forecast_agreement, load
 
 from hopfield_replay import calibrate_beta
+from hopfield_replay.tracker import BoundaryRecord
 from tests.functional import numpy_energy as reference
 
 
@@ -18,12 +19,12 @@ def test_agreement_is_the_rank_correlation_of_predicted_and_measured_rises():
     images = torch.from_numpy(rng.normal(size=(90, 1, 2, 2))).float()
     labels = torch.arange(90) % 3
     tasks = [Split(images + labels[:, None, None, None], labels, [c], 20, 4) for c in range(3)]
-    history, expected = [{"task": 0, "probes": []}], []
+    history, expected = [BoundaryRecord.of({"task": 0, "probes": []})], []
     for task in (1, 2):
         order = torch.from_numpy(rng.permutation(10))  # the probes in an order of their own
         start, end = (torch.from_numpy(rng.normal(size=(10, 3))) for _ in range(2))
         probe = {"ids": order + ((task - 1) << 40) + (1 << 39), "error_start": start, "error": end}
-        history.append({"task": task, "probes": [None] * (task - 1) + [probe]})
+        history.append(BoundaryRecord.of({"task": task, "probes": [{}] * (task - 1) + [probe]}))
         old, new = (tasks[t].train.tensors[0].flatten(1).double().numpy() for t in (task - 1, task))
         x = tasks[task - 1].held_out.tensors[0].flatten(1).double().numpy()[order.numpy()]
         beta = calibrate_beta(tasks[task - 1].train.tensors[0])

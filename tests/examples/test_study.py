@@ -15,6 +15,7 @@ from scipy.stats import spearmanr
 from splits import Split
 from study_report import capacity_text, draw_correlations, draw_policies, markdown, summarize
 
+from hopfield_replay.tracker import BoundaryRecord
 from hopfield_replay.tracker.task_reader import sample_ids
 
 SETTINGS = study_job.Settings(
@@ -196,7 +197,8 @@ def test_probes_are_told_apart_by_their_ids():
     at = torch.tensor([0, 3, count - 1, count, count + 29])  # some of the validation data, as with fewer probes
     errors = torch.rand(5, 2, generator=torch.Generator().manual_seed(0))
     probe = {"task": 0, "ids": sample_ids(0, at, held_out=True), "error": errors, "energy": errors[:, 0]}
-    record = {"task": 0, "beta": 1.0, "n_eff": 5.0, "replayed": 0, "timesteps": [1, 2], "probes": [probe]}
+    numbers = {"beta": 1.0, "n_eff": 5.0, "replayed": 0, "timesteps": [1, 2]}
+    record = BoundaryRecord.of({"task": 0, "probes": [probe], **numbers})
     (found,) = study_job.lean(record, [split])["probes"]
     torch.testing.assert_close(found["error"], errors[:3].mean(1))
     torch.testing.assert_close(found["seen_error"], errors[3:].mean(1))

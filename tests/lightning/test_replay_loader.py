@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from hopfield_replay import EnergyReplayBuffer, ReplayLoader, replay_stream
+from hopfield_replay import EnergyReplayBuffer, ReplayLoader
+from hopfield_replay.buffer import replay_stream
 from tests.lightning.small import Foreign, image_of, loader, trainer
 
 pytestmark = [
@@ -246,7 +247,7 @@ def test_a_schedule_sees_the_task_and_the_steps_of_the_task():
 
 
 def test_the_task_of_a_schedule_does_not_depend_on_what_stayed():
-    buffer = EnergyReplayBuffer(2, "high_energy")
+    buffer = EnergyReplayBuffer(2, "high_energy", groups=None)
     for task, energies in ((0, torch.tensor([9.0, 8.0])), (1, torch.zeros(2))):
         rows = torch.zeros(2, 1)
         buffer.update(rows, rows, ids=torch.arange(2) + 10 * task, task=task, energies=energies)

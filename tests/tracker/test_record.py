@@ -1,6 +1,7 @@
 """Records: read by attribute and by name, plain on request, and refused unless every part is what it must be."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -60,3 +61,19 @@ def test_records_read_like_the_dicts_that_they_make():
         record["intrinsic"]
     with pytest.raises(AttributeError):
         record.task = 3
+
+
+def test_records_are_the_same_if_every_part_is(tmp_path):
+    first, second = history_from(history())[0], history_from(copy.deepcopy(history()))[0]
+    a, b = list(first), list(second)
+    b[0] = replace(b[0], seconds=99.0)  # no part of what was measured
+    assert a == b
+    assert a[0] != a[1]
+    b[1].probes[0].energy[2] += 1e-12
+    assert a[1] != b[1]
+    b[1].probes[0].energy[2] = a[1].probes[0].energy[2] = torch.nan
+    assert a[1] == b[1]
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(a[0])
+    torch.save(a, tmp_path / "history.pt")
+    assert torch.load(tmp_path / "history.pt", weights_only=True) == a

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from hopfield_replay.functional._engine import energy, onednn
+from hopfield_replay.functional import energy
+from hopfield_replay.functional._engine import onednn
 from tests.functional.test_energy_float32 import large
 
 
