@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from hopfield_replay.policies import GreedyGain as GreedyGain
     from hopfield_replay.policies import balanced as balanced
     from hopfield_replay.tracker import ForgettingTracker as ForgettingTracker
+    from hopfield_replay.tracker import GeneratedTask as GeneratedTask
     from hopfield_replay.tracker import TaskSource as TaskSource
 
 _HOMES = {
@@ -39,6 +40,7 @@ _HOMES = {
     "Forecast": "analysis",
     "ForgettingMonitor": "lightning",
     "ForgettingTracker": "tracker",
+    "GeneratedTask": "tracker",
     "GreedyGain": "policies",
     "HopfieldMemory": "memory",
     "MemoryGuidance": "guidance",

@@ -182,7 +182,9 @@ class EnergyReplayBuffer:
     @property
     def weights(self) -> Tensor | None:
         """(len,) float64, how many of the samples offered so far each stands for; None where that is not counted."""
-        return self._kept.weights
+        if self._kept.weights is None:
+            return None
+        return released(self._kept, self._reserve, self.groups).weights
 
     @property
     def nbytes(self) -> int:
@@ -446,10 +448,10 @@ class EnergyReplayBuffer:
     def draw_shares(self) -> Tensor:
         """(len,) float64, the chance of each sample in a draw; they sum to 1."""
         if self.sampling == "weight":
-            kept = self._kept
-            if self._reserve is not None:  # what stands in reserve is never drawn: the kept ones stand for it
-                kept = weigh(kept.join(self._reserve[0]), torch.arange(len(self)), self.groups)
-            chances = kept.weighted().weights[: len(self)]  # type: ignore[index]  # weighted() gives them
+            # what stands in reserve is never drawn: the kept ones stand for it
+            weights = released(self._kept, self._reserve, self.groups).weighted().weights
+            assert weights is not None
+            chances = weights
         elif self.sampling == "uniform":
             chances = torch.ones(len(self), dtype=torch.float64)
         elif self.sampling == "gain":
@@ -593,7 +595,9 @@ class EnergyReplayBuffer:
 
     def rows(self) -> list[dict[str, Any]]:
         """What :meth:`to_frame` shows, as a dict of plain Python for each kept sample."""
-        return rows_of(self._kept, self.provenance, self.draw_shares, self.rises) if len(self) else []
+        if not len(self):
+            return []
+        return rows_of(replace(self._kept, weights=self.weights), self.provenance, self.draw_shares, self.rises)
 
     def _repr_html_(self) -> str:
         return notebook(repr(self), self.rows())

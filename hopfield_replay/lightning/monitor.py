@@ -16,6 +16,7 @@ from hopfield_replay.lightning.logging import BoundaryLog
 from hopfield_replay.lightning.renewal import averaging
 from hopfield_replay.lightning.strategies import check_launcher, check_whole_model
 from hopfield_replay.lightning.views import Boundary
+from hopfield_replay.tracker.generated import GeneratedTask
 from hopfield_replay.tracker.record import BoundaryRecord
 from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.tracker.tracker import ForgettingTracker
@@ -61,6 +62,7 @@ class ForgettingMonitor(Callback):
         history_size: only the newest records stay in :attr:`history`, this many, so that checkpoints do not grow; None:
             all.
         embedding: also show the buffer's vectors in TensorBoard's projector.
+        generated: replay what the model itself generates, where no old data may be kept.
         seed: of the probes and of the noise.
 
     Raises:
@@ -92,6 +94,7 @@ class ForgettingMonitor(Callback):
         followed_tasks: int | None = None,
         history_size: int | None = None,
         embedding: bool = False,
+        generated: GeneratedTask | None = None,
         seed: int = 0,
     ) -> None:
         if probe_source not in ("train", "val"):
@@ -113,6 +116,7 @@ class ForgettingMonitor(Callback):
             model_energy=model_energy,
             followed_tasks=followed_tasks,
             history_size=history_size,
+            generated=generated,
             seed=seed,
         )
         self.denoiser = denoiser
@@ -166,6 +170,8 @@ class ForgettingMonitor(Callback):
         if self.probe_source == "val":
             self._validation(trainer)
         self._find_denoiser(pl_module)
+        if (generated := self.tracker.generated) is not None and generated.module is None:
+            generated.module = pl_module
         with _progress(trainer):
             self.tracker.begin_task(self._task(trainer, loader))
 

@@ -12,6 +12,7 @@ from hopfield_replay.buffer.removal import as_ids
 from hopfield_replay.denoisers import Denoiser
 from hopfield_replay.memory.settings import EnergySettings
 from hopfield_replay.policies import requirements
+from hopfield_replay.tracker.generated import GeneratedTask
 from hopfield_replay.tracker.measurement import Measurement, Mixture
 from hopfield_replay.tracker.meter import ErrorMeter
 from hopfield_replay.tracker.record import BoundaryRecord, ProbeRecord, ProbeSet, history_from
@@ -75,6 +76,7 @@ class ForgettingTracker:
             grow with the number of tasks; None: those of all tasks. >= 1.
         history_size: only the newest records stay in :attr:`history`, this many, so that checkpoints do not grow; None:
             all. >= 1.
+        generated: replay what the model itself generates, where no old data may be kept; None: replay stored samples.
         seed: of the probes and of the noise.
 
     Attributes:
@@ -112,6 +114,7 @@ class ForgettingTracker:
         model_energy: bool = False,
         followed_tasks: int | None = None,
         history_size: int | None = None,
+        generated: GeneratedTask | None = None,
         seed: int = 0,
     ) -> None:
         if buffer is not None and not isinstance(buffer, EnergyReplayBuffer):
@@ -138,6 +141,9 @@ class ForgettingTracker:
         self.model_energy = model_energy
         self.followed_tasks = followed_tasks
         self.history_size = history_size
+        self.generated = generated
+        if generated is not None:
+            generated.check(buffer)
         self.seed = seed
         self.history: list[BoundaryRecord] = []
         self.open_task: int | None = None
@@ -189,13 +195,18 @@ class ForgettingTracker:
             TypeError: a batch in which no floating tensor is found.
         """
         self._read_task = None  # a task that was begun and given up is no longer the one at hand
-        if self.buffer is not None:
+        if self.buffer is not None and self.generated is None:
             self.buffer.check_place(self.next_task)
         data = self._read(source)
         beta = self.settings.calibrated(data.vectors)
+        drawn = None
+        if self.generated is not None and self.open_task is None and self.next_task >= self.generated.first_task:
+            drawn = self.generated.draw(self.next_task, self._reader.encoder, source.prepare)
         with interrupts_wait():
             self.settings.beta = beta
             if self.buffer is not None and self.open_task is None:
+                if drawn is not None:
+                    drawn.fill(self.buffer)
                 self.buffer.refine(data.vectors)
                 self.buffer.drawn.clear()
             self._read_task = (self.next_task, data)
@@ -284,7 +295,10 @@ class ForgettingTracker:
         self, source: TaskSource, data: TaskData, measured: _Measured, beta: float, started: float, *, settle: bool
     ) -> BoundaryRecord:
         """Let the buffer choose, and remember what was measured: both or, if the buffer refuses, nothing."""
-        if self.buffer is not None:
+        if self.buffer is not None and self.generated is not None:
+            self.buffer.clear()
+            self.buffer.drawn.clear()
+        elif self.buffer is not None:
             self.buffer.update(
                 lambda chosen: fetch(source, chosen),
                 data.vectors,
@@ -300,7 +314,8 @@ class ForgettingTracker:
         if settle:
             self.settings.beta = beta
         record = replace(measured.record, seconds=time.perf_counter() - started)
-        self._probes, self.open_task, self._read_task = measured.probes, None, None
+        follows = self.generated is None or self.generated.keep_probes
+        self._probes, self.open_task, self._read_task = measured.probes if follows else [], None, None
         self.history.append(record)
         if self.history_size is not None:
             del self.history[: -self.history_size]

@@ -244,7 +244,7 @@ def test_the_frame_tells_where_every_sample_comes_from():
         "name"
     ].tolist()
     assert found["share"].tolist() == pytest.approx(buffer.draw_shares.tolist())
-    assert found["weight"].sum() <= 40.0
+    assert found["weight"].sum() == 40.0
     bare = EnergyReplayBuffer(2, "random")
     bare.update(cloud(4), cloud(4), ids=torch.arange(4) + (9 << 40), task=0)
     row = bare.rows()[0]
