@@ -16,14 +16,14 @@ from accelerate.utils import DataLoaderConfiguration, send_to_device, set_seed
 from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
 from jsonargparse import ArgumentParser
-from run_folder import check_run
-from splits import PRESETS, Split, load, split_classes, unknown_policies
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader
 
+from helpers.files import write_json, write_text
+from helpers.run_folder import check_run
+from helpers.splits import PRESETS, Split, load, split_classes, unknown_policies
 from hopfield_replay import EnergyReplayBuffer, ForgettingTracker, ReplayBatches, TaskSource
 from hopfield_replay.denoisers import DiffusersDenoiser
-from hopfield_replay.utilities.files import write_json, write_text
 
 
 @dataclass
@@ -63,7 +63,7 @@ def train(accelerator: Accelerator, tasks: list[Split], folder: Path, args: Any)
     weights = list(accelerator.unwrap_model(network).parameters())
     epochs = Epochs()
 
-    # replay: the buffer, and the ledger that fills it and measures what is forgotten, with the averaged weights
+    # replay: the buffer, and the tracker that fills it and measures what is forgotten, with the averaged weights
     buffer = None
     if args.policy != "none":
         buffer = EnergyReplayBuffer(args.capacity, args.policy, groups="task", seed=args.seed)

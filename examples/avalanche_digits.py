@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ddpm import DDPM
 from jsonargparse import ArgumentParser
-from splits import load
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 from tqdm.auto import tqdm
 
+from helpers.ddpm import DDPM
+from helpers.files import write_json
+from helpers.splits import load
 from hopfield_replay.avalanche import (
     DiffusionTraining,
     EnergyReplayPlugin,
@@ -26,7 +27,7 @@ from hopfield_replay.avalanche import (
     loss_evaluator,
 )
 from hopfield_replay.policies import POLICIES
-from hopfield_replay.utilities.files import write_json
+from hopfield_replay.theory import markdown_table
 
 # after hopfield_replay.avalanche, which keeps the import of avalanche quiet
 from avalanche.benchmarks.scenarios.supervised import class_incremental_benchmark  # isort: skip
@@ -118,14 +119,14 @@ def train_ddpm(benchmark: Any, plugins: list[Any], args: Any, preset: Preset, ep
         plugins=plugins,
         evaluator=loss_evaluator(IntrinsicForgetting(), ReconstructionForgetting(seed=args.seed), loggers=[]),
     )
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for experience in benchmark.train_stream:
         strategy.train(experience, eval_streams=[])
-        found = strategy.eval(benchmark.test_stream)
-    loss = [value for name, value in found.items() if name.startswith("Loss_Exp")]
+        results = strategy.eval(benchmark.test_stream)
+    loss = [value for name, value in results.items() if name.startswith("Loss_Exp")]
     return {
-        "reconstruction_forgetting": found["StreamForgetting/ReconstructionForgetting/eval_phase/test_stream"],
-        "intrinsic_forgetting": found["StreamForgetting/IntrinsicForgetting/eval_phase/test_stream"],
+        "reconstruction_forgetting": results["StreamForgetting/ReconstructionForgetting/eval_phase/test_stream"],
+        "intrinsic_forgetting": results["StreamForgetting/IntrinsicForgetting/eval_phase/test_stream"],
         "loss_newest": loss[-1],
         "loss_all": sum(loss) / len(loss),
     }
@@ -147,8 +148,8 @@ def train_classifier(benchmark: Any, plugins: list[Any], args: Any, preset: Pres
     )
     for experience in benchmark.train_stream:
         strategy.train(experience, eval_streams=[])
-    found = strategy.eval(benchmark.test_stream)
-    return {"accuracy": found["Top1_Acc_Stream/eval_phase/test_stream"]}
+    results = strategy.eval(benchmark.test_stream)
+    return {"accuracy": results["Top1_Acc_Stream/eval_phase/test_stream"]}
 
 
 def run_arm(arm: str, benchmark: Any, args: Any, preset: Preset, bar: Any) -> dict[str, Any]:
@@ -168,22 +169,19 @@ def run_arm(arm: str, benchmark: Any, args: Any, preset: Preset, bar: Any) -> di
 
 def report(arms: list[dict[str, Any]]) -> str:
     """The table."""
-    lines = [
-        "After the last experience, on held-out images (forgetting: rise since an experience was learned, mean over",
-        "the earlier ones; one run each):",
-        f"{'':<14}{'DDPM':-^61}{'':>4}{'classifier':-^22}",
-        f"{'replay':<14}{'reconstruction':>15}{'intrinsic':>11}{'loss, newest':>14}{'loss, all':>11}{'replayed':>10}"
-        f"{'':>4}{'accuracy':>11}{'replayed':>11}{'seconds':>10}",
-    ]
+    headers = ["replay", "reconstruction", "intrinsic", "loss, newest", "loss, all", "replayed"]
+    rows = []
     for arm in arms:
         ddpm, classifier = arm["ddpm"], arm["classifier"]
-        lines.append(
-            f"{arm['arm']:<14}{ddpm['reconstruction_forgetting']:>15.4f}{ddpm['intrinsic_forgetting']:>11.3f}"
-            f"{ddpm['loss_newest']:>14.4f}{ddpm['loss_all']:>11.4f}{ddpm['replayed']:>10.2f}{'':>4}"
-            f"{classifier['accuracy']:>11.3f}{classifier['replayed']:>11.2f}"
-            f"{ddpm['seconds'] + classifier['seconds']:>10.0f}"
-        )
-    return "\n".join(lines)
+        cells = [f"{ddpm['reconstruction_forgetting']:.4f}", f"{ddpm['intrinsic_forgetting']:.3f}"]
+        cells += [f"{ddpm[name]:.4f}" for name in ("loss_newest", "loss_all")]
+        cells += [f"{ddpm['replayed']:.2f}", f"{classifier['accuracy']:.3f}", f"{classifier['replayed']:.2f}"]
+        rows.append([arm["arm"], *cells, f"{ddpm['seconds'] + classifier['seconds']:.0f}"])
+    return (
+        "After the last experience, on held-out images (forgetting: rise since an experience was learned, mean over\n"
+        "the earlier ones; one run each); first the DDPM, then the classifier:\n"
+        + markdown_table([*headers, "accuracy", "classifier replayed", "seconds"], rows)
+    )
 
 
 def main() -> None:

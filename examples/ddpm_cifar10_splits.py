@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from arms import check_options, run_arms
-from cifar10 import load_cifar10
-from ddpm import DDPM, SCHEDULES
 from jsonargparse import ArgumentParser
-from splits import Split, be_quiet, split_classes
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from helpers.arms import check_options, run_arms
+from helpers.cifar10 import load_cifar10
+from helpers.ddpm import DDPM, SCHEDULES
+from helpers.splits import Split, be_quiet, split_classes
 from hopfield_replay.policies import POLICIES
 
 

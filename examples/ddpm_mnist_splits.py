@@ -7,7 +7,7 @@ tensorboard --logdir runs/ddpm_mnist_splits                             # scalar
 With --checkpoints any two versions of the model can be compared afterwards:
 
 python examples/ddpm_mnist_splits.py --checkpoints
-cd examples && hopfield-replay audit --model ddpm:DDPM --before ../runs/ddpm_mnist_splits/none/task1.ckpt \
+cd examples && hopfield-replay audit --model helpers.ddpm:DDPM --before ../runs/ddpm_mnist_splits/none/task1.ckpt \
     --after ../runs/ddpm_mnist_splits/none/task5.ckpt --data ../runs/ddpm_mnist_splits/task1.npz
 """
 
@@ -17,23 +17,24 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from arms import check_options, run_arms
-from ddpm import DDPM
 from jsonargparse import ArgumentParser
-from splits import PRESETS, Split, be_quiet, forecast_agreement, forecast_boundary, load, split_classes
 
+from helpers.arms import check_options, run_arms
+from helpers.ddpm import DDPM
+from helpers.files import write_json
+from helpers.splits import PRESETS, Split, be_quiet, forecast_agreement, forecast_boundary, load, split_classes
 from hopfield_replay.functional import Correlation
-from hopfield_replay.utilities.files import write_json
 
 
-def agreement_report(found: list[Correlation]) -> str:
+def agreement_report(agreement: list[Correlation]) -> str:
     """How well the forecast predicted what was forgotten at each boundary."""
     lines = [
         "Forecast against measured reconstruction forgetting without replay, over the held-out probes of each task",
         "at the boundary after it (Spearman, 95 % bootstrap interval over probes; one run):",
     ]
     lines += [
-        f"  task {task}: {r.estimate:+.2f} [{r.low:+.2f}, {r.high:+.2f}], {r.n} probes" for task, r in enumerate(found)
+        f"  task {task}: {r.estimate:+.2f} [{r.low:+.2f}, {r.high:+.2f}], {r.n} probes"
+        for task, r in enumerate(agreement)
     ]
     return "\n".join(lines)
 
@@ -93,7 +94,7 @@ def main() -> None:
         print(agreement_report(agreement))
         path = args.output_dir / "results.json"
         results = json.loads(path.read_text())
-        write_json(path, {**results, "forecast": [asdict(found) for found in agreement]})
+        write_json(path, {**results, "forecast": [asdict(correlation) for correlation in agreement]})
 
 
 if __name__ == "__main__":

@@ -21,13 +21,14 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
-from splits import PRESETS, be_quiet, unknown_policies
-from study_job import Job, Settings, run_job, settings_for
-from study_report import draw_correlations, draw_policies, markdown, summarize
 from tqdm.auto import tqdm
 
+from helpers.files import write_text
+from helpers.run_folder import claim_folder
+from helpers.splits import PRESETS, start_worker, unknown_policies
+from helpers.study_job import Job, Settings, run_job, settings_for
+from helpers.study_report import draw_correlations, draw_policies, markdown, summarize
 from hopfield_replay.policies import POLICIES
-from hopfield_replay.utilities.files import write_text
 
 ARMS = ["none", *POLICIES, "greedy_gain+uniform"]
 CAPACITIES = [20, 100, 500]
@@ -66,33 +67,6 @@ def list_jobs(settings: Settings, arms: list[tuple[str, int]], seeds: list[int])
         if ("none", 0) in arms:
             jobs += [Job(name, "none", 0, seed) for name in settings.sequences if name != "split"]
     return jobs
-
-
-def claim_folder(folder: Path, settings: Settings) -> None:
-    """Make the folder, or see that what is in it was made with these settings.
-
-    Raises:
-        ValueError: it was not; the entries that differ are named.
-    """
-    path = folder / "settings.json"
-    wanted = asdict(settings)
-    if path.exists():
-        found = json.loads(path.read_text())
-        differing = [name for name in sorted(wanted | found) if wanted.get(name) != found.get(name)]
-        if differing:
-            entries = "; ".join(f"{name} was {found.get(name)}, now {wanted.get(name)}" for name in differing)
-            raise ValueError(f"{folder} holds runs of another configuration ({entries}). Use another --output-dir.")
-    elif folder.exists() and any(folder.glob("*.safetensors")):
-        raise ValueError(f"{folder} holds results but no settings.json that says of what. Use another --output-dir.")
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(wanted))
-
-
-def start_worker() -> None:
-    """One thread for each process: convolutions of small images do not gain from more."""
-    torch.set_num_threads(1)
-    be_quiet()
 
 
 Task = tuple[Job, Settings, Path]
@@ -222,7 +196,7 @@ def main() -> None:
             )
             arms = parse_arms(args.policies, args.capacities)
             folder = args.output_dir / settings.name
-            claim_folder(folder, settings)
+            claim_folder(folder, asdict(settings))
             todo = [job for job in list_jobs(settings, arms, args.seeds) if not (folder / job.file).exists()]
             known.append(settings)
             queues.append(deque((job, settings, folder) for job in todo))

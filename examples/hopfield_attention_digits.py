@@ -10,26 +10,26 @@ as you like, with more seeds too; the tables cover every finished run in the out
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from ddpm import DDPM
-from digit_classifier import DigitClassifier, train_classifier
-from energy_forgetting_study import claim_folder, start_worker
 from jsonargparse import ArgumentParser
 from scipy.stats import t as student
-from splits import PRESETS, Split, load, split_classes, train_tasks
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from helpers.ddpm import DDPM
+from helpers.digit_classifier import DigitClassifier, train_classifier
+from helpers.files import read_tensors, write_tensors, write_text
+from helpers.run_folder import claim_folder
+from helpers.splits import PRESETS, Split, load, split_classes, start_worker, train_tasks
 from hopfield_replay.attention import TokenUniformityRecorder, install_hopfield_attention
-from hopfield_replay.buffer.storage import load_tree, save_tree
-from hopfield_replay.functional.neighbours import precision_recall
+from hopfield_replay.functional import precision_recall
+from hopfield_replay.theory import markdown_table
 from hopfield_replay.tracker import summarize
-from hopfield_replay.utilities.files import write_text
 
 PER_CLASS = 50  # images generated of each digit after the last task
 NOISE_LEVELS = (100, 300, 500)  # timesteps at which token uniformity is measured
@@ -116,12 +116,12 @@ def run(a: float, seed: int, settings: Settings, folder: Path) -> None:
         "generated": ((generated + 1) * 127.5).round().to(torch.uint8),
         **uniformity(model, held_out[0], held_out[1]),
     }
-    save_tree(folder / file_name(a, seed), result)
+    write_tensors(folder / file_name(a, seed), result)
 
 
 def file_name(a: float, seed: int) -> str:
     """Name of a run's result."""
-    return f"a{a:g}-{seed}.safetensors"
+    return f"a{a:g}-{seed}.pt"
 
 
 @lru_cache(maxsize=1)
@@ -175,21 +175,23 @@ def interval(values: list[float], sign: str = "") -> str:
 
 def report(folder: Path, settings: Settings) -> str:
     """Markdown tables of all finished runs: the measures, their paired differences to a = 0, token uniformity."""
-    results = [load_tree(path) for path in sorted(folder.glob("*.safetensors"))]
+    results = [read_tensors(path) for path in sorted(folder.glob("*.pt"))]
     new = split_classes(settings.tasks)[-1]
-    found = {(result["a"], result["seed"]): measure(result, new) for result in results}
-    arms = {a: sorted(seed for b, seed in found if b == a) for a in sorted({result["a"] for result in results})}
-    lines = ["| a | seeds | " + " | ".join(MEASURES.values()) + " |", "|---" * (2 + len(MEASURES)) + "|"]
-    for a, seeds in arms.items():
-        cells = [interval([found[a, seed][name] for seed in seeds]) for name in MEASURES]
-        lines.append(f"| {a:g} | {len(seeds)} | " + " | ".join(cells) + " |")
+    measured = {(result["a"], result["seed"]): measure(result, new) for result in results}
+    arms = {a: sorted(seed for b, seed in measured if b == a) for a in sorted({result["a"] for result in results})}
+    rows = [
+        [f"{a:g}", str(len(seeds)), *(interval([measured[a, seed][name] for seed in seeds]) for name in MEASURES)]
+        for a, seeds in arms.items()
+    ]
     for a, seeds in arms.items():
         both = [seed for seed in seeds if seed in arms.get(0.0, [])]
         if a and both:
-            cells = [
-                interval([found[a, seed][name] - found[0.0, seed][name] for seed in both], "+") for name in MEASURES
+            paired = [
+                interval([measured[a, seed][name] - measured[0.0, seed][name] for seed in both], "+")
+                for name in MEASURES
             ]
-            lines.append(f"| {a:g} - plain | {len(both)} | " + " | ".join(cells) + " |")
+            rows.append([f"{a:g} - plain", str(len(both)), *paired])
+    lines = [markdown_table(["a", "seeds", *MEASURES.values()], rows)]
     lines += ["", "Tokens after each layer of the last model: mean cosine similarity / relative residual"]
     for a in arms:
         mine = [result for result in results if result["a"] == a]
@@ -225,7 +227,7 @@ def main() -> None:
             parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
     settings = Settings(args.tasks, args.epochs, args.layers, args.width, args.learning_rate, args.start)
     try:
-        claim_folder(args.output_dir, settings)  # type: ignore[arg-type]  # any dataclass will do
+        claim_folder(args.output_dir, asdict(settings))
     except ValueError as error:
         parser.error(str(error))
     todo = [(a, seed) for seed in args.seeds for a in args.a if not (args.output_dir / file_name(a, seed)).exists()]
@@ -238,7 +240,7 @@ def main() -> None:
     text = report(args.output_dir, settings)
     write_text(args.output_dir / "attention.md", text)
     print(text)
-    print(f"Wrote {args.output_dir}/attention.md, {len(list(args.output_dir.glob('*.safetensors')))} runs.")
+    print(f"Wrote {args.output_dir}/attention.md, {len(list(args.output_dir.glob('*.pt')))} runs.")
 
 
 if __name__ == "__main__":

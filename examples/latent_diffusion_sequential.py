@@ -22,26 +22,26 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from caption_gallery import Gallery
-from captioned import Captioned, read_captioned
 from diffusers.utils import logging
-from latent_cache import cached_latents
-from latent_diffusion import Drawing, LatentDiffusion, add_lora, load_pipeline, require
-from latent_options import make_parser, parse
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from run_folder import check_run, plain, write_folder
-from splits import be_quiet
-from tiny_pipeline import build_tiny
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, StackDataset
 
+from helpers.caption_gallery import Gallery
+from helpers.captioned import Captioned, read_captioned
+from helpers.files import write_json
+from helpers.latent_cache import cached_latents
+from helpers.latent_diffusion import Drawing, LatentDiffusion, add_lora, load_pipeline, require
+from helpers.latent_options import make_parser, parse
+from helpers.run_folder import check_run, plain, write_folder
+from helpers.splits import be_quiet
+from helpers.tiny_pipeline import build_tiny
 from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks
 from hopfield_replay.denoisers import DiffusersDenoiser
-from hopfield_replay.tracker.table import summarize
-from hopfield_replay.utilities.files import write_json
+from hopfield_replay.tracker import summarize
 
 _FREE = ("resume", "output_dir", "accelerator")  # what may differ when a run is resumed
 
@@ -157,7 +157,7 @@ def train(ready: Run, args: Any) -> None:
     """Train on all tasks, and write what came of it."""
     folder, buffer = args.output_dir, ready.monitor.buffer
     pairs = enumerate(zip(ready.tasks, ready.latents, strict=True))
-    data: list[Any] = [make_loader(ready.model, task, found, args, number) for number, (task, found) in pairs]
+    data: list[Any] = [make_loader(ready.model, task, cached, args, number) for number, (task, cached) in pairs]
     if buffer is not None:
         data = [ReplayDataModule(item, buffer, replay_ratio=args.replay_ratio, seed=args.seed) for item in data]
     last = folder / "checkpoints" / "last.ckpt"

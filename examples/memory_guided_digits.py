@@ -17,16 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ddpm import DDPM
-from digit_classifier import DigitClassifier, train_classifier
-from splits import Split, be_quiet, load, split_classes, train_tasks
 from torch import Tensor
 
+from helpers.ddpm import DDPM
+from helpers.digit_classifier import DigitClassifier, train_classifier
+from helpers.files import write_figure, write_json
+from helpers.splits import Split, be_quiet, load, split_classes, train_tasks
 from hopfield_replay.denoisers import DiffusersDenoiser
 from hopfield_replay.figures import picture_rows
 from hopfield_replay.functional import precision_recall
 from hopfield_replay.guidance import MemoryGuidance
-from hopfield_replay.utilities.files import write_figure, write_json
+from hopfield_replay.theory import markdown_table
 
 STEPS = 50
 
@@ -67,12 +68,12 @@ def forgetful(tasks: list[Split], epochs: int, seed: int) -> DDPM:
 
 def measure(samples: Tensor, real: Tensor, classifier: DigitClassifier, guidance: MemoryGuidance) -> dict[str, Any]:
     """Which digits the samples show, how near they are to the real images, and how many come from the memory."""
-    found = classifier.classify(samples).bincount(minlength=10) / len(samples)
+    shares = classifier.classify(samples).bincount(minlength=10) / len(samples)
     precision, recall = precision_recall(classifier.features(real), classifier.features(samples))
     report = guidance.report(samples)
     driven = report.nearest_stored[report.memory_driven]
     return {
-        "digits": found.tolist(),
+        "digits": shares.tolist(),
         "precision": precision,
         "recall": recall,
         "memory_share": report.memory_share,
@@ -80,11 +81,11 @@ def measure(samples: Tensor, real: Tensor, classifier: DigitClassifier, guidance
     }
 
 
-def line(name: str, row: dict[str, Any]) -> str:
+def cells(row: dict[str, Any]) -> list[str]:
     """One row of the table."""
     distance = "-" if row["distance"] is None else f"{row['distance']:.2f}"
-    shares = "".join(f"{100 * share:>5.0f}" for share in row["digits"])
-    return f"{name:<22}{shares}{row['precision']:>11.3f}{row['recall']:>8.3f}{row['memory_share']:>15.3f}{distance:>10}"
+    shares = [f"{100 * share:.0f}" for share in row["digits"]]
+    return [*shares, f"{row['precision']:.3f}", f"{row['recall']:.3f}", f"{row['memory_share']:.3f}", distance]
 
 
 def main() -> None:
@@ -115,12 +116,10 @@ def main() -> None:
         f"{count} samples a row, {len(stored)} stored images, strength {options.strength}; precision and recall against"
     )
     print(f"{len(real)} held-out images of all tasks, in the features of a classifier that is right for {accuracy:.1%}")
-    digits = "".join(f"{digit:>5}" for digit in range(10))
-    print(f"{'% of digit':<22}{digits}{'precision':>11}{'recall':>8}{'memory share':>15}{'distance':>10}")
-    rows = {}
-    for name, samples in (("model alone", alone), ("guided", guided), ("stored image or model", baseline)):
-        rows[name] = measure(samples, real, classifier, guidance)
-        print(line(name, rows[name]))
+    alternatives = {"model alone": alone, "guided": guided, "stored image or model": baseline}
+    rows = {name: measure(samples, real, classifier, guidance) for name, samples in alternatives.items()}
+    headers = ["% of digit", *map(str, range(10)), "precision", "recall", "memory share", "distance"]
+    print(markdown_table(headers, [[name, *cells(row)] for name, row in rows.items()]))
     print("distance: median over memory-driven samples to the nearest stored image; 0: a copy")
 
     options.output_dir.mkdir(parents=True, exist_ok=True)

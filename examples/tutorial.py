@@ -31,7 +31,7 @@ from hopfield_replay import (
 )
 from hopfield_replay.denoisers import CallableDenoiser, VarianceSchedule
 from hopfield_replay.functional import energy_rise, spearman_interval
-from hopfield_replay.policies.candidates import Candidates
+from hopfield_replay.policies import Candidates
 
 torch.set_num_threads(1)  # images this small gain nothing from more
 warnings.filterwarnings("ignore", message=".*LeafSpec.*|.*does not have many workers.*")  # Lightning, on small data

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from hopfield_replay.functional.denoiser import evaluating
 from hopfield_replay.utilities.checks import check_integer
+from hopfield_replay.utilities.nested import walk
 
 Encoder = Callable[[Any], Tensor]
 
@@ -63,11 +64,10 @@ def first_labels(batch: Any, n: int) -> Tensor | None:
         >>> first_labels((torch.zeros(2, 3), torch.tensor([4, 5])), 2)
         tensor([4, 5])
     """
-    if isinstance(batch, Tensor):
-        whole = batch.shape == (n,) and not batch.is_floating_point() and not batch.is_complex()
-        return batch.cpu().to(torch.int64) if whole else None
-    items = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
-    return next((label for item in items if (label := first_labels(item, n)) is not None), None)
+    for _, item in walk(batch):
+        if isinstance(item, Tensor) and item.shape == (n,) and not (item.is_floating_point() or item.is_complex()):
+            return item.cpu().to(torch.int64)
+    return None
 
 
 def pixels(batch: Any) -> Tensor:

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -14,6 +15,17 @@ for needed in ("diffusers", "jsonargparse", "matplotlib", "sklearn", "tensorboar
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "examples" / "ddpm_mnist_splits.py"
 ARMS = ["none", "high_energy"]
+INDEX = (SCRIPT.parent / "README.md").read_text()
+
+
+def test_the_index_lists_every_example_with_its_command_and_time():
+    rows = re.findall(r"^\| \[(\w+\.py)\]\((\w+\.py)\) \|.*\| `python examples/(\w+\.py).*` \| (\d.*) \|$", INDEX, re.M)
+    scripts = {path.name for path in SCRIPT.parent.glob("*.py")}
+    assert [{row[column] for row in rows} for column in range(3)] == [scripts] * 3
+    for link in re.findall(r"\]\(([^)]+)\)", INDEX):
+        assert (SCRIPT.parent / link).exists(), link
+    helpers = {path.stem for path in (SCRIPT.parent / "helpers").glob("*.py")}
+    assert set(re.findall(r"`(\w+)`", INDEX.split("`helpers/`")[1])) - {"hopfield_replay"} <= helpers
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +48,8 @@ def results(tmp_path_factory):
 def test_digits_prints_one_table_with_every_arm(results):
     done, _ = results
     lines = done.stdout.splitlines()
-    (header,) = [number for number, line in enumerate(lines) if line.startswith("policy") and "intrinsic" in line]
-    assert [line.split()[0] for line in lines[header + 1 : header + 3]] == ARMS
+    (header,) = [number for number, line in enumerate(lines) if line.startswith("| policy") and "intrinsic" in line]
+    assert [line.split()[1] for line in lines[header + 2 : header + 4]] == ARMS
     assert sum("high_energy against none" in line for line in lines) == 1
     assert any(word in done.stdout for word in ("within noise", "less forgetting", "more forgetting"))
     assert "100%" in done.stderr  # the progress bar
@@ -49,7 +61,7 @@ def test_digits_forecasts_first_and_compares_at_the_end(results):
     (first,) = [number for number, line in enumerate(lines) if line.startswith("Forecast of the first boundary")]
     (last,) = [number for number, line in enumerate(lines) if line.startswith("Forecast against measured")]
     assert any(line.startswith("recommended: policy ") for line in lines[first:last])
-    assert first < lines.index(next(line for line in lines if line.startswith("policy "))) < last
+    assert first < lines.index(next(line for line in lines if line.startswith("| policy "))) < last
     (found,) = json.loads((folder / "results.json").read_text())["forecast"]
     assert found["low"] <= found["estimate"] <= found["high"]
     assert f"  task 0: {found['estimate']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]" in lines[last + 2]
@@ -122,7 +134,7 @@ def test_digits_leaves_checkpoints_to_audit(results, monkeypatch, capsys):
     before, after = (str(folder / "none" / f"task{task}.ckpt") for task in (1, 2))
     data = [str(folder / f"task{task}.npz") for task in (1, 2)]
     options = ["--before", before, "--after", after, "--data", *data, "--device", "cpu"]
-    assert main(["audit", "--model", "ddpm:DDPM", *options]) == 0
+    assert main(["audit", "--model", "helpers.ddpm:DDPM", *options]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     (first,), (second,) = ([line for line in lines if line[:1] == [f"task{task}.npz"]] for task in (1, 2))
     written = json.loads((folder / "results.json").read_text())["arms"][ARMS.index("none")]["tasks"][1]

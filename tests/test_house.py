@@ -155,6 +155,19 @@ def parameters(found):
     return [name for name in inspect.signature(found).parameters if name != "self"]
 
 
+EXAMPLES = sorted((TESTS.parent / "examples").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_import_public_names_of_documented_rooms_only(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "hopfield_replay":
+            assert node.module in (*NAMESPACES, "hopfield_replay.encoders", "hopfield_replay.checkpoints"), node.module
+            module = import_module(node.module)
+            public = getattr(module, "__all__", None) or module._HOMES
+            assert {alias.name for alias in node.names} <= set(public)
+
+
 def test_the_tests_mirror_the_package():
     for folder in (path for path in TESTS.iterdir() if path.is_dir() and any(path.glob("test_*.py"))):
         assert (PACKAGE / folder.name).is_dir() or folder.name in ("examples", "reliability"), folder

@@ -118,7 +118,12 @@ def test_commands(here, capsys):
 def test_files_and_names_in_the_text_exist():
     for path in set(re.findall(r"`((?:tests|examples|hopfield_replay)/[\w/]+\.\w+)`", TEXT)):
         assert (ROOT / path).exists(), path
-    for path in re.findall(r"\]\((examples/figures/[\w.]+)\)", TEXT):
-        assert (ROOT / path).exists(), path
+    ours = r"https://(?:raw\.githubusercontent|github)\.com/hopfield-replay/hopfield-replay/(?:blob/)?main/"
+    links = re.findall(r"\]\(([^)#]+)\)", TEXT)
+    assert links
+    for link in links:  # PyPI shows absolute ones only
+        assert link.startswith("https://"), link
+        if path := re.fullmatch(ours + "(.*)", link):
+            assert (ROOT / path[1]).exists(), link
     for module in set(re.findall(r"`python -m (tests\.[\w.]+)", TEXT)):
         assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module

@@ -70,14 +70,14 @@ def rank_correlations(energies: Energies, rises: Tensor, seed: int) -> dict[str,
     """Correlations of the reconstruction forgetting (n,) with the energies, also at equal density."""
     if len(rises) < _LEAST:
         return {}
-    found = {}
+    correlations = {}
     for name, values in (("energy", energies.before), ("energy rise", energies.rises)):
         if values is not None:
-            found[name] = spearman_interval(values, rises, seed=seed)
+            correlations[name] = spearman_interval(values, rises, seed=seed)
             if energies.density is not None:
                 given = spearman_interval(values, rises, control=energies.density, seed=seed)
-                found[f"{name} at equal density"] = given
-    return found
+                correlations[f"{name} at equal density"] = given
+    return correlations
 
 
 def _vectors(data: Tensor | Iterable[Any], encode: Encoder, audited: Tensor, name: str) -> Tensor:
@@ -85,12 +85,12 @@ def _vectors(data: Tensor | Iterable[Any], encode: Encoder, audited: Tensor, nam
     parts = [vectors_of(encode, batch).cpu() for batch in batches]
     if not sum(map(len, parts)):
         raise ValueError(f"{name} holds no samples.")
-    found = torch.cat(parts)
-    if found.shape[1] != audited.shape[1]:
+    vectors = torch.cat(parts)
+    if vectors.shape[1] != audited.shape[1]:
         raise ValueError(
-            f"{name} has vectors of {found.shape[1]} numbers, the audited samples have {audited.shape[1]}."
+            f"{name} has vectors of {vectors.shape[1]} numbers, the audited samples have {audited.shape[1]}."
         )
-    return found
+    return vectors
 
 
 def _own_positions(vectors: Tensor, stored: Tensor) -> Tensor:

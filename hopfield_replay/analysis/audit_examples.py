@@ -34,8 +34,8 @@ def reconstructed_examples(
         ready = prepare(batch)
         clean = split_batch(ready)[0]
         clean = clean.to(torch.promote_types(clean.dtype, torch.float32))
-        found = [meter.reconstruct(ready, chosen[mine], step)[1] for meter in (first, second)]
-        for parts, samples in zip(made, (clean, *found), strict=True):
+        denoised = [meter.reconstruct(ready, chosen[mine], step)[1] for meter in (first, second)]
+        for parts, samples in zip(made, (clean, *denoised), strict=True):
             parts.append(decode(samples).cpu())
     back = torch.cat(order).argsort()
     shown = [torch.cat(parts)[back] for parts in made]

@@ -33,8 +33,8 @@ class Examples:
         >>> before = CallableDenoiser(lambda x, t: torch.zeros_like(x), schedule, prediction_type="sample")
         >>> after = CallableDenoiser(lambda x, t: torch.ones_like(x), schedule, prediction_type="sample")
         >>> samples = torch.tensor([0.0, 1.0, 0.4]).view(3, 1, 1, 1).expand(3, 1, 2, 2)  # the first one is forgotten
-        >>> found = audit(before, after, samples).examples
-        >>> found.worst, found.best, found.before.shape
+        >>> examples = audit(before, after, samples).examples
+        >>> examples.worst, examples.best, examples.before.shape
         ((0,), (1,), torch.Size([2, 1, 2, 2]))
     """
 
@@ -116,7 +116,7 @@ class AuditFindings:
         if math.isnan(threshold):
             raise ValueError("the threshold must be a number, got nan.")
         lows = {"all samples": self.overall.relative_low}
-        lows |= {f"task {name}": found["relative_low"] for name, found in self.tasks.items()}
+        lows |= {f"task {name}": change["relative_low"] for name, change in self.tasks.items()}
         for name, low in lows.items():
             if math.isnan(low):
                 raise ValueError(f"A threshold needs an interval, and one sample ({name}) has none; give more samples.")
@@ -133,7 +133,7 @@ class AuditFindings:
             **{name: getattr(self, name) for name in ("mean", "low", "high", "worse")},
             **{name: getattr(self.overall, name) for name in ("relative", "relative_low", "relative_high")},
             **{name: getattr(self, name) for name in ("classes", "tasks", "timesteps", "beta", "warnings")},
-            "correlations": {name: asdict(found) for name, found in self.correlations.items()},
+            "correlations": {name: asdict(rank) for name, rank in self.correlations.items()},
             "most_forgotten": [self.name(position) for position in self.worst[:_MOST].tolist()],
             "least_forgotten": [self.name(position) for position in self.worst.flip(0)[:_MOST].tolist()],
             **{name: getattr(self, name) for name in ("names", "labels", "task_of")},
@@ -143,8 +143,8 @@ class AuditFindings:
                              "energies", "energy_rises")
             },
         }  # fmt: skip
-        found: dict[str, Any] = _plain(fields)
-        return found
+        plain: dict[str, Any] = _plain(fields)
+        return plain
 
 
 def _plain(value: Any) -> Any:

@@ -26,14 +26,14 @@ def draw(report: AuditFindings) -> "dict[str, Figure]":
     return figures
 
 
-def _examples(report: AuditFindings, found: Examples, end: str) -> "Figure | None":
-    split = len(found.worst)
-    rows, positions = (slice(split), found.worst) if end == "most" else (slice(split, None), found.best)
+def _examples(report: AuditFindings, examples: Examples, end: str) -> "Figure | None":
+    split = len(examples.worst)
+    rows, positions = (slice(split), examples.worst) if end == "most" else (slice(split, None), examples.best)
     return picture_rows(
         [
-            (f"{end} forgotten", found.clean[rows]),
-            (f"as the first version reconstructs them from timestep {found.timestep:g}", found.before[rows]),
-            ("as the second version does, from the same noise", found.after[rows]),
+            (f"{end} forgotten", examples.clean[rows]),
+            (f"as the first version reconstructs them from timestep {examples.timestep:g}", examples.before[rows]),
+            ("as the second version does, from the same noise", examples.after[rows]),
         ],
         captions=[_caption(report, position) for position in positions],
     )

@@ -1,10 +1,11 @@
 """An audit's report as text for a terminal, and the cells that its page shares."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from hopfield_replay.analysis.audit_findings import AuditFindings
 from hopfield_replay.analysis.drift import Label
+from hopfield_replay.utilities.tables import text_table
 
 HEADERS = ("samples", "before", "after", "rise", "95 % interval", "relative", "worse")
 _SHOWN = 8
@@ -17,13 +18,13 @@ def as_text(report: AuditFindings) -> str:
         lines.append(energy)
     lines += [f"{kind}: {', '.join(listed)}" for kind, listed in ends(report).items() if listed]
     rows = [[f"{step:g}", *cells] for step, cells in zip(report.timesteps, by_timestep(report), strict=True)]
-    lines += ["", *_aligned(("timestep", "before", "after"), rows)]
+    lines += ["", text_table(("timestep", "before", "after"), rows)]
     for kind, groups in (("class", report.classes), ("task", report.tasks)):
         if groups:
-            lines += ["", *_aligned((kind, *HEADERS), group_rows(groups))]
+            lines += ["", text_table((kind, *HEADERS), group_rows(groups))]
     if report.correlations:
         lines += ["", f"Spearman's rank correlation of the rise with (beta {report.beta:.4g})"]
-        lines += _aligned(("", "estimate", "95 % interval"), correlation_rows(report))
+        lines.append(text_table(("", "estimate", "95 % interval"), correlation_rows(report)))
     lines += [f"warning: {warning}" for warning in report.warnings]
     return "\n".join(lines)
 
@@ -35,10 +36,11 @@ def error_line(report: AuditFindings) -> str:
 
 def rise_line(report: AuditFindings) -> str:
     """The mean rise, absolute and relative."""
-    found = report.overall
+    overall = report.overall
+    relative = interval(overall.relative_low, overall.relative_high, "+.1%")
     return (
-        f"rise {found.mean_rise:+.4g} {interval(found.low, found.high)}, relative {found.relative:+.1%} "
-        f"{interval(found.relative_low, found.relative_high, '+.1%')} (95 % over samples), {found.worse:.0%} got worse"
+        f"rise {overall.mean_rise:+.4g} {interval(overall.low, overall.high)}, relative {overall.relative:+.1%} "
+        f"{relative} (95 % over samples), {overall.worse:.0%} got worse"
     )
 
 
@@ -83,26 +85,15 @@ def group_rows(groups: Mapping[Label, Mapping[str, float]]) -> list[list[str]]:
 def correlation_rows(report: AuditFindings) -> list[list[str]]:
     """Cells of the table of correlations."""
     return [
-        [name, "undefined" if math.isnan(found.estimate) else f"{found.estimate:+.2f}",
-         interval(found.low, found.high, "+.2f")]
-        for name, found in report.correlations.items()
+        [name, "undefined" if math.isnan(rank.estimate) else f"{rank.estimate:+.2f}",
+         interval(rank.low, rank.high, "+.2f")]
+        for name, rank in report.correlations.items()
     ]  # fmt: skip
 
 
 def interval(low: float, high: float, form: str = "+.4g") -> str:
     """An interval, if there is one."""
     return "[undefined]" if math.isnan(low) else f"[{low:{form}}, {high:{form}}]"
-
-
-def _aligned(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in (headers, *rows)) for column in range(len(headers))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in (headers, *rows)
-    ]
 
 
 __all__ = ["HEADERS", "as_text", "by_timestep", "correlation_rows", "ends", "energy_line", "error_line", "group_rows",

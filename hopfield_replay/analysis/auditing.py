@@ -5,20 +5,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from hopfield_replay.analysis.audit_energies import hopfield_energies, rank_correlations
+from hopfield_replay.analysis.audit_errors import check_same_noise, paired_errors
 from hopfield_replay.analysis.audit_examples import reconstructed_examples
 from hopfield_replay.analysis.audit_report import AuditReport
 from hopfield_replay.analysis.audit_sources import Data, Sources
 from hopfield_replay.analysis.drift import Label, drift, drift_by_label
 from hopfield_replay.denoisers import Denoiser, find_denoiser
-from hopfield_replay.encoders import as_encoder, first_labels, split_batch, vectors_of
+from hopfield_replay.encoders import as_encoder
 from hopfield_replay.tracker.meter import ErrorMeter
 from hopfield_replay.utilities.checks import Similarity, check_integer
 from hopfield_replay.utilities.nested import identity
-from hopfield_replay.utilities.progress import track
 
 _POOLED = (
     "The rank correlations run over all tasks together, so that the difference between learned and forgotten tasks "
@@ -97,51 +96,39 @@ def audit(
     prepare = prepare or identity
     first = ErrorMeter(_denoiser(old, "old"), timesteps, seed, identity, draws=draws)
     second = ErrorMeter(_denoiser(new, "new"), first.timesteps, seed, identity, draws=draws)
-    _check_noise(first, second)
+    check_same_noise(first, second)
     sources = Sources(data)
     encode = as_encoder(encoder)
-    befores, afters, found, vectors, elements = [], [], [], [], 0
-    for ids, raw in track(sources.batches(), "Auditing", sources.count):
-        with torch.no_grad():
-            batch = prepare(raw)
-        before, after, elements = _paired_errors(first, second, batch, ids)
-        befores.append(before)
-        afters.append(after)
-        found.append(first_labels(raw, len(ids)))
-        if old_data is not None:
-            vectors.append(vectors_of(encode, batch).cpu())
-    n = sum(map(len, befores))
-    if not n:
-        raise ValueError("data holds no samples to compare the two versions on.")
-    errors_old, errors_new = torch.cat(befores), torch.cat(afters)
-    _check_finite(errors_old, errors_new)
-    rises = (errors_new - errors_old).mean(1)
+    measured = paired_errors(first, second, sources, prepare, None if old_data is None else encode)
+    n = len(measured.before)
+    rises = (measured.after - measured.before).mean(1)
     worst = rises.argsort(descending=True, stable=True)
-    by_class = _labels(labels, found, n)
+    by_class = _labels(labels, measured.labels, n)
     if names and len(names) != n:
         raise ValueError(f"names must hold one name for each of the {n} samples, got {len(names)}.")
     energies = None
-    if old_data is not None:
+    if measured.vectors is not None:
+        assert old_data is not None  # else there were no vectors
         energies = hopfield_energies(
-            torch.cat(vectors), old_data, new_data, lambda batch: encode(prepare(batch)), beta, similarity
+            measured.vectors, old_data, new_data, lambda batch: encode(prepare(batch)), beta, similarity
         )
     shown = None
     if examples:
         shown = reconstructed_examples(first, second, sources, worst, examples, prepare, decode or identity)
-    errors = errors_old.mean(1), errors_new.mean(1)
+    errors = measured.before.mean(1), measured.after.mean(1)
     tasks = sources.tasks()
     has_energy = _integrable(first)
     return AuditReport(
-        errors_old=errors_old,
-        errors_new=errors_new,
+        errors_old=measured.before,
+        errors_new=measured.after,
         rises=rises,
         worst=worst,
         overall=drift(*errors, seed),
         classes=_as_dicts(errors, by_class, seed),
         tasks=_as_dicts(errors, tasks, seed),
         timesteps=tuple(first.timesteps),
-        model_energy_old=first.model_energy(errors_old, elements) if has_energy else None,
-        model_energy_new=second.model_energy(errors_new, elements) if has_energy else None,
+        model_energy_old=first.model_energy(measured.before, measured.elements) if has_energy else None,
+        model_energy_new=second.model_energy(measured.after, measured.elements) if has_energy else None,
         energies=None if energies is None else energies.before,
         energy_rises=None if energies is None else energies.rises,
         correlations={} if energies is None else rank_correlations(energies, rises, seed),
@@ -158,27 +145,9 @@ def audit(
     )
 
 
-def _paired_errors(first: ErrorMeter, second: ErrorMeter, batch: Any, ids: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Errors of both on one batch, measured in chunks of one size: rounding depends on it."""
-    while True:
-        try:
-            before, elements = first.of_batch(batch, ids)
-            after, _ = second.of_batch(batch, ids)
-        except RuntimeError as error:
-            shape = tuple(split_batch(batch)[0].shape[1:])
-            raise ValueError(
-                f"The models do not take samples of shape {shape} ({str(error).splitlines()[0]}). Give the data in the "
-                "shape that they were trained on: images as (channels, height, width)."
-            ) from error
-        if first.chunk_size == second.chunk_size:
-            return before, after, elements
-        first.chunk_size = second.chunk_size = min(first.chunk_size, second.chunk_size)
-
-
-def _labels(labels: Tensor | Sequence[Label] | None, found: list[Tensor | None], n: int) -> list[Label] | None:
+def _labels(labels: Tensor | Sequence[Label] | None, in_batches: Tensor | None, n: int) -> list[Label] | None:
     if labels is None:
-        known = [label for label in found if label is not None]
-        return torch.cat(known).tolist() if len(known) == len(found) else None
+        return None if in_batches is None else in_batches.tolist()
     if isinstance(labels, Tensor) and labels.shape != (n,):
         raise ValueError(f"labels must have shape ({n},), got {tuple(labels.shape)}.")
     listed: list[Label] = labels.tolist() if isinstance(labels, Tensor) else list(labels)
@@ -190,8 +159,8 @@ def _labels(labels: Tensor | Sequence[Label] | None, found: list[Tensor | None],
 def _as_dicts(
     errors: tuple[Tensor, Tensor], labels: Sequence[Label] | None, seed: int
 ) -> dict[Label, dict[str, float]]:
-    found = {} if labels is None else drift_by_label(*errors, labels, seed)
-    return {label: asdict(one) for label, one in found.items()}
+    drifts = {} if labels is None else drift_by_label(*errors, labels, seed)
+    return {label: asdict(one) for label, one in drifts.items()}
 
 
 def _integrable(meter: ErrorMeter) -> bool:
@@ -199,38 +168,18 @@ def _integrable(meter: ErrorMeter) -> bool:
     return len(ratios) == len(meter.timesteps) > 1 and all(0 < ratio < math.inf for ratio in ratios)
 
 
-def _check_noise(first: ErrorMeter, second: ErrorMeter) -> None:
-    for step in first.timesteps:
-        snrs = [meter.denoiser.snr(step) for meter in (first, second)]
-        if not math.isclose(*snrs, rel_tol=1e-6):
-            raise ValueError(
-                f"The two versions noise differently: the signal-to-noise ratio at timestep {step} is {snrs[0]:.6g} "
-                f"before and {snrs[1]:.6g} after. Their errors cannot be compared; they need one noise schedule."
-            )
-
-
-def _check_finite(errors_old: Tensor, errors_new: Tensor) -> None:
-    for name, errors in (("old", errors_old), ("new", errors_new)):
-        bad = (~errors.isfinite()).any(1).nonzero().flatten()
-        if len(bad):
-            raise ValueError(
-                f"{name}: the errors of {len(bad)} of {len(errors)} samples are not finite (first positions: "
-                f"{bad[:5].tolist()}). The model's weights or its precision are broken."
-            )
-
-
 def _denoiser(model: Denoiser | nn.Module, name: str) -> Denoiser:
     if isinstance(model, Denoiser):
         return model
     if not isinstance(model, nn.Module):
         raise TypeError(f"{name} must be a Denoiser or a torch module that holds one, got {type(model).__name__}.")
-    found = find_denoiser(model)
-    if found is None:
+    denoiser = find_denoiser(model)
+    if denoiser is None:
         raise ValueError(
             f"{name}: no denoiser was found on {type(model).__name__}. Wrap the model with "
             "hopfield_replay.denoisers.DiffusersDenoiser or CallableDenoiser."
         )
-    return found
+    return denoiser
 
 
 __all__ = ["audit"]

@@ -45,8 +45,8 @@ def drift(old: Tensor, new: Tensor, seed: int) -> Drift:
     """Drift from the errors (n,) of the same samples before and after; ``seed`` is that of the resampling.
 
     Example:
-        >>> found = drift(torch.ones(4), torch.tensor([1.0, 1.0, 2.0, 2.0]), seed=0)
-        >>> found.mean_rise, found.relative, found.worse, 0 <= found.low < 0.5 < found.high <= 1
+        >>> change = drift(torch.ones(4), torch.tensor([1.0, 1.0, 2.0, 2.0]), seed=0)
+        >>> change.mean_rise, change.relative, change.worse, 0 <= change.low < 0.5 < change.high <= 1
         (0.5, 0.5, 0.5, True)
     """
     old, new = old.double(), new.double()
@@ -77,8 +77,8 @@ def drift_by_label(old: Tensor, new: Tensor, labels: Sequence[Label], seed: int)
     members: dict[Label, list[int]] = {}
     for position, label in enumerate(labels):
         members.setdefault(label, []).append(position)
-    found = {label: drift(old[rows], new[rows], seed) for label, rows in members.items()}
-    return dict(sorted(found.items(), key=lambda item: -item[1].mean_rise))
+    by_label = {label: drift(old[rows], new[rows], seed) for label, rows in members.items()}
+    return dict(sorted(by_label.items(), key=lambda item: -item[1].mean_rise))
 
 
 def _share(rise: Tensor, before: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from hopfield_replay.policies.candidates import Candidates, sample_keys
 from hopfield_replay.tracker.table import by_label
 from hopfield_replay.utilities.checks import Similarity, check_beta
 from hopfield_replay.utilities.progress import track
+from hopfield_replay.utilities.tables import text_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,8 +67,8 @@ class Forecast:
     Example:
         >>> import torch
         >>> old = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
-        >>> found = forecast(old, old[:30] + 8.0, capacities=(5, 10))
-        >>> print(found.table().splitlines()[0])
+        >>> prediction = forecast(old, old[:30] + 8.0, capacities=(5, 10))
+        >>> print(prediction.table().splitlines()[0])
         60 old samples, beta 3.382 (leave-one-out n_eff 5)
     """
 
@@ -87,8 +88,8 @@ class Forecast:
 
     def to_dict(self) -> dict[str, Any]:
         """The forecast in plain Python, ready for JSON."""
-        found = asdict(self)
-        return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in found.items()}
+        plain = asdict(self)
+        return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in plain.items()}
 
     def table(self) -> str:
         """The forecast as text."""
@@ -100,19 +101,20 @@ class Forecast:
             f"most at risk (positions): {self.at_risk[:10].tolist()}",
         ]
         if self.classes:
-            lines.append(f"{'class':>8}{'samples':>9}{'mean rise':>11}{'at risk':>9}")
             worst = sorted(self.classes.items(), key=lambda item: -item[1]["mean_rise"])
-            lines += [
-                f"{label:>8}{int(row['samples']):>9}{row['mean_rise']:>11.4g}{row['at_risk']:>9.0%}"
+            rows = [
+                [str(label), str(int(row["samples"])), f"{row['mean_rise']:.4g}", f"{row['at_risk']:.0%}"]
                 for label, row in worst
             ]
+            lines.append(text_table(("class", "samples", "mean rise", "at risk"), rows))
         lines.append("protected energy, mean over the old samples (worst tenth), by buffer size:")
-        lines.append(f"{'policy':<18}" + "".join(f"{size:>20}" for size in self.capacities))
-        for curve in self.curves:
-            cells = [f"{mean:.4g} ({tail:.4g})" for mean, tail in zip(curve.mean, curve.tail, strict=True)]
-            lines.append(f"{curve.policy:<18}" + "".join(f"{cell:>20}" for cell in cells))
-        lines.append(f"{'100 more add':<18}" + "".join(f"{value:>20.4g}" for value in self.marginal))
-        lines.append(f"{'of optimum, >=':<18}" + "".join(f"{value:>20.3f}" for value in self.certificates))
+        rows = [
+            [curve.policy, *(f"{mean:.4g} ({tail:.4g})" for mean, tail in zip(curve.mean, curve.tail, strict=True))]
+            for curve in self.curves
+        ]
+        rows.append(["100 more add", *(f"{value:.4g}" for value in self.marginal)])
+        rows.append(["of optimum, >=", *(f"{value:.3f}" for value in self.certificates)])
+        lines.append(text_table(("policy", *map(str, self.capacities)), rows))
         size = f", {self.capacity * self.sample_bytes / 2**20:.3g} MiB" if self.sample_bytes else ""
         lines.append(f"recommended: policy {self.policy}, capacity {self.capacity}{size}")
         lines += [f"warning: {warning}" for warning in self.diagnosis.warnings]
@@ -167,8 +169,8 @@ def forecast(
     Example:
         >>> import torch
         >>> old = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
-        >>> found = forecast(old, old[:30] + 8.0, capacities=(5, 10))
-        >>> bool((found.rises > 0).all()), found.policy
+        >>> prediction = forecast(old, old[:30] + 8.0, capacities=(5, 10))
+        >>> bool((prediction.rises > 0).all()), prediction.policy
         (True, 'greedy_gain')
 
     Source: the identity of the replay gain; Satopaa et al. (2011) for the knee.

@@ -1,5 +1,7 @@
 """ReplayPlan: what replaying some of the old samples would protect of all of them."""
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
@@ -7,12 +9,12 @@ from torch.nn.functional import softplus
 from hopfield_replay.functional import (
     Selection,
     StreamedAffinity,
-    affinity,
     energy,
     far_task_energy,
     greedy_replay_gain,
     replay_mass,
 )
+from hopfield_replay.functional.affinity import matrix_or_streamed
 from hopfield_replay.memory.temperature import spread_indices
 from hopfield_replay.policies.candidates import Candidates
 
@@ -54,7 +56,6 @@ class ReplayPlan:
                 self._next = 0.5 * self._vectors.to(torch.float64).square().sum(1)
         candidates = known.vectors if among is None else known.vectors[among]
         self._arguments = (self._vectors, candidates, self._next, known.beta)
-        self._unit: Tensor | StreamedAffinity | None = None  # of mass 1
         self.tail = self.risk.argsort(descending=True, stable=True)[: max(1, round(TAIL * len(self.targets)))]
 
     def greedy(self, size: int, *, tighten: int = 0) -> Selection:
@@ -65,7 +66,7 @@ class ReplayPlan:
             tighten: steps on its certificate.
         """
         return greedy_replay_gain(
-            self._affinity(replay_mass(size, self._replay_ratio)),
+            self._unit * replay_mass(size, self._replay_ratio),
             size,
             risk=self.risk.nan_to_num(posinf=torch.finfo(torch.float64).max),
             tail_share=TAIL,
@@ -81,15 +82,8 @@ class ReplayPlan:
         replayed = energy(self._vectors, kept, self._known.beta, **settings)  # type: ignore[arg-type]  # a dict of these
         return softplus(self._known.beta * (self._next - replayed), threshold=700.0) / self._known.beta
 
-    def _affinity(self, mass: float) -> Tensor | StreamedAffinity:
-        if self._unit is None:
-            rows = self._streamed(1.0)
-            largest = float(rows.log_totals().max())
-            self._unit = rows
-            if largest < 600.0:  # exp stays finite in float64, or well within float32
-                dtype = torch.float32 if largest < 60.0 else torch.float64
-                self._unit = affinity(*self._arguments, masses=1.0, similarity=self._known.similarity, dtype=dtype)
-        return self._unit * mass if isinstance(self._unit, Tensor) else self._streamed(mass)
-
-    def _streamed(self, mass: float) -> StreamedAffinity:
-        return StreamedAffinity(*self._arguments, masses=mass, similarity=self._known.similarity)
+    @cached_property
+    def _unit(self) -> Tensor | StreamedAffinity:
+        """Affinities of mass 1."""
+        rows = StreamedAffinity(*self._arguments, masses=1.0, similarity=self._known.similarity)
+        return matrix_or_streamed(rows, elements=None, narrow=True)

@@ -27,9 +27,9 @@ def self_attention_layers(model: nn.Module) -> dict[str, Any]:
     every = {name: module for name, module in model.named_modules() if isinstance(module, Attention)}
     layers = {name: module for name, module in every.items() if not module.is_cross_attention}
     if not layers:
-        found = f"{len(every)} cross-attention modules only" if every else "no attention module of diffusers"
+        other = f"{len(every)} cross-attention modules only" if every else "no attention module of diffusers"
         raise ValueError(
-            f"{type(model).__name__} has no self-attention to carry scores through: it has {found}. Models with "
+            f"{type(model).__name__} has no self-attention to carry scores through: it has {other}. Models with "
             "diffusers' Attention modules are supported: UNet2DModel with attention blocks, UNet2DConditionModel, "
             "DiTTransformer2DModel, Transformer2DModel, ..."
         )

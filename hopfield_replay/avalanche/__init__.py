@@ -1,4 +1,4 @@
-"""The Avalanche door: storage policy, replay plugin, metrics, strategies (pip install "hopfield-replay[avalanche]")."""
+"""The Avalanche integration: storage policy, plugin, metrics, strategies (pip install "hopfield-replay[avalanche]")."""
 
 import warnings
 

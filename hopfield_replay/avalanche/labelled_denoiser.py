@@ -35,8 +35,8 @@ def labels_of(batch: Any) -> Any:
 def strategy_denoiser(strategy: Any) -> LabelledDenoiser | None:
     """The denoiser of a strategy: its own, or the one that is found on its model; None if there is none."""
     own = vars(strategy).get("denoiser")
-    found = own if isinstance(own, Denoiser) else find_denoiser(strategy.model)
-    return None if found is None else LabelledDenoiser(found)
+    denoiser = own if isinstance(own, Denoiser) else find_denoiser(strategy.model)
+    return None if denoiser is None else LabelledDenoiser(denoiser)
 
 
 def default_timesteps(denoiser: LabelledDenoiser) -> list[int]:

@@ -24,7 +24,8 @@ class Drawn:
     """
 
     def __init__(self) -> None:
-        self.clear()
+        self.new = self.replayed = self.alone = 0
+        self.ratio: float | None = None
 
     def add(self, *, new: int, replayed: int, ratio: float | None = None) -> None:
         """Count one batch; ``ratio``: the share it was drawn by, where that is one number for the whole task."""
@@ -35,7 +36,7 @@ class Drawn:
     def clear(self) -> None:
         """Begin with another task."""
         self.new = self.replayed = self.alone = 0
-        self.ratio: float | None = None
+        self.ratio = None
 
     def share(self, gather: Callable[[Any], list[Any]] = lambda count: [count]) -> float:
         """Share of the samples trained on that were replayed, in [0, 1); 0 where nothing was drawn.

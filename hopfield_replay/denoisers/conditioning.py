@@ -1,11 +1,13 @@
 """Which items of a batch a network takes as its condition."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from hopfield_replay.utilities.nested import map_leaves, walk
 
 _SAMPLES = ("sample", "hidden_states", "timestep", "return_dict")
 
@@ -17,16 +19,9 @@ def accepted(network: nn.Module) -> dict[str, inspect.Parameter]:
     return {name: value for name, value in parameters.items() if name not in _SAMPLES}
 
 
-def tensors(condition: Any, path: str = "condition") -> Iterator[tuple[str, Tensor]]:
+def tensors(condition: Any) -> list[tuple[str, Tensor]]:
     """Every tensor of a nested condition, with its path."""
-    if isinstance(condition, Tensor):
-        yield path, condition
-    elif isinstance(condition, Mapping):
-        for key, value in condition.items():
-            yield from tensors(value, f"{path}[{key!r}]")
-    elif isinstance(condition, list | tuple):
-        for index, value in enumerate(condition):
-            yield from tensors(value, f"{path}[{index}]")
+    return [(path, item) for path, item in walk(condition, "condition") if isinstance(item, Tensor)]
 
 
 def _is_label(value: Tensor) -> bool:
@@ -78,14 +73,14 @@ def arguments(network: nn.Module, condition: Any) -> dict[str, Any]:
     for name, fits in needs.items():
         if name in chosen:
             continue
-        found = [(path, value) for path, value in tensors(rest) if fits(value)]
-        if len(found) != 1:
-            problem = f"could be any of {[path for path, _ in found]}" if found else "is not in the batch"
+        fitting = [(path, value) for path, value in tensors(rest) if fits(value)]
+        if len(fitting) != 1:
+            problem = f"could be any of {[path for path, _ in fitting]}" if fitting else "is not in the batch"
             raise ValueError(
                 f"{type(network).__name__} is conditional and needs {name}, which {problem}. Pass "
                 f"condition={{{name!r}: ...}}; it holds {_listing(condition)}."
             )
-        chosen[name] = found[0][1]
+        chosen[name] = fitting[0][1]
     return chosen
 
 
@@ -96,13 +91,13 @@ def _listing(condition: Any) -> str:
 
 def move(condition: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
     """Move every tensor of a nested condition, and cast the floating ones."""
-    if isinstance(condition, Tensor):
-        return condition.to(device, dtype if condition.is_floating_point() else None)
-    if isinstance(condition, Mapping):
-        return {key: move(value, device, dtype) for key, value in condition.items()}
-    if isinstance(condition, list | tuple):
-        return [move(value, device, dtype) for value in condition]
-    return condition
+
+    def moved(_: str, item: Any) -> Any:
+        if not isinstance(item, Tensor):
+            return item
+        return item.to(device, dtype if item.is_floating_point() else None)
+
+    return map_leaves(moved, condition)
 
 
 __all__ = ["arguments", "move"]

@@ -45,12 +45,12 @@ def _is_pipeline(value: object) -> bool:
     return diffusers is not None and isinstance(value, diffusers.DiffusionPipeline)
 
 
-def _unique(found: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    return list({id(value): (path, value) for path, value in reversed(found)}.values())[::-1]
+def _unique(candidates: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    return list({id(value): (path, value) for path, value in reversed(candidates)}.values())[::-1]
 
 
-def _describe(found: list[tuple[str, Any]]) -> str:
-    return ", ".join(f"{path} ({type(value).__name__})" for path, value in found)
+def _describe(candidates: list[tuple[str, Any]]) -> str:
+    return ", ".join(f"{path} ({type(value).__name__})" for path, value in candidates)
 
 
 def find_denoiser(module: nn.Module, *, averaged: bool = False) -> Denoiser | None:
@@ -125,13 +125,13 @@ def _equal(first: Any, second: Any) -> bool:
     return all(first.amounts(t) == second.amounts(t) for t in range(first.num_timesteps))
 
 
-def _one(module: nn.Module, what: str, found: list[tuple[str, Any]]) -> Any:
-    if len(found) > 1:
+def _one(module: nn.Module, what: str, candidates: list[tuple[str, Any]]) -> Any:
+    if len(candidates) > 1:
         raise ValueError(
-            f"{type(module).__name__} holds several {what}: {_describe(found)}. Choose one: pass "
+            f"{type(module).__name__} holds several {what}: {_describe(candidates)}. Choose one: pass "
             "denoiser=DiffusersDenoiser(model, scheduler)."
         )
-    return found[0][1]
+    return candidates[0][1]
 
 
 __all__ = ["find_denoiser"]

@@ -165,6 +165,6 @@ def spans_decades(values: Iterable[float] | Tensor) -> bool:
         >>> spans_decades([0.01, 2.0]), spans_decades([1.0, 2.0]), spans_decades([0.0, 1000.0])
         (True, False, False)
     """
-    found = torch.as_tensor(values if isinstance(values, Tensor) else list(values), dtype=torch.float64)
-    found = found[found.isfinite()]
-    return bool(len(found)) and bool(found.min() > 0) and bool(found.max() > 100 * found.min())
+    finite = torch.as_tensor(values if isinstance(values, Tensor) else list(values), dtype=torch.float64)
+    finite = finite[finite.isfinite()]
+    return bool(len(finite)) and bool(finite.min() > 0) and bool(finite.max() > 100 * finite.min())

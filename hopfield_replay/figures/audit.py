@@ -80,14 +80,14 @@ def rises_by_group(rises: Tensor, groups: Tensor | Sequence[int | str], name: st
     members: dict[int | str, list[int]] = {}
     for position, group in enumerate(groups.tolist() if isinstance(groups, Tensor) else groups):
         members.setdefault(group, []).append(position)
-    found = [(group, rises[rows]) for group, rows in members.items()]
-    found.sort(key=lambda item: float(item[1].mean()))
-    if len(found) > _GROUPS:
-        found = [*found[: _GROUPS // 2], *found[-_GROUPS // 2 :]]
-    figure = new_figure(1.2 + 0.26 * len(found))
+    shown = [(group, rises[rows]) for group, rows in members.items()]
+    shown.sort(key=lambda item: float(item[1].mean()))
+    if len(shown) > _GROUPS:
+        shown = [*shown[: _GROUPS // 2], *shown[-_GROUPS // 2 :]]
+    figure = new_figure(1.2 + 0.26 * len(shown))
     (axis,) = panels(figure, 1, 1)
     axis.boxplot(
-        [values.numpy() for _, values in found],
+        [values.numpy() for _, values in shown],
         orientation="horizontal",
         whis=(5, 95),
         showfliers=False,
@@ -97,7 +97,7 @@ def rises_by_group(rises: Tensor, groups: Tensor | Sequence[int | str], name: st
         medianprops={"color": "black"},
         meanprops={"marker": "D", "markersize": 4, "markerfacecolor": COLOURS[3], "markeredgecolor": COLOURS[3]},
     )
-    axis.set_yticks(range(1, len(found) + 1), [f"{name} {group} (n = {len(values)})" for group, values in found])
+    axis.set_yticks(range(1, len(shown) + 1), [f"{name} {group} (n = {len(values)})" for group, values in shown])
     axis.tick_params(axis="y", labelsize=SMALL)
     axis.axvline(0.0, color=GUIDE, linewidth=0.8, zorder=0)
     axis.set_xlabel("reconstruction forgetting (rise of the mean squared error, per element)")

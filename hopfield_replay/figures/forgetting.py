@@ -53,15 +53,15 @@ def energy_against_forgetting(
         [['task 0: Spearman +1.00 (n = 3)'], ['task 0: Spearman +1.00 (n = 3)']]
     """
     boundary = BoundaryRecord.of(record)
-    found = [
+    earlier = [
         (probe.task, probe.energy_start, probe.intrinsic, forgetting)
         for probe in boundary.probes
         if probe.task < boundary.task and (forgetting := probe.reconstruction) is not None
     ]
-    if not found:
+    if not earlier:
         return None
-    size = -(-len(found) // _SERIES)
-    groups = [found[i : i + size] for i in range(0, len(found), size)]
+    size = -(-len(earlier) // _SERIES)
+    groups = [earlier[i : i + size] for i in range(0, len(earlier), size)]
     shown = [name for name in _MEASURES if panel in (None, name)]
     figure = new_figure((3.9 if panel is None else 2.6) + 0.2 * len(groups), narrow=panel is not None)
     axes = panels(figure, len(shown), 2, sharey=True)

@@ -32,15 +32,15 @@ def as_pictures(samples: Tensor) -> Tensor | None:
         samples = samples[:, None]
     if samples.ndim != 4 or samples.is_complex() or not samples.numel() or min(samples.shape[2:]) < 2:
         return None
-    found = samples.detach().cpu().float().nan_to_num()
+    pictures = samples.detach().cpu().float().nan_to_num()
     if samples.shape[1] in (1, 3):
         if samples.dtype == torch.uint8:
-            found = found / 255.0
-        elif bool((found < 0.0).any()):
-            found = (found + 1.0) / 2.0
+            pictures = pictures / 255.0
+        elif bool((pictures < 0.0).any()):
+            pictures = (pictures + 1.0) / 2.0
     else:
-        found = _mosaic(_stretched(found))
-    return found.clamp(0.0, 1.0).permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous()
+        pictures = _mosaic(_stretched(pictures))
+    return pictures.clamp(0.0, 1.0).permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous()
 
 
 def _stretched(latents: Tensor) -> Tensor:
@@ -88,12 +88,12 @@ def picture_rows(
         ['stored', 'generated']
     """
     strips = [(name, as_pictures(samples)) for name, samples in rows if len(samples)]
-    shown = [(name, found) for name, found in strips if found is not None]
+    shown = [(name, images) for name, images in strips if images is not None]
     if not shown or len(shown) < len(strips):
         return None
-    columns = max(len(found) for _, found in shown)
+    columns = max(len(images) for _, images in shown)
     lines = -(-len(shown) // beside)
-    ratio = max(found.shape[1] / found.shape[2] for _, found in shown)
+    ratio = max(images.shape[1] / images.shape[2] for _, images in shown)
     cell = min(0.9, ((NARROW if narrow else WIDTH) - 0.3) / (beside * columns))
     below = 0.0 if captions is None else 0.17 * max(caption.count("\n") + 1 for caption in captions)
     figure = new_figure((cell * ratio + 0.3) * lines + below + (0.35 if title else 0.05), narrow=narrow)
@@ -102,12 +102,12 @@ def picture_rows(
         axis.tick_params(length=0, labelsize=SMALL)
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
-    for axis, (name, found) in zip(grid, shown, strict=False):
-        gap = max(1, found.shape[2] // 12)
-        axis.imshow(_strip(found, columns, gap).numpy(), interpolation="nearest")
+    for axis, (name, images) in zip(grid, shown, strict=False):
+        gap = max(1, images.shape[2] // 12)
+        axis.imshow(_strip(images, columns, gap).numpy(), interpolation="nearest")
         axis.set_title(name, fontsize=SMALL, loc="left")
     if captions is not None:
-        pitch = found.shape[2] + gap
+        pitch = images.shape[2] + gap
         for axis in grid[-beside:]:
             centres = [i * pitch + (pitch - gap - 1) / 2 for i in range(len(captions))]
             axis.set_xticks(centres, captions)

@@ -10,6 +10,7 @@ from torch import Tensor
 from hopfield_replay.functional.denoiser import Denoiser
 from hopfield_replay.utilities.checks import check_finite
 from hopfield_replay.utilities.device import float64_device
+from hopfield_replay.utilities.nested import map_leaves
 
 
 def check_samples(x: Tensor) -> Tensor:
@@ -91,23 +92,26 @@ def sigmas(denoiser: Denoiser, timesteps: Sequence[float]) -> list[float]:
 
 def take(condition: Any, window: slice, n: int) -> Any:
     """Cut every tensor of a nested condition to the samples of a window; what is no tensor or list passes as it is."""
-    if isinstance(condition, Tensor):
-        if condition.ndim == 0:
-            return condition
-        if len(condition) != n:
+
+    def one_a_sample(item: Any) -> bool:  # captions and the like
+        if not isinstance(item, list | tuple) or len(item) != n:
+            return False
+        return not any(isinstance(part, Tensor | Mapping | list | tuple) for part in item)
+
+    def cut(_: str, item: Any) -> Any:
+        if isinstance(item, list | tuple):
+            return item[window]
+        if not isinstance(item, Tensor) or item.ndim == 0:
+            return item
+        if len(item) != n:
             raise ValueError(
-                f"condition holds a tensor of shape {tuple(condition.shape)} for {n} samples; its first dimension must "
+                f"condition holds a tensor of shape {tuple(item.shape)} for {n} samples; its first dimension must "
                 f"be {n} (expand what all samples share)."
             )
-        part = condition[window]
+        part = item[window]
         return part.clone() if part.is_inference() and not torch.is_inference_mode_enabled() else part
-    if isinstance(condition, Mapping):
-        return {key: take(value, window, n) for key, value in condition.items()}
-    if isinstance(condition, list | tuple):
-        if len(condition) == n and not any(isinstance(item, Tensor | Mapping | list | tuple) for item in condition):
-            return condition[window]  # captions and the like: one for each sample
-        return [take(item, window, n) for item in condition]
-    return condition
+
+    return map_leaves(cut, condition, whole=one_a_sample)
 
 
 def windows(n: int, chunk_size: int) -> Iterator[slice]:

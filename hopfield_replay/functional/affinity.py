@@ -6,6 +6,7 @@ exp(beta dE) = Z_old / Z_new share Z_old: a_kr = m_r exp(score_kr) / Z_new(x_k) 
 only.
 """
 
+import copy
 import math
 
 import torch
@@ -25,6 +26,9 @@ from hopfield_replay.utilities.checks import (
 )
 
 _CHUNK_ELEMENTS = 1 << 22  # affinities computed at a time: 32 MB
+_MATRIX_ELEMENTS = 1 << 25  # affinities held at a time: 256 MB in float64
+_FINITE = 600.0  # logarithms up to this have a finite exponential in float64, whose largest is e^709
+_FINITE_FLOAT32 = 60.0  # the same in float32, whose largest is e^88, with room for sums
 
 
 def replay_mass(k: int, replay_share: float) -> float:
@@ -165,6 +169,12 @@ class StreamedAffinity:
         """Device of the vectors."""
         return self._x.device
 
+    def __mul__(self, factor: float) -> "StreamedAffinity":
+        """The affinities with every mass multiplied by a factor > 0, as a matrix would be."""
+        scaled = copy.copy(self)
+        scaled._masses, scaled._log_masses = self._masses * factor, self._log_masses + math.log(factor)
+        return scaled
+
     def log_rows(self, index: Tensor) -> Tensor:
         """Log affinities of the candidates ``index`` (b,) to every target, (b, n) float64; -inf for mass 0."""
         chosen = self._candidates[index].to(torch.float64) - self._centre
@@ -187,6 +197,14 @@ class StreamedAffinity:
         if self.similarity == "dot":
             total = total - 0.5 * self._x.square().sum(1)
         return self._log_inverse - self.beta * total
+
+    def matrix(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        """All affinities, (n, C), whose transpose is contiguous; values too large for ``dtype`` are infinite."""
+        n, count = self.shape
+        result = torch.empty(count, n, dtype=dtype, device=self.device)
+        for index in torch.split(torch.arange(count, device=self.device), max(1, _CHUNK_ELEMENTS // max(1, n))):
+            result[index[0] : index[0] + len(index)] = self.log_rows(index).exp_()
+        return result.T
 
 
 def affinity(
@@ -236,13 +254,40 @@ def affinity(
     Source: the identity of :func:`replay_gain`.
     """
     rows = StreamedAffinity(targets, candidates, new_energies, beta, masses=masses, similarity=similarity)
-    n, count = rows.shape
-    result = torch.empty(count, n, dtype=dtype, device=rows.device)
-    for index in torch.split(torch.arange(count, device=rows.device), max(1, _CHUNK_ELEMENTS // max(1, n))):
-        result[index[0] : index[0] + len(index)] = rows.log_rows(index).exp_()
+    result = rows.matrix(dtype)
     if result.numel() and not math.isfinite(result.max().item()):
         raise ValueError(
             f"affinities at beta={beta} are too large for {dtype}. Pass a StreamedAffinity to the selection instead, "
             "which keeps their logarithms, or use a smaller beta."
         )
-    return result.T
+    return result
+
+
+def matrix_or_streamed(
+    rows: StreamedAffinity, *, elements: int | None = _MATRIX_ELEMENTS, narrow: bool = False
+) -> Tensor | StreamedAffinity:
+    """The affinities as a matrix, which is faster to select from, where it fits into memory and into the floats.
+
+    Args:
+        rows: the affinities.
+        elements: largest number of elements of a matrix; None: any.
+        narrow: whether to hold the matrix in float32 where that has room for it: half the memory.
+
+    Returns:
+        The matrix (n, C), or ``rows`` themselves.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [1.0], [5.0]])
+        >>> rows = StreamedAffinity(x, x, far_task_energy(x), beta=1.0, masses=0.1)
+        >>> matrix_or_streamed(rows).dtype, matrix_or_streamed(rows, narrow=True).dtype
+        (torch.float64, torch.float32)
+        >>> matrix_or_streamed(rows, elements=8) is rows
+        True
+    """
+    n, count = rows.shape
+    if elements is not None and n * count > elements:
+        return rows
+    largest = float(rows.log_totals().max()) if n else 0.0
+    if not largest < _FINITE:
+        return rows
+    return rows.matrix(torch.float32 if narrow and largest < _FINITE_FLOAT32 else torch.float64)

@@ -206,8 +206,8 @@ def _nearest(
     if similarity == "dot" and centre is not None:
         constant = centroids @ centre
     chunks = [near[row : row + _CHUNK] for row in range(0, len(near), _CHUNK)]
-    found = [torch.addmm(constant, chunk, centroids.T).topk(count, sorted=False).indices for chunk in chunks]
-    return torch.cat(found) if found else near.new_zeros(0, count, dtype=torch.int64)
+    nearest = [torch.addmm(constant, chunk, centroids.T).topk(count, sorted=False).indices for chunk in chunks]
+    return torch.cat(nearest) if nearest else near.new_zeros(0, count, dtype=torch.int64)
 
 
 def _centroids(near: Tensor, cells: int, seed: int) -> Tensor:

@@ -22,8 +22,8 @@ class Correlation:
 
     Example:
         >>> import torch
-        >>> found = spearman_interval(torch.arange(50.0), torch.arange(50.0) ** 3)
-        >>> round(found.estimate, 6), found.n, found.confidence
+        >>> rank = spearman_interval(torch.arange(50.0), torch.arange(50.0) ** 3)
+        >>> round(rank.estimate, 6), rank.n, rank.confidence
         (1.0, 50, 0.95)
     """
 
@@ -169,10 +169,12 @@ def spearman_interval(
     for start in range(0, resamples, rows):
         index = torch.randint(n, (min(rows, resamples - start), n), generator=generator)
         drawn.append(_statistic([values[index] for values in variables]))
-    found = torch.cat(drawn)
-    found = found[~found.isnan()]  # a resample of one sample, repeated, has no correlation
+    resampled = torch.cat(drawn)
+    resampled = resampled[~resampled.isnan()]  # a resample of one sample, repeated, has no correlation
     tail = (1 - confidence) / 2
-    low, high = found.quantile(torch.tensor([tail, 1 - tail]).to(found)).tolist() if len(found) else (math.nan,) * 2
+    low, high = (
+        resampled.quantile(torch.tensor([tail, 1 - tail]).to(resampled)).tolist() if len(resampled) else (math.nan,) * 2
+    )
     return Correlation(float(_statistic(variables)), low, high, n, confidence)
 
 

@@ -84,8 +84,8 @@ class EnergyPass:
 
     Example:
         >>> import torch
-        >>> found = energy_and_retrieval(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 0.0], [4.0, 0.0]]), beta=50.0)
-        >>> found.retrieval, found.gradient  # the nearest pattern, and away from it
+        >>> result = energy_and_retrieval(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 0.0], [4.0, 0.0]]), beta=50.0)
+        >>> result.retrieval, result.gradient  # the nearest pattern, and away from it
         (tensor([[0., 0.]], dtype=torch.float64), tensor([[1., 0.]], dtype=torch.float64))
     """
 
@@ -125,8 +125,8 @@ def energy_and_retrieval(
 
     Example:
         >>> import torch
-        >>> found = energy_and_retrieval(torch.zeros(1, 2), torch.eye(2), beta=1.0)
-        >>> found.energy.round(decimals=9).tolist(), found.retrieval.tolist(), found.gradient.tolist()
+        >>> result = energy_and_retrieval(torch.zeros(1, 2), torch.eye(2), beta=1.0)
+        >>> result.energy.round(decimals=9).tolist(), result.retrieval.tolist(), result.gradient.tolist()
         ([0.5], [[0.5, 0.5]], [[-0.5, -0.5]])
 
     Source: arXiv:2008.02217, equations 2 and 3.

@@ -28,10 +28,10 @@ class Selection:
 
     Example:
         >>> import torch
-        >>> found = greedy_replay_gain(torch.tensor([[3.0, 0.0, 1.5], [0.0, 3.0, 1.5]]), 2, beta=1.0)
-        >>> found.indices.tolist(), found.gains.round(decimals=3).tolist()  # first what helps both targets
+        >>> chosen = greedy_replay_gain(torch.tensor([[3.0, 0.0, 1.5], [0.0, 3.0, 1.5]]), 2, beta=1.0)
+        >>> chosen.indices.tolist(), chosen.gains.round(decimals=3).tolist()  # first what helps both targets
         ([2, 0], [1.833, 0.788])
-        >>> found.value <= found.upper_bound
+        >>> chosen.value <= chosen.upper_bound
         True
     """
 

@@ -21,8 +21,8 @@ class TaskSummary:
 
     Example:
         >>> import torch
-        >>> found = task_summary(torch.tensor([[1.0, torch.nan], [3.0, 2.0]]))  # task 1 went from 1 to 3
-        >>> found.forgetting_rate, found.average_final, found.average_incremental
+        >>> summary = task_summary(torch.tensor([[1.0, torch.nan], [3.0, 2.0]]))  # task 1 went from 1 to 3
+        >>> summary.forgetting_rate, summary.average_final, summary.average_incremental
         (2.0, 2.5, 1.75)
     """
 

@@ -70,8 +70,8 @@ def calibrated_offset(old: Probes, old_odds: Tensor, new: Probes, new_odds: Tens
         return near
     for _ in range(40):  # the excess grows with the offset
         middle = (near + far) / 2
-        found = excess(middle)
-        if abs(found) <= _TOLERANCE:
+        value = excess(middle)
+        if abs(value) <= _TOLERANCE:
             return middle
-        near, far = (middle, far) if found * far < 0 else (near, middle)
+        near, far = (middle, far) if value * far < 0 else (near, middle)
     return near

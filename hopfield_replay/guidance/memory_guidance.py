@@ -130,8 +130,8 @@ class MemoryGuidance(DelegatingDenoiser):
         if self._steering:
             return predicted  # the network has been guided already
         noisy = noisy.to(predicted.device, predicted.dtype)
-        found = self.share(noisy, timestep, *amounts(self.denoiser, timestep, noisy))
-        return _mix(predicted, found.clean.view_as(noisy), found.responsibility)
+        share = self.share(noisy, timestep, *amounts(self.denoiser, timestep, noisy))
+        return _mix(predicted, share.clean.view_as(noisy), share.responsibility)
 
     def share(self, noisy: Tensor, timestep: float, signal: float, noise: float) -> Share:
         """The memory's responsibility for noisy samples (n, *shape), and its estimate of the clean ones.
@@ -168,8 +168,8 @@ class MemoryGuidance(DelegatingDenoiser):
             mixture = self._part(label)
             if mixture is not None:
                 rows = (labels == label).nonzero().flatten().to(clean.device)
-                found = mixture.share(noisy[rows.to(noisy.device)], signal, noise, strength)
-                responsibility[rows], clean[rows] = found
+                part = mixture.share(noisy[rows.to(noisy.device)], signal, noise, strength)
+                responsibility[rows], clean[rows] = part
         return Share(responsibility, clean)
 
     def _part(self, label: int) -> SampleMixture | None:
@@ -208,12 +208,12 @@ class MemoryGuidance(DelegatingDenoiser):
             given, timestep = call_of(module, args, kwargs)
             signal, noise = _amounts_of_call(denoiser.schedule, timestep)
             noisy = given.to(torch.promote_types(given.dtype, torch.float32))
-            found = self.share(noisy, timestep, signal, noise)
+            share = self.share(noisy, timestep, signal, noise)
             whole = prediction_of(output)
             predicted, rest = whole[:, : noisy.shape[1]], whole[:, noisy.shape[1] :]  # the rest is a variance
-            clean = found.clean.view_as(noisy)
+            clean = share.clean.view_as(noisy)
             target = prediction_from(clean, noisy.to(clean.device), signal, noise, denoiser.prediction_type)
-            mixed = _mix(predicted.to(noisy.dtype), target, found.responsibility).to(whole.dtype)
+            mixed = _mix(predicted.to(noisy.dtype), target, share.responsibility).to(whole.dtype)
             return replaced(output, torch.cat([mixed, rest], 1) if rest.shape[1] else mixed)
 
         handle = network.register_forward_hook(guide, with_kwargs=True)

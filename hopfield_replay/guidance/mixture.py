@@ -50,10 +50,10 @@ class SampleMixture:
     Example:
         >>> old, new = torch.tensor([[-1.0], [-1.2]]), torch.tensor([[1.0], [1.2]])
         >>> mixture = SampleMixture(PatternTiles(old), PatternTiles(new), probes=0)
-        >>> found = mixture.share(torch.tensor([[-1.0], [0.0], [1.0]]), signal=1.0, noise=0.5, strength=0.5)
-        >>> found.responsibility.round(decimals=2).tolist()
+        >>> share = mixture.share(torch.tensor([[-1.0], [0.0], [1.0]]), signal=1.0, noise=0.5, strength=0.5)
+        >>> share.responsibility.round(decimals=2).tolist()
         [1.0, 0.5, 0.0]
-        >>> found.clean[1].round(decimals=2).tolist()
+        >>> share.clean[1].round(decimals=2).tolist()
         [-1.06]
 
     Source: Bayes' rule; the score of a set of samples as in Karras et al., arXiv:2206.00364, appendix B.3.
@@ -72,12 +72,12 @@ class SampleMixture:
         if strength == 0:
             return Share(*(points.new_zeros(shape, dtype=torch.float64) for shape in (len(points), points.shape)))
         single = points.dtype == torch.float32 and len(self.memory) * points.shape[1] >= _LARGE
-        found = energy_and_retrieval(points, self.memory, beta, precision="float32" if single else "auto")
+        stored = energy_and_retrieval(points, self.memory, beta, precision="float32" if single else "auto")
         if strength == 1:
-            return Share(torch.ones_like(found.energy), found.retrieval)
-        odds = beta * (energy(points, self.current, beta) - found.energy)
+            return Share(torch.ones_like(stored.energy), stored.retrieval)
+        odds = beta * (energy(points, self.current, beta) - stored.energy)
         odds += math.log(strength / (1 - strength)) + self._offset(beta, strength)
-        return Share(odds.sigmoid(), found.retrieval)
+        return Share(odds.sigmoid(), stored.retrieval)
 
     def _offset(self, beta: float, strength: float) -> float:
         """The correction of the log-odds."""

@@ -1,4 +1,4 @@
-"""The Lightning door: a callback, a loader, a datamodule and a loop over tasks."""
+"""The Lightning integration: a callback, a loader, a datamodule and a loop over tasks."""
 
 from hopfield_replay.lightning.monitor import ForgettingMonitor
 from hopfield_replay.lightning.replay_data_module import ReplayDataModule

@@ -17,7 +17,7 @@ from hopfield_replay.utilities.files import publish
 from hopfield_replay.utilities.states import DAMAGE, check_whole
 
 
-class WholeCheckpoints(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's checkpoint files, each complete and on the disk before it gets its name.
 
     Lightning's own way goes through the system's temporary folder: where that is another file system the last step is
@@ -40,10 +40,10 @@ class WholeCheckpoints(TorchCheckpointIO):
             partial.unlink(missing_ok=True)
 
 
-def write_whole(trainer: Trainer) -> None:
-    """Let the trainer write whole checkpoints, unless it was given a way of its own."""
+def write_atomically(trainer: Trainer) -> None:
+    """Let the trainer write checkpoints atomically, unless it was given a way of its own."""
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-        trainer.strategy.checkpoint_io = WholeCheckpoints()
+        trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
 
 def check_resumes(trainer: Trainer) -> None:

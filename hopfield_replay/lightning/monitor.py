@@ -297,4 +297,4 @@ def _after(trainer: Trainer, monitor: Callback) -> list[Callback]:
 
 def _progress(trainer: Trainer) -> AbstractContextManager[None]:
     """Shows bars where the trainer shows its own."""
-    return show_progress(trainer.is_global_zero and trainer.progress_bar_callback is not None, delay=1.0)
+    return show_progress(trainer.is_global_zero and trainer.progress_bar_callback is not None, everywhere=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hopfield_replay.lightning.views import Table
 from hopfield_replay.utilities.files import replacing, write_figure
+from hopfield_replay.utilities.tables import markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,8 +52,7 @@ class TensorBoardSink(Sink):
 
     def table(self, name: str, table: Table, step: int) -> None:
         """On the page Text."""
-        lines = [table.columns, ["---"] * len(table.columns), *table.rows]
-        self.board.add_text(name, "\n".join("| " + " | ".join(line) + " |" for line in lines), step)
+        self.board.add_text(name, markdown_table(table.columns, table.rows), step)
 
     def outcome(self, settings: Mapping[str, Any], metrics: Mapping[str, float], step: int) -> None:
         """On the page HParams, as a run of its own, because a run's settings can be written only once."""

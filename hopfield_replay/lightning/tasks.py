@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from hopfield_replay.lightning.checkpoints import check_resumes, position, resolve, write_whole
+from hopfield_replay.lightning.checkpoints import check_resumes, position, resolve, write_atomically
 from hopfield_replay.lightning.renewal import check_renewable, has_stopped, renew
 from hopfield_replay.lightning.strategies import check_launcher
 
@@ -122,7 +122,7 @@ def fit_tasks(
         check_renewable(_callbacks(trainer))
     check_launcher(trainer.strategy)
     check_resumes(trainer)
-    write_whole(trainer)
+    write_atomically(trainer)
     start = 0
     if ckpt_path is not None:
         ckpt_path = resolve(trainer, ckpt_path, cursor.state_key)

@@ -63,8 +63,8 @@ def _streamed(patterns: PatternTiles, similarity: Similarity) -> tuple[_Reading,
     queries, masses = rows_of(patterns, index)
 
     def n_eff(beta: float) -> float:
-        found = effective_patterns(queries, patterns, beta, similarity=similarity, exclude=index.to(queries.device))
-        return float(found.median())
+        counts = effective_patterns(queries, patterns, beta, similarity=similarity, exclude=index.to(queries.device))
+        return float(counts.median())
 
     def own(beta: float) -> float:
         return float(self_responsibility(queries, masses, patterns, beta, similarity).median())
@@ -94,8 +94,8 @@ def rows_of(patterns: PatternTiles, index: Tensor) -> tuple[Tensor, Tensor]:
         share = shares
     parts = [part for part in share if part is not None]
     order = torch.cat([part[2] for part in parts]).argsort()
-    found = torch.cat([part[0].to(parts[0][0].device) for part in parts])
-    return found[order.to(found.device)], torch.cat([part[1] for part in parts])[order].to(found.device)
+    nearest = torch.cat([part[0].to(parts[0][0].device) for part in parts])
+    return nearest[order.to(nearest.device)], torch.cat([part[1] for part in parts])[order].to(nearest.device)
 
 
 def self_responsibility(
@@ -256,8 +256,8 @@ class Diagnosis:
 
     Example:
         >>> import torch
-        >>> found = diagnose(torch.eye(8), beta=1000.0)
-        >>> round(found.self_responsibility, 6), found.merged_fraction  # each pattern sees itself alone
+        >>> diagnosis = diagnose(torch.eye(8), beta=1000.0)
+        >>> round(diagnosis.self_responsibility, 6), diagnosis.merged_fraction  # each pattern sees itself alone
         (1.0, 0.0)
     """
 
@@ -305,8 +305,8 @@ def diagnose(
 
     Example:
         >>> import torch
-        >>> found = diagnose(torch.eye(8), beta=0.1)
-        >>> found.merged_fraction, len(found.warnings) > 0
+        >>> diagnosis = diagnose(torch.eye(8), beta=0.1)
+        >>> diagnosis.merged_fraction, len(diagnosis.warnings) > 0
         (1.0, True)
     """
     check_similarity(similarity)
@@ -326,26 +326,26 @@ def diagnose(
     energies = energy(asked, tiles, beta, similarity=similarity, exclude=index)
     spread = float(energies.std()) * beta
     merged = _merged_fraction(asked, tiles, beta, similarity)
-    found = []
+    warnings = []
     noise = 1e-9 * beta * float(energies.abs().max())
     if merged > 0.05:
-        found.append(
+        warnings.append(
             f"{merged:.0%} of the fixed points are merged: at beta={beta:.3g} these patterns are no memories of "
             f"their own, and energies rank by the density around them (n_eff={n_eff:.3g} patterns)."
         )
     if n_eff > 0.5 * (len(stored) - 1):
-        found.append(f"n_eff={n_eff:.3g} of {len(stored)} patterns: beta={beta:.3g} is too small to be informative.")
+        warnings.append(f"n_eff={n_eff:.3g} of {len(stored)} patterns: beta={beta:.3g} is too small to be informative.")
     if not spread > noise:
-        found.append(f"The energies are equal up to float noise (spread {spread:.1e} nats): they carry no ranking.")
+        warnings.append(f"The energies are equal up to float noise (spread {spread:.1e} nats): they carry no ranking.")
     own_share = float(own.median())
     if own_share > 0.999:
-        found.append(
+        warnings.append(
             f"Stored patterns answer for themselves (self-responsibility {own_share:.6f}): rank them by "
             "leave-one-out energies only (exclude=)."
         )
-    if found:
-        found.append(_working_range(stored, weights, similarity))
-    return Diagnosis(beta, n_eff, own_share, merged, spread, tuple(found))
+    if warnings:
+        warnings.append(_working_range(stored, weights, similarity))
+    return Diagnosis(beta, n_eff, own_share, merged, spread, tuple(warnings))
 
 
 def _working_range(patterns: Tensor | PatternTiles, masses: Tensor | None, similarity: Similarity) -> str:

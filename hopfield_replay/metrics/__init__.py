@@ -1,5 +1,6 @@
-"""torchmetrics classes over the pure functions; each works alone in a user's own module."""
+"""torchmetrics classes over the pure functions; each works alone in a user's own module. And two distances."""
 
+from hopfield_replay.metrics.distances import frechet_distance, kernel_distance
 from hopfield_replay.metrics.energy_forgetting_correlation import EnergyForgettingCorrelation
 from hopfield_replay.metrics.generative_task_matrix import GenerativeTaskMatrix
 from hopfield_replay.metrics.intrinsic_forgetting import IntrinsicForgetting
@@ -12,4 +13,6 @@ __all__ = [
     "IntrinsicForgetting",
     "KNNPrecisionRecall",
     "ReconstructionForgetting",
+    "frechet_distance",
+    "kernel_distance",
 ]

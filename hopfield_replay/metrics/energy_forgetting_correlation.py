@@ -67,7 +67,7 @@ class EnergyForgettingCorrelation(RowMetric):
         for name, control in {"spearman": None, "partial": densities if len(densities) else None}.items():
             if name == "partial" and control is None:
                 continue
-            found = spearman_interval(
+            rank = spearman_interval(
                 energies,
                 forgetting,
                 control=control,
@@ -75,7 +75,7 @@ class EnergyForgettingCorrelation(RowMetric):
                 resamples=self.resamples,
                 seed=self.seed,
             )
-            for key, value in ((name, found.estimate), (f"{name}_low", found.low), (f"{name}_high", found.high)):
+            for key, value in ((name, rank.estimate), (f"{name}_low", rank.low), (f"{name}_high", rank.high)):
                 result[key] = self.number(value)
         return result
 

@@ -45,11 +45,11 @@ class GenerativeTaskMatrix(RowMetric):
         >>> metric.update(torch.randn(500, 2, generator=draw), task=0, after=0)
         >>> metric.update(torch.randn(500, 2, generator=draw) + 3, task=0, after=1)
         >>> metric.update(torch.randn(500, 2, generator=draw), task=1, after=1)
-        >>> found = metric.compute()
-        >>> found["FID-features/matrix"].round()
+        >>> values = metric.compute()
+        >>> values["FID-features/matrix"].round()
         tensor([[ 0., nan],
                 [18.,  0.]], dtype=torch.float64)
-        >>> round(float(found["FID-features/forgetting"]))
+        >>> round(float(values["FID-features/forgetting"]))
         18
     """
 

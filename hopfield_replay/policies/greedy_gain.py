@@ -6,19 +6,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hopfield_replay.functional import (
-    Selection,
-    StreamedAffinity,
-    affinity,
-    far_task_energy,
-    greedy_replay_gain,
-    replay_mass,
-)
+from hopfield_replay.functional import Selection, StreamedAffinity, far_task_energy, greedy_replay_gain, replay_mass
+from hopfield_replay.functional.affinity import matrix_or_streamed
 from hopfield_replay.policies.candidates import Candidates
 from hopfield_replay.utilities.checks import check_integer
 
 DEFAULT_REPLAY_RATIO = 0.5  # while nobody has said which share will be replayed
-_MATRIX = 1 << 25  # affinities held at a time: 256 MB in float64
 _TARGETS = 8192  # samples whose protection is counted; of larger tasks an even share, which changes the choice little
 
 
@@ -100,19 +93,8 @@ class GreedyGain:
             masses=mass,
             similarity=candidates.similarity,
         )
-        matrix: Tensor | StreamedAffinity = rows
-        largest = float(rows.log_totals().max()) if len(targets) else 0.0
-        if len(targets) * len(vectors) <= _MATRIX and largest < 600.0:  # exp stays finite in float64
-            matrix = affinity(
-                vectors[targets],
-                vectors,
-                energies,
-                candidates.beta,
-                masses=mass,
-                similarity=candidates.similarity,
-            )
         found = greedy_replay_gain(
-            matrix,
+            matrix_or_streamed(rows),
             k,
             weights=None if candidates.weights is None else candidates.weights[targets],
             tail_weight=self.tail_weight,

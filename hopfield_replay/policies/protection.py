@@ -8,12 +8,12 @@ from torch import Tensor
 
 from hopfield_replay.functional import (
     StreamedAffinity,
-    affinity,
     far_task_energy,
     greedy_replay_gain,
     protected_energy,
     replay_mass,
 )
+from hopfield_replay.functional.affinity import matrix_or_streamed
 from hopfield_replay.memory.temperature import spread_indices
 from hopfield_replay.utilities.checks import Similarity
 
@@ -61,8 +61,8 @@ def protection_curve(
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [9.0], [10.0]])
-        >>> found = protection_curve(x[[0, 2]], x, beta=1.0)
-        >>> found.sizes, found.kept[0] < found.kept[1] <= found.bound
+        >>> curve = protection_curve(x[[0, 2]], x, beta=1.0)
+        >>> curve.sizes, curve.kept[0] < curve.kept[1] <= curve.bound
         ((1, 2), True)
     """
     targets = followed[spread_indices(len(followed), _TARGETS)]
@@ -71,19 +71,16 @@ def protection_curve(
         far_task_energy(targets) if similarity == "distance" else 0.5 * targets.to(torch.float64).square().sum(1)
     )
     mass = replay_mass(len(kept), replay_ratio)
-    rows = StreamedAffinity(targets, pool, energies, beta, masses=mass, similarity=similarity)
-    matrix: Tensor | StreamedAffinity = rows
-    if float(rows.log_totals().max()) < 600.0:  # exp stays finite in float64
-        matrix = affinity(targets, pool, energies, beta, masses=mass, similarity=similarity)
+    matrix = matrix_or_streamed(StreamedAffinity(targets, pool, energies, beta, masses=mass, similarity=similarity))
     sizes = sorted({round(len(kept) ** (i / (_SIZES - 1))) for i in range(_SIZES)})
     curve = tuple(float(protected_energy(matrix, torch.arange(size), beta=beta).mean()) for size in sizes)
     if len(kept) > _GREEDY:
         return ProtectionCurve(tuple(sizes), curve, (), None)
-    found = greedy_replay_gain(matrix, len(kept), beta=beta)
-    values = list(accumulate(found.gains.tolist()))
+    selection = greedy_replay_gain(matrix, len(kept), beta=beta)
+    values = list(accumulate(selection.gains.tolist()))
     return ProtectionCurve(
         tuple(sizes),
         curve,
         tuple(values[size - 1] / len(targets) for size in sizes),
-        found.upper_bound / len(targets),
+        selection.upper_bound / len(targets),
     )

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hopfield_replay.theory.replay_gain import reproduce_replay_gain as reproduce_replay_gain
     from hopfield_replay.theory.report import Report as Report
     from hopfield_replay.theory.report import reproduce_all as reproduce_all
+    from hopfield_replay.theory.result import markdown_table as markdown_table
     from hopfield_replay.theory.rise import RiseResult as RiseResult
     from hopfield_replay.theory.rise import measure_rise as measure_rise
     from hopfield_replay.theory.rise import reproduce_rise as reproduce_rise
@@ -59,6 +60,7 @@ _HOMES = {
     "reproduce_replay_gain": "replay_gain",
     "Report": "report",
     "reproduce_all": "report",
+    "markdown_table": "result",
     "RiseResult": "rise",
     "measure_rise": "rise",
     "reproduce_rise": "rise",

@@ -10,9 +10,10 @@ from hopfield_replay.figures import learned_rises_and_gains
 from hopfield_replay.theory.boltzmann import HopfieldBoltzmann
 from hopfield_replay.theory.changes import Rotation
 from hopfield_replay.theory.estimate import Estimate
-from hopfield_replay.theory.result import Result, markdown_table
+from hopfield_replay.theory.result import Result
 from hopfield_replay.theory.rise import PLACES
 from hopfield_replay.theory.settings import SAME_POINT, cluster_and_outlier
+from hopfield_replay.utilities.tables import markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,9 +15,10 @@ from hopfield_replay.memory.memory import HopfieldMemory
 from hopfield_replay.memory.temperature import Diagnosis
 from hopfield_replay.theory.changes import Rotation
 from hopfield_replay.theory.estimate import Estimate
-from hopfield_replay.theory.result import Result, markdown_table
+from hopfield_replay.theory.result import Result
 from hopfield_replay.theory.rise import PLACES, Order, measure_rise
 from hopfield_replay.theory.settings import SAME_POINT, cluster_and_outlier, mixed_density
+from hopfield_replay.utilities.tables import markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -214,11 +215,11 @@ def judge(n: int, c: float, d: int, beta: float) -> tuple[Cell, Cell]:
         (['holds', 'holds'], 'merged')
     """
     patterns = cluster_and_outlier(n, c, d).patterns
-    found = HopfieldMemory(patterns, beta, similarity="dot").diagnose()
+    diagnosis = HopfieldMemory(patterns, beta, similarity="dot").diagnose()
     starts = patterns[[0, n]]  # by symmetry all members of the cluster behave alike
     settled = _settle(starts, patterns, beta)
     first, second = (
-        _cell(n, c, beta, place, points, patterns, found)
+        _cell(n, c, beta, place, points, patterns, diagnosis)
         for place, points in zip(PLACES, (starts, settled), strict=True)
     )
     return first, second
@@ -230,7 +231,7 @@ def _settle(starts: Tensor, patterns: Tensor, beta: float) -> Tensor:
         return fixed_points(starts, patterns, beta, similarity="dot", tol=1e-11, max_iter=5000)
 
 
-def _cell(n: int, c: float, beta: float, place: str, points: Tensor, patterns: Tensor, found: Diagnosis) -> Cell:
+def _cell(n: int, c: float, beta: float, place: str, points: Tensor, patterns: Tensor, diagnosis: Diagnosis) -> Cell:
     levels = energy(points, patterns, beta, similarity="dot", normalize=False)
     rises = expected_rise(points, patterns, beta)
     cell = Cell(
@@ -242,8 +243,8 @@ def _cell(n: int, c: float, beta: float, place: str, points: Tensor, patterns: T
         rise_outlier=rises[1].item(),
         rise_cluster=rises[0].item(),
         verdict="merged",
-        merged_fraction=found.merged_fraction,
-        warned=bool(found.warnings),
+        merged_fraction=diagnosis.merged_fraction,
+        warned=bool(diagnosis.warnings),
     )
     if (points[0] - points[1]).norm().item() < SAME_POINT:
         return cell

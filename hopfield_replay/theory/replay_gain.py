@@ -12,8 +12,9 @@ from hopfield_replay.figures import replay_gains
 from hopfield_replay.functional import energy, fixed_points, replay_gain, responsibilities, susceptibility
 from hopfield_replay.theory.changes import Rotation
 from hopfield_replay.theory.estimate import Estimate
-from hopfield_replay.theory.result import Result, markdown_table
+from hopfield_replay.theory.result import Result
 from hopfield_replay.theory.settings import Setting, asked_for
+from hopfield_replay.utilities.tables import markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,9 +1,10 @@
 """What every experiment hands back: numbers, a table, a figure, and the statements that the numbers support."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from hopfield_replay.utilities.tables import markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,28 +38,6 @@ class Result(ABC):
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as nested dicts and lists, ready for ``json.dumps``."""
         return asdict(self)  # type: ignore[call-overload, no-any-return]  # subclasses are dataclasses
-
-
-def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Lay out rows as an aligned Markdown table; floats with four significant digits.
-
-    Args:
-        headers: column names.
-        rows: cells, one sequence as long as ``headers`` for each row.
-
-    Returns:
-        The table, without a trailing newline.
-
-    Example:
-        >>> print(markdown_table(["group", "rise"], [["outlier", 0.0300114]]))
-        | group   | rise    |
-        |---------|---------|
-        | outlier | 0.03001 |
-    """
-    cells = [list(headers), *([f"{c:.4g}" if isinstance(c, float) else str(c) for c in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
-    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
 
 
 __all__ = ["Result", "markdown_table"]

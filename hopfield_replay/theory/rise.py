@@ -12,9 +12,10 @@ from hopfield_replay.figures import energy_rises
 from hopfield_replay.functional import energy, fixed_points
 from hopfield_replay.theory.changes import Replacement, Rotation, TaskChange, Translation
 from hopfield_replay.theory.estimate import FLOAT_NOISE, Estimate
-from hopfield_replay.theory.result import Result, markdown_table
+from hopfield_replay.theory.result import Result
 from hopfield_replay.theory.settings import SAME_POINT, Setting, asked_for
 from hopfield_replay.utilities.checks import Similarity
+from hopfield_replay.utilities.tables import markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

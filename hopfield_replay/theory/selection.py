@@ -15,8 +15,9 @@ from hopfield_replay.policies.candidates import Candidates, sample_keys
 from hopfield_replay.policies.greedy_gain import GreedyGain
 from hopfield_replay.theory.changes import NewTask, Rotation, TaskChange
 from hopfield_replay.theory.estimate import Estimate
-from hopfield_replay.theory.result import Result, markdown_table
+from hopfield_replay.theory.result import Result
 from hopfield_replay.theory.settings import Setting, cluster_and_outlier, digits, mixed_density
+from hopfield_replay.utilities.tables import markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,7 +15,7 @@ from hopfield_replay.functional.denoiser import evaluating
 from hopfield_replay.policies import requirements
 from hopfield_replay.tracker.task_reader import sample_ids
 from hopfield_replay.utilities.checks import check_integer
-from hopfield_replay.utilities.distributed import broadcast, together, world
+from hopfield_replay.utilities.distributed import broadcast, raise_on_all_ranks, world
 from hopfield_replay.utilities.nested import concatenate, rows
 from hopfield_replay.utilities.progress import track
 
@@ -109,10 +109,10 @@ class GeneratedTask:
             ValueError: another number of samples than was asked for, NaN or infinite samples.
             TypeError: samples without a floating tensor.
         """
-        with together(f"generating samples for task {task}"):
+        with raise_on_all_ranks(f"generating samples for task {task}"):
             batch = self._drawn(task) if world()[0] == 0 else None
         batch = broadcast(batch)
-        with together(f"encoding generated samples for task {task}"), torch.no_grad():
+        with raise_on_all_ranks(f"encoding generated samples for task {task}"), torch.no_grad():
             vectors = vectors_of(encoder, prepare(batch)).cpu()
         bad = (~torch.isfinite(vectors).all(1)).nonzero().flatten()
         if len(bad):

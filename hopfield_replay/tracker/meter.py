@@ -14,7 +14,7 @@ from hopfield_replay.functional._diffusion_arguments import check_samples, windo
 from hopfield_replay.functional._diffusion_arguments import take as part_of
 from hopfield_replay.functional._paired_noise import paired_noise
 from hopfield_replay.functional.denoiser import evaluating
-from hopfield_replay.utilities.distributed import gather_rows, together, world
+from hopfield_replay.utilities.distributed import gather_rows, raise_on_all_ranks, world
 from hopfield_replay.utilities.nested import take
 
 _CHUNK = 256  # samples that are prepared (moved to the device) at a time
@@ -144,7 +144,7 @@ class ErrorMeter:
         rank, size = world()
         share = torch.arange(rank, len(ids), size)
         split = torch.split(share, _CHUNK) if len(share) else ()
-        with together("measuring reconstruction errors"):
+        with raise_on_all_ranks("measuring reconstruction errors"):
             parts = [self.of_batch(take(batch, part), ids[part]) for part in split]
         none = torch.empty(0, len(self.timesteps), dtype=torch.float64)
         errors = gather_rows(torch.cat([none, *(part for part, _ in parts)]))
@@ -154,7 +154,7 @@ class ErrorMeter:
     def losses(self, batches: Iterable[tuple[Tensor, Any, Tensor]]) -> Tensor:
         """Mean error (N,) of every sample in batches of (positions, batch, ids), in the order of their positions."""
         positions, losses = [torch.arange(0)], [torch.empty(0, dtype=torch.float64)]
-        with together("measuring losses"):
+        with raise_on_all_ranks("measuring losses"):
             for at, batch, ids in batches:
                 positions.append(at)
                 losses.append(self.of_batch(batch, ids)[0].mean(1))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hopfield_replay.functional import spearman
 from hopfield_replay.tracker.record import BoundaryRecord, ProbeRecord
+from hopfield_replay.utilities.tables import text_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,17 +173,18 @@ def forgetting_table(history: list[BoundaryRecord]) -> str:
     """
     if not history:
         return "No task has ended yet."
-    lines = [
-        "after task  of task  probes  intrinsic forgetting  reconstruction forgetting  (95th percentile)      error",
+    measures = {
+        "intrinsic": "intrinsic forgetting",
+        "reconstruction": "reconstruction forgetting",
+        "reconstruction_p95": "(95th percentile)",
+        "error": "error",
+    }
+    rows = [
+        [str(record.task), str(row["task"]), str(row["probes"]), *(_number(row[name]) for name in measures)]
+        for record in history
+        for row in summarize(record)
     ]
-    for record in history:
-        for row in summarize(record):
-            lines.append(
-                f"{record.task:10d}  {row['task']:7d}  {row['probes']:6d}  {_number(row['intrinsic']):>20}  "
-                f"{_number(row['reconstruction']):>25}  {_number(row['reconstruction_p95']):>17}  "
-                f"{_number(row['error']):>9}"
-            )
-    return "\n".join(lines)
+    return text_table(["after task", "of task", "probes", *measures.values()], rows, left=0)
 
 
 def _number(value: float | None) -> str:

@@ -11,7 +11,7 @@ from hopfield_replay.buffer.storage import plain
 from hopfield_replay.encoders import as_encoder, first_labels, vectors_of
 from hopfield_replay.policies.candidates import sample_keys
 from hopfield_replay.tracker.source import TaskSource
-from hopfield_replay.utilities.distributed import broadcast, gather_objects, gather_rows, together, world
+from hopfield_replay.utilities.distributed import broadcast, gather_objects, gather_rows, raise_on_all_ranks, world
 from hopfield_replay.utilities.progress import track
 
 _TASK_BITS = 40  # sample id = task << 40 | held out << 39 | position
@@ -99,7 +99,7 @@ class TaskReader:
         """
         none = torch.arange(0)  # a process may hold no sample
         positions, vectors, labels, bad = [none], list[Tensor](), list[Tensor | None]([none]), [none]
-        with together(f"reading task {task}"):
+        with raise_on_all_ranks(f"reading task {task}"):
             for at, batch in track(source.batches(), f"Reading task {task}"):
                 found = vectors_of(self.encoder, source.prepare(batch)).cpu()
                 if len(found) != len(at):
@@ -159,7 +159,7 @@ class TaskReader:
         """
         positions = ids - sample_ids(task, torch.zeros(1))
         if held_out is not None:
-            with together(f"reading the probes of task {task}"):
+            with raise_on_all_ranks(f"reading the probes of task {task}"):
                 found = [at for at, _ in track(held_out.batches(), f"Reading probes of task {task}")]
             positions = gather_rows(torch.cat([torch.arange(0), *found])).sort().values
             if not len(positions):
@@ -168,7 +168,7 @@ class TaskReader:
         chosen = sample_keys(all_ids, -1 - seed).argsort(descending=True)[:size].sort().values
         read = source if held_out is None else held_out
         batch = fetch(read, positions[chosen])
-        with together(f"encoding the probes of task {task}"):
+        with raise_on_all_ranks(f"encoding the probes of task {task}"):
             vectors = vectors_of(self.encoder, read.prepare(batch)).cpu()
         _refuse(positions[chosen][~torch.isfinite(vectors).all(1)], len(chosen), f"The probe data of task {task}")
         return Followed(all_ids[chosen], vectors, plain(batch))
@@ -176,7 +176,7 @@ class TaskReader:
 
 def fetch(source: TaskSource, positions: Tensor) -> Any:
     """The samples at these positions as the first process reads them."""
-    with together("reading the chosen samples"):
+    with raise_on_all_ranks("reading the chosen samples"):
         samples = source.fetch(positions) if world()[0] == 0 else None
     return broadcast(samples)
 

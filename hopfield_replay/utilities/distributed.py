@@ -1,4 +1,4 @@
-"""The few collectives the ledger needs; without a process group each is the identity."""
+"""The few collectives that a tracker needs; without a process group each is the identity."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,13 +40,13 @@ def gather_objects(value: Any) -> list[Any]:
     size = world()[1]
     if size == 1:
         return [value]
-    found: list[Any] = [None] * size
-    dist.all_gather_object(found, value)
-    return found
+    values: list[Any] = [None] * size
+    dist.all_gather_object(values, value)
+    return values
 
 
 @contextmanager
-def together(what: str) -> Iterator[None]:
+def raise_on_all_ranks(what: str) -> Iterator[None]:
     """Run a part in which a rank may fail: if one does, all do, instead of waiting for it in the next collective.
 
     Args:
@@ -56,7 +56,7 @@ def together(what: str) -> Iterator[None]:
         RuntimeError: on the ranks that did not fail; those that did raise what they raised.
 
     Example:
-        >>> with together("adding"):
+        >>> with raise_on_all_ranks("adding"):
         ...     total = 1 + 1
         >>> total
         2

@@ -23,39 +23,67 @@ def _is_text(tree: Any) -> bool:
     return type(tree) in (list, tuple) and len(tree) > 0 and all(isinstance(item, str) for item in tree)
 
 
-def leaves(tree: Any, path: str = "batch") -> Iterator[tuple[str, Leaf]]:
-    """Yield ``(path, leaf)`` in a fixed order; a TypeError names what is not a tensor or a list of strings."""
-    if isinstance(tree, Tensor) or _is_text(tree):
+def walk(tree: Any, path: str = "batch", *, whole: Callable[[Any], bool] = _is_text) -> Iterator[tuple[str, Any]]:
+    """Yield ``(path, item)`` for everything in dicts, tuples and lists that is none of these, in their order.
+
+    Args:
+        tree: any nesting.
+        path: what the whole is called.
+        whole: which dicts, tuples and lists are items themselves and are not entered; lists of strings by default.
+
+    Example:
+        >>> list(walk({"image": 1, "text": ("a", "b"), "more": [2]}))
+        [("batch['image']", 1), ("batch['text']", ('a', 'b')), ("batch['more'][0]", 2)]
+    """
+    if whole(tree):
         yield path, tree
     elif isinstance(tree, Mapping):
         for key, item in tree.items():
-            yield from leaves(item, f"{path}[{key!r}]")
+            yield from walk(item, f"{path}[{key!r}]", whole=whole)
     elif isinstance(tree, tuple | list):
         for index, item in enumerate(tree):
-            yield from leaves(item, f"{path}[{index}]")
+            yield from walk(item, f"{path}[{index}]", whole=whole)
     else:
-        raise TypeError(
-            f"{path} is {type(tree).__name__}; a batch that is kept must be made of tensors and lists of strings "
-            "(in dicts, tuples and lists). Convert it in the dataset or drop it in the collate_fn."
-        )
+        yield path, tree
 
 
-def map_leaves(function: Callable[..., Any], tree: Any, *others: Any, path: str = "batch") -> Any:
-    """Apply ``function(path, leaf, *other_leaves)``; ``others`` must have the structure of ``tree``.
+def leaves(tree: Any) -> Iterator[tuple[str, Leaf]]:
+    """Yield ``(path, leaf)`` in a fixed order; a TypeError names what is not a tensor or a list of strings."""
+    for path, item in walk(tree):
+        if not isinstance(item, Tensor) and not _is_text(item):
+            raise TypeError(
+                f"{path} is {type(item).__name__}; a batch that is kept must be made of tensors and lists of strings "
+                "(in dicts, tuples and lists). Convert it in the dataset or drop it in the collate_fn."
+            )
+        yield path, item
 
-    The result has the containers of ``tree`` (mappings become dicts).
+
+def map_leaves(
+    function: Callable[..., Any],
+    tree: Any,
+    *others: Any,
+    path: str = "batch",
+    whole: Callable[[Any], bool] = _is_text,
+) -> Any:
+    """Apply ``function(path, item, *other_items)`` to what :func:`walk` yields, in the same containers.
+
+    Mappings become dicts; ``others`` must have the structure of ``tree``.
     """
-    if isinstance(tree, Mapping):
+    if isinstance(tree, Mapping) and not whole(tree):
         for other in others:
             if not isinstance(other, Mapping) or set(other) != set(tree):
                 raise ValueError(f"{path} has keys {list(tree)}, but the other batch has {_describe(other)}.")
-        return {k: map_leaves(function, v, *(o[k] for o in others), path=f"{path}[{k!r}]") for k, v in tree.items()}
-    if isinstance(tree, tuple | list) and not _is_text(tree):
+        return {
+            key: map_leaves(function, item, *(other[key] for other in others), path=f"{path}[{key!r}]", whole=whole)
+            for key, item in tree.items()
+        }
+    if isinstance(tree, tuple | list) and not whole(tree):
         for other in others:
             if not isinstance(other, tuple | list) or len(other) != len(tree):
                 raise ValueError(f"{path} has {len(tree)} items, but the other batch has {_describe(other)}.")
         items = [
-            map_leaves(function, item, *(o[i] for o in others), path=f"{path}[{i}]") for i, item in enumerate(tree)
+            map_leaves(function, item, *(other[i] for other in others), path=f"{path}[{i}]", whole=whole)
+            for i, item in enumerate(tree)
         ]
         if hasattr(tree, "_fields"):  # a namedtuple takes its fields one by one
             return type(tree)(*items)
@@ -78,14 +106,14 @@ def _describe(tree: Any) -> str:
 
 def rows(tree: Any) -> int:
     """Number of samples; every leaf must agree."""
-    found = list(leaves(tree))
-    if not found:
+    kept = list(leaves(tree))
+    if not kept:
         raise ValueError("The batch is empty: it holds no tensor.")
-    for path, leaf in found:
+    for path, leaf in kept:
         if isinstance(leaf, Tensor) and leaf.ndim == 0:
             raise ValueError(f"{path} is a scalar tensor; every leaf needs one row for each sample.")
-    first_path, first = found[0]
-    for path, leaf in found[1:]:
+    first_path, first = kept[0]
+    for path, leaf in kept[1:]:
         if len(leaf) != len(first):
             raise ValueError(
                 f"{path} has {len(leaf)} rows, but {first_path} has {len(first)}; every leaf needs one row a sample."
@@ -128,10 +156,10 @@ def gather_from(sources: Sequence[Source], positions: Tensor) -> Any:
     for count, read in sources:
         mine = ((positions >= start) & (positions < start + count)).nonzero().flatten()
         if len(mine):
-            found = read(positions[mine] - start)
-            if rows(found) != len(mine):
-                raise ValueError(f"{rows(found)} samples came back for {len(mine)} positions.")
-            parts.append(found)
+            samples = read(positions[mine] - start)
+            if rows(samples) != len(mine):
+                raise ValueError(f"{rows(samples)} samples came back for {len(mine)} positions.")
+            parts.append(samples)
             order.append(mine)
         start += count
     joined = parts[0]

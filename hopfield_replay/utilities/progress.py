@@ -3,30 +3,32 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 _Item = TypeVar("_Item")
-_delay: ContextVar[float | None] = ContextVar("delay", default=None)  # seconds; None: no bars
+_Where = Literal["nowhere", "terminal", "everywhere"]
+_DELAY = 1.0  # seconds after which a bar appears: none does for what is done at once
+_where: ContextVar[_Where] = ContextVar("where", default="nowhere")
 
 
 @contextmanager
-def show_progress(shown: bool = True, *, delay: float = 0.0) -> Iterator[None]:
-    """Show a bar on standard error, if that is a terminal, for everything that is tracked inside.
+def show_progress(shown: bool = True, *, everywhere: bool = False) -> Iterator[None]:
+    """Show a bar for everything that is tracked inside and takes longer than a second.
 
     Args:
         shown: whether to show bars.
-        delay: seconds after which a bar appears, so that none does for what is done at once.
+        everywhere: also in notebooks and in files of logs; otherwise only where standard error is a terminal.
 
     Example:
         >>> with show_progress():
         ...     list(track([1, 2], "Counting"))
         [1, 2]
     """
-    token = _delay.set(delay if shown else None)
+    token = _where.set("nowhere" if not shown else "everywhere" if everywhere else "terminal")
     try:
         yield
     finally:
-        _delay.reset(token)
+        _where.reset(token)
 
 
 def track(items: Iterable[_Item], description: str, total: int | None = None) -> Iterable[_Item]:
@@ -41,13 +43,13 @@ def track(items: Iterable[_Item], description: str, total: int | None = None) ->
         >>> list(track("ab", "Reading"))
         ['a', 'b']
     """
-    delay = _delay.get()
-    if delay is None:
+    where = _where.get()
+    if where == "nowhere":
         return items
     from tqdm.auto import tqdm
 
-    # disable=None: no bar where there is no terminal
-    bar: Iterable[_Item] = tqdm(items, desc=description, total=total, leave=False, delay=delay, disable=None)
+    disable = None if where == "terminal" else False  # None: tqdm looks for a terminal, and takes a notebook for none
+    bar: Iterable[_Item] = tqdm(items, desc=description, total=total, leave=False, delay=_DELAY, disable=disable)
     return bar
 
 

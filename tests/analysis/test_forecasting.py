@@ -145,7 +145,7 @@ def test_faces():
     assert "40 old samples" in table
     assert f"recommended: policy {found.policy}, capacity {found.capacity}, " in table
     for curve in found.curves:
-        assert f"{curve.policy:<18}" in table
+        assert f"\n{curve.policy}  " in table
         assert f"{curve.mean[0]:.4g} ({curve.tail[0]:.4g})" in table
     plain = json.loads(json.dumps(found.to_dict()))
     assert plain["rises"] == found.rises.tolist()

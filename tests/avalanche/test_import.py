@@ -1,4 +1,4 @@
-"""Without avalanche the package works, and its Avalanche door says what to install."""
+"""Without avalanche the package works, and its Avalanche integration says what to install."""
 
 import importlib
 import sys

@@ -1,4 +1,4 @@
-"""EnergyPrioritizedBuffer: what it keeps, how the stock plugin sees it, and that it is the Lightning door's buffer."""
+"""EnergyPrioritizedBuffer: what it keeps, how the stock plugin sees it, and that its buffer is Lightning's."""
 
 import gc
 import weakref

@@ -331,8 +331,8 @@ def stable_diffusion(tmp_path_factory):
     pytest.importorskip("transformers")
     pytest.importorskip("peft")
     folder = tmp_path_factory.mktemp("stable")
-    sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-    from tiny_pipeline import build_tiny
+    sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+    from helpers.tiny_pipeline import build_tiny
 
     return build_tiny(folder / "tiny", images=6, vae_steps=2)[0]
 

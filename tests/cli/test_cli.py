@@ -18,7 +18,7 @@ from hopfield_replay import forecast
 from hopfield_replay.cli import main
 from tests.cli.test_datasets import MODULE, folder_of_images
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def clouds(seed=0):
@@ -152,10 +152,11 @@ def trained(tmp_path_factory):
     pytest.importorskip("sklearn")
     pytest.importorskip("diffusers")
     sys.path.insert(0, str(ROOT / "examples"))
-    from ddpm import DDPM
     from lightning.pytorch import Trainer, seed_everything
-    from splits import be_quiet, load, shuffled
     from torch.utils.data import DataLoader, TensorDataset
+
+    from helpers.ddpm import DDPM
+    from helpers.splits import be_quiet, load, shuffled
 
     folder = tmp_path_factory.mktemp("digits")
     be_quiet()
@@ -198,7 +199,7 @@ def trained(tmp_path_factory):
 
 def audit(folder, before, after, *data, more=()):
     return main([
-        "audit", "--model", "ddpm:DDPM", "--model-args", '{"size": 8, "network": "mlp", "width": 128}',
+        "audit", "--model", "helpers.ddpm:DDPM", "--model-args", '{"size": 8, "network": "mlp", "width": 128}',
         "--device", "cpu",
         "--before", str(folder / f"{before}.ckpt"), "--after", str(folder / f"{after}.ckpt"),
         "--data", *(str(folder / f"{name}.npz") for name in data), *more,

@@ -7,10 +7,11 @@ import pytest
 pytest.importorskip("accelerate")
 pytest.importorskip("diffusers")
 
-import accelerate_digits as example
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+
+import accelerate_digits as example
 
 SHORT = ["--tasks", "2", "--epochs", "2", "--capacity", "6", "--batch-size", "64"]
 

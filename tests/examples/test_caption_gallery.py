@@ -4,7 +4,7 @@ from PIL import Image
 
 pytest.importorskip("diffusers")
 
-from caption_gallery import save_grid
+from helpers.caption_gallery import save_grid
 
 
 def test_a_grid_has_a_row_for_each_task(tmp_path):

@@ -1,10 +1,11 @@
 import json
 
-import captioned
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from helpers import captioned
 
 
 def write(folder, names=("a.png", "b.png"), lines=None):

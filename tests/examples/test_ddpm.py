@@ -5,11 +5,11 @@ import torch
 
 pytest.importorskip("diffusers")
 
-from arms import TaskCheckpoints
-from ddpm import DDPM
 from lightning.pytorch import Callback
-from splits import Split, be_quiet, shuffled, train_tasks
 
+from helpers.arms import TaskCheckpoints
+from helpers.ddpm import DDPM
+from helpers.splits import Split, be_quiet, shuffled, train_tasks
 from hopfield_replay.checkpoints import load_module
 from hopfield_replay.denoisers import DiffusersDenoiser, find_denoiser
 from hopfield_replay.functional import reconstruction_error

@@ -15,10 +15,10 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("tensorboard")
 pytest.importorskip("torchvision")
 
-from cifar10 import load_cifar10
-from splits import be_quiet
 from torchvision.datasets import CIFAR10
 
+from helpers.cifar10 import load_cifar10
+from helpers.splits import be_quiet
 from hopfield_replay.policies import POLICIES
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "ddpm_cifar10_splits.py"

@@ -10,9 +10,8 @@ pytest.importorskip("sklearn")
 pytest.importorskip("jsonargparse")
 
 import hopfield_attention_digits as example
-from splits import be_quiet, load
-
-from hopfield_replay.buffer.storage import load_tree
+from helpers.files import read_tensors
+from helpers.splits import be_quiet, load
 
 SETTINGS = example.Settings(tasks=2, epochs=1, layers=2, width=16, learning_rate=2e-3, start="zero")
 
@@ -33,12 +32,12 @@ def finished(tmp_path_factory):
 
 
 def test_a_run_holds_what_the_tables_need(finished):
-    plain, carried = (load_tree(finished / example.file_name(a, 0)) for a in (0.0, 0.5))
+    plain, carried = (read_tensors(finished / example.file_name(a, 0)) for a in (0.0, 0.5))
     assert plain["generated"].shape == (500, 1, 8, 8)
     assert plain["cosine"].shape == plain["residual"].shape == (2,)
     assert plain["error"] != carried["error"]
     table = example.report(finished, SETTINGS)
-    assert [line.split(" |")[0] for line in table.splitlines()[2:5]] == ["| 0", "| 0.5", "| 0.5 - plain"]
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:5]] == ["0", "0.5", "0.5 - plain"]
     assert "a = 0.5: " in table
 
 

@@ -1,8 +1,8 @@
-import captioned
-import latent_cache
 import pytest
 import torch
 from diffusers import AutoencoderKL
+
+from helpers import captioned, latent_cache
 
 
 def autoencoder(seed=0, **settings):
@@ -42,17 +42,17 @@ def test_a_cache_of_something_else_is_refused(tasks, tmp_path):
     latent_cache.cached_latents(tasks, autoencoder(), 8, cache)
     before = {path.name: path.read_bytes() for path in cache.iterdir()}
     for other in (autoencoder(seed=1), autoencoder(scaling_factor=0.5)):
-        with pytest.raises(ValueError, match=r"0_birds.safetensors holds latents that were made by another autoencod"):
+        with pytest.raises(ValueError, match=r"0_birds.pt holds latents that were made by another autoencod"):
             latent_cache.cached_latents(tasks, other, 8, cache)
     with pytest.raises(ValueError, match=r"at another size \(size 8, now 16\). Delete it"):
         latent_cache.cached_latents(tasks, autoencoder(), 16, cache)
     tasks[1].files[0].write_bytes(tasks[1].files[1].read_bytes())
-    with pytest.raises(ValueError, match=r"1_cars.safetensors holds latents that were made of other images"):
+    with pytest.raises(ValueError, match=r"1_cars.pt holds latents that were made of other images"):
         latent_cache.cached_latents(tasks, autoencoder(), 8, cache)
-    (cache / "0_birds.safetensors").write_bytes(b"cut off")
-    with pytest.raises(ValueError, match=r"0_birds.safetensors is not a file written by hopfield-replay.*Delete it to"):
+    (cache / "0_birds.pt").write_bytes(b"cut off")
+    with pytest.raises(ValueError, match=r"0_birds.pt is damaged.*Delete it to"):
         latent_cache.cached_latents(tasks, autoencoder(), 8, cache)
-    (cache / "0_birds.safetensors").write_bytes(before["0_birds.safetensors"])
+    (cache / "0_birds.pt").write_bytes(before["0_birds.pt"])
     assert {path.name: path.read_bytes() for path in cache.iterdir()} == before
 
 

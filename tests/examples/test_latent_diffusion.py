@@ -7,11 +7,10 @@ import torch
 
 pytest.importorskip("transformers", reason="text-to-image pipelines need transformers")
 
-import latent_diffusion
-import tiny_pipeline
-from captioned import read_captioned
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, PNDMScheduler
 
+from helpers import latent_diffusion, tiny_pipeline
+from helpers.captioned import read_captioned
 from hopfield_replay.denoisers import find_denoiser
 
 

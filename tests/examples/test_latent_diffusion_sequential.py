@@ -16,11 +16,12 @@ from PIL import Image
 
 pytest.importorskip("transformers", reason="text-to-image pipelines need transformers")
 
-import latent_diffusion_sequential as example
 from diffusers import EulerDiscreteScheduler
-from latent_diffusion import load_pipeline
-from latent_options import set_defaults
 from safetensors.torch import load_file
+
+import latent_diffusion_sequential as example
+from helpers.latent_diffusion import load_pipeline
+from helpers.latent_options import set_defaults
 
 ROOT = Path(__file__).parents[2]
 QUICK = ["--batch-size", "6", "--capacity", "4", "--samples", "2", "--sample-steps", "1", "--probes", "8"]

@@ -2,9 +2,9 @@ import json
 from pathlib import Path
 
 import pytest
-import run_folder
 
-from hopfield_replay.utilities.files import write_json
+from helpers import run_folder
+from helpers.files import write_json
 
 SETTINGS = {"epochs": 2, "tasks": ["a", "b"], "size": None}
 
@@ -23,6 +23,17 @@ def test_a_run_goes_on_in_its_own_folder_only(tmp_path):
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(ValueError, match="is damaged"):
         run_folder.check_run(tmp_path, SETTINGS, resume=True)
+
+
+def test_a_folder_of_many_runs_belongs_to_one_configuration(tmp_path):
+    run_folder.claim_folder(tmp_path / "digits", SETTINGS)
+    run_folder.claim_folder(tmp_path / "digits", SETTINGS)
+    with pytest.raises(ValueError, match="holds runs of another configuration: epochs was 2, now 3"):
+        run_folder.claim_folder(tmp_path / "digits", {**SETTINGS, "epochs": 3})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "x.pt").touch()
+    with pytest.raises(ValueError, match=r"no settings\.json"):
+        run_folder.claim_folder(tmp_path / "other", SETTINGS)
 
 
 def test_paths_are_kept_absolute(tmp_path, monkeypatch):

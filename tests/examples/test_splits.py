@@ -7,8 +7,7 @@ from scipy.stats import spearmanr
 
 pytest.importorskip("diffusers")
 
-from splits import Split, forecast_agreement, load
-
+from helpers.splits import Split, forecast_agreement, load
 from hopfield_replay import calibrate_beta
 from hopfield_replay.tracker import BoundaryRecord
 from tests.functional import numpy_energy as reference

@@ -14,6 +14,7 @@ from hopfield_replay.functional import (
     replay_mass,
     responsibilities,
 )
+from hopfield_replay.functional.affinity import matrix_or_streamed
 
 
 def vectors(*counts, dimension=4, seed=0):
@@ -105,6 +106,36 @@ def test_matrix_does_not_depend_on_the_chunks_and_is_laid_out_by_candidate(monke
     assert whole.shape == (5, 7)
     assert whole.T.is_contiguous()
     assert affinity(targets, old, 0.5, 1.0, masses=1.0, dtype=torch.float32).dtype == torch.float32
+
+
+@pytest.mark.parametrize("similarity", ["distance", "dot"])
+def test_a_factor_multiplies_every_mass(similarity):
+    old, targets = vectors(7, 5)
+    masses = torch.tensor([1.0, 0.0, 2.0, 1.0, 0.5, 1.0, 3.0])
+    rows = StreamedAffinity(targets, old, 0.7, 0.9, masses=masses, similarity=similarity)
+    other = StreamedAffinity(targets, old, 0.7, 0.9, masses=2.5 * masses, similarity=similarity)
+    index = torch.arange(7)
+    torch.testing.assert_close((rows * 2.5).log_rows(index), other.log_rows(index), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close((rows * 2.5).log_totals(), other.log_totals(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(rows.log_totals(), other.log_totals() - math.log(2.5), rtol=1e-9, atol=1e-9)  # untouched
+
+
+@pytest.mark.parametrize(
+    ("logarithm", "wide", "narrow"),
+    [(59.0, torch.float64, torch.float32), (61.0, torch.float64, torch.float64), (601.0, None, None)],
+)
+def test_a_matrix_is_held_only_where_the_floats_have_room_for_its_sums(logarithm, wide, narrow):
+    x = torch.zeros(4, 2, dtype=torch.float64)  # every kernel is 1: the total of a target is 4 m exp(beta energy)
+    rows = StreamedAffinity(x, x, logarithm, 1.0, masses=0.25)
+    for held, dtype in ((matrix_or_streamed(rows), wide), (matrix_or_streamed(rows, narrow=True), narrow)):
+        if dtype is None:
+            assert held is rows
+            continue
+        assert held.dtype == dtype
+        expected = torch.full((4, 4), 0.25 * math.exp(logarithm), dtype=dtype)
+        torch.testing.assert_close(held, expected)
+        assert held.sum(1).isfinite().all()
+    assert matrix_or_streamed(rows, elements=15) is rows
 
 
 @pytest.mark.parametrize(

@@ -33,14 +33,14 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     folder = Path(sys.argv[1])
     settings = {"strategy": "ddp", "devices": 2, "max_epochs": 1, "make_loader": odd, "count": 2}
-    whole, ledger = run(folder / "whole", **settings)
+    whole, monitor = run(folder / "whole", **settings)
     with contextlib.suppress(PowerCutError):
         run(folder / "cut", AtTheEnd(0, cut), **settings)
     resumed, again = run(folder / "cut", ckpt_path="last", **settings)
     rank = int(os.environ.get("LOCAL_RANK", 0))
     result = {
-        "buffer": ledger.buffer.state_dict(),
-        "history": ledger.history,
+        "buffer": monitor.buffer.state_dict(),
+        "history": monitor.history,
         "weight": whole.layer.weight.detach(),
         "seen": whole.seen,
         "resumed_buffer": again.buffer.state_dict(),

@@ -1,4 +1,4 @@
-"""Tiny data, modules and trainers for the tests of the Lightning door."""
+"""Tiny data, modules and trainers for the tests of the Lightning integration."""
 
 import torch
 from lightning.pytorch import LightningModule, Trainer

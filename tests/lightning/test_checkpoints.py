@@ -14,7 +14,7 @@ from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from hopfield_replay import fit_tasks
-from hopfield_replay.lightning.checkpoints import WholeCheckpoints
+from hopfield_replay.lightning.checkpoints import AtomicCheckpointIO
 from tests.lightning.run_tasks import AtTheEnd, run
 from tests.lightning.small import Foreign, loader, trainer
 from tests.lightning.test_resume import PowerCutError, check_same, cut
@@ -128,11 +128,11 @@ class TestWriting:
 
     def test_what_was_there_stays_until_all_is_written(self, tmp_path, monkeypatch):
         path = tmp_path / "new folder" / "last.ckpt"
-        size = self.checkpoint(path, WholeCheckpoints())
+        size = self.checkpoint(path, AtomicCheckpointIO())
         assert torch.equal(torch.load(path, weights_only=True)["weights"], torch.ones(1000))
         halves(monkeypatch, torch, "save", 1)
         with pytest.raises(PowerCutError):
-            self.checkpoint(path, WholeCheckpoints())
+            self.checkpoint(path, AtomicCheckpointIO())
         assert path.stat().st_size == size
         assert os.listdir(path.parent) == ["last.ckpt"]
 
@@ -151,14 +151,14 @@ class TestWriting:
 
     def test_other_places_and_options_are_lightnings(self):
         with pytest.raises(TypeError, match="storage_options"):
-            WholeCheckpoints().save_checkpoint({}, "a.ckpt", storage_options={})
-        WholeCheckpoints().save_checkpoint({"a": 1}, "memory://folder/a.ckpt")
-        assert WholeCheckpoints().load_checkpoint("memory://folder/a.ckpt") == {"a": 1}
+            AtomicCheckpointIO().save_checkpoint({}, "a.ckpt", storage_options={})
+        AtomicCheckpointIO().save_checkpoint({"a": 1}, "memory://folder/a.ckpt")
+        assert AtomicCheckpointIO().load_checkpoint("memory://folder/a.ckpt") == {"a": 1}
 
     def test_every_checkpoint_of_fit_tasks_is_written_so(self, tmp_path):
         runner = trainer(ModelCheckpoint(tmp_path), enable_checkpointing=True)
         fit_tasks(runner, Foreign(), [loader()])
-        assert type(runner.strategy.checkpoint_io) is WholeCheckpoints
+        assert type(runner.strategy.checkpoint_io) is AtomicCheckpointIO
 
     def test_a_way_of_the_users_own_stays(self, tmp_path):
         own = AsyncCheckpointIO()

@@ -368,9 +368,9 @@ def test_checkpoints_load_without_pickle(tmp_path):
     fit_tasks(runner, Foreign(), replaying(buffer))
     runner.save_checkpoint(tmp_path / "a.ckpt")
     state = torch.load(tmp_path / "a.ckpt", weights_only=True)
-    ledger = state["callbacks"]["ForgettingMonitor"]
-    assert torch.equal(ledger["buffer"]["kept"]["ids"], buffer.ids)
-    assert len(ledger["history"]) == 2
+    saved = state["callbacks"]["ForgettingMonitor"]
+    assert torch.equal(saved["buffer"]["kept"]["ids"], buffer.ids)
+    assert len(saved["history"]) == 2
 
 
 @NO_DENOISER

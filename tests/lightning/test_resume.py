@@ -45,10 +45,10 @@ def whole(tmp_path_factory):
 
 
 def check_same(resumed, whole, steps):
-    """The ledger, the buffer, the weights, and the last ``steps`` training batches are those of the whole run."""
-    (module, monitor), (reference, ledger) = resumed, whole
-    assert same(monitor.history, ledger.history)
-    assert same(monitor.buffer.state_dict(), ledger.buffer.state_dict())
+    """The history, the buffer, the weights, and the last ``steps`` training batches are those of the whole run."""
+    (module, monitor), (reference, expected) = resumed, whole
+    assert same(monitor.history, expected.history)
+    assert same(monitor.buffer.state_dict(), expected.buffer.state_dict())
     assert torch.equal(module.layer.weight, reference.layer.weight)
     assert len(module.seen) == steps
     assert same(module.seen, reference.seen[len(reference.seen) - steps :])
@@ -146,13 +146,13 @@ class TestInsideAnEpoch:
         with pytest.raises(PowerCutError):
             run(tmp_path, CutAtStep(10), every_step=True)
         module, monitor = run(tmp_path, ckpt_path="last", every_step=True)
-        reference, ledger = whole
+        reference, expected = whole
         assert len(module.seen) == 18 - 10
         for (_, batch), (_, expected) in zip(module.seen, reference.seen[10:], strict=True):
             assert torch.equal(batch["image"][4:], expected["image"][4:])
-        assert same(monitor.buffer.state_dict(), ledger.buffer.state_dict())  # it depends on the data alone
+        assert same(monitor.buffer.state_dict(), expected.buffer.state_dict())  # it depends on the data alone
         assert [probe["energy"].tolist() for r in monitor.history for probe in r["probes"]] == [
-            probe["energy"].tolist() for r in ledger.history for probe in r["probes"]
+            probe["energy"].tolist() for r in expected.history for probe in r["probes"]
         ]
 
     @pytest.mark.parametrize("cut_at", [4, 8, 9, 10, 11])
@@ -237,7 +237,7 @@ def test_what_is_not_the_same_when_the_module_draws_global_random_numbers(tmp_pa
         torch.manual_seed(5)
         return run(folder, *callbacks, module=module, make_loader=shuffled, **options)
 
-    reference, ledger = go(tmp_path / "whole")
+    reference, expected = go(tmp_path / "whole")
     again, _ = go(tmp_path / "again")
     assert torch.equal(again.layer.weight, reference.layer.weight)  # not interrupted, it repeats itself
     with pytest.raises(PowerCutError):
@@ -245,5 +245,5 @@ def test_what_is_not_the_same_when_the_module_draws_global_random_numbers(tmp_pa
     resumed, monitor = go(tmp_path / "cut", ckpt_path="last")
     assert not torch.equal(resumed.layer.weight, reference.layer.weight)
     assert len(resumed.seen) == 18 - 9
-    assert same(monitor.history, ledger.history)
-    assert same(monitor.buffer.state_dict(), ledger.buffer.state_dict())
+    assert same(monitor.history, expected.history)
+    assert same(monitor.buffer.state_dict(), expected.buffer.state_dict())

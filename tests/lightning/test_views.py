@@ -7,11 +7,8 @@ import torch
 from hopfield_replay import EnergyReplayBuffer, ForgettingTracker, TaskSource
 from hopfield_replay.functional import reconstruction_error
 from hopfield_replay.lightning import views
+from hopfield_replay.utilities.nested import identity
 from tests.lightning.test_monitor import Shrink
-
-
-def as_is(batch):
-    return batch
 
 
 class Drifting(Shrink):
@@ -31,7 +28,7 @@ def boundary(tasks=3, capacity=6, groups=None, denoiser=Drifting):
         held = (buffer.ids, buffer.tasks)
         model = None if denoiser is None else denoiser(0.1 * task)
         tracker.end_task(data, denoiser=model, replay_ratio=0.5)
-    return views.Boundary(tracker, held, model, as_is)
+    return views.Boundary(tracker, held, model, identity)
 
 
 def test_turnover_counts_ids():
@@ -100,7 +97,7 @@ def test_table_and_settings():
     assert all(len(row) == len(table.columns) for row in table.rows)
     assert table.rows[0][table.columns.index("reconstruction forgetting")] == ""
     assert views.settings(found)["replay_ratio"] == 0.5
-    empty = views.Boundary(ForgettingTracker(), None, None, as_is)
+    empty = views.Boundary(ForgettingTracker(), None, None, identity)
     empty.tracker.history.append(found.record)
     assert empty.turnover == {}
     assert views.settings(empty)["policy"] == "none"

@@ -105,7 +105,7 @@ def test_the_streamed_choice_is_that_of_the_matrix(monkeypatch):
     for candidates in (pool(x), pool(x, new=new)):
         whole = GreedyGain().select(candidates, 10)
         with monkeypatch.context() as patch:
-            patch.setattr(greedy_gain, "_MATRIX", 0)
+            patch.setattr(greedy_gain, "matrix_or_streamed", lambda rows: rows)
             assert torch.equal(GreedyGain().select(candidates, 10), whole)
 
 

@@ -105,9 +105,9 @@ MOMENTS = {  # what is wrapped, and how the process dies in it
     "after a file has its name": (hopfield_replay.utilities.files, "publish", after),
 }
 RESUMING = {  # these are reached only by an attempt that resumes
-    "while the ledger is loaded": (ForgettingTracker, "load_state_dict", before),
+    "while the history is loaded": (ForgettingTracker, "load_state_dict", before),
     "while the buffer is loaded": (SampleStore, "refill", before),
-    "after the ledger is loaded": (ForgettingTracker, "load_state_dict", after),
+    "after the history is loaded": (ForgettingTracker, "load_state_dict", after),
 }
 ANY = "any moment"
 

@@ -1,6 +1,6 @@
 """Two and three processes come to the buffer and energies of one, under every policy; none waits for one that failed.
 
-Everything is compared exactly: what the ledger knows depends on the data alone, however many processes read it.
+Everything is compared exactly: what the history knows depends on the data alone, however many processes read it.
 """
 
 import os

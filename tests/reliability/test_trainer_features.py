@@ -395,7 +395,7 @@ def schedule(task, step):
 
 
 def untuned(monitor):
-    """The ledger is that of a run without finders."""
+    """The history is that of a run without finders."""
     reference = go(module=Tunable(), limit_val_batches=0)[1]
     assert same(energies(monitor), energies(reference))
     assert same(monitor.buffer.state_dict(), reference.buffer.state_dict())
@@ -591,7 +591,7 @@ def test_another_data_set_after_an_interrupted_fit_is_read_anew():
 @pytest.mark.parametrize("checkpoint", ["last", "exception.ckpt"])
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # lightning, the callback is not given again
 def test_an_interruption_of_the_commit_waits_for_its_end(tmp_path, monkeypatch, checkpoint):
-    """Ctrl-C while the buffer takes its samples: the ledger is of before or of after, never of between."""
+    """Ctrl-C while the buffer takes its samples: the history is of before or of after, never of between."""
     whole = run(tmp_path / "whole")
     put, calls = SampleStore.put, []
 

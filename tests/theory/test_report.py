@@ -7,7 +7,6 @@ from hopfield_replay.theory import report
 from hopfield_replay.theory.boltzmann_replay import reproduce_boltzmann
 from hopfield_replay.theory.falsify import reproduce_falsify
 from hopfield_replay.theory.replay_gain import reproduce_replay_gain
-from hopfield_replay.theory.result import markdown_table
 from hopfield_replay.theory.rise import reproduce_rise
 from hopfield_replay.theory.selection import reproduce_selection
 
@@ -53,11 +52,3 @@ def test_report_is_whole(tmp_path, small):
     assert all(arguments["seed"] == 9 for arguments in small.values())
     assert small["reproduce_rise"]["draws"] == 5
     assert small["reproduce_boltzmann"]["seeds"] == 2
-
-
-def test_tables_are_aligned_markdown():
-    table = markdown_table(["a", "longer"], [[1, 0.123456], ["xyz", None]])
-    lines = table.split("\n")
-    assert len({len(line) for line in lines}) == 1
-    assert lines[1] == "|-----|--------|"
-    assert "0.1235" in lines[2]

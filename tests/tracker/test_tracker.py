@@ -1,4 +1,4 @@
-"""ForgettingTracker against a ledger written down literally in numpy; resumed, interrupted and fed with bad data."""
+"""ForgettingTracker against a history written down literally in numpy; resumed, interrupted and fed with bad data."""
 
 import io
 
@@ -77,7 +77,7 @@ def make(capacity=6, **options):
     return ForgettingTracker(buffer, **{"beta": BETA, "probe_size": 4, "timesteps": [0, 2], "seed": 5, **options})
 
 
-def ledger(capacity, held_out, ratio):
+def literal_history(capacity, held_out, ratio):
     """The history again: one probe and one pattern at a time."""
     history, probes, kept = [], {}, []  # kept: (energy, id, vector)
     for task in range(3):
@@ -130,7 +130,7 @@ def ledger(capacity, held_out, ratio):
 @pytest.mark.parametrize(("capacity", "ratio"), [(None, 0.0), (6, 0.25), (6, 0.0), (30, 0.5)])
 def test_history_is_the_ledger(capacity, ratio, held_out):
     tracker = run(make(capacity), held_out=held_out, ratio=ratio)
-    expected = ledger(capacity if ratio else None, held_out, ratio)
+    expected = literal_history(capacity if ratio else None, held_out, ratio)
     assert len(tracker.history) == 3
     for found, wanted in zip(tracker.history, expected, strict=True):
         assert found["task"] == wanted["task"]

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, TensorDataset
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingTracker, TaskSource
-from hopfield_replay.utilities.distributed import broadcast, gather_objects, gather_rows, together, world
+from hopfield_replay.utilities.distributed import broadcast, gather_objects, gather_rows, raise_on_all_ranks, world
 from tests.tracker.test_tracker import Mean, Shrink, make, run, source, task_data, untimed, with_row
 from tests.utilities.test_nested import same
 
@@ -110,7 +110,7 @@ def failing(rank):
         make().begin_task(TaskSource(DataLoader(data, batch_size=4)))
 
     def work():
-        with together("working"):
+        with raise_on_all_ranks("working"):
             if world()[0] == rank:
                 raise ValueError("tired")
 

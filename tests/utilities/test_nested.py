@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
-from hopfield_replay.utilities.nested import concatenate, leaves, map_leaves, rows, take
+from hopfield_replay.utilities.nested import concatenate, leaves, map_leaves, rows, take, walk
 
 Pair = namedtuple("Pair", ["image", "label"])
 IMAGES = torch.arange(12.0).view(4, 3)
@@ -129,3 +129,18 @@ def test_an_empty_batch_is_refused(empty):
 def test_what_is_no_tensor_is_named(item):
     with pytest.raises(TypeError, match=rf"batch\['meta'\] is {type(item).__name__}; .*collate_fn"):
         rows({"image": IMAGES, "meta": item})
+
+
+def test_what_is_whole_is_not_entered():
+    tree = {"a": [1, (2, WORDS)], "b": {"c": None}}
+    assert list(walk(tree)) == [
+        ("batch['a'][0]", 1),
+        ("batch['a'][1][0]", 2),
+        ("batch['a'][1][1]", WORDS),
+        ("batch['b']['c']", None),
+    ]
+    assert list(walk(tree, "x", whole=lambda item: isinstance(item, dict))) == [("x", tree)]
+    pairs = walk(tree, whole=lambda item: isinstance(item, tuple))
+    assert [item for _, item in pairs] == [1, (2, WORDS), None]
+    paths = map_leaves(lambda path, item: path, tree, whole=lambda item: isinstance(item, tuple))
+    assert paths == {"a": ["batch['a'][0]", "batch['a'][1]"], "b": {"c": "batch['b']['c']"}}

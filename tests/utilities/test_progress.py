@@ -1,7 +1,10 @@
-"""Bars are shown where somebody asks for them and a terminal is there, and change nothing of what is iterated."""
+"""Bars are shown where somebody asks for them and a person waits, and change nothing of what is iterated."""
 
 import sys
 
+import pytest
+
+from hopfield_replay.utilities import progress
 from hopfield_replay.utilities.progress import show_progress, track
 
 
@@ -23,11 +26,16 @@ class Terminal:
         return True
 
 
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    monkeypatch.setattr(progress, "_DELAY", 0.0)
+
+
 def test_only_where_it_is_asked_for(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     assert list(track(range(3), "Counting")) == [0, 1, 2]
-    with show_progress(False):
+    with show_progress(False), show_progress(False, everywhere=True):
         assert list(track(range(3), "Counting")) == [0, 1, 2]
     assert terminal.text == ""
     with show_progress():
@@ -39,7 +47,17 @@ def test_only_where_it_is_asked_for(monkeypatch):
     assert terminal.text == shown
 
 
-def test_no_terminal_no_bar(capsys):
+def test_without_a_terminal_only_where_it_is_asked_for(capsys):
     with show_progress():
+        assert list(track(range(3), "Counting")) == [0, 1, 2]
+    assert capsys.readouterr().err == ""
+    with show_progress(everywhere=True):
+        assert list(track(range(3), "Counting")) == [0, 1, 2]
+    assert "Counting" in capsys.readouterr().err
+
+
+def test_short_work_has_no_bar(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_DELAY", 60.0)
+    with show_progress(everywhere=True):
         assert list(track(range(3), "Counting")) == [0, 1, 2]
     assert capsys.readouterr().err == ""

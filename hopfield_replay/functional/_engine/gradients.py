@@ -87,8 +87,8 @@ def _to_patterns(
     """
     beta, similarity, exclude = arguments.beta, arguments.similarity, arguments.exclude
     tiles = PatternTiles.of_checked(patterns.detach(), None if masses is None else masses.detach())
-    found = tiles.centre
-    centre = grad.new_zeros(queries.shape[1]) if found is None else found[1]
+    known = tiles.centre
+    centre = grad.new_zeros(queries.shape[1]) if known is None else known[1]
     shape = TileShape.of(queries)
     scores = Scores(queries.detach(), centre, beta, similarity, "float64", shape)
     empty = sums.log_mean == -torch.inf

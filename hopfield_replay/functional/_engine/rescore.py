@@ -69,9 +69,9 @@ class Best:
             least = torch.maximum(least, maxima.topk(min(k, maxima.shape[1])).values[:, -1])
             rows, strip = (maxima >= least[:, None]).nonzero(as_tuple=True)
         if len(rows):
-            found, columns = strips.scores(rows, strip)
-            pair, step = (found >= least[rows, None]).nonzero(as_tuple=True)
-            self._insert(values, indices, rows[pair], found[pair, step], start + columns[pair, step])
+            scores, columns = strips.scores(rows, strip)
+            pair, step = (scores >= least[rows, None]).nonzero(as_tuple=True)
+            self._insert(values, indices, rows[pair], scores[pair, step], start + columns[pair, step])
 
     def _insert(self, values: Tensor, indices: Tensor, rows: Tensor, scores: Tensor, columns: Tensor) -> None:
         """Merge candidates, sorted by row, of which a row may have any number."""

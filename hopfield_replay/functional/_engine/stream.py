@@ -66,8 +66,8 @@ def stream(
         centre: (d,) float64; that of the patterns if None. Give one for sums whose difference is wanted.
     """
     if centre is None:
-        found = patterns.centre
-        centre = x.new_zeros(x.shape[1], dtype=torch.float64) if found is None else found[1]
+        known = patterns.centre
+        centre = x.new_zeros(x.shape[1], dtype=torch.float64) if known is None else known[1]
     product = arithmetic(x, patterns, precision)
     rescored = BEST if product != "float64" and precision != "fast" else 0
     scores = Scores(x, centre, beta, similarity, product, TileShape.of(x), accurate=not rescored)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ddpm import DDPM
 from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 
+from helpers.ddpm import DDPM
 from hopfield_replay import (
     EnergyReplayBuffer,
     Forecast,
@@ -147,6 +147,12 @@ def be_quiet() -> None:
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
 
 
+def start_worker() -> None:
+    """Begin a worker process; one thread each: convolutions of small images do not gain from more."""
+    torch.set_num_threads(1)
+    be_quiet()
+
+
 def forecast_boundary(old: Split, new: Split, *, capacity: int, replay_ratio: float, seed: int) -> Forecast:
     """What training on the second task will make a model of the first forget, from their training images alone."""
     images, labels = old.train.tensors
@@ -178,15 +184,15 @@ def forecast_agreement(history: Sequence[BoundaryRecord], tasks: Sequence[Split]
         For each task but the last Spearman's correlation, with its bootstrap interval, of the predicted energy rise and
         the rise of the reconstruction error while the next task was learned.
     """
-    found = []
+    agreement = []
     for record, old, new in zip(history[1:], tasks, tasks[1:], strict=False):
         probe = record.probes[record.task - 1]
         measured = probe.reconstruction
         assert measured is not None  # the monitor knows the DDPM's denoiser
         images = old.held_out.tensors[0][probe.ids & ((1 << 39) - 1)]  # the position is in the id's lowest bits
         predicted = predicted_rise(images, old.train.tensors[0], new.train.tensors[0])
-        found.append(spearman_interval(predicted, measured))
-    return found
+        agreement.append(spearman_interval(predicted, measured))
+    return agreement
 
 
 def train_tasks(

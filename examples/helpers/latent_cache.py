@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from captioned import Captioned, read_images
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hopfield_replay.buffer.storage import load_tree, save_tree
+from helpers.captioned import Captioned, read_images
+from helpers.files import read_tensors, write_tensors
 from hopfield_replay.encoders import LatentEncoder
 
 _CHUNK = 16  # images decoded and encoded together
@@ -42,24 +42,24 @@ def cached_latents(tasks: Sequence[Captioned], vae: nn.Module, size: int, folder
         ValueError: a cache of another autoencoder, of other images or of another size; an image that does not decode.
     """
     made_by = vae_fingerprint(vae)
-    found, new = [], {}
+    latents, new = [], {}
     for number, task in enumerate(tasks):
-        path = folder / f"{number}_{task.name}.safetensors"
+        path = folder / f"{number}_{task.name}.pt"
         made_of = {"vae": made_by, "images": task.fingerprint(), "size": size}
         if path.exists():
-            found.append(_read(path, made_of))
+            latents.append(_read(path, made_of))
             continue
-        found.append(_encode(task, vae, size))
-        new[path] = {**made_of, "latents": found[-1]}
+        latents.append(_encode(task, vae, size))
+        new[path] = {**made_of, "latents": latents[-1]}
     folder.mkdir(parents=True, exist_ok=True)
     for path, tree in new.items():
-        save_tree(path, tree)
-    return found
+        write_tensors(path, tree)
+    return latents
 
 
 def _read(path: Path, made_of: dict[str, Any]) -> Tensor:
     try:
-        cache = load_tree(path)
+        cache = read_tensors(path)
     except ValueError as error:
         raise ValueError(f"{error} Delete it to encode the images anew.") from error
     kinds = {"vae": "by another autoencoder", "images": "of other images", "size": "at another size"}

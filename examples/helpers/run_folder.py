@@ -2,9 +2,11 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from helpers.files import write_text
 
 
 def plain(value: Any) -> Any:
@@ -27,6 +29,26 @@ def check_run(folder: Path, settings: dict[str, Any], resume: bool) -> None:
         return
     if not resume:
         raise ValueError(f"{folder} holds a run already: pass --resume to go on with it, or another --output-dir.")
+    _check_same(folder, file, settings, "a run")
+
+
+def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Make the folder of many runs, or see that those in it were made with these settings.
+
+    Raises:
+        ValueError: they were not; the entries that differ are named.
+    """
+    file = folder / "settings.json"
+    if file.exists():
+        _check_same(folder, file, settings, "runs")
+    elif folder.exists() and any(folder.glob("*.pt")):
+        raise ValueError(f"{folder} holds results but no settings.json that says of what. Use another --output-dir.")
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps(settings))
+
+
+def _check_same(folder: Path, file: Path, settings: Mapping[str, Any], what: str) -> None:
     try:
         before = json.loads(file.read_text())
     except json.JSONDecodeError as error:
@@ -34,7 +56,7 @@ def check_run(folder: Path, settings: dict[str, Any], resume: bool) -> None:
     changed = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
     if changed:
         differences = ", ".join(f"{name} was {before.get(name)}, now {settings.get(name)}" for name in changed)
-        raise ValueError(f"{folder} holds a run of another configuration: {differences}. Use another --output-dir.")
+        raise ValueError(f"{folder} holds {what} of another configuration: {differences}. Use another --output-dir.")
 
 
 def write_folder(path: Path, write: Callable[[Path], None]) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
-from splits import unknown_policies
+
+from helpers.splits import unknown_policies
 
 
 def make_parser(description: str | None) -> ArgumentParser:

@@ -7,18 +7,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from ddpm import DDPM
-from gallery import Gallery, draw_gallery
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from splits import Split, train_tasks, unknown_policies
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from helpers.ddpm import DDPM
+from helpers.files import replacing, write_figure, write_json
+from helpers.gallery import Gallery, draw_gallery
+from helpers.splits import Split, train_tasks, unknown_policies
 from hopfield_replay.figures import energy_against_forgetting, forgetting_over_tasks
+from hopfield_replay.theory import markdown_table
 from hopfield_replay.tracker import BoundaryRecord, summarize
-from hopfield_replay.utilities.files import replacing, write_figure, write_json
 
 
 class Epochs(Callback):
@@ -48,8 +49,8 @@ def write_held_out(tasks: Sequence[Split], folder: Path) -> None:
     """Write the held-out images of each task, in [-1, 1], and their labels as task1.npz and so on."""
     for number, split in enumerate(tasks, 1):
         images, labels = split.held_out.tensors
-        with replacing(folder / f"task{number}.npz") as partial:
-            np.savez_compressed(partial, images=images.numpy(), labels=labels.numpy())
+        with replacing(folder / f"task{number}.npz") as partial, partial.open("wb") as file:
+            np.savez_compressed(file, images=images.numpy(), labels=labels.numpy())
 
 
 def check_options(parser: ArgumentParser, args: Any) -> None:
@@ -130,18 +131,17 @@ def paired_interval(first: list[Tensor], second: list[Tensor]) -> tuple[float, f
 
 def report(arms: list[dict[str, Any]]) -> str:
     """The table, and which differences between arms are within noise."""
-    lines = [
-        "After the last task, over the held-out probes of all earlier tasks (rise since each task was learned):",
-        f"{'policy':<14}{'intrinsic':>11}{'reconstruction':>16}{'95th pct':>10}{'error, new task':>17}"
-        f"{'buffer kB':>11}{'seconds':>9}",
-    ]
+    headers = ["policy", "intrinsic", "reconstruction", "95th percentile", "error, new task", "buffer kB", "seconds"]
+    rows = []
     for arm in arms:
         last = arm["tasks"][-1]
-        lines.append(
-            f"{arm['policy']:<14}{last['intrinsic_forgetting']:>11.3f}{last['reconstruction_forgetting']:>16.4f}"
-            f"{last['reconstruction_forgetting_p95']:>10.4f}{last['error_current_task']:>17.4f}"
-            f"{arm['buffer_bytes'] / 1024:>11.1f}{arm['seconds']:>9.0f}"
-        )
+        cells = [f"{last['intrinsic_forgetting']:.3f}", f"{last['reconstruction_forgetting']:.4f}"]
+        cells += [f"{last['reconstruction_forgetting_p95']:.4f}", f"{last['error_current_task']:.4f}"]
+        rows.append([arm["policy"], *cells, f"{arm['buffer_bytes'] / 1024:.1f}", f"{arm['seconds']:.0f}"])
+    lines = [
+        "Forgetting after the last task, over the held-out probes of all earlier tasks (rise since each was learned):",
+        markdown_table(headers, rows),
+    ]
     lines.append("Differences in reconstruction forgetting (95 % interval over probes; other seeds differ, too):")
     for i, first in enumerate(arms):
         for second in arms[i + 1 :]:

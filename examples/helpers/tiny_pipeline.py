@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from captioned import write_captioned
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from splits import load
 from torch import Tensor
 from torch.nn.functional import interpolate, mse_loss
 from tqdm.auto import trange
+
+from helpers.captioned import write_captioned
+from helpers.splits import load
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TASKS = {"zero_to_four": (0, 1, 2, 3, 4), "five_to_nine_inverted": (5, 6, 7, 8, 9)}

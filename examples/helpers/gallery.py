@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from ddpm import DDPM
 from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
-from splits import Split
 from torch import Tensor
 
+from helpers.ddpm import DDPM
+from helpers.files import write_figure
+from helpers.splits import Split
 from hopfield_replay.figures import picture_rows
-from hopfield_replay.utilities.files import write_figure
 
 
 class Gallery(Callback):

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from ddpm import DDPM
-from splits import PRESETS, Split, load, split_classes, train_tasks
 from torch import Tensor
 
-from hopfield_replay.buffer.storage import load_tree, save_tree
-from hopfield_replay.functional.neighbours import knn_distance
+from helpers.ddpm import DDPM
+from helpers.files import read_tensors, write_tensors
+from helpers.splits import PRESETS, Split, load, split_classes, train_tasks
+from hopfield_replay.functional import knn_distance
 from hopfield_replay.tracker import BoundaryRecord, ProbeRecord, sample_ids
 
 NEIGHBOUR = 10  # the density control is the distance to this neighbour
@@ -74,7 +74,7 @@ class Job:
     @property
     def file(self) -> str:
         """Name of its result."""
-        return f"{self.sequence}-{self.policy}-{self.capacity}-{self.seed}.safetensors"
+        return f"{self.sequence}-{self.policy}-{self.capacity}-{self.seed}.pt"
 
 
 @lru_cache(maxsize=1)
@@ -152,8 +152,8 @@ def generate(model: DDPM, count: int) -> Tensor:
 
 def positions(probe: ProbeRecord) -> Tensor:
     """Where the probes stand in their task's validation data, (n,), rising: the held-out images first."""
-    found: Tensor = probe.ids - sample_ids(probe.task, torch.zeros(1), held_out=True)
-    return found
+    at: Tensor = probe.ids - sample_ids(probe.task, torch.zeros(1), held_out=True)
+    return at
 
 
 def log_density(split: Split, probe: ProbeRecord) -> Tensor:
@@ -195,7 +195,7 @@ def run_job(job: Job, settings: Settings, folder: Path, data_dir: Path, accelera
         "density": [log_density(split, monitor.history[task].probes[task]) for task, split in enumerate(tasks)],
         "generated": generated,
     }
-    save_tree(folder / job.file, result)
+    write_tensors(folder / job.file, result)
     return seconds
 
 
@@ -207,16 +207,16 @@ def lean(record: BoundaryRecord, tasks: Sequence[Split]) -> dict[str, Any]:
     probes = []
     for probe in record.probes:
         count = int((positions(probe) < len(tasks[probe.task].held_out)).sum())
-        found = {"task": probe.task}
+        row = {"task": probe.task}
         for name, value in probe.items():
             if name.startswith(("energy", "error")) and value is not None:
                 mean = (value.mean(1) if value.ndim == 2 else value).float()
-                found |= {name: mean[:count], f"seen_{name}": mean[count:]}
-        probes.append(found)
+                row |= {name: mean[:count], f"seen_{name}": mean[count:]}
+        probes.append(row)
     return {name: record[name] for name in ("task", "beta", "n_eff", "replayed", "timesteps")} | {"probes": probes}
 
 
 def read_results(folder: Path) -> dict[Job, dict[str, Any]]:
     """All finished jobs of a folder."""
-    results = (load_tree(path) for path in sorted(folder.glob("*.safetensors")))
+    results = (read_tensors(path) for path in sorted(folder.glob("*.pt")))
     return {Job(**result["job"]): result for result in results}

@@ -150,8 +150,10 @@ class LatentDiffusion(LightningModule):
         """Token ids (n, length) of captions; long ones are cut."""
         tokenizer = self.pipeline.tokenizer
         length = tokenizer.model_max_length
-        found = tokenizer(list(captions), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-        ids: Tensor = found.input_ids
+        tokens = tokenizer(
+            list(captions), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        )
+        ids: Tensor = tokens.input_ids
         return ids
 
     @torch.no_grad()
@@ -208,7 +210,7 @@ class LatentDiffusion(LightningModule):
         """Pictures of the captions, each from its own noise, the same at every call."""
         draws = [torch.Generator().manual_seed(number) for number in range(len(captions))]
         self.unet.eval()
-        found: list[Image.Image] = self.pipeline(
+        pictures: list[Image.Image] = self.pipeline(
             list(captions),
             height=drawing.size,
             width=drawing.size,
@@ -217,4 +219,4 @@ class LatentDiffusion(LightningModule):
             generator=draws,
         ).images
         self.unet.train()
-        return found
+        return pictures

@@ -6,10 +6,11 @@ from typing import Any, Literal
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiTTransformer2DModel, UNet2DModel
 from lightning.pytorch import LightningModule
-from mlp import MLP
 from torch import Tensor
 from torch.nn.functional import mse_loss
 from torch.optim.lr_scheduler import LambdaLR
+
+from helpers.mlp import MLP
 
 SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}  # diffusers' names
 

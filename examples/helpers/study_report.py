@@ -4,12 +4,20 @@ import math
 from pathlib import Path
 from typing import Any
 
-from digit_classifier import GenerativeDistance
-from study_job import Settings, class_distances, images_of, read_results, task_distance
-from study_statistics import MEASURES, Arms, correlations, interval, matching_capacity, measure, paired_difference
-
+from helpers.digit_classifier import GenerativeDistance
+from helpers.files import write_figure
+from helpers.study_job import Settings, class_distances, images_of, read_results, task_distance
+from helpers.study_statistics import (
+    MEASURES,
+    Arms,
+    correlations,
+    interval,
+    matching_capacity,
+    measure,
+    paired_difference,
+)
 from hopfield_replay.figures import legend_above, new_figure, panels, series_style
-from hopfield_replay.utilities.files import write_figure
+from hopfield_replay.theory import markdown_table
 
 CORRELATIONS = {
     "before": "energy before",
@@ -32,8 +40,8 @@ def summarize(folder: Path, settings: Settings, data_dir: Path) -> dict[str, Any
     arms: Arms = {}
     for job, result in results.items():
         if job.sequence == "split":
-            found = measure(result, generative, lambda images: generative.share_of(images, earlier))
-            arms.setdefault((job.policy, job.capacity), {})[job.seed] = found
+            measured = measure(result, generative, lambda images: generative.share_of(images, earlier))
+            arms.setdefault((job.policy, job.capacity), {})[job.seed] = measured
     policies = []
     for (policy, capacity), runs in arms.items():
         row: dict[str, Any] = {"policy": policy, "capacity": capacity, "runs": runs}
@@ -66,91 +74,86 @@ def summarize(folder: Path, settings: Settings, data_dir: Path) -> dict[str, Any
     }
 
 
-def number(found: dict[str, float], digits: int = 4, sign: bool = False) -> str:
+def number(estimate: dict[str, float], digits: int = 4, sign: bool = False) -> str:
     """Mean with its interval; nothing for what was not measured."""
-    if math.isnan(found["mean"]):
+    if math.isnan(estimate["mean"]):
         return ""
     form = f"{'+' if sign else ''}.{digits}f"
-    text = format(found["mean"], form)
-    return text if math.isnan(found["low"]) else f"{text} [{found['low']:{form}}, {found['high']:{form}}]"
-
-
-def markdown_row(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    text = format(estimate["mean"], form)
+    return text if math.isnan(estimate["low"]) else f"{text} [{estimate['low']:{form}}, {estimate['high']:{form}}]"
 
 
 def markdown(summary: dict[str, Any]) -> str:
     """The study's tables on one data set."""
+    title = f"## {summary['data']}, {summary['network']}"
+    parts = [title, by_policy(summary), random_needs(summary), by_boundary(summary)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def by_policy(summary: dict[str, Any]) -> str:
+    """What each policy forgets, keeps and generates."""
     extractor = summary["extractor"]
     count = max(row["reconstruction"]["seeds"] for row in summary["policies"]) if summary["policies"] else 0
-    lines = [
-        f"## {summary['data']}, {summary['network']}",
-        "",
-        f"{summary['jobs']} runs on {', '.join(summary['devices'])}. After the last task, held-out images of all "
-        f"earlier tasks; mean over up to {count} seeds [95 % bootstrap interval over seeds]. With this few seeds such "
-        "an interval is somewhat too narrow (about 84 % coverage for 5). Differences are paired by seed, against "
-        "random at the same capacity; negative means less.",
-        "",
-    ]
     heads = ["policy", "kept", "seeds", "reconstruction forgetting", "difference", "worst 10 %", "difference"]
     heads += ["training images", "difference"]
     heads += ["error, new task", "difference", extractor["name"], "difference", "share of earlier tasks"]
-    lines += [markdown_row(heads), markdown_row(["---"] * len(heads))]
+    rows = []
     for row in summary["policies"]:
         cells = [row["policy"], str(row["capacity"]), str(row["reconstruction"]["seeds"])]
         against = row.get("against_random")
-        for name, digits in (
-            ("reconstruction", 4),
-            ("worst_tenth", 4),
-            ("seen", 4),
-            ("new_task_error", 4),
-            ("distance", 1),
-        ):
+        for name in ("reconstruction", "worst_tenth", "seen", "new_task_error", "distance"):
+            digits = 1 if name == "distance" else 4
             cells.append(number({"mean": row[name]["mean"], "low": math.nan}, digits))
             cells.append(number(against[name], digits, sign=True) if against else "")
-        cells.append(f"{row['share_of_earlier']['mean']:.2f}")
-        lines.append(markdown_row(cells))
-    lines += [
-        "",
+        rows.append([*cells, f"{row['share_of_earlier']['mean']:.2f}"])
+    return (
+        f"{summary['jobs']} runs on {', '.join(summary['devices'])}. After the last task, held-out images of all "
+        f"earlier tasks; mean over up to {count} seeds [95 % bootstrap interval over seeds]. With this few seeds such "
+        "an interval is somewhat too narrow (about 84 % coverage for 5). Differences are paired by seed, against "
+        "random at the same capacity; negative means less.\n\n"
+        f"{markdown_table(heads, rows)}\n\n"
         f"{extractor['name']}: Frechet distance of {extractor['generated']} generated images to real images of all "
         f"tasks, in the 32 features of a classifier trained on this data ({100 * extractor['accuracy']:.1f} % "
         f"right on images it was not trained on); {extractor['generated']} other real images are at "
         f"{extractor['floor']:.1f}. Share of earlier tasks: of the generated images, by that classifier; "
-        f"{extractor['expected_share_of_earlier']:.2f} would be even.",
-        "",
-    ]
-    if summary["random_needs"]:
-        measured = summary["random_needs"][0]["random_measured_at"]
-        lines += [
-            f"Kept samples with which random forgets as little as greedy_gain, interpolated (linear in log capacity) "
-            f"on random's curve, measured at {', '.join(map(str, measured))}:",
-            "",
-            markdown_row(["greedy_gain keeps", "random needs", "95 % interval", "seeds"]),
-            markdown_row(["---"] * 4),
-        ]
-        for row in summary["random_needs"]:
-            needs, low, high = (capacity_text(row[name], measured) for name in ("random_needs", "low", "high"))
-            lines.append(markdown_row([str(row["capacity"]), needs, f"{low} to {high}", str(row["seeds"])]))
-        lines.append("")
-    if summary["correlations"]:
-        heads = ["boundary", "classes", "distance", "seeds", "mean forgetting", *CORRELATIONS.values()]
-        lines += [
-            "Without replay: Spearman's rank correlation of each held-out image's forgetting at the boundary (images "
-            "of the task just before it) with its energy before and its energy rise; given density: partial, "
-            "controlled for the log distance to the 10th neighbour in its own task. Distance: between the tasks' class "
-            "means, averaged.",
-            "",
-            markdown_row(heads),
-            markdown_row(["---"] * len(heads)),
-        ]
-        for row in summary["correlations"]:
-            arrow = " <-> " if row["both_orders"] else " -> "
-            classes = arrow.join(",".join(map(str, row[end])) for end in ("from", "to"))
-            cells = [row["boundary"], classes, f"{row['task_distance']:.2f}", str(row["forgetting"]["seeds"])]
-            cells += [f"{row['forgetting']['mean']:.4f}"]
-            lines.append(markdown_row(cells + [number(row[name], 2, sign=True) for name in CORRELATIONS]))
-        lines.append("")
-    return "\n".join(lines)
+        f"{extractor['expected_share_of_earlier']:.2f} would be even."
+    )
+
+
+def random_needs(summary: dict[str, Any]) -> str:
+    """How many samples random needs to forget as little as greedy_gain; empty where it was not measured."""
+    if not summary["random_needs"]:
+        return ""
+    measured = summary["random_needs"][0]["random_measured_at"]
+    rows = []
+    for row in summary["random_needs"]:
+        needs, low, high = (capacity_text(row[name], measured) for name in ("random_needs", "low", "high"))
+        rows.append([str(row["capacity"]), needs, f"{low} to {high}", str(row["seeds"])])
+    return (
+        "Kept samples with which random forgets as little as greedy_gain, interpolated (linear in log capacity) on "
+        f"random's curve, measured at {', '.join(map(str, measured))}:\n\n"
+        + markdown_table(["greedy_gain keeps", "random needs", "95 % interval", "seeds"], rows)
+    )
+
+
+def by_boundary(summary: dict[str, Any]) -> str:
+    """How forgetting without replay ranks with the energies; empty where it was not measured."""
+    if not summary["correlations"]:
+        return ""
+    heads = ["boundary", "classes", "distance", "seeds", "mean forgetting", *CORRELATIONS.values()]
+    rows = []
+    for row in summary["correlations"]:
+        arrow = " <-> " if row["both_orders"] else " -> "
+        classes = arrow.join(",".join(map(str, row[end])) for end in ("from", "to"))
+        cells = [row["boundary"], classes, f"{row['task_distance']:.2f}", str(row["forgetting"]["seeds"])]
+        cells += [f"{row['forgetting']['mean']:.4f}"]
+        rows.append(cells + [number(row[name], 2, sign=True) for name in CORRELATIONS])
+    return (
+        "Without replay: Spearman's rank correlation of each held-out image's forgetting at the boundary (images of "
+        "the task just before it) with its energy before and its energy rise; given density: partial, controlled for "
+        "the log distance to the 10th neighbour in its own task. Distance: between the tasks' class means, "
+        "averaged.\n\n" + markdown_table(heads, rows)
+    )
 
 
 def capacity_text(value: float, measured: list[int]) -> str:
@@ -160,11 +163,11 @@ def capacity_text(value: float, measured: list[int]) -> str:
     return f"<= {measured[0]}" if value <= measured[0] else f"{value:.0f}"
 
 
-def whiskers(found: dict[str, float]) -> list[list[float]]:
+def whiskers(estimate: dict[str, float]) -> list[list[float]]:
     """Lengths of the error bar below and above the mean; none without an interval."""
-    if math.isnan(found["low"]):
+    if math.isnan(estimate["low"]):
         return [[0.0], [0.0]]
-    return [[max(0.0, found["mean"] - found["low"])], [max(0.0, found["high"] - found["mean"])]]
+    return [[max(0.0, estimate["mean"] - estimate["low"])], [max(0.0, estimate["high"] - estimate["mean"])]]
 
 
 def draw_policies(summary: dict[str, Any], path: Path) -> None:
@@ -179,17 +182,19 @@ def draw_policies(summary: dict[str, Any], path: Path) -> None:
     left, right = panels(figure, 2, 2)
     draw_curves(left, rows, sizes)
     # by the size that most policies have, then by the differences there
-    common = max(sizes, key=lambda size: sum(size in found for found in compared.values()), default=0)
+    common = max(sizes, key=lambda size: sum(size in by_size for by_size in compared.values()), default=0)
     worst_first = sorted(compared, key=lambda name: -compared[name].get(common, {"mean": -math.inf})["mean"])
     for i, size in enumerate(sizes):
         label: str | None = f"{size} kept"
         for height, name in enumerate(worst_first):
             if size not in compared[name]:
                 continue
-            found = compared[name][size]
+            difference = compared[name][size]
             style = series_style(i) | {"linestyle": "none"}
             shift = 0.22 * ((len(sizes) - 1) / 2 - i)
-            right.errorbar([found["mean"]], [height + shift], xerr=whiskers(found), capsize=2, label=label, **style)
+            right.errorbar(
+                [difference["mean"]], [height + shift], xerr=whiskers(difference), capsize=2, label=label, **style
+            )
             label = None
     right.set_yticks(range(len(worst_first)), worst_first)
     right.axvline(0.0, color="0.7", linewidth=0.8, zorder=0)
@@ -208,10 +213,10 @@ def draw_curves(axis: Any, rows: dict[tuple[str, int], dict[str, Any]], sizes: l
             axis.axhline(rows[name, 0]["reconstruction"]["mean"], color="0.5", linestyle="--", label="none")
             continue
         measured = [size for size in sizes if (name, size) in rows]
-        found = [rows[name, size]["reconstruction"] for size in measured]
-        means = [one["mean"] for one in found]
+        estimates = [rows[name, size]["reconstruction"] for size in measured]
+        means = [one["mean"] for one in estimates]
         if name in HIGHLIGHTED:
-            errors = [whiskers(one) for one in found]
+            errors = [whiskers(one) for one in estimates]
             bars = [[error[side][0] for error in errors] for side in (0, 1)]
             axis.errorbar(measured, means, yerr=bars, capsize=2, label=name, **series_style(HIGHLIGHTED.index(name)))
         else:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from hopfield_replay.metrics.distances import frechet_distance
+from hopfield_replay.metrics import frechet_distance
 
 FEATURES = 32
 
@@ -86,5 +86,5 @@ class GenerativeDistance:
 
     def share_of(self, generated: Tensor, classes: list[int]) -> float:
         """Share of the generated images, uint8, that the classifier sees as one of these classes."""
-        found = self.classifier.classify(generated.float() / 127.5 - 1)
-        return float(torch.isin(found, torch.tensor(classes)).float().mean())
+        digits = self.classifier.classify(generated.float() / 127.5 - 1)
+        return float(torch.isin(digits, torch.tensor(classes)).float().mean())

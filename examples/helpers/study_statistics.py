@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from study_job import Job, Settings
 from torch import Tensor
 
-from hopfield_replay.functional.correlation import spearman
+from helpers.study_job import Job, Settings
+from hopfield_replay.functional import spearman
 
 RESAMPLES = 2000
 MEASURES = ("reconstruction", "worst_tenth", "seen", "new_task_error", "distance", "share_of_earlier")
@@ -86,7 +86,7 @@ def matching_capacity(arms: Arms, policy: str, name: str) -> list[dict[str, Any]
     capacity measured for random.
     """
     sizes = sorted(capacity for other, capacity in arms if other == "random")
-    found = []
+    rows = []
     for capacity in sorted(capacity for other, capacity in arms if other == policy):
         runs = [arms[policy, capacity], *(arms["random", size] for size in sizes)]
         seeds = sorted(set.intersection(*(set(run) for run in runs)))
@@ -96,7 +96,7 @@ def matching_capacity(arms: Arms, policy: str, name: str) -> list[dict[str, Any]
         resampled = table[:, seed_draws(len(seeds))].mean(2) if len(seeds) > 1 else table
         drawn = sorted(crossing(sizes, column[1:], column[0]) for column in resampled.T.tolist())
         mean = table.mean(1).tolist()
-        found.append(
+        rows.append(
             {
                 "capacity": capacity,
                 "random_needs": crossing(sizes, mean[1:], mean[0]),
@@ -106,7 +106,7 @@ def matching_capacity(arms: Arms, policy: str, name: str) -> list[dict[str, Any]
                 "seeds": len(seeds),
             }
         )
-    return found
+    return rows
 
 
 def boundary_correlations(result: dict[str, Any], task: int) -> dict[str, float]:
@@ -142,14 +142,14 @@ def correlations(results: Results, settings: Settings) -> list[dict[str, Any]]:
             for sequence, task in parts:
                 if job.policy == "none" and job.sequence == sequence:
                     by_seed.setdefault(job.seed, []).append(boundary_correlations(result, task))
-        complete = [found for _, found in sorted(by_seed.items()) if len(found) == len(parts)]
+        complete = [runs for _, runs in sorted(by_seed.items()) if len(runs) == len(parts)]
         if complete:
             sequence, task = parts[0]
             classes = settings.sequences[sequence]
             rows.append(
                 {"boundary": label, "from": classes[task - 1], "to": classes[task], "both_orders": len(parts) > 1}
                 | {
-                    name: interval([sum(part[name] for part in found) / len(found) for found in complete])
+                    name: interval([sum(part[name] for part in runs) / len(runs) for runs in complete])
                     for name in complete[0][0]
                 }
             )

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from captioned import Captioned
-from latent_diffusion import Drawing, LatentDiffusion
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
+from helpers.captioned import Captioned
+from helpers.files import replacing
+from helpers.latent_diffusion import Drawing, LatentDiffusion
 from hopfield_replay import ForgettingMonitor
-from hopfield_replay.utilities.files import replacing
 
 
 class Gallery(Callback):

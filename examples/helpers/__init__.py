@@ -1,0 +1,1 @@
+"""What the examples share: data, models, training on task after task, results."""
