@@ -100,10 +100,11 @@ def select(
     if requirements(chooser).losses:
         raise ValueError(f"{policy!r} needs a model's loss on every sample, and select knows no model; choose another.")
     side = _side(old, size, encoder)
-    vectors, found, _ = read_vectors(_batches(old, side), encoder, "old")
+    grey = all(data.form[1] for data in (old, new) if isinstance(data, ImageCollection))
+    vectors, found, _ = read_vectors(_batches(old, side, grey), encoder, "old")
     if len(vectors) < 4:
         raise ValueError(f"select needs at least 4 old samples, got {len(vectors)}.")
-    coming = None if new is None else read_vectors(_batches(new, side), encoder, "new")[0]
+    coming = None if new is None else read_vectors(_batches(new, side, grey), encoder, "new")[0]
     if labels is None:
         labels = old.labels if isinstance(old, ImageCollection) else found
     if isinstance(by, str) and labels is None:
@@ -174,8 +175,8 @@ def _side(
     return _SIDE if common is None else None
 
 
-def _batches(data: Data | ImageCollection, side: int | None) -> Data:
-    return data.batches(side) if isinstance(data, ImageCollection) else data
+def _batches(data: Data | ImageCollection, side: int | None, grey: bool) -> Data:
+    return data.batches(side, grey=grey) if isinstance(data, ImageCollection) else data
 
 
 def _known(vectors: Tensor, groups: Groups, seed: int, **described: Any) -> Candidates:

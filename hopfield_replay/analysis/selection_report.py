@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hopfield_replay.figures import contact_sheet
 from hopfield_replay.memory.temperature import Diagnosis
+from hopfield_replay.utilities.tables import text_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -123,12 +124,11 @@ class SelectionReport:
             f"(leave-one-out n_eff {self.diagnosis.n_eff:.3g})"
         ]
         if self.classes:
-            width = max(8, *(len(name) for name in self.classes)) + 2
-            lines.append(f"{'class':<{width}}{'samples':>9}{'chosen':>9}")
-            lines += [f"{name:<{width}}{row['samples']:>9}{row['kept']:>9}" for name, row in self.classes.items()]
-        lines.append(f"{'protected energy':<18}{'mean':>12}{'worst tenth':>14}")
-        for name, found in (("these", self.kept), ("random", self.random), ("everything", self.everything)):
-            lines.append(f"{name:<18}{found.mean:>12.4g}{found.tail:>14.4g}")
+            rows = [[name, str(row["samples"]), str(row["kept"])] for name, row in self.classes.items()]
+            lines.append(text_table(("class", "samples", "chosen"), rows))
+        compared = (("these", self.kept), ("random", self.random), ("everything", self.everything))
+        rows = [[name, f"{found.mean:.4g}", f"{found.tail:.4g}"] for name, found in compared]
+        lines.append(text_table(("protected energy", "mean", "worst tenth"), rows))
         lines.append(f"no {len(self)} samples protect more than {1.0 / self.certificate:.3g} times as much (certified)")
         if self.copies is not None:
             lines.append(f"near-duplicates left out: {len(self.duplicates)}")

@@ -3,7 +3,7 @@
 from hopfield_replay.checkpoints.buffer_file import BufferFile
 from hopfield_replay.checkpoints.encoder import LoadedEncoder, load_encoder
 from hopfield_replay.checkpoints.module import load_module
-from hopfield_replay.checkpoints.pipeline import load_adapter, load_pipeline
+from hopfield_replay.checkpoints.pipeline import load_adapter, load_pipeline, open_pipeline
 from hopfield_replay.checkpoints.version import Version
 from hopfield_replay.checkpoints.versions import load_versions
 
@@ -16,4 +16,5 @@ __all__ = [
     "load_module",
     "load_pipeline",
     "load_versions",
+    "open_pipeline",
 ]

@@ -110,13 +110,12 @@ def _described(place: str, buffer: "EnergyReplayBuffer", encoder: Any) -> tuple[
 
     from hopfield_replay.buffer import verify
     from hopfield_replay.buffer.views import COLUMNS, by_task
+    from hopfield_replay.utilities.tables import text_table
 
     rows = buffer.rows()
     report = verify(buffer, encoder)
     lines = [f"{place or 'buffer'}: {len(buffer)} samples, {buffer.nbytes / 2**20:.3g} MiB, beta {buffer.beta}"]
-    cells = [COLUMNS, *by_task(rows)]
-    widths = [max(len(row[i]) for row in cells) + 2 for i in range(len(COLUMNS))]
-    lines += ["".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    lines.append(text_table(COLUMNS, by_task(rows)))
     if report.apart == 0:
         lines.append(
             f"verified: every vector is what the encoder makes of its sample; shares sum to {report.shares:.6g}"

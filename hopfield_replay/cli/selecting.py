@@ -1,5 +1,6 @@
 """hopfield-replay select."""
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -28,6 +29,11 @@ examples:
   what protects the old images from a fine-tune on new ones, class by class
     hopfield-replay select old/ new/ --keep 500 --by folder \\
         --encoder stable-diffusion/ --output-dir results/
+  class images for prior preservation, of which there are none: the best 100 of
+  1000 that the model generates itself
+    hopfield-replay select --generate stable-diffusion/ --prompts prompts.txt \\
+        --pool 1000 --keep 100 --encoder dinov2/ --export diffusers \\
+        --output class-images/ --prompt "a photo of a dog"
 """
 SOURCE = (
     "a folder of images (captions in a metadata.jsonl or in .txt files of the same names), a folder that datasets' "
@@ -41,7 +47,10 @@ def add_options(parser: ArgumentParser) -> None:
     from hopfield_replay.analysis.exports.export import FORMATS
     from hopfield_replay.policies import POLICIES
 
-    parser.add_argument("old", type=str, metavar="OLD", help=f"what to choose from: {SOURCE}")
+    parser.add_argument(
+        "old", type=str | None, nargs="?", default=None, metavar="OLD",
+        help=f"what to choose from, unless it is generated: {SOURCE}",
+    )  # fmt: skip
     parser.add_argument(
         "new", type=str | None, nargs="?", default=None, metavar="NEW",
         help="what will be trained on, likewise; the choice then protects most from it",
@@ -54,13 +63,28 @@ def add_options(parser: ArgumentParser) -> None:
         help="equal shares for each class, each folder, or each of OLD and --also; all compete if not given",
     )  # fmt: skip
     group.add_argument("--also", type=str, nargs="+", default=None, metavar="SOURCE", help="more to choose from")
-    group.add_argument("--pool", type=int | None, default=None, metavar="N", help="choose among N drawn at random")
+    group.add_argument(
+        "--pool", type=int | None, default=None, metavar="N",
+        help="choose among N drawn at random, or generate so many (10 times --keep if not given)",
+    )  # fmt: skip
     group.add_argument(
         "--unique", type=float | None, nargs="?", const=0.1, default=None, metavar="SHARE",
         help="keep one of several near-duplicates, and report them: those within this share of the usual distance "
         "to the 10th nearest sample (0.1 if no number is given)",
     )  # fmt: skip
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of the random policies and of the pool")
+    group = parser.add_argument_group("where there is no data")
+    group.add_argument(
+        "--generate", type=str | None, default=None, metavar="PIPELINE",
+        help="choose among images of this text-to-image pipeline (a folder of save_pretrained); a single SOURCE is NEW "
+        "then",
+    )  # fmt: skip
+    group.add_argument(
+        "--prompts", type=str | None, default=None, metavar="FILE", help="its prompts, one a line, used in turns"
+    )
+    group.add_argument(
+        "--steps", type=int | None, default=None, metavar="N", help="of its sampler; its own if not given"
+    )
     group = parser.add_argument_group("how samples are compared")
     group.add_argument(
         "--encoder", type=str, default="pixels", metavar="pixels|PATH",
@@ -71,7 +95,7 @@ def add_options(parser: ArgumentParser) -> None:
         "--size", type=int | None, default=None, metavar="N",
         help="side to which images are scaled and cropped for the encoder; what the encoder takes if not given",
     )  # fmt: skip
-    group.add_argument("--device", type=str, default="cpu", metavar="DEVICE", help="of the encoder")
+    group.add_argument("--device", type=str, default="cpu", metavar="DEVICE", help="of the encoder and the pipeline")
     group.add_argument(
         "--beta", type=float | None, default=None, metavar="BETA", help="inverse temperature; calibrated if not given"
     )
@@ -106,11 +130,20 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Any) -> int:
     """Choose, print, write and hand over."""
+    _check_outcome(options)
+    with tempfile.TemporaryDirectory(prefix="hopfield-replay-") as scratch:
+        return _chosen(options, _generated(options, scratch) if options.generate else None)
+
+
+def _chosen(options: Any, generated: "ImageCollection | None") -> int:
     from hopfield_replay.analysis import ImageCollection, select
 
-    _check_outcome(options)
-    sources = [options.old, *(options.also or [])]
-    parts = [_read(source) for source in sources]
+    if generated is not None:
+        sources, parts = [options.generate], [(generated, generated.labels)]
+        options.new = options.new or options.old
+    else:
+        sources = [options.old, *(options.also or [])]
+        parts = [_read(source) for source in sources]
     old, labels = _joined(parts, sources)
     encoder, size = _encoder(options)
     report = select(
@@ -122,7 +155,7 @@ def run(options: Any) -> int:
         encoder=encoder,
         size=size,
         beta="auto" if options.beta is None else options.beta,
-        pool=options.pool,
+        pool=None if generated is not None else options.pool,
         unique=False if options.unique is None else options.unique,
         labels=labels,
         replay_ratio=options.replay_ratio,
@@ -144,12 +177,30 @@ def _check_outcome(options: Any) -> None:
     from hopfield_replay.analysis.exports.export import FORMATS
     from hopfield_replay.analysis.exports.place import check_free
 
+    if (options.generate is None) != (options.prompts is None):
+        raise ValueError("--generate PIPELINE and --prompts FILE belong together: a pipeline needs prompts.")
+    if options.generate is None and options.old is None:
+        raise ValueError("Give OLD, what to choose from, or --generate PIPELINE and --prompts FILE.")
+    if options.generate is not None and options.files != "copy":
+        raise ValueError(f"Generated images are not kept elsewhere: --files {options.files} cannot link to them.")
     if (options.export is None) != (options.output is None):
         raise ValueError("--export FORMAT and --output DIR belong together: what to write, and where to.")
     if options.export is not None:
         if options.export not in FORMATS:
             raise ValueError(f"Unknown --export {options.export!r}; choose one of {', '.join(FORMATS)}.")
         check_free(options.output)
+
+
+def _generated(options: Any, scratch: str) -> "ImageCollection":
+    """Images that a pipeline generates, in a folder that is removed in the end."""
+    from hopfield_replay.analysis.generating import generate_images, read_prompts
+    from hopfield_replay.checkpoints import open_pipeline
+
+    prompts = read_prompts(options.prompts)
+    pipeline = open_pipeline(options.generate).to(options.device)
+    count = 10 * options.keep if options.pool is None else options.pool
+    settings = {} if options.steps is None else {"num_inference_steps": options.steps}
+    return generate_images(pipeline, prompts, count, scratch, seed=options.seed, **settings)
 
 
 def _read(source: str) -> tuple[Any, list[Any] | None]:

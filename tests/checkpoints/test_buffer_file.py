@@ -187,7 +187,7 @@ def test_the_command_shows_and_verifies(tmp_path, capsys):
     assert main(["buffer", str(tmp_path / "b.safetensors"), "--output-dir", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert "buffer: 4 samples" in said
-    assert "0 (first)  4     100.0%" in said
+    assert "0 (first)     4               100.0%" in said
     assert "verified: every vector" in said
     told = json.loads((tmp_path / "out" / "buffer.json").read_text())["buffer"]
     assert [row["id"] for row in told["samples"]] == buffer.ids.tolist()

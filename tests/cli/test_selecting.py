@@ -10,6 +10,7 @@ from PIL import Image
 from hopfield_replay.cli import main
 from tests.analysis import trainers
 from tests.analysis.test_exports import pictures
+from tests.analysis.test_generating import Pipeline
 
 CIFAR = Path(__file__).parents[3] / "shared" / "data" / "cifar10" / "train.npz"
 
@@ -111,7 +112,10 @@ def test_an_encoder_from_disk_says_how_large_images_are(tmp_path, monkeypatch):
         (["--keep", "2", "--encoder", "missing"], "missing does not exist"),
         (["--keep", "2", "--policy", "best"], "Unknown policy"),
         (["--also", "nowhere", "--keep", "2"], "nowhere"),
-        (["nowhere", "--keep", "2"], "nowhere"),
+        (["--keep", "2", "--generate", "pipeline"], "a pipeline needs prompts"),
+        (["--keep", "2", "--prompts", "p.txt"], "belong together"),
+        (["--keep", "2", "--generate", "p", "--prompts", "p.txt", "--files", "symlink"], "cannot link"),
+        (["--keep", "2", "--generate", "p", "--prompts", "p.txt"], "p.txt cannot be read"),
     ],
 )
 def test_bad_input_ends_with_2_and_leaves_nothing(tmp_path, monkeypatch, capsys, arguments, message):
@@ -122,11 +126,43 @@ def test_bad_input_ends_with_2_and_leaves_nothing(tmp_path, monkeypatch, capsys,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["old"]
 
 
+def test_nothing_to_choose_from_is_said(tmp_path, capsys):
+    assert run("--keep", "2") == 2
+    assert "Give OLD" in capsys.readouterr().err
+    assert run(tmp_path / "nowhere", "--keep", "2") == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
 def test_an_empty_class_is_named(tmp_path, capsys):
     (folders(tmp_path) / "c").mkdir()
     assert run(tmp_path / "old", "--keep", 3, "--by", "folder") == 2
     assert "folders without images: c" in capsys.readouterr().err
     assert run(tmp_path / "old", "--keep", 3, "--by", "label") == 0
+
+
+def test_a_pipeline_generates_what_there_is_to_choose_from(tmp_path, monkeypatch):
+    from hopfield_replay import checkpoints
+
+    class Grey(Pipeline):
+        def to(self, device):
+            assert device == "cpu"
+            return self
+
+    pipeline = Grey()
+    monkeypatch.setattr(checkpoints, "open_pipeline", lambda path: pipeline)
+    (tmp_path / "prompts.txt").write_text("grey 0.2\ngrey 0.8\n")
+    new = pictures(tmp_path / "new", count=5)
+    generate = ["--generate", "somewhere", "--prompts", tmp_path / "prompts.txt", "--steps", 3, "--keep", 4]
+    outcome = ["--export", "kohya", "--output", tmp_path / "out", "--output-dir", tmp_path / "res"]
+    assert run(new, *generate, *outcome, "--pool", 9, "--size", 4) == 0
+    assert [asked for asked, _ in pipeline.asked] == [8, 1]
+    assert pipeline.asked[0][1] == {"num_inference_steps": 3}
+    told = json.loads((tmp_path / "res" / "select.json").read_text())
+    assert (told["samples"], told["candidates"]) == (9, 9)
+    shown = trainers.kohya(tmp_path / "out")
+    assert {row[1] for row in shown} == {"grey 0.2", "grey 0.8"}
+    assert run(*generate) == 0  # the new data unknown, and 10 times as many as are kept
+    assert sum(asked for asked, _ in pipeline.asked[2:]) == 40
 
 
 @pytest.mark.skipif(not CIFAR.is_file(), reason="the CIFAR-10 subset is not here")

@@ -96,19 +96,20 @@ class ImageCollection:
         sizes = {size for _, size, _ in headers}
         return (sizes.pop() if len(sizes) == 1 else None), all(grey for _, _, grey in headers)
 
-    def batches(self, size: int | None = None) -> "ImageBatches":
+    def batches(self, size: int | None = None, *, grey: bool | None = None) -> "ImageBatches":
         """All images as batches (b, channels, height, width) in [-1, 1], which can be read again and again.
 
         Args:
             size: side to which they are scaled and cropped around their centres; None: as they are.
+            grey: whether they have one channel or three; None: one, if all of them are grey.
 
         Raises:
             ValueError: images of several sizes, and no size to bring them to.
         """
-        common, grey = self.form
+        common, all_grey = self.form
         if size is None and common is None:
             raise ValueError("The images have several sizes; give the size to bring them to.")
-        return ImageBatches(self.items, size, grey)
+        return ImageBatches(self.items, size, all_grey if grey is None else grey)
 
     def pictures(self, positions: Tensor, size: int) -> Tensor:
         """Some of the images, for people to look at.
@@ -148,8 +149,7 @@ class ImageBatches:
         from PIL import ImageOps
 
         image = item.open()
-        if not self._grey:
-            image = image.convert("RGB")
+        image = image.convert("L" if self._grey else "RGB")
         if self._size is not None and image.size != (self._size, self._size):
             image = ImageOps.fit(image, (self._size, self._size))
         return _tensor(image).float() / 127.5 - 1.0
