@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from hopfield_replay.analysis.audit_findings import AuditFindings, Examples
 from hopfield_replay.figures import error_change, picture_rows, rises_by_group
+from hopfield_replay.utilities.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,5 +43,5 @@ def _examples(report: AuditFindings, examples: Examples, end: str) -> "Figure | 
 def _caption(report: AuditFindings, position: int) -> str:
     """The class of a sample, if it has one, above the rise of its error."""
     rise = f"{float(report.rises[position]):+.2g}"
-    label = wrap(str(report.labels[position]), _CAPTION)[:3] if report.labels else []
+    label = wrap(printable(report.labels[position]), _CAPTION)[:3] if report.labels else []
     return "\n".join([*label, rise])

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from hopfield_replay.analysis.audit_findings import AuditFindings
 from hopfield_replay.analysis.drift import Label
 from hopfield_replay.utilities.tables import text_table
+from hopfield_replay.utilities.text import printable
 
 HEADERS = ("samples", "before", "after", "rise", "95 % interval", "relative", "worse")
 _SHOWN = 8
@@ -25,7 +26,7 @@ def as_text(report: AuditFindings) -> str:
     if report.correlations:
         lines += ["", f"Spearman's rank correlation of the rise with (beta {report.beta:.4g})"]
         lines.append(text_table(("", "estimate", "95 % interval"), correlation_rows(report)))
-    lines += [f"warning: {warning}" for warning in report.warnings]
+    lines += [f"warning: {printable(warning, None)}" for warning in report.warnings]
     return "\n".join(lines)
 
 
@@ -56,7 +57,8 @@ def ends(report: AuditFindings) -> dict[str, list[str]]:
     """Names of the most and of the least forgotten samples."""
     count = min(_SHOWN, max(1, len(report.worst) // 2))
     most, least = report.worst[:count].tolist(), report.worst.flip(0)[: min(count, len(report.worst) - count)].tolist()
-    return {"most forgotten": list(map(report.name, most)), "least forgotten": list(map(report.name, least))}
+    names = [[printable(report.name(position)) for position in end] for end in (most, least)]
+    return dict(zip(("most forgotten", "least forgotten"), names, strict=True))
 
 
 def by_timestep(report: AuditFindings) -> list[list[str]]:
@@ -69,7 +71,7 @@ def group_rows(groups: Mapping[Label, Mapping[str, float]]) -> list[list[str]]:
     """Cells of a table by class or task."""
     return [
         [
-            str(label),
+            printable(label),
             f"{row['samples']:.0f}",
             f"{row['error_old']:.4g}",
             f"{row['error_new']:.4g}",

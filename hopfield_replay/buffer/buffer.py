@@ -23,6 +23,7 @@ from hopfield_replay.memory.settings import EnergySettings
 from hopfield_replay.policies import Policy, as_policy, requirements
 from hopfield_replay.policies.candidates import Candidates, as_plain, check_join, from_plain, no_candidates, offered
 from hopfield_replay.utilities.checks import Similarity, check_beta, check_integer
+from hopfield_replay.utilities.interrupts import to_the_end
 from hopfield_replay.utilities.nested import Source, gather_from, rows, take
 from hopfield_replay.utilities.states import DAMAGE, Migration, check_plain, check_unshared, check_whole, migrated
 
@@ -208,7 +209,7 @@ class EnergyReplayBuffer:
     ) -> None:
         """Offer samples of one task; the policy decides which of them, and of those kept so far, stay.
 
-        Nothing changes if it fails.
+        Nothing changes if it fails, and whatever interrupts it finds all of it done, or nothing.
 
         Args:
             batch: the n samples, any nesting of tensors (n, ...) and lists of n strings; or a function that, given
@@ -231,6 +232,38 @@ class EnergyReplayBuffer:
                 the buffer's.
             TypeError: leaves that are not tensors or strings, vectors that are not floating.
         """
+        to_the_end(
+            self.prepare_update(
+                batch,
+                vectors,
+                ids=ids,
+                task=task,
+                labels=labels,
+                energies=energies,
+                losses=losses,
+                observed=observed,
+                beta=beta,
+                names=names,
+                task_name=task_name,
+            )
+        )
+
+    def prepare_update(
+        self,
+        batch: Any,
+        vectors: Tensor,
+        *,
+        ids: Tensor,
+        task: int,
+        labels: Tensor | None,
+        energies: Tensor | None,
+        losses: Tensor | None,
+        observed: Tensor | None,
+        beta: float | None,
+        names: Sequence[str] | None = None,
+        task_name: str | None = None,
+    ) -> Callable[[], None]:
+        """All of :meth:`update` but the change itself, which is returned: short, and to be called once."""
         new = offered(vectors, ids, task, labels, energies, losses, self.seed)
         provenance = self.provenance.with_names(task, task_name, ids, names)
         if beta is not None and self.beta is not None and check_beta(beta) != self.beta:
@@ -277,9 +310,14 @@ class EnergyReplayBuffer:
         else:
             seen = self._observed
         sources: list[Source] = [] if reserve is None else [(len(reserve[0]), partial(take, reserve[1]))]
-        self._commit(pool, chosen, spare, [*sources, (len(new), lambda index: read(order[index]))], seen)
-        self.settings.beta, self._newest = calibrated, task
-        self.provenance = provenance.only(self._held_ids())
+        commit = self._prepared(pool, chosen, spare, [*sources, (len(new), lambda index: read(order[index]))], seen)
+
+        def change() -> None:
+            commit()
+            self.settings.beta, self._newest = calibrated, task
+            self.provenance = provenance.only(self._held_ids())
+
+        return change
 
     def refine(self, patterns: Tensor, *, masses: Tensor | None = None) -> None:
         """Choose anew, now that the next task is known, among the over-provisioned candidates; then release them.
@@ -293,8 +331,12 @@ class EnergyReplayBuffer:
         Raises:
             ValueError, TypeError: as :func:`hopfield_replay.functional.energy`; no patterns.
         """
+        to_the_end(self.prepare_refine(patterns, masses=masses))
+
+    def prepare_refine(self, patterns: Tensor, *, masses: Tensor | None = None) -> Callable[[], None]:
+        """All of :meth:`refine` but the change itself, which is returned: short, and to be called once."""
         if self._reserve is None:
-            return
+            return lambda: None
         if not len(patterns):
             raise ValueError("The next task has no patterns to refine the choice with (an empty data set?).")
         spares, samples = self._reserve
@@ -312,7 +354,7 @@ class EnergyReplayBuffer:
         fresh = torch.arange(len(pool)) >= len(self._kept)
         chosen, _ = choose(pool, fresh, self.policy, self.groups, self.capacity)
         pool = weigh(pool, chosen, self.groups)
-        self._commit(pool, chosen, chosen[:0], [(len(spares), partial(take, samples))], self._observed)
+        return self._prepared(pool, chosen, chosen[:0], [(len(spares), partial(take, samples))], self._observed)
 
     @property
     def observed(self) -> Tensor:
@@ -327,8 +369,10 @@ class EnergyReplayBuffer:
         rises = self._observed[:, -1] - self.energies
         return rises.masked_fill(rises.isnan(), 0.0)
 
-    def _commit(self, pool: Candidates, chosen: Tensor, spare: Tensor, sources: Sequence[Source], seen: Tensor) -> None:
-        """Make ``chosen`` of the pool (kept samples, then the sources') the buffer, and ``spare`` the reserve."""
+    def _prepared(
+        self, pool: Candidates, chosen: Tensor, spare: Tensor, sources: Sequence[Source], seen: Tensor
+    ) -> Callable[[], None]:
+        """What makes ``chosen`` of the pool (kept samples, then the sources') the buffer, and ``spare`` the reserve."""
         kept = len(self._kept)
         stays = chosen < kept
         every = [(kept, lambda index: self._store.get(self._slots[index])), *sources]
@@ -339,14 +383,18 @@ class EnergyReplayBuffer:
         occupied = torch.zeros(self.capacity, dtype=torch.bool)
         occupied[slots[stays]] = True
         slots[~stays] = (~occupied).nonzero().flatten()[: int((~stays).sum())]
-        if arrivals is not None:
-            self._store.put(arrivals, slots[~stays])
+        write = None if arrivals is None else self._store.prepare_put(arrivals, slots[~stays])
         history = torch.full((len(chosen), seen.shape[1]), torch.nan, dtype=torch.float64)
         history[stays] = seen[chosen[stays]]
-        self._observed = history
-        self._slots = slots
-        self._kept = replace(pool.pick(chosen), next_energies=None)
-        self._reserve, self._edges = reserve, None
+        now_kept = replace(pool.pick(chosen), next_energies=None)
+
+        def commit() -> None:
+            if write is not None:
+                write()
+            self._observed, self._slots, self._kept = history, slots, now_kept
+            self._reserve, self._edges = reserve, None
+
+        return commit
 
     def _described(self, pool: Candidates, beta: float) -> Candidates:
         """The pool with what a policy may want to know of the run."""
@@ -498,6 +546,10 @@ class EnergyReplayBuffer:
             ValueError: another format, parts that are missing or do not fit together, more samples than this buffer's
                 capacity.
         """
+        to_the_end(self.prepare_load(state))
+
+    def prepare_load(self, state: Mapping[str, Any]) -> Callable[[], None]:
+        """All of :meth:`load_state_dict` but the change itself, which is returned: short, and to be called once."""
         state = migrated(state, _FORMAT, _MIGRATIONS, "an EnergyReplayBuffer")
         try:
             check_plain(state)
@@ -530,14 +582,20 @@ class EnergyReplayBuffer:
             )
         if self.groups == "label" and len(kept) and kept.labels is None:
             raise ValueError('The state holds samples without labels, but this buffer has groups="label".')
-        self._store.refill(state["samples"])
-        self._generator.set_state(state["generator"].cpu())
-        self._slots = torch.arange(len(kept))
-        self._observed = observed
-        self._reserve, self._edges = reserve, None
-        self.settings.beta, self._newest = beta, newest
-        self._kept, self.provenance = kept, provenance
-        self.drawn.restore(*drawn.state())
+        exchange = self._store.prepare_refill(state["samples"])
+        generator = state["generator"].cpu()
+
+        def change() -> None:
+            exchange()
+            self._generator.set_state(generator)
+            self._slots = torch.arange(len(kept))
+            self._observed = observed
+            self._reserve, self._edges = reserve, None
+            self.settings.beta, self._newest = beta, newest
+            self._kept, self.provenance = kept, provenance
+            self.drawn.restore(*drawn.state())
+
+        return change
 
     @classmethod
     def from_dataset(
@@ -631,22 +689,35 @@ class EnergyReplayBuffer:
             (1, [0, 2])
         """
         gone = as_ids(ids)
-        held = self._held_ids()
-        left = without(self._kept, no_candidates() if self._reserve is None else self._reserve[0], gone)
+        held = torch.isin(self._held_ids(), gone)
+        to_the_end(self.prepare_remove(gone))
+        return int(held.sum())
+
+    def prepare_remove(self, ids: Tensor) -> Callable[[], None]:
+        """All of :meth:`remove` but the change itself, which is returned: short, and to be called once."""
+        left = without(self._kept, no_candidates() if self._reserve is None else self._reserve[0], ids)
         reserve = None
         if self._reserve is not None and len(left.waits):
             reserve = (left.reserve, take(self._reserve[1], left.waits))
-        self._kept, self._slots, self._observed = left.kept, self._slots[left.stays], self._observed[left.stays]
-        self._reserve, self._edges = reserve, None
-        self.provenance = self.provenance.only(self._held_ids())
+        slots, observed = self._slots[left.stays], self._observed[left.stays]
         free = torch.ones(self.capacity, dtype=torch.bool)
-        free[self._slots] = False
-        self._store.erase(free.nonzero().flatten())
-        return int(torch.isin(held, gone).sum())
+        free[slots] = False
+
+        def change() -> None:
+            self._kept, self._slots, self._observed = left.kept, slots, observed
+            self._reserve, self._edges = reserve, None
+            self.provenance = self.provenance.only(self._held_ids())
+            self._store.erase(free.nonzero().flatten())
+
+        return change
 
     def clear(self) -> None:
         """Delete all samples, as :meth:`remove` does."""
-        self.remove(self._held_ids())
+        to_the_end(self.prepare_clear())
+
+    def prepare_clear(self) -> Callable[[], None]:
+        """All of :meth:`clear` but the change itself, which is returned."""
+        return self.prepare_remove(self._held_ids())
 
     def merge(self, other: "EnergyReplayBuffer", *, renumber: bool = False) -> None:
         """Take over another buffer's samples; the capacity stays, and is shared as ever.
@@ -687,10 +758,15 @@ class EnergyReplayBuffer:
         chosen, _ = choose(pool, shared_groups(pool, len(own), self.groups), self.policy, self.groups, self.capacity)
         if self.sampling == "weight" or self._needs.weights:
             pool = weigh(pool, chosen, self.groups)
-        self._commit(pool, chosen, chosen[:0], [(len(theirs), other.gather)], self._observed)
-        self.settings.beta = beta
-        self._newest = max(self._newest, int(theirs.tasks.max()))
-        self.provenance = self.provenance.joined(provenance).only(self._held_ids())
+        commit = self._prepared(pool, chosen, chosen[:0], [(len(theirs), other.gather)], self._observed)
+
+        def change() -> None:
+            commit()
+            self.settings.beta = beta
+            self._newest = max(self._newest, int(theirs.tasks.max()))
+            self.provenance = self.provenance.joined(provenance).only(self._held_ids())
+
+        to_the_end(change)
 
     def resized(self, capacity: int) -> "EnergyReplayBuffer":
         """A buffer of another capacity with the same samples, in memory; every group gives up its last picks.

@@ -57,7 +57,7 @@ def weigh(pool: Candidates, stays: Tensor, groups: Literal["task", "label"] | No
 
     Args:
         pool: the n samples; weights of None count as ones.
-        stays: positions of those that stay, at least one of each group.
+        stays: positions of those that stay; a group of which none does goes with its weights.
         groups: what the groups are; None: one group.
 
     Returns:
@@ -69,6 +69,8 @@ def weigh(pool: Candidates, stays: Tensor, groups: Literal["task", "label"] | No
     weights = torch.zeros_like(pool.weights)
     for number in range(int(group.max()) + 1):
         members, left = (group == number).nonzero().flatten(), stays[group[stays] == number]
+        if not len(left):  # in a state written with other groups
+            continue
         vectors = pool.vectors[left]
         nearest = torch.cat([torch.cdist(pool.vectors[part], vectors).argmin(1) for part in members.split(4096)])
         nearest[torch.searchsorted(members, left)] = torch.arange(len(left))  # even beside an identical one

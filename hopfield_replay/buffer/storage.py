@@ -6,12 +6,14 @@ import os
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from hopfield_replay.utilities.files import replacing
+from hopfield_replay.utilities.locks import InUse, PathLock
+from hopfield_replay.utilities.memory import memory_for
 from hopfield_replay.utilities.nested import Leaf, leaves, map_leaves, rows, take
 from hopfield_replay.utilities.states import DAMAGE
 
@@ -42,41 +44,77 @@ class SampleStore:
         """Copy the samples into these rows; nothing is written if their form is not that of the store.
 
         Raises:
-            ValueError: samples of another shape, dtype or nesting, or another number of them.
+            ValueError: samples of another shape, dtype or nesting, or another number of them; a forked process.
             OSError: somebody cut the files in the folder.
+            MemoryError: no memory for the rows.
         """
-        self._check_files()
+        self.prepare_put(samples, slots)()
+
+    def prepare_put(self, samples: Any, slots: Tensor) -> Callable[[], None]:
+        """All of :meth:`put` but the copying itself, which is returned."""
+        self._check_files(writing=True)
         if rows(samples) != len(slots):
             raise ValueError(f"{rows(samples)} samples were given for {len(slots)} places.")
-        if self._tree is None:
-            self._tree = map_leaves(self._allocate, samples)
-        map_leaves(_check_form, self._tree, samples)
+        tree = self._tree
+        if tree is None:
+            if self._folder is not None:
+                self._folder.drop(range(self._folder.count))  # of samples that were prepared, but never put
+            tree = map_leaves(self._allocate, samples)
+        map_leaves(_check_form, tree, samples)
+        places = slots.tolist()
 
-        def write(_: str, kept: Any, new: Any) -> None:
+        def ready(_: str, kept: Any, new: Any) -> Any:
+            return new.detach().to(kept.device) if isinstance(kept, Tensor) else list(new)
+
+        arrivals = map_leaves(ready, tree, samples)
+
+        def copy(_: str, kept: Any, new: Any) -> None:
             if isinstance(kept, Tensor):
-                kept[slots] = new.detach().to(kept.device)
+                kept[slots] = new
             else:
-                for slot, text in zip(slots.tolist(), new, strict=True):
-                    kept[slot] = text
+                for place, text in zip(places, new, strict=True):
+                    kept[place] = text
 
-        map_leaves(write, self._tree, samples)
+        def write() -> None:
+            self._tree = tree
+            map_leaves(copy, tree, arrivals)
 
-    def refill(self, samples: Any) -> None:
-        """Forget all rows and their form, and put these samples in the first rows; None: nothing. All or nothing."""
+        return write
+
+    def prepare_refill(self, samples: Any) -> Callable[[], None]:
+        """All but the exchange itself of: forget all rows and their form, and put these samples in the first rows.
+
+        Args:
+            samples: None: nothing.
+        """
+        self._check_files(writing=True)
         fresh = SampleStore(self.capacity)
         fresh._folder = self._folder
         held = 0 if self._folder is None else self._folder.count
-        if samples is not None:
-            fresh.put(samples, torch.arange(rows(samples)))
-        self._tree = fresh._tree
-        if self._folder is not None:
-            self._folder.drop(held)
+        try:
+            if samples is not None:
+                tree = map_leaves(fresh._allocate, samples)
+                fresh._tree = tree
+                fresh.put(samples, torch.arange(rows(samples)))
+        except BaseException:
+            if self._folder is not None:
+                self._folder.drop(range(held, self._folder.count))
+            raise
+
+        def exchange() -> None:
+            self._tree = fresh._tree
+            if self._folder is not None:
+                self._folder.drop(range(held))
+
+        return exchange
 
     def _allocate(self, _: str, leaf: Leaf) -> Tensor | list[str]:
         if not isinstance(leaf, Tensor):
             return [""] * self.capacity
         shape = (self.capacity, *leaf.shape[1:])
-        with torch.inference_mode(False):  # Lightning validates in it, and what it makes cannot be written to later
+        what = f"a buffer of {self.capacity} samples of {tuple(leaf.shape[1:])} {leaf.dtype}"
+        # not in inference mode: Lightning validates in it, and what it makes cannot be written to later
+        with memory_for(what, "lower its capacity, or give it a storage folder"), torch.inference_mode(False):
             return self._zeros(shape, leaf.dtype)
 
     def _zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -90,7 +128,7 @@ class SampleStore:
         """
         if self._tree is None or not len(slots):
             return
-        self._check_files()
+        self._check_files(writing=True)
 
         def wipe(_: str, kept: Leaf) -> None:
             if isinstance(kept, Tensor):
@@ -112,9 +150,9 @@ class SampleStore:
         self._check_files()
         return take(self._tree, slots)
 
-    def _check_files(self) -> None:
+    def _check_files(self, writing: bool = False) -> None:
         if self._folder is not None:
-            self._folder.check()
+            self._folder.check(writing)
 
 
 def check_rows(samples: Any, count: int) -> None:
@@ -132,22 +170,24 @@ class _Scratch:
     """A folder for memory-mapped files that belongs to one process at a time."""
 
     def __init__(self, folder: Path) -> None:
-        import fcntl  # file locks of Unix; nothing else here needs them
-
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / "in_use", os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
+            self._lock = PathLock(folder / "in_use")  # free again with its store
+        except InUse as error:
             raise ValueError(
-                f"storage={str(folder)!r} is in use by another buffer; give each buffer (and each rank) its own folder."
-            ) from None
-        weakref.finalize(self, os.close, lock)  # free again with its store
+                f"storage={str(folder)!r} is in use by another buffer; give each buffer (and each rank) its own "
+                f"folder. (This one is held by {error}.)"
+            ) from error
         self._folder = folder
+        self._process = os.getpid()
         self._files: dict[int, tuple[int, int]] = {}  # descriptor and size of each file, by its number
         weakref.finalize(self, _close, self._files)
         self.count = 0  # of the files so far
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"A buffer with storage={str(self._folder)!r} cannot be sent to another process; send its state_dict()."
+        )
 
     def tensor(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A zeroed tensor in a new file."""
@@ -168,8 +208,16 @@ class _Scratch:
         self._files[number] = (file, size * dtype.itemsize)
         return torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(shape)
 
-    def check(self) -> None:
-        """Refuse files that were cut: to touch memory behind the end of its file kills the process."""
+    def check(self, writing: bool) -> None:
+        """Refuse files that were cut: to touch memory behind the end of its file kills the process.
+
+        A forked process may read, but what it writes would be written into the rows of the one that made them.
+        """
+        if writing and os.getpid() != self._process:
+            raise ValueError(
+                f"The rows in {self._folder} belong to process {self._process}, and this one ({os.getpid()}) was "
+                "forked from it: fill the buffer there, or load its state_dict() into one of this process's own."
+            )
         for number, (file, size) in self._files.items():
             if os.fstat(file).st_size < size:
                 raise OSError(
@@ -182,9 +230,9 @@ class _Scratch:
         for file, _ in self._files.values():
             os.fsync(file)
 
-    def drop(self, count: int) -> None:
-        """Remove the first ``count`` files; memory that maps them stays valid."""
-        for number in range(count):
+    def drop(self, numbers: range) -> None:
+        """Remove these files; memory that maps them stays valid."""
+        for number in numbers:
             (self._folder / f"{number}.bin").unlink(missing_ok=True)
             if number in self._files:
                 os.close(self._files.pop(number)[0])

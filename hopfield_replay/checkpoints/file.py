@@ -78,7 +78,7 @@ def read_plain(path: Path, unsafe_pickle: bool = False) -> Any:
         raise ValueError(f"{path} cannot be read as a checkpoint ({what_went_wrong(error)}).") from error
 
 
-def what_went_wrong(error: Exception) -> str:
+def what_went_wrong(error: BaseException) -> str:
     """Kind of an error, and the first sentence of what it says; of a heading and a list the first item, too."""
     lines = str(error).strip().split("\n")
     said = " ".join(part.strip() for part in lines[: 1 + lines[0].endswith(":")]).split(". ")[0]

@@ -55,7 +55,12 @@ def load_module(
     checkpoint = read_checkpoint(source, unsafe_pickle=unsafe_pickle)
     module = _make(make, checkpoint, dict(model_args or {}), source)
     for hook, arguments in (("configure_model", ()), ("on_load_checkpoint", (checkpoint,))):  # as Lightning does
-        getattr(module, hook, _nothing)(*arguments)
+        try:
+            getattr(module, hook, _nothing)(*arguments)
+        except (Exception, SystemExit) as error:
+            raise ValueError(
+                f"{type(module).__name__}.{hook} failed on {source} ({what_went_wrong(error)})."
+            ) from error
     _load(module, checkpoint["state_dict"], source)
     check_weights(module, str(source))
     denoiser = find_denoiser(module)
@@ -88,9 +93,10 @@ def import_model(name: str) -> Callable[..., nn.Module]:
         found: Any = import_module(module)
         for part in path.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (Exception, SystemExit) as error:  # whatever happens while somebody else's module is run
+        said = error if isinstance(error, ImportError | AttributeError | ValueError) else what_went_wrong(error)
         raise ValueError(
-            f"The model {name!r} cannot be imported ({error}). Give package.module:Class, importable from here."
+            f"The model {name!r} cannot be imported ({said}). Give package.module:Class, importable from here."
         ) from error
     if not callable(found):
         raise ValueError(f"The model {name!r} is {type(found).__name__}, not a class or a function that makes one.")
@@ -125,7 +131,7 @@ def _make(make: Callable[..., nn.Module], checkpoint: dict[str, Any], given: dic
         )
     try:
         module = make(**arguments)
-    except Exception as error:  # whatever the constructor of somebody else raises
+    except (Exception, SystemExit) as error:  # whatever the constructor of somebody else raises
         raise ValueError(
             f"{name} cannot be made with the arguments {sorted(arguments)} ({what_went_wrong(error)})."
         ) from error

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hopfield_replay.checkpoints.file import what_went_wrong
+from hopfield_replay.checkpoints.safety import check_adapter, check_pipeline_folder
 from hopfield_replay.checkpoints.version import Version, check_weights
 from hopfield_replay.denoisers import find_denoiser
 from hopfield_replay.encoders import LatentEncoder, split_batch
@@ -31,8 +32,8 @@ def load_pipeline(source: str | Path) -> Version:
 
     Raises:
         ImportError: diffusers, or what this pipeline needs beside it, is not installed.
-        ValueError: no such folder; a pipeline that cannot be loaded, has no network with its scheduler, or has parts
-            beyond one text encoder and one autoencoder; weights that are not finite.
+        ValueError: no such folder; code in it; a pipeline that cannot be loaded, has no network with its scheduler, or
+            has parts beyond one text encoder and one autoencoder; weights that are not finite.
 
     Example:
         >>> load_pipeline("missing")
@@ -66,11 +67,13 @@ def load_adapter(base: str | Path, adapter: str | Path) -> Version:
     path = Path(adapter)
     try:
         if (path / "adapter_config.json").is_file():
+            check_adapter(path)
             name = _network_name(pipeline)
             merged = peft.PeftModel.from_pretrained(getattr(pipeline, name), path).merge_and_unload()
             setattr(pipeline, name, merged)
         else:
             file = path / _LORA if path.is_dir() else path
+            check_adapter(file)
             with _quietly():
                 pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
             if not pipeline.get_active_adapters():
@@ -116,6 +119,7 @@ def open_pipeline(source: str | Path) -> Any:
         if is_adapter(path):
             raise ValueError(f"{path} holds LoRA weights: give their base first, and them second.")
         raise ValueError(f"{path} holds no model_index.json: give a folder written by a pipeline's save_pretrained.")
+    check_pipeline_folder(path)
     try:
         with _quietly():
             return DiffusionPipeline.from_pretrained(path, local_files_only=True)

@@ -8,7 +8,9 @@ from jsonargparse import ArgumentParser
 
 from hopfield_replay.cli.codes import EXCEEDED, FINE
 from hopfield_replay.cli.forecast import SOURCE
-from hopfield_replay.cli.output import say, write
+from hopfield_replay.cli.output import drawn, say, write
+from hopfield_replay.cli.own_code import importable
+from hopfield_replay.utilities.text import printable
 
 HELP = "measure what one version of a model lost against another, sample by sample"
 DESCRIPTION = """\
@@ -27,8 +29,8 @@ examples:
     hopfield-replay audit --before pipeline/ --after lora/ --data captioned/ \\
         --fail-above 0.1
 
-exit codes: 0 fine, 1 forgot more than --fail-above allows, 2 wrong usage or
-bad input, 3 unexpected error, 130 interrupted
+exit codes: 0 fine, 1 forgot more than --fail-above allows, 2 wrong usage, bad
+input, no disk or memory left, 3 unexpected error, 130 interrupted
 """
 _PICKLE = (
     "open checkpoints whose pickle needs more than tensors and plain Python. RISK: such a file can run any code on "
@@ -98,14 +100,15 @@ def run(options: Any) -> int:
     from hopfield_replay.analysis import audit
     from hopfield_replay.checkpoints import load_versions
 
-    before, after = load_versions(
-        options.before,
-        options.after,
-        options.model,
-        model_args=options.model_args,
-        unsafe_pickle=options.unsafe_pickle,
-        device=options.device,
-    )
+    with importable(options.model):
+        before, after = load_versions(
+            options.before,
+            options.after,
+            options.model,
+            model_args=options.model_args,
+            unsafe_pickle=options.unsafe_pickle,
+            device=options.device,
+        )
     data = _read(options.data, before.expects_images)
     result = audit(
         before.denoiser,
@@ -123,17 +126,18 @@ def run(options: Any) -> int:
     )
     notes = {version: f"{found.source} ({found.weights})" for version, found in (("before", before), ("after", after))}
     notes["data"] = ", ".join(options.data)
+    notes = {name: printable(value, None) for name, value in notes.items()}
     say("\n".join([*(f"{name}: {value}" for name, value in notes.items()), "", result.table()]), options.quiet)
     failed = False
     if options.fail_above is not None:
         exceeding = result.exceeding(options.fail_above)
         failed = bool(exceeding)
-        found = ", ".join(f"{name} ({low:+.1%})" for name, low in exceeding.items()) or "nothing"
+        found = ", ".join(f"{printable(name)} ({low:+.1%})" for name, low in exceeding.items()) or "nothing"
         rule = f"the lower end of the relative rise is above {options.fail_above:.1%} for {found}"
         notes["verdict"] = f"{'FAILED' if failed else 'passed'}: {rule}"
         say(notes["verdict"], options.quiet)
     if options.output_dir is not None:
-        figures = result.figures()
+        figures = drawn(result.figures)
         page = result.html(notes=notes, figures=figures)
         write(options.output_dir, "audit", result, figures, page, options.quiet)
     return EXCEEDED if failed else FINE

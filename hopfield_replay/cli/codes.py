@@ -10,7 +10,8 @@ EXIT_CODES = """\
 exit codes:
   0    all is well
   1    audit only: the model forgot more than --fail-above allows
-  2    wrong usage or bad input; standard error says what was wrong
+  2    wrong usage, bad input, code of yours that fails, no disk or memory left;
+       standard error says what was wrong
   3    an unexpected error; --debug shows where
   130  interrupted
 """

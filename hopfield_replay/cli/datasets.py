@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.cli.array_files import read_npz
+from hopfield_replay.cli.own_code import importable
 from hopfield_replay.utilities.checks import check_finite
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -240,14 +241,18 @@ def _safetensors(path: Path) -> Samples:
 
 def _datamodule(source: str) -> Iterable[Any]:
     module, _, name = source.partition(":")
-    try:
-        kind = getattr(import_module(module), name)
-        if not isinstance(kind, type) or not hasattr(kind, "train_dataloader"):  # call nothing else: "os:abort"
-            raise TypeError(f"{name} is not a class with train_dataloader")
-        datamodule = kind()
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{source!r} cannot be imported and called without arguments ({error}).") from error
-    datamodule.prepare_data()
-    datamodule.setup("fit")
-    loader: Iterable[Any] = datamodule.train_dataloader()
+    with importable(source):
+        try:
+            kind = getattr(import_module(module), name)
+            if not isinstance(kind, type) or not hasattr(kind, "train_dataloader"):  # call nothing else: "os:abort"
+                raise TypeError(f"{name} is not a class with train_dataloader")
+            datamodule = kind()
+        except (Exception, SystemExit) as error:  # whatever happens while somebody else's module is run
+            raise ValueError(f"{source!r} cannot be imported and called without arguments ({error}).") from error
+        try:
+            datamodule.prepare_data()
+            datamodule.setup("fit")
+            loader: Iterable[Any] = datamodule.train_dataloader()
+        except (Exception, SystemExit) as error:
+            raise ValueError(f"{source!r} has no data ({type(error).__name__}: {error}).") from error
     return loader

@@ -5,7 +5,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from hopfield_replay.cli.codes import FINE
-from hopfield_replay.cli.output import say, write
+from hopfield_replay.cli.output import drawn, say, write
 
 HELP = "predict from two data sets what a model will forget, and what replay would save"
 DESCRIPTION = """\
@@ -56,6 +56,6 @@ def run(options: Any) -> int:
         seed=options.seed,
     )
     say(result.table(), options.quiet)
-    figures = {"forecast": result.figure()} if options.output_dir else {}
+    figures = {"forecast": drawn(result.figure)} if options.output_dir else {}
     write(options.output_dir, "forecast", result, figures, None, options.quiet)
     return FINE

@@ -1,12 +1,14 @@
 """Run a command, and turn what happens into an exit code."""
 
+import contextlib
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from hopfield_replay.cli.codes import BAD_INPUT, INTERRUPTED, UNEXPECTED
+from hopfield_replay.utilities.memory import is_out_of_memory
+from hopfield_replay.utilities.text import printable
 
 _EXPECTED = (ValueError, TypeError, ImportError, OSError, MemoryError)  # what the library raises on bad input
 
@@ -23,34 +25,73 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: after --help and after wrong usage, as argparse does.
     """
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # a console script does not look for package.module:Class in the present folder
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    usage: SystemExit | None = None
+
+    def command() -> int:
+        nonlocal usage
+        try:
+            import jsonargparse  # noqa: F401  # only to say how to get it
+        except ImportError as error:
+            raise ImportError('The command line needs jsonargparse: pip install "hopfield-replay[cli]".') from error
+        from hopfield_replay.cli.parser import parse
+        from hopfield_replay.utilities.progress import show_progress
+
+        try:
+            run, options = parse(given)
+        except SystemExit as stop:
+            usage = stop
+            return BAD_INPUT
+        with show_progress(not options.quiet):
+            return run(options)
+
+    code = _guarded(command, "--debug" in given)
+    if usage is not None:
+        raise usage
+    return code
+
+
+def _guarded(command: Callable[[], int], debug: bool) -> int:
+    """The command's own code; whatever else it ends by, the code of that, and never by chance one of its own."""
     try:
-        import jsonargparse  # noqa: F401  # only to say how to get it
-    except ImportError:
-        return _say('The command line needs jsonargparse: pip install "hopfield-replay[cli]".', BAD_INPUT)
-    from hopfield_replay.cli.parser import parse
-    from hopfield_replay.utilities.progress import show_progress
-
-    run, options = parse(arguments)
-    with show_progress(not options.quiet):
-        return _guarded(run, options)
-
-
-def _guarded(run: Callable[[Any], int], options: Any) -> int:
-    try:
-        return run(options)
+        code = command()
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a full disk shows here, and not after the last word on the exit code
+        return code
     except KeyboardInterrupt:
         return _say("Interrupted.", INTERRUPTED)
-    except Exception as error:
-        if options.debug:
+    except SystemExit as error:
+        return _failed(f"Code that was called wanted to exit with {error.code!r}.", BAD_INPUT, debug)
+    except BaseException as error:
+        said = " ".join(_text(error).split()) or type(error).__name__
+        if isinstance(error, _EXPECTED) or is_out_of_memory(error):
+            return _failed(said, BAD_INPUT, debug)
+        return _failed(f"Unexpected {type(error).__name__}: {said} (--debug shows where)", UNEXPECTED, debug)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # of somebody else's exception
+        return ""
+
+
+def _failed(message: str, code: int, debug: bool) -> int:
+    if debug:
+        with contextlib.suppress(Exception):
             traceback.print_exc()
-        said = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, _EXPECTED):
-            return _say(said, BAD_INPUT)
-        return _say(f"Unexpected {type(error).__name__}: {said} (--debug shows where)", UNEXPECTED)
+    return _say(message, code)
 
 
 def _say(message: str, code: int) -> int:
-    print(f"hopfield-replay: {message}", file=sys.stderr)
+    with contextlib.suppress(OSError, ValueError):  # standard error may be closed, or its disk full
+        if sys.stderr is not None:
+            print(f"hopfield-replay: {printable(message, None)}", file=sys.stderr, flush=True)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):  # Python flushes once more at its end, and would exit with a code of its own
+            with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
     return code

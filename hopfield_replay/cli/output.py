@@ -1,17 +1,30 @@
 """Where results go: to the terminal, and as files into a folder."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from hopfield_replay.utilities.files import write_figure, write_text
+from hopfield_replay.utilities.text import printable, printable_lines
 
 
 def say(text: str, quiet: bool) -> None:
-    """Print, unless quiet."""
+    """Print, unless quiet; what the terminal cannot show is escaped."""
     if not quiet:
-        print(text)
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        print(printable_lines(text).encode(encoding, "backslashreplace").decode(encoding))
+
+
+def drawn(draw: Callable[[], Any]) -> Any:
+    """Figures as ``draw`` makes them, whatever a matplotlibrc in the working folder says of running LaTeX."""
+    with contextlib.suppress(ImportError):  # draw says what is missing
+        import matplotlib
+
+        matplotlib.rcParams["text.usetex"] = False
+    return draw()
 
 
 def write(
@@ -29,4 +42,4 @@ def write(
     if page is not None:
         write_text(place / f"{name}.html", page)
         written.insert(0, f"{name}.html")
-    say(f"Wrote {', '.join(written)} to {place}", quiet)
+    say(f"Wrote {', '.join(written)} to {printable(place, None)}", quiet)

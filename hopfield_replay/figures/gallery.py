@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.figures._style import NARROW, SMALL, WIDTH, new_figure
+from hopfield_replay.utilities.text import figure_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,7 +111,7 @@ def picture_rows(
         pitch = images.shape[2] + gap
         for axis in grid[-beside:]:
             centres = [i * pitch + (pitch - gap - 1) / 2 for i in range(len(captions))]
-            axis.set_xticks(centres, captions)
+            axis.set_xticks(centres, ["\n".join(map(figure_label, caption.split("\n"))) for caption in captions])
     if title:
         figure.suptitle(title, fontsize="medium")
     return figure

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.callbacks import OnExceptionCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from hopfield_replay.utilities.files import publish
+from hopfield_replay.lightning.run_folder import checkpoint_folders, keepers
+from hopfield_replay.utilities.files import replacing
 from hopfield_replay.utilities.states import DAMAGE, check_whole
 
 
@@ -29,15 +29,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # one name for each checkpoint, so that what a killed run left is overwritten: these files are large
-        partial = target.with_name(f".{target.name}.partial")
-        try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as partial:
             torch.save(checkpoint, partial)
-            publish(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def write_atomically(trainer: Trainer) -> None:
@@ -50,7 +44,7 @@ def check_resumes(trainer: Trainer) -> None:
     """Refuse what would make Lightning load a checkpoint of its own choice into every task's fit.
 
     Raises:
-        MisconfigurationException: an OnExceptionCheckpoint; a checkpoint that SLURM's automatic requeue has left.
+        MisconfigurationException: an OnExceptionCheckpoint.
     """
     if any(isinstance(callback, OnExceptionCheckpoint) for callback in trainer.callbacks):  # type: ignore[attr-defined]
         raise MisconfigurationException(
@@ -58,13 +52,6 @@ def check_resumes(trainer: Trainer) -> None:
             "the first would be skipped; use ModelCheckpoint(dirpath=..., save_last=True, every_n_train_steps=...) and "
             'ckpt_path="last".'
         )
-    if SLURMEnvironment.detect():
-        left = sorted(Path(trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"))
-        if left:
-            raise MisconfigurationException(
-                f"Lightning's automatic requeue under SLURM would load {left[-1]} into every task. Remove it, switch "
-                'that off (plugins=[SLURMEnvironment(auto_requeue=False)]), and go on with ckpt_path="last".'
-            )
 
 
 def resolve(trainer: Trainer, ckpt_path: str | os.PathLike[str], cursor_key: str) -> str | None:
@@ -85,11 +72,7 @@ def resolve(trainer: Trainer, ckpt_path: str | os.PathLike[str], cursor_key: str
         if not Path(ckpt_path).is_file():
             raise MisconfigurationException(f'ckpt_path must be a checkpoint file or "last", got {str(ckpt_path)!r}.')
         return str(ckpt_path)
-    keepers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
-    # a logger's folder bears the number of the run, which another run does not have
-    keepers = [keeper for keeper in keepers if keeper.dirpath is not None or not trainer.loggers]
-    default = Path(trainer.default_root_dir) / "checkpoints"  # without a logger
-    folders = {default if keeper.dirpath is None else Path(str(keeper.dirpath)) for keeper in keepers}
+    folders = checkpoint_folders(trainer)
     files = [file for folder in folders for file in folder.glob("*.ckpt") if file.is_file()]
     files.sort(key=lambda file: file.stat().st_mtime_ns, reverse=True)
     last = next((file for file in files if file.name.startswith("last")), None)
@@ -106,7 +89,7 @@ def resolve(trainer: Trainer, ckpt_path: str | os.PathLike[str], cursor_key: str
         raise MisconfigurationException(
             f'ckpt_path="last" found only {torn}, never written to its end. Remove it to begin anew.'
         )
-    if not any(keeper.save_last for keeper in keepers):
+    if not folders or not any(keeper.save_last for keeper in keepers(trainer)):
         raise MisconfigurationException(
             'ckpt_path="last" found no last*.ckpt; give ModelCheckpoint(dirpath=..., save_last=True), or the file.'
         )

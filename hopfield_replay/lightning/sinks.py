@@ -12,6 +12,7 @@ from torch import Tensor
 from hopfield_replay.lightning.views import Table
 from hopfield_replay.utilities.files import replacing, write_figure
 from hopfield_replay.utilities.tables import markdown_table
+from hopfield_replay.utilities.text import spreadsheet_cell
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -109,7 +110,7 @@ class FolderSink(Sink):
         path = self.folder / f"{name}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial, partial.open("w", newline="") as file:
-            csv.writer(file).writerows([table.columns, *table.rows])
+            csv.writer(file).writerows([list(map(spreadsheet_cell, row)) for row in (table.columns, *table.rows)])
 
 
 def sinks(trainer: Trainer) -> list[Sink]:

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from hopfield_replay.lightning.checkpoints import check_resumes, position, resolve, write_atomically
 from hopfield_replay.lightning.renewal import check_renewable, has_stopped, renew
+from hopfield_replay.lightning.requeue import Requeue
+from hopfield_replay.lightning.run_folder import alone_in_folders
 from hopfield_replay.lightning.strategies import check_launcher
 
 
@@ -71,9 +73,10 @@ def fit_tasks(
     anew with each task, ``current_epoch`` starts at 0, ``global_step`` goes on. Callbacks start anew, too:
     EarlyStopping has its full patience, ModelCheckpoint(monitor=...) looks for the best of the task (files of earlier
     tasks stay; their names hold the global step), WeightAveraging starts from the task's first weights. A resumed task
-    goes on with what the checkpoint knows. Ctrl-C ends the call; the interrupted task has no boundary until it is
-    resumed. Give the trainer a ForgettingMonitor to measure the boundaries and to fill
-    the buffer.
+    goes on with what the checkpoint knows. Ctrl-C ends the call, and so does SIGTERM, also while a boundary is
+    measured; the interrupted task has no boundary until it is resumed. Under SLURM with Lightning's automatic requeue
+    the job that starts again goes on by itself. Give the trainer a ForgettingMonitor to measure the boundaries and to
+    fill the buffer.
 
     What a resumed run has in common with one that was never interrupted: finished tasks are not repeated; the buffer,
     its energies, the history's energies and the replayed samples are the same. Weights (and what is measured with them)
@@ -96,8 +99,9 @@ def fit_tasks(
         TypeError: one datamodule in place of a list.
         MisconfigurationException: a checkpoint that was not written under fit_tasks, or of a task that is not there; a
             strategy that cannot fit twice (ddp_spawn); what loads checkpoints into fits by itself
-            (OnExceptionCheckpoint, files of SLURM's automatic requeue); StochasticWeightAveraging, which cannot average
-            twice.
+            (OnExceptionCheckpoint); StochasticWeightAveraging, which cannot average twice; another run that keeps its
+            checkpoints in the same folder.
+        SIGTERMException: SIGTERM has arrived, or SLURM starts this job again (a SystemExit, as Lightning raises it).
 
     Example:
         >>> import warnings; warnings.simplefilter("ignore")
@@ -118,14 +122,31 @@ def fit_tasks(
     if cursor is None:
         cursor = TaskCursor()
         _callbacks(trainer).insert(0, cursor)
+    requeue = next((callback for callback in _callbacks(trainer) if isinstance(callback, Requeue)), None)
+    if requeue is None:
+        requeue = Requeue()
+        _callbacks(trainer).append(requeue)  # the last: what it saves has heard of the step from all others
     if len(datamodules) > 1:
         check_renewable(_callbacks(trainer))
     check_launcher(trainer.strategy)
     check_resumes(trainer)
     write_atomically(trainer)
+    with alone_in_folders(trainer):
+        _fit_all(trainer, model, datamodules, cursor, requeue, ckpt_path)
+
+
+def _fit_all(
+    trainer: Trainer,
+    model: LightningModule,
+    datamodules: Sequence[LightningDataModule | Iterable[Any]],
+    cursor: TaskCursor,
+    requeue: Requeue,
+    ckpt_path: str | os.PathLike[str] | None,
+) -> None:
     start = 0
     if ckpt_path is not None:
         ckpt_path = resolve(trainer, ckpt_path, cursor.state_key)
+    ckpt_path = requeue.newest(trainer, ckpt_path)
     if ckpt_path is not None:
         start, cursor.first_step = position(ckpt_path, cursor.state_key, len(datamodules))
     cursor.steps_per_task = steps_per_task = trainer.max_steps
@@ -146,6 +167,9 @@ def fit_tasks(
             data = datamodules[task]
             where = {"datamodule": data} if isinstance(data, LightningDataModule) else {"train_dataloaders": data}
             trainer.fit(model, **where, ckpt_path=ckpt_path if task == start else None)
+            if trainer.received_sigterm or requeue.again:  # after the last step, where Lightning looks no more
+                raise SIGTERMException
+        requeue.finish(trainer)
     finally:
         cursor.steps_per_task, cursor.least_steps_per_task = -1, None
         trainer.fit_loop.epoch_loop.max_steps = steps_per_task

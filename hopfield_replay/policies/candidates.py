@@ -183,6 +183,7 @@ def sample_keys(ids: Tensor, seed: int) -> Tensor:
     return (((mixed >> 11) & ((1 << 53) - 1)).to(torch.float64) + 0.5) / (1 << 53)
 
 
+_MOST = 2.0**53  # samples that all weights together can stand for
 _OPTIONAL = ("labels", "losses", "weights", "next_energies")
 _DTYPES = {"ids": torch.int64, "tasks": torch.int64, "labels": torch.int64, "vectors": None}
 
@@ -218,8 +219,9 @@ def from_plain(state: Mapping[str, Any]) -> Candidates:
     for name in ("losses", "weights"):
         if tensors[name] is not None and not bool(tensors[name].isfinite().all()):
             raise ValueError(f"{name} are not finite")
-    if tensors["weights"] is not None and bool((tensors["weights"] < 0).any()):
-        raise ValueError("weights are negative")
+    weights = tensors["weights"]
+    if weights is not None and n and not (float(weights.min()) >= 0 and 0 < float(weights.sum()) < _MOST):
+        raise ValueError("weights are no numbers of samples")
     if tensors["next_energies"] is not None:
         raise ValueError("next_energies are never kept")
     return Candidates(**tensors)

@@ -155,8 +155,16 @@ class Generated:
     vectors: Tensor
     labels: Tensor | None
 
-    def fill(self, buffer: EnergyReplayBuffer) -> None:
-        """Let the buffer's policy choose among them, in place of whatever it held."""
-        buffer.clear()
+    def prepare_fill(self, buffer: EnergyReplayBuffer, coming: Tensor) -> Callable[[], None]:
+        """What makes the buffer's policy's choice among them all that the buffer holds.
+
+        Args:
+            buffer: of which nothing stays.
+            coming: vectors (N, d) of the task that begins.
+        """
+        twin = buffer.resized(buffer.capacity)
+        twin.clear()
         ids = sample_ids(self.task, torch.arange(len(self.vectors)) + _GENERATED)
-        buffer.update(self.batch, self.vectors, ids=ids, task=self.task, labels=self.labels, task_name="generated")
+        twin.update(self.batch, self.vectors, ids=ids, task=self.task, labels=self.labels, task_name="generated")
+        twin.refine(coming)
+        return buffer.prepare_load(twin.state_dict())

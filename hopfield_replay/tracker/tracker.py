@@ -21,7 +21,7 @@ from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.tracker.table import forgetting_table, history_frame
 from hopfield_replay.tracker.task_reader import TaskData, TaskReader, fetch, sample_ids
 from hopfield_replay.utilities.checks import Similarity, check_integer
-from hopfield_replay.utilities.interrupts import interrupts_wait
+from hopfield_replay.utilities.interrupts import to_the_end
 from hopfield_replay.utilities.progress import track
 from hopfield_replay.utilities.states import DAMAGE, Migration, migrated
 
@@ -199,18 +199,25 @@ class ForgettingTracker:
             self.buffer.check_place(self.next_task)
         data = self._read(source)
         beta = self.settings.calibrated(data.vectors)
-        drawn = None
-        if self.generated is not None and self.open_task is None and self.next_task >= self.generated.first_task:
-            drawn = self.generated.draw(self.next_task, self._reader.encoder, source.prepare)
-        with interrupts_wait():
+        buffer = self.buffer if self.open_task is None else None
+        with self.settings.at(beta):
+            refine = None if buffer is None else self._prepare_choice(buffer, source, data.vectors)
+
+        def change() -> None:
             self.settings.beta = beta
-            if self.buffer is not None and self.open_task is None:
-                if drawn is not None:
-                    drawn.fill(self.buffer)
-                self.buffer.refine(data.vectors)
-                self.buffer.drawn.clear()
+            if buffer is not None and refine is not None:
+                refine()
+                buffer.drawn.clear()
             self._read_task = (self.next_task, data)
             self.open_task = self.next_task
+
+        to_the_end(change)
+
+    def _prepare_choice(self, buffer: EnergyReplayBuffer, source: TaskSource, coming: Tensor) -> Callable[[], None]:
+        """What makes the buffer hold what is replayed in the task that begins, now that its data is known."""
+        if self.generated is None or self.next_task < self.generated.first_task:
+            return buffer.prepare_refine(coming)
+        return self.generated.draw(self.next_task, self._reader.encoder, source.prepare).prepare_fill(buffer, coming)
 
     def end_task(
         self,
@@ -251,8 +258,8 @@ class ForgettingTracker:
             meter = None if denoiser is None else self.meter(denoiser, source.prepare)
             measurement = Measurement(data, mixture, self.similarity, used, meter, self.model_energy)
             measured = self._measure(source, probe_source, measurement)
-            with interrupts_wait():  # the buffer and the history belong together
-                return self._commit(source, data, measured, used, started, settle=beta is None)
+            commit = self._prepare_commit(source, data, measured, used, started, settle=beta is None)
+        return to_the_end(commit)  # the buffer and the history belong together
 
     def _measure(self, source: TaskSource, probe_source: TaskSource | None, measurement: Measurement) -> _Measured:
         task, meter, mixture = self.next_task, measurement.meter, measurement.mixture
@@ -291,15 +298,15 @@ class ForgettingTracker:
             losses=losses,
         )
 
-    def _commit(
+    def _prepare_commit(
         self, source: TaskSource, data: TaskData, measured: _Measured, beta: float, started: float, *, settle: bool
-    ) -> BoundaryRecord:
-        """Let the buffer choose, and remember what was measured: both or, if the buffer refuses, nothing."""
+    ) -> Callable[[], BoundaryRecord]:
+        """Let the buffer choose; what is returned makes its choice true and remembers what was measured."""
+        update = None
         if self.buffer is not None and self.generated is not None:
-            self.buffer.clear()
-            self.buffer.drawn.clear()
+            update = self.buffer.prepare_clear()
         elif self.buffer is not None:
-            self.buffer.update(
+            update = self.buffer.prepare_update(
                 lambda chosen: fetch(source, chosen),
                 data.vectors,
                 ids=data.ids,
@@ -310,16 +317,22 @@ class ForgettingTracker:
                 observed=measured.kept_energies,
                 beta=beta,
             )
-            self.buffer.drawn.clear()
-        if settle:
-            self.settings.beta = beta
         record = replace(measured.record, seconds=time.perf_counter() - started)
-        follows = self.generated is None or self.generated.keep_probes
-        self._probes, self.open_task, self._read_task = measured.probes if follows else [], None, None
-        self.history.append(record)
-        if self.history_size is not None:
-            del self.history[: -self.history_size]
-        return record
+        probes = measured.probes if self.generated is None or self.generated.keep_probes else []
+
+        def commit() -> BoundaryRecord:
+            settled = beta if settle else self.settings.beta
+            if self.buffer is not None and update is not None:
+                update()
+                self.buffer.drawn.clear()
+            self.settings.beta = settled
+            self._probes, self.open_task, self._read_task = probes, None, None
+            self.history.append(record)
+            if self.history_size is not None:
+                del self.history[: -self.history_size]
+            return record
+
+        return commit
 
     def meter(self, denoiser: Denoiser, prepare: Callable[[Any], Any]) -> ErrorMeter:
         """What measures a model's errors with this tracker's timesteps, noise and draws.
@@ -354,14 +367,19 @@ class ForgettingTracker:
             TypeError: ids that are no whole numbers.
         """
         gone = as_ids(ids)
-        if self.buffer is not None:
-            self.buffer.remove(gone)
-        self._probes = [ProbeSet.from_dict(left) for left in left_of([p.to_dict() for p in self._probes], gone)]
-        self.history[:] = [
-            BoundaryRecord.from_dict({**record.to_dict(), "probes": left_of(record.to_dict()["probes"], gone)})
-            for record in self.history
+        remove = None if self.buffer is None else self.buffer.prepare_remove(gone)
+        probes = [ProbeSet.from_dict(left) for left in left_of([probe.to_dict() for probe in self._probes], gone)]
+        records = [record.to_dict() for record in self.history]
+        history = [
+            BoundaryRecord.from_dict({**record, "probes": left_of(record["probes"], gone)}) for record in records
         ]
-        self._read_task = None
+
+        def change() -> None:
+            self._probes, self.history[:], self._read_task = probes, history, None
+            if remove is not None:
+                remove()
+
+        to_the_end(change)
 
     def table(self) -> str:
         """Mean intrinsic and reconstruction forgetting of every task after every task, as text."""
@@ -406,10 +424,15 @@ class ForgettingTracker:
                 f"The state was written {'without' if state['buffer'] is None else 'with'} a buffer, but this run is "
                 f"{'without' if self.buffer is None else 'with'} one; resume with the same configuration."
             )
-        if self.buffer is not None:
-            self.buffer.load_state_dict(state["buffer"])
-        if state["beta"] is not None:
-            self.settings.beta = state["beta"]
-        self.open_task = state["open_task"]
-        self.history, self._probes = history, probes
-        self._read_task = None
+        load_buffer = None if self.buffer is None else self.buffer.prepare_load(state["buffer"])
+
+        def change() -> None:
+            if load_buffer is not None:
+                load_buffer()
+            if state["beta"] is not None:
+                self.settings.beta = state["beta"]
+            self.open_task = state["open_task"]
+            self.history, self._probes = history, probes
+            self._read_task = None
+
+        to_the_end(change)

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ from hopfield_replay.utilities.ownership import has_ended, owner
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+_PARTIAL = re.compile(r"\.[0-9a-f]{16}\.[^.]*\.[0-9a-f]{32}\.partial(\..*)?")
 
 
 def publish(partial: Path, target: Path) -> None:
@@ -68,8 +72,22 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             left.unlink()
 
 
+def is_partial(file: Path) -> bool:
+    """Whether a file is one that :func:`replacing` was writing, in this process or another.
+
+    Example:
+        >>> with replacing("numbers.txt") as partial:
+        ...     _ = partial.write_text("1")
+        ...     is_partial(partial), is_partial(Path("numbers.txt"))
+        (True, False)
+        >>> os.unlink("numbers.txt")
+    """
+    return _PARTIAL.fullmatch(file.name) is not None
+
+
 def _prefix(target: Path) -> str:
-    return f".{hashlib.sha256(target.name.encode()).hexdigest()[:16]}."  # the name itself may be as long as names get
+    # the name itself may be as long as names get, or not be UTF-8
+    return f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}."
 
 
 def _left(target: Path) -> list[Path]:

@@ -3,8 +3,10 @@
 import base64
 import io
 from collections.abc import Sequence
-from html import escape
+from html import escape as escape_markup
 from typing import TYPE_CHECKING
+
+from hopfield_replay.utilities.text import printable_lines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,6 +22,11 @@ th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd;
 th:first-child, td:first-child { text-align: left; } thead th { border-bottom: 2px solid #888; }
 img { max-width: 100%; height: auto; } code { background: #f3f3f3; padding: 0 .2rem; overflow-wrap: anywhere; }
 """
+
+
+def escape(text: str) -> str:
+    """Text as a page can hold it: no markup, no control characters, no halves of characters."""
+    return escape_markup(printable_lines(text))
 
 
 def heading(text: str) -> str:

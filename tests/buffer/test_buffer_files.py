@@ -359,3 +359,17 @@ def test_a_file_in_the_way_of_the_folder(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         EnergyReplayBuffer(4, storage=tmp_path / "file")
+
+
+@pytest.mark.parametrize("weights", [0.0, 1e308, -1.0, float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_of_samples_are_refused(weights):
+    source = filled(capacity=4, sampling="weight")
+    state = source.state_dict()
+    state["kept"]["weights"] = torch.full((4,), weights, dtype=torch.float64)
+    buffer = EnergyReplayBuffer(4, sampling="weight")
+    with pytest.raises(ValueError, match=r"weights are no[t ]"):
+        buffer.load_state_dict(state)
+    state["kept"]["weights"] = torch.tensor([0.0, 0.0, 1e-300, 1e15], dtype=torch.float64)
+    buffer.load_state_dict(state)
+    assert bool(buffer.draw_shares.isfinite().all())
+    buffer.sample(3)

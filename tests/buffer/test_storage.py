@@ -1,6 +1,11 @@
 """Rows allocated once, copied in and out, of one form; and files that are replaced only when they are whole."""
 
+import errno
+import gc
 import os
+import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -157,3 +162,122 @@ def test_what_is_written_is_on_the_disk_before_it_gets_its_name(tmp_path, monkey
         monkeypatch.setattr(os, name, lambda *args, name=name, real=real: (done.append(name), real(*args))[1])
     save_tree(tmp_path / "a.safetensors", TREE)
     assert done == ["fsync", "replace", "fsync"]  # the file, its name, and the folder that holds the name
+
+
+FORKED = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+
+
+def in_a_fork(work):
+    """What a forked process sees, as text."""
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            said = str(work())
+        except BaseException as error:
+            said = f"{type(error).__name__}: {error}"
+        os.write(write, said.encode())
+        os._exit(0)
+    os.close(write)
+    os.waitpid(child, 0)
+    with os.fdopen(read) as answer:
+        return answer.read()
+
+
+@FORKED
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_forked_process_reads_and_does_not_write_into_its_parents_rows(tmp_path):
+    store = SampleStore(4, tmp_path)
+    rows = torch.arange(8.0).view(4, 2)
+    store.put(rows, torch.arange(4))
+    assert in_a_fork(lambda: store.get(torch.tensor([1])).tolist()) == "[[2.0, 3.0]]"
+    for said, write in (
+        ("The rows in", lambda: store.put(-rows, torch.arange(4))),
+        ("The rows in", lambda: store.prepare_refill(-rows)()),
+        ("storage=", lambda: SampleStore(4, tmp_path)),
+    ):
+        assert in_a_fork(write).startswith(f"ValueError: {said}")
+    assert torch.equal(store.get(torch.arange(4)), rows)
+    assert len(list(tmp_path.glob("*.bin"))) == 1
+
+
+@FORKED
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_processes_that_outlive_the_buffer_do_not_keep_its_folder(tmp_path):
+    """Workers of a DataLoader that stay alive are forked from the process that holds the buffer."""
+    store = SampleStore(4, tmp_path)
+    store.put(torch.ones(4, 2), torch.arange(4))
+    end, wait = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(wait)
+        os.read(end, 1)
+        os._exit(0)
+    try:
+        del store
+        gc.collect()
+        again = SampleStore(4, tmp_path)
+        again.put(torch.zeros(4, 2), torch.arange(4))
+        with pytest.raises(ValueError, match=rf"in use by another buffer.*held by process {os.getpid()}"):
+            SampleStore(4, tmp_path)
+    finally:
+        os.close(wait)
+        os.waitpid(child, 0)
+
+
+HOLDS = """
+import sys, time
+from hopfield_replay.buffer.storage import SampleStore
+store = SampleStore(4, sys.argv[1])
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_another_process_is_named_and_its_death_frees_the_folder(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", HOLDS, str(tmp_path)], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(ValueError, match=rf"in use by another buffer.*held by process {other.pid} on "):
+            SampleStore(4, tmp_path)
+        with pytest.raises(ValueError, match="in use"):  # a second try has not freed it
+            SampleStore(4, tmp_path)
+        other.kill()
+    SampleStore(4, tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_file_system_without_locks_is_no_other_buffer(tmp_path, monkeypatch, number):
+    import fcntl
+
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "lockf", fail)
+    with pytest.warns(UserWarning, match="in_use cannot be locked"):
+        store = SampleStore(4, tmp_path)
+    with pytest.raises(ValueError, match="in use"):  # within this process it still is
+        SampleStore(4, tmp_path)
+    store.put(torch.ones(4, 2), torch.arange(4))
+
+
+def test_a_buffer_with_storage_is_not_sent_to_other_processes(tmp_path):
+    with pytest.raises(TypeError, match="cannot be sent to another process; send its state_dict"):
+        pickle.dumps(SampleStore(4, tmp_path))
+    assert pickle.loads(pickle.dumps(SampleStore(4))).capacity == 4
+
+
+def test_what_was_prepared_and_never_put_leaves_nothing(tmp_path):
+    for folder in (None, tmp_path):
+        store = SampleStore(4, folder)
+        store.prepare_put(torch.ones(4, 2), torch.arange(4))
+        assert store.nbytes == 0
+        store.put({"other": torch.ones(4, 3)}, torch.arange(4))
+        store.prepare_refill(torch.ones(2, 9))
+        assert same(store.get(torch.arange(4)), {"other": torch.ones(4, 3)})
+    store.prepare_refill(torch.ones(2, 9))()
+    assert store.get(torch.arange(2)).shape == (2, 9)
+
+
+def test_no_memory_for_a_buffer_is_said_with_its_size():
+    with pytest.raises(MemoryError, match=r"memory for a buffer of 1048576 samples of \(268435456,\) torch.float32 \("):
+        SampleStore(1 << 20).put(torch.zeros(1).expand(1, 1 << 28), torch.arange(1))

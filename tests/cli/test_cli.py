@@ -304,7 +304,7 @@ def test_one_source_twice(trained, capsys):
 
 
 def test_audit_of_two_pipelines_on_folders_of_images(tmp_path, capsys):
-    from tests.lightning.test_checkpoints import pipeline
+    from tests.checkpoints.test_checkpoints import pipeline
 
     image = pytest.importorskip("PIL.Image")
     for seed, name in enumerate(("old", "new")):

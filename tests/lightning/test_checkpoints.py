@@ -173,12 +173,3 @@ class TestResumesOfLightningsOwn:
         runner = trainer(OnExceptionCheckpoint(tmp_path), enable_checkpointing=True)
         with pytest.raises(MisconfigurationException, match=r"OnExceptionCheckpoint .*every_n_train_steps"):
             fit_tasks(runner, Foreign(), [loader(), loader(1)])
-
-    def test_files_of_slurms_requeue(self, tmp_path, monkeypatch):
-        (tmp_path / "hpc_ckpt_1.ckpt").write_bytes(b"")
-        fit_tasks(trainer(default_root_dir=tmp_path), Foreign(), [loader()])  # elsewhere they are only files
-        runner = trainer(default_root_dir=tmp_path)
-        monkeypatch.setenv("SLURM_NTASKS", "1")
-        monkeypatch.setenv("SLURM_JOB_NAME", "train")
-        with pytest.raises(MisconfigurationException, match=r"hpc_ckpt_1.ckpt into every task.*auto_requeue=False"):
-            fit_tasks(runner, Foreign(), [loader()])

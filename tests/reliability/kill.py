@@ -71,8 +71,23 @@ def half_of_a_buffer_file(real, tensors, path, **options):
 
 def half_of_the_rows(real, store, samples, slots):
     half = len(slots) // 2
-    real(store, hopfield_replay.buffer.buffer.take(samples, torch.arange(half)), slots[:half])
-    die()
+    write = real(store, hopfield_replay.buffer.buffer.take(samples, torch.arange(half)), slots[:half])
+
+    def write_half():
+        write()
+        die()
+
+    return write_half
+
+
+def half_of_a_boundary(real, *args, **options):
+    change = real(*args, **options)
+
+    def then_die():
+        change()
+        die()
+
+    return then_die
 
 
 def before(real, *args, **options):
@@ -87,13 +102,13 @@ def after(real, *args, **options):
 MOMENTS = {  # what is wrapped, and how the process dies in it
     "inside a batch": (Hooks, "on_after_backward", before),
     "while a task is read": (TaskReader, "_encode", after),
-    "before the second phase": (EnergyReplayBuffer, "refine", before),
-    "after the second phase": (EnergyReplayBuffer, "refine", after),
+    "before the second phase": (EnergyReplayBuffer, "prepare_refine", before),
+    "after the second phase": (EnergyReplayBuffer, "prepare_refine", half_of_a_boundary),
     "between the last checkpoint and on_train_end": (Hooks, "on_train_end", before),
     "while errors are measured": (ErrorMeter, "of_batch", after),
     "while the policy chooses": (hopfield_replay.buffer.buffer, "choose", before),
-    "while rows are copied": (SampleStore, "put", half_of_the_rows),
-    "after the commit": (EnergyReplayBuffer, "update", after),
+    "while rows are copied": (SampleStore, "prepare_put", half_of_the_rows),
+    "inside the commit": (EnergyReplayBuffer, "prepare_update", half_of_a_boundary),
     "after the record": (ForgettingTracker, "end_task", after),
     "while a checkpoint is written": (torch, "save", half_of_a_checkpoint),
     "before a checkpoint has its name": (hopfield_replay.lightning.checkpoints, "publish", before),
@@ -106,7 +121,7 @@ MOMENTS = {  # what is wrapped, and how the process dies in it
 }
 RESUMING = {  # these are reached only by an attempt that resumes
     "while the history is loaded": (ForgettingTracker, "load_state_dict", before),
-    "while the buffer is loaded": (SampleStore, "refill", before),
+    "while the buffer is loaded": (SampleStore, "prepare_refill", before),
     "after the history is loaded": (ForgettingTracker, "load_state_dict", after),
 }
 ANY = "any moment"

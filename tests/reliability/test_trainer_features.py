@@ -593,15 +593,20 @@ def test_another_data_set_after_an_interrupted_fit_is_read_anew():
 def test_an_interruption_of_the_commit_waits_for_its_end(tmp_path, monkeypatch, checkpoint):
     """Ctrl-C while the buffer takes its samples: the history is of before or of after, never of between."""
     whole = run(tmp_path / "whole")
-    put, calls = SampleStore.put, []
+    prepare, calls = SampleStore.prepare_put, []
 
     def interrupted(self, samples, slots):
-        calls.append(len(slots))
-        if len(calls) == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-        put(self, samples, slots)
+        write = prepare(self, samples, slots)
 
-    monkeypatch.setattr(SampleStore, "put", interrupted)
+        def interrupted_write():
+            calls.append(len(slots))
+            if len(calls) == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+            write()
+
+        return interrupted_write
+
+    monkeypatch.setattr(SampleStore, "prepare_put", interrupted)
     saving = ModelCheckpoint(tmp_path / "cut", "exception", save_on_exception=True, every_n_epochs=100)
     with pytest.raises(SystemExit):
         run(tmp_path / "cut", saving)
