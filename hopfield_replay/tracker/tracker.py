@@ -14,7 +14,7 @@ from hopfield_replay.memory.settings import EnergySettings
 from hopfield_replay.policies import requirements
 from hopfield_replay.tracker.generated import GeneratedTask
 from hopfield_replay.tracker.measurement import Measurement, Mixture
-from hopfield_replay.tracker.meter import ErrorMeter
+from hopfield_replay.tracker.meter import ErrorMeter, LossMeter
 from hopfield_replay.tracker.record import BoundaryRecord, ProbeRecord, ProbeSet, history_from
 from hopfield_replay.tracker.removal import left_of
 from hopfield_replay.tracker.source import TaskSource
@@ -28,9 +28,25 @@ from hopfield_replay.utilities.states import DAMAGE, Migration, migrated
 if TYPE_CHECKING:
     import pandas as pd
 
-_FORMAT = "hopfield-replay tracker 2"
+_FORMAT = "hopfield-replay tracker 3"
+
+
+def _with_losses(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Formats 1 and 2 knew no losses."""
+    none = dict.fromkeys(("loss", "loss_start", "loss_before"))
+    history = [
+        {**record, "trust": None, "probes": [{**none, **probe} for probe in record["probes"]]}
+        for record in state["history"]
+    ]
+    probes = [{**none, **probe} for probe in state["probes"]]
+    return {**state, "format": _FORMAT, "history": history, "probes": probes}
+
+
 # each format that was ever written, and how its state becomes one of the next
-_MIGRATIONS: dict[str, Migration] = {"hopfield-replay tracker 1": lambda state: {**state, "format": _FORMAT}}
+_MIGRATIONS: dict[str, Migration] = {
+    "hopfield-replay tracker 1": lambda state: {**state, "format": "hopfield-replay tracker 2"},
+    "hopfield-replay tracker 2": _with_losses,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,6 +243,9 @@ class ForgettingTracker:
         replay_ratio: float | None = None,
         probe_source: TaskSource | None = None,
         beta: float | None = None,
+        read: Callable[[Any], tuple[Tensor, Any]] | None = None,
+        loss: Callable[[Any], Tensor] | None = None,
+        trust: str | None = None,
     ) -> BoundaryRecord:
         """Measure all probes after a task, choose what to keep of it, and append the record to :attr:`history`.
 
@@ -241,6 +260,11 @@ class ForgettingTracker:
             probe_source: where this task's probes come from, e.g. its validation data; None: from ``source``.
             beta: inverse temperature of this boundary alone, for a task too small to calibrate one on; None: that of
                 the whole sequence.
+            read: maps a prepared batch to what the denoiser denoises and its condition, where these are not what
+                ``samples`` says, or the first floating tensor, and the rest.
+            loss: maps a prepared batch to a loss (n,) of each sample, with the same draws every time: where no denoiser
+                is known, its rise is the loss forgetting.
+            trust: how errors came to be measured, for the record.
 
         Returns:
             The record.
@@ -255,13 +279,16 @@ class ForgettingTracker:
         with self.settings.at(beta):
             used = self.settings.calibrated(data.vectors)
             mixture = Mixture.of(data, self.buffer, replay_ratio)
-            meter = None if denoiser is None else self.meter(denoiser, source.prepare)
-            measurement = Measurement(data, mixture, self.similarity, used, meter, self.model_energy)
-            measured = self._measure(source, probe_source, measurement)
+            meter = None if denoiser is None else self.meter(denoiser, source.prepare, read)
+            losses = None if loss is None else LossMeter(loss, source.prepare)
+            measurement = Measurement(data, mixture, self.similarity, used, meter, self.model_energy, losses)
+            measured = self._measure(source, probe_source, measurement, trust)
             commit = self._prepare_commit(source, data, measured, used, started, settle=beta is None)
         return to_the_end(commit)  # the buffer and the history belong together
 
-    def _measure(self, source: TaskSource, probe_source: TaskSource | None, measurement: Measurement) -> _Measured:
+    def _measure(
+        self, source: TaskSource, probe_source: TaskSource | None, measurement: Measurement, trust: str | None
+    ) -> _Measured:
         task, meter, mixture = self.next_task, measurement.meter, measurement.mixture
         most = len(self._probes) if self.followed_tasks is None else self.followed_tasks - 1
         earlier = self._probes[max(0, len(self._probes) - most) :]
@@ -279,17 +306,19 @@ class ForgettingTracker:
             timesteps=None if meter is None else meter.timesteps,
             probes=[ProbeRecord.of(now, old) for now, old in zip(probes, [*earlier, None], strict=True)],
             seconds=0.0,
+            trust=trust,
         )
         if self.buffer is None:
             return _Measured(probes, record, None, None, None)
         losses = None
         if requirements(self.buffer.policy).losses:
-            if meter is None:
+            every = measurement.loss_meter if meter is None else meter
+            if every is None:
                 raise ValueError(
                     "This buffer's policy needs the model's loss on every sample, but no denoiser is known."
                 )
             batches = track(source.batches(), f"Losses of task {task}")
-            losses = meter.losses((at, batch, sample_ids(task, at)) for at, batch in batches)
+            losses = every.losses((at, batch, sample_ids(task, at)) for at, batch in batches)
         return _Measured(
             probes,
             record,
@@ -334,14 +363,20 @@ class ForgettingTracker:
 
         return commit
 
-    def meter(self, denoiser: Denoiser, prepare: Callable[[Any], Any]) -> ErrorMeter:
+    def meter(
+        self,
+        denoiser: Denoiser,
+        prepare: Callable[[Any], Any],
+        read: Callable[[Any], tuple[Tensor, Any]] | None = None,
+    ) -> ErrorMeter:
         """What measures a model's errors with this tracker's timesteps, noise and draws.
 
         Args:
             denoiser: the model.
             prepare: what happens to a batch on its way to it.
+            read: as at :meth:`end_task`.
         """
-        return ErrorMeter(denoiser, self.timesteps, self.seed, prepare, self.samples, self.draws)
+        return ErrorMeter(denoiser, self.timesteps, self.seed, prepare, self.samples, self.draws, read)
 
     def _read(self, source: TaskSource) -> TaskData:
         """The samples of the task at hand, read once."""

@@ -54,9 +54,13 @@ def test_a_buffer(number, drawn):
     assert torch.equal(again.sample(9)[0], buffer.sample(9)[0])
 
 
-def test_a_tracker():
+@pytest.mark.parametrize("name", ["tracker_1.pt", "tracker_2.pt"])
+def test_a_tracker(name):
     tracker = ForgettingTracker(EnergyReplayBuffer(4), probe_size=3)
-    tracker.load_state_dict(torch.load(FORMATS / "tracker_1.pt", weights_only=True))
+    tracker.load_state_dict(torch.load(FORMATS / name, weights_only=True))
+    assert tracker.history[1].probes[0].loss_forgetting is None
+    assert tracker.history[1].trust is None
+    assert (tracker.history[1].probes[0].error is None) == (name == "tracker_1.pt")
     assert [record.task for record in tracker.history] == [0, 1]
     assert tracker.beta == tracker.buffer.beta == tracker.history[0].beta
     lost = tracker.history[1].probes[0]
