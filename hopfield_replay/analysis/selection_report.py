@@ -9,6 +9,7 @@ from torch import Tensor
 from hopfield_replay.figures import contact_sheet
 from hopfield_replay.memory.temperature import Diagnosis
 from hopfield_replay.utilities.tables import text_table
+from hopfield_replay.utilities.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -114,7 +115,7 @@ class SelectionReport:
         return {"position": position, **({"name": self.names[position]} if self.names else {})}
 
     def _called(self, positions: Sequence[int]) -> str:
-        return ", ".join(self.names[at] if self.names else str(at) for at in positions)
+        return ", ".join(printable(self.names[at]) if self.names else str(at) for at in positions)
 
     def table(self) -> str:
         """The report as text."""
@@ -124,7 +125,7 @@ class SelectionReport:
             f"(leave-one-out n_eff {self.diagnosis.n_eff:.3g})"
         ]
         if self.classes:
-            rows = [[name, str(row["samples"]), str(row["kept"])] for name, row in self.classes.items()]
+            rows = [[printable(name), str(row["samples"]), str(row["kept"])] for name, row in self.classes.items()]
             lines.append(text_table(("class", "samples", "chosen"), rows))
         compared = (("these", self.kept), ("random", self.random), ("everything", self.everything))
         rows = [[name, f"{found.mean:.4g}", f"{found.tail:.4g}"] for name, found in compared]

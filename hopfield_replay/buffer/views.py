@@ -10,6 +10,7 @@ from hopfield_replay.buffer.provenance import Provenance, position_of
 from hopfield_replay.policies.candidates import Candidates
 from hopfield_replay.utilities import html
 from hopfield_replay.utilities.nested import map_leaves
+from hopfield_replay.utilities.text import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,7 +95,14 @@ def by_task(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
         energies = [row["energy"] for row in mine if math.isfinite(row["energy"])]
         mean = sum(energies) / len(energies) if energies else math.inf
         share = sum(row["share"] for row in mine)
-        found.append((str(task) if name is None else f"{task} ({name})", str(len(mine)), f"{share:.1%}", f"{mean:.4g}"))
+        found.append(
+            (
+                str(task) if name is None else f"{task} ({printable(name)})",
+                str(len(mine)),
+                f"{share:.1%}",
+                f"{mean:.4g}",
+            )
+        )
     return found
 
 

@@ -1,6 +1,5 @@
 """Encoders as they lie on disk: autoencoders, vision models, TorchScript files."""
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hopfield_replay.checkpoints.file import what_went_wrong
+from hopfield_replay.checkpoints.safety import read_object
 from hopfield_replay.encoders import LatentEncoder, ModuleEncoder
 
 _LARGEST = 256  # side of images for an autoencoder: its latents hold enough to tell images apart
@@ -57,7 +57,7 @@ def load_encoder(source: str | Path) -> LoadedEncoder:
         if not (path / "vae").is_dir():
             raise ValueError(f"{path} is a pipeline without an autoencoder (vae).")
         path = path / "vae"
-    settings = _object(path / "config.json")
+    settings = read_object(path / "config.json")
     try:
         if "_class_name" in settings:
             return _autoencoder(path, settings["_class_name"])
@@ -101,7 +101,7 @@ def _vision_model(path: Path, settings: dict[str, Any]) -> LoadedEncoder:
         raise ValueError(f"{path}/config.json names neither a class of diffusers nor a model of transformers.")
     if "auto_map" in settings or any(file.suffix in _CODE for file in path.rglob("*")):
         raise ValueError(f"{path} brings code of its own, which is never run; use a model that transformers knows.")
-    processor = _object(path / "preprocessor_config.json")
+    processor = read_object(path / "preprocessor_config.json")
     size = processor.get("crop_size") or processor.get("size")
     side = min(size.values()) if isinstance(size, dict) else size
     mean, std = processor.get("image_mean"), processor.get("image_std")
@@ -133,13 +133,3 @@ class _ImageFeatures(nn.Module):
             pooled = getattr(found, "pooler_output", None)
             found = found.last_hidden_state[:, 0] if pooled is None else pooled
         return nn.functional.normalize(found.flatten(1), dim=1)
-
-
-def _object(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is no JSON configuration that can be read ({error}).") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{file} holds no JSON object.")
-    return found

@@ -1,12 +1,13 @@
 """hopfield-replay buffer."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
 from hopfield_replay.cli.codes import FINE
-from hopfield_replay.cli.output import say, write
+from hopfield_replay.cli.output import drawn, say, write
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +77,7 @@ def run(options: Any) -> int:
     for place, buffer in file.buffers().items():
         text, found[place or "buffer"] = _described(place, buffer, encoder)
         say(text, options.quiet)
-        sheet = _sheet(buffer) if options.output_dir and len(buffer) else None
+        sheet = drawn(partial(_sheet, buffer)) if options.output_dir and len(buffer) else None
         if sheet is not None:
             figures["contact_sheet" + (f"_{len(figures)}" if figures else "")] = sheet
     write(options.output_dir, "buffer", Contents(found), figures, None, options.quiet)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser
 
 from hopfield_replay.cli.codes import FINE
-from hopfield_replay.cli.output import say, write
+from hopfield_replay.cli.output import drawn, say, write
 
 if TYPE_CHECKING:
     from hopfield_replay.analysis import ImageCollection, SelectionReport
@@ -165,7 +165,7 @@ def _chosen(options: Any, generated: "ImageCollection | None") -> int:
     images = old if isinstance(old, ImageCollection) else None
     figures = {}
     if images is not None and options.output_dir is not None:
-        figures["contact_sheet"] = report.figure(partial(images.pictures, size=64))
+        figures["contact_sheet"] = drawn(lambda: report.figure(partial(images.pictures, size=64)))
     write(options.output_dir, "select", report, figures, None, options.quiet)
     if options.export is not None:
         _hand_over(report, images, options)

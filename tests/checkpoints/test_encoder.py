@@ -91,7 +91,7 @@ def test_what_is_no_encoder_is_refused(tmp_path, dinov2):
     for number, (content, message) in enumerate(
         [
             ("{", "no JSON configuration"),
-            ("[]", "no JSON object"),
+            ("[]", "not a JSON object"),
             ("{}", "neither a class of diffusers"),
             ('{"_class_name": "UNet2DModel"}', "none of AutoencoderKL"),
             ('{"_class_name": ["a", "b"]}', "none of AutoencoderKL"),

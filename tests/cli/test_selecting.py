@@ -133,6 +133,16 @@ def test_nothing_to_choose_from_is_said(tmp_path, capsys):
     assert "nowhere" in capsys.readouterr().err
 
 
+def test_names_write_no_lines_of_their_own(tmp_path, capsys):
+    (tmp_path / "old").mkdir()
+    pictures(tmp_path / "old" / "cats\nno 2 samples protect more", count=4)
+    pictures(tmp_path / "old" / "\x1b[31mdogs", count=4)
+    assert run(tmp_path / "old", "--keep", 2, "--output-dir", tmp_path / "out", quiet=False) == 0
+    said = capsys.readouterr().out
+    assert r"cats\nno 2 samples protect more" in said
+    assert "\x1b" not in said
+
+
 def test_an_empty_class_is_named(tmp_path, capsys):
     (folders(tmp_path) / "c").mkdir()
     assert run(tmp_path / "old", "--keep", 3, "--by", "folder") == 2

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from hopfield_replay.analysis.images.item import SUFFIXES, Item, printable
+from hopfield_replay.analysis.images.item import SUFFIXES, Item, utf8_name
 
 
 def read_folder(folder: Path) -> list[Item]:
@@ -21,11 +21,11 @@ def read_folder(folder: Path) -> list[Item]:
     if not files:
         raise ValueError(f"{folder} holds no images ({', '.join(SUFFIXES)}).")
     captions, labels = _metadata(folder) or (_beside(files), {})
-    places = [printable(str(file.parent.relative_to(folder))) for file in files]
+    places = [utf8_name(str(file.parent.relative_to(folder))) for file in files]
     several = len(set(places)) > 1
     return [
         Item(
-            printable(str(file.relative_to(folder))),
+            utf8_name(str(file.relative_to(folder))),
             file,
             captions.get(file),
             labels.get(file, place if several else None),
@@ -38,7 +38,7 @@ def read_folder(folder: Path) -> list[Item]:
 def empty_subfolders(folder: Path) -> list[str]:
     """Names of the folders directly below that hold no image."""
     return [
-        printable(place.name)
+        utf8_name(place.name)
         for place in sorted(folder.iterdir())
         if place.is_dir()
         and not place.name.startswith(".")

@@ -22,7 +22,7 @@ class Item:
     """One image of a collection; it is opened when it is needed.
 
     Attributes:
-        name: how its source calls it, such as its path below the folder; text that can be printed and written as UTF-8.
+        name: how its source calls it, such as its path below the folder; any text that UTF-8 can hold.
         content: its file; or a function that returns the bytes of one; or pixels (channels, height, width), bytes or
             floating (in [-1, 1] if any lies below zero, else in [0, 1]).
         caption: its caption; None if it has none.
@@ -78,11 +78,11 @@ class Item:
             return _upright(image, self.name)
 
 
-def printable(name: str) -> str:
-    r"""A file's name as text: what is not UTF-8 in it becomes a backslash and a number.
+def utf8_name(name: str) -> str:
+    r"""A file's name as UTF-8 can hold it: what is none in it becomes a backslash and a number.
 
     Example:
-        >>> printable("a" + chr(0xDCFF))
+        >>> utf8_name("a" + chr(0xDCFF))
         'a\\xff'
     """
     return os.fsencode(name).decode("utf-8", errors="backslashreplace")

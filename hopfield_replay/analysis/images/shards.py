@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from hopfield_replay.analysis.images.item import SUFFIXES, Item, printable
+from hopfield_replay.analysis.images.item import SUFFIXES, Item, utf8_name
 
 _CAPTIONS = ("txt", "caption", "text")
 _LABELS = ("cls", "label")
@@ -40,9 +40,9 @@ def _read(shard: Path) -> list[Item]:
     for key, parts in samples.items():
         images = [part for part in parts if f".{part.rpartition('.')[2]}" in SUFFIXES]
         if len(images) > 1:
-            raise ValueError(f"{shard}: sample {printable(key)} has several images ({', '.join(images)}).")
+            raise ValueError(f"{shard}: sample {utf8_name(key)} has several images ({', '.join(images)}).")
         if images:
-            name = f"{printable(shard.name)}/{printable(key)}.{images[0]}"
+            name = f"{utf8_name(shard.name)}/{utf8_name(key)}.{images[0]}"
             caption, label = _caption(shard, parts), _small(shard, parts, _LABELS)
             found.append(Item(name, _slice(shard, parts[images[0]]), caption, label))
     return found
@@ -56,7 +56,7 @@ def _caption(shard: Path, parts: dict[str, tarfile.TarInfo]) -> str | None:
     try:
         row = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{shard}: {printable(parts['json'].name)} is not JSON ({error}).") from None
+        raise ValueError(f"{shard}: {utf8_name(parts['json'].name)} is not JSON ({error}).") from None
     named = [row[name] for name in ("caption", "text", "prompt") if isinstance(row, dict) and name in row]
     return str(named[0]) if named else None
 
@@ -65,11 +65,11 @@ def _small(shard: Path, parts: dict[str, tarfile.TarInfo], names: Sequence[str])
     for name in names:
         if name in parts:
             if parts[name].size > _SMALL:
-                raise ValueError(f"{shard}: {printable(parts[name].name)} is too large for a text.")
+                raise ValueError(f"{shard}: {utf8_name(parts[name].name)} is too large for a text.")
             try:
                 return _slice(shard, parts[name])().decode("utf-8").strip()
             except UnicodeDecodeError as error:
-                raise ValueError(f"{shard}: {printable(parts[name].name)} is not UTF-8 ({error}).") from None
+                raise ValueError(f"{shard}: {utf8_name(parts[name].name)} is not UTF-8 ({error}).") from None
     return None
 
 
