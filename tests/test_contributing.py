@@ -8,7 +8,7 @@ import pytest
 from tests.test_house import LAYERS
 
 ROOT = Path(__file__).parents[1]
-GUIDE = ROOT / "CONTRIBUTING.md"
+GUIDE = ROOT / ".github" / "CONTRIBUTING.md"
 CHECKS = ["ruff check .", "ruff format --check .", "mypy"]
 
 

@@ -40,7 +40,7 @@ def read_checkpoint(source: str | Path, *, unsafe_pickle: bool = False) -> dict[
         raise ValueError(f"{path} is a folder; give a checkpoint file, or leave the model out to compare pipelines.")
     if not path.is_file():
         raise ValueError(f"{path} does not exist.")
-    found = _safetensors(path) if path.suffix == ".safetensors" else _torch(path, unsafe_pickle)
+    found = _safetensors(path) if path.suffix == ".safetensors" else read_plain(path, unsafe_pickle)
     if not isinstance(found, Mapping):
         raise ValueError(f"{path} holds {type(found).__name__}, not a checkpoint with a state_dict.")
     if "state_dict" not in found:
@@ -85,7 +85,8 @@ def _check_size(path: Path) -> None:
             raise ValueError(f"{path.stat().st_size} bytes that would expand to {total}")
 
 
-def _torch(path: Path, unsafe_pickle: bool) -> Any:
+def read_plain(path: Path, unsafe_pickle: bool = False) -> Any:
+    """What ``torch.save`` wrote, tensors on the CPU; see :func:`read_checkpoint`."""
     try:
         _check_size(path)
         with warnings.catch_warnings():
@@ -111,4 +112,4 @@ def what_went_wrong(error: BaseException) -> str:
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
-__all__ = ["read_checkpoint", "what_went_wrong"]
+__all__ = ["read_checkpoint", "read_plain", "what_went_wrong"]

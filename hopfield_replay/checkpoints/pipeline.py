@@ -42,7 +42,7 @@ def load_pipeline(source: str | Path) -> Version:
         Traceback (most recent call last):
         ValueError: missing holds no model_index.json: give a folder written by a pipeline's save_pretrained.
     """
-    return _version(_load(source), str(source), "weights")
+    return _version(open_pipeline(source), str(source), "weights")
 
 
 def load_adapter(base: str | Path, adapter: str | Path) -> Version:
@@ -61,7 +61,7 @@ def load_adapter(base: str | Path, adapter: str | Path) -> Version:
         Traceback (most recent call last):
         ValueError: missing holds no model_index.json: give a folder written by a pipeline's save_pretrained.
     """
-    pipeline = _load(base)
+    pipeline = open_pipeline(base)
     try:
         import peft  # noqa: F401  # only to say how to get it
     except ImportError as error:
@@ -102,7 +102,21 @@ def is_adapter(source: str | Path) -> bool:
     )
 
 
-def _load(source: str | Path) -> Any:
+def open_pipeline(source: str | Path) -> Any:
+    """The diffusers pipeline in a folder; nothing is downloaded.
+
+    Args:
+        source: the folder, with ``model_index.json``.
+
+    Raises:
+        ImportError: diffusers, or what this pipeline needs beside it, is not installed.
+        ValueError: no such folder, or a pipeline that cannot be loaded.
+
+    Example:
+        >>> open_pipeline("missing")
+        Traceback (most recent call last):
+        ValueError: missing holds no model_index.json: give a folder written by a pipeline's save_pretrained.
+    """
     try:
         from diffusers import DiffusionPipeline
     except ImportError as error:
