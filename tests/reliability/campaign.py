@@ -516,6 +516,9 @@ def main():
             outcome = {FINE: "taken", REFUSED: "refused"}.get(status, "killed" if status < 0 else "violated")
             outcomes[kind][outcome] += 1
             peaks[kind] = max(peaks[kind], peak)
+            done = sum(sum(counter.values()) for counter in outcomes.values())
+            if done % 100 == 0:
+                print(f"... {done} attempts, {len(violations)} violations, {len(heavy)} heavy", flush=True)
             if wrong:
                 violations.append((kind, status, wrong))
                 print(f"VIOLATION {kind} ({status}): {wrong}", flush=True)
