@@ -20,6 +20,7 @@ from hopfield_replay.lightning.own_step import measuring
 from hopfield_replay.lightning.renewal import averaging
 from hopfield_replay.lightning.strategies import check_launcher, check_whole_model
 from hopfield_replay.lightning.views import Boundary
+from hopfield_replay.tracker.generated import GeneratedTask
 from hopfield_replay.tracker.record import BoundaryRecord
 from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.tracker.tracker import ForgettingTracker
@@ -75,6 +76,7 @@ class ForgettingMonitor(EitherCallback):
             it must be there; ``"last"``: never.
         verify: compare a denoiser that is given with the module's first training step.
         loss_draws: random draws of the module's own loss for each sample, where that is what is measured.
+        generated: replay what the model itself generates, where no old data may be kept.
         seed: of the probes and of the noise.
 
     Raises:
@@ -110,6 +112,7 @@ class ForgettingMonitor(EitherCallback):
         weights: Weights = "auto",
         verify: bool = True,
         loss_draws: int = 64,
+        generated: GeneratedTask | None = None,
         seed: int = 0,
     ) -> None:
         if weights not in get_args(Weights):
@@ -134,6 +137,7 @@ class ForgettingMonitor(EitherCallback):
             model_energy=model_energy,
             followed_tasks=followed_tasks,
             history_size=history_size,
+            generated=generated,
             seed=seed,
         )
         self.denoiser = denoiser
@@ -194,6 +198,8 @@ class ForgettingMonitor(EitherCallback):
             )
         if self.probe_source == "val":
             self._validation(trainer)
+        if (generated := self.tracker.generated) is not None and generated.module is None:
+            generated.module = pl_module
         with _progress(trainer), measuring(trainer, pl_module):
             self.tracker.begin_task(self._task(trainer, loader))
 

@@ -91,8 +91,10 @@ class Boundary:
     def protection(self) -> ProtectionCurve | None:
         """What the buffer would protect of the probes of all tasks."""
         buffer = self.buffer
+        if buffer is None:
+            return None
         vectors = [self.tracker.probe(entry.task).vectors for entry in self.record.probes]
-        if buffer is None or sum(map(len, vectors)) < 2:
+        if sum(map(len, vectors)) < 2:
             return None
         groups = {"task": buffer.tasks, "label": buffer.labels}.get(buffer.groups or "")
         order = torch.arange(len(buffer))

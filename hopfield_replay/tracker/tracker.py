@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor, nn
 
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
+from hopfield_replay.buffer.removal import as_ids
 from hopfield_replay.denoisers import Denoiser
 from hopfield_replay.memory.settings import EnergySettings
 from hopfield_replay.policies import requirements
+from hopfield_replay.tracker.generated import GeneratedTask
 from hopfield_replay.tracker.measurement import Measurement, Mixture
 from hopfield_replay.tracker.meter import ErrorMeter, LossMeter
 from hopfield_replay.tracker.record import BoundaryRecord, ProbeRecord, ProbeSet, history_from
+from hopfield_replay.tracker.removal import left_of
 from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.tracker.table import forgetting_table, history_frame
 from hopfield_replay.tracker.task_reader import TaskData, TaskReader, fetch, sample_ids
@@ -89,6 +92,7 @@ class ForgettingTracker:
             grow with the number of tasks; None: those of all tasks. >= 1.
         history_size: only the newest records stay in :attr:`history`, this many, so that checkpoints do not grow; None:
             all. >= 1.
+        generated: replay what the model itself generates, where no old data may be kept; None: replay stored samples.
         seed: of the probes and of the noise.
 
     Attributes:
@@ -126,6 +130,7 @@ class ForgettingTracker:
         model_energy: bool = False,
         followed_tasks: int | None = None,
         history_size: int | None = None,
+        generated: GeneratedTask | None = None,
         seed: int = 0,
     ) -> None:
         if buffer is not None and not isinstance(buffer, EnergyReplayBuffer):
@@ -152,6 +157,9 @@ class ForgettingTracker:
         self.model_energy = model_energy
         self.followed_tasks = followed_tasks
         self.history_size = history_size
+        self.generated = generated
+        if generated is not None:
+            generated.check(buffer)
         self.seed = seed
         self.history: list[BoundaryRecord] = []
         self.open_task: int | None = None
@@ -203,13 +211,13 @@ class ForgettingTracker:
             TypeError: a batch in which no floating tensor is found.
         """
         self._read_task = None  # a task that was begun and given up is no longer the one at hand
-        if self.buffer is not None:
+        if self.buffer is not None and self.generated is None:
             self.buffer.check_place(self.next_task)
         data = self._read(source)
         beta = self.settings.calibrated(data.vectors)
         buffer = self.buffer if self.open_task is None else None
         with self.settings.at(beta):
-            refine = None if buffer is None else buffer.prepare_refine(data.vectors)
+            refine = None if buffer is None else self._prepare_choice(buffer, source, data.vectors)
 
         def change() -> None:
             self.settings.beta = beta
@@ -220,6 +228,12 @@ class ForgettingTracker:
             self.open_task = self.next_task
 
         to_the_end(change)
+
+    def _prepare_choice(self, buffer: EnergyReplayBuffer, source: TaskSource, coming: Tensor) -> Callable[[], None]:
+        """What makes the buffer hold what is replayed in the task that begins, now that its data is known."""
+        if self.generated is None or self.next_task < self.generated.first_task:
+            return buffer.prepare_refine(coming)
+        return self.generated.draw(self.next_task, self._reader.encoder, source.prepare).prepare_fill(buffer, coming)
 
     def end_task(
         self,
@@ -318,7 +332,9 @@ class ForgettingTracker:
     ) -> Callable[[], BoundaryRecord]:
         """Let the buffer choose; what is returned makes its choice true and remembers what was measured."""
         update = None
-        if self.buffer is not None:
+        if self.buffer is not None and self.generated is not None:
+            update = self.buffer.prepare_clear()
+        elif self.buffer is not None:
             update = self.buffer.prepare_update(
                 lambda chosen: fetch(source, chosen),
                 data.vectors,
@@ -331,6 +347,7 @@ class ForgettingTracker:
                 beta=beta,
             )
         record = replace(measured.record, seconds=time.perf_counter() - started)
+        probes = measured.probes if self.generated is None or self.generated.keep_probes else []
 
         def commit() -> BoundaryRecord:
             settled = beta if settle else self.settings.beta
@@ -338,7 +355,7 @@ class ForgettingTracker:
                 update()
                 self.buffer.drawn.clear()
             self.settings.beta = settled
-            self._probes, self.open_task, self._read_task = measured.probes, None, None
+            self._probes, self.open_task, self._read_task = probes, None, None
             self.history.append(record)
             if self.history_size is not None:
                 del self.history[: -self.history_size]
@@ -371,6 +388,33 @@ class ForgettingTracker:
         if data.labels is None and self.buffer is not None and self.buffer.groups == "label":
             raise ValueError('groups="label" needs a tensor of integers (n,) in every batch, and found none.')
         return data
+
+    def remove(self, ids: Tensor | Sequence[int]) -> None:
+        """Delete samples from the buffer, from what is followed and from the history, as a deletion request asks.
+
+        A task whose followed samples are all gone is measured no more. Checkpoints that were written before still hold
+        them: ``hopfield-replay buffer FILE --remove``. See :meth:`EnergyReplayBuffer.remove`.
+
+        Args:
+            ids: (m,) of the samples; others change nothing.
+
+        Raises:
+            TypeError: ids that are no whole numbers.
+        """
+        gone = as_ids(ids)
+        remove = None if self.buffer is None else self.buffer.prepare_remove(gone)
+        probes = [ProbeSet.from_dict(left) for left in left_of([probe.to_dict() for probe in self._probes], gone)]
+        records = [record.to_dict() for record in self.history]
+        history = [
+            BoundaryRecord.from_dict({**record, "probes": left_of(record["probes"], gone)}) for record in records
+        ]
+
+        def change() -> None:
+            self._probes, self.history[:], self._read_task = probes, history, None
+            if remove is not None:
+                remove()
+
+        to_the_end(change)
 
     def table(self) -> str:
         """Mean intrinsic and reconstruction forgetting of every task after every task, as text."""

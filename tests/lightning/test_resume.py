@@ -148,8 +148,8 @@ class TestInsideAnEpoch:
         module, monitor = run(tmp_path, ckpt_path="last", every_step=True)
         reference, expected = whole
         assert len(module.seen) == 18 - 10
-        for (_, batch), (_, expected) in zip(module.seen, reference.seen[10:], strict=True):
-            assert torch.equal(batch["image"][4:], expected["image"][4:])
+        for (_, batch), (_, wanted) in zip(module.seen, reference.seen[10:], strict=True):
+            assert torch.equal(batch["image"][4:], wanted["image"][4:])
         assert same(monitor.buffer.state_dict(), expected.buffer.state_dict())  # it depends on the data alone
         assert [probe["energy"].tolist() for r in monitor.history for probe in r["probes"]] == [
             probe["energy"].tolist() for r in expected.history for probe in r["probes"]
