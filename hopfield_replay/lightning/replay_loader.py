@@ -7,10 +7,11 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
 from hopfield_replay.buffer.replay_stream import ReplayRatio, ReplayStream
+from hopfield_replay.lightning.namespaces import EitherLoader, is_a
 from hopfield_replay.utilities.nested import concatenate, rows
 
 
-class ReplayLoader(CombinedLoader):
+class ReplayLoader(EitherLoader):
     """Yields the batches of ``loader``, each with replayed samples appended: the module sees one bigger batch.
 
     The loader keeps its batch size b; b * ratio / (1 - ratio) replayed samples are added, so that ``replay_ratio`` is
@@ -42,7 +43,7 @@ class ReplayLoader(CombinedLoader):
     def __init__(
         self, loader: Iterable[Any], buffer: EnergyReplayBuffer, *, replay_ratio: ReplayRatio = 0.5, seed: int = 0
     ) -> None:
-        if isinstance(loader, CombinedLoader | dict | list | tuple):
+        if is_a(loader, CombinedLoader) or isinstance(loader, dict | list | tuple):
             raise TypeError(
                 f"ReplayLoader joins replay to one loader, got {type(loader).__name__}. Merge the data sets into "
                 "one loader."

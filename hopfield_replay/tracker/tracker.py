@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor, nn
 
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
+from hopfield_replay.buffer.removal import as_ids
 from hopfield_replay.denoisers import Denoiser
 from hopfield_replay.memory.settings import EnergySettings
 from hopfield_replay.policies import requirements
+from hopfield_replay.tracker.generated import GeneratedTask
 from hopfield_replay.tracker.measurement import Measurement, Mixture
-from hopfield_replay.tracker.meter import ErrorMeter
+from hopfield_replay.tracker.meter import ErrorMeter, LossMeter
 from hopfield_replay.tracker.record import BoundaryRecord, ProbeRecord, ProbeSet, history_from
+from hopfield_replay.tracker.removal import left_of
 from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.tracker.table import forgetting_table, history_frame
 from hopfield_replay.tracker.task_reader import TaskData, TaskReader, fetch, sample_ids
@@ -25,9 +28,25 @@ from hopfield_replay.utilities.states import DAMAGE, Migration, migrated
 if TYPE_CHECKING:
     import pandas as pd
 
-_FORMAT = "hopfield-replay tracker 2"
+_FORMAT = "hopfield-replay tracker 3"
+
+
+def _with_losses(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Formats 1 and 2 knew no losses."""
+    none = dict.fromkeys(("loss", "loss_start", "loss_before"))
+    history = [
+        {**record, "trust": None, "probes": [{**none, **probe} for probe in record["probes"]]}
+        for record in state["history"]
+    ]
+    probes = [{**none, **probe} for probe in state["probes"]]
+    return {**state, "format": _FORMAT, "history": history, "probes": probes}
+
+
 # each format that was ever written, and how its state becomes one of the next
-_MIGRATIONS: dict[str, Migration] = {"hopfield-replay tracker 1": lambda state: {**state, "format": _FORMAT}}
+_MIGRATIONS: dict[str, Migration] = {
+    "hopfield-replay tracker 1": lambda state: {**state, "format": "hopfield-replay tracker 2"},
+    "hopfield-replay tracker 2": _with_losses,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +92,7 @@ class ForgettingTracker:
             grow with the number of tasks; None: those of all tasks. >= 1.
         history_size: only the newest records stay in :attr:`history`, this many, so that checkpoints do not grow; None:
             all. >= 1.
+        generated: replay what the model itself generates, where no old data may be kept; None: replay stored samples.
         seed: of the probes and of the noise.
 
     Attributes:
@@ -110,6 +130,7 @@ class ForgettingTracker:
         model_energy: bool = False,
         followed_tasks: int | None = None,
         history_size: int | None = None,
+        generated: GeneratedTask | None = None,
         seed: int = 0,
     ) -> None:
         if buffer is not None and not isinstance(buffer, EnergyReplayBuffer):
@@ -136,6 +157,9 @@ class ForgettingTracker:
         self.model_energy = model_energy
         self.followed_tasks = followed_tasks
         self.history_size = history_size
+        self.generated = generated
+        if generated is not None:
+            generated.check(buffer)
         self.seed = seed
         self.history: list[BoundaryRecord] = []
         self.open_task: int | None = None
@@ -187,13 +211,13 @@ class ForgettingTracker:
             TypeError: a batch in which no floating tensor is found.
         """
         self._read_task = None  # a task that was begun and given up is no longer the one at hand
-        if self.buffer is not None:
+        if self.buffer is not None and self.generated is None:
             self.buffer.check_place(self.next_task)
         data = self._read(source)
         beta = self.settings.calibrated(data.vectors)
         buffer = self.buffer if self.open_task is None else None
         with self.settings.at(beta):
-            refine = None if buffer is None else buffer.prepare_refine(data.vectors)
+            refine = None if buffer is None else self._prepare_choice(buffer, source, data.vectors)
 
         def change() -> None:
             self.settings.beta = beta
@@ -205,6 +229,12 @@ class ForgettingTracker:
 
         to_the_end(change)
 
+    def _prepare_choice(self, buffer: EnergyReplayBuffer, source: TaskSource, coming: Tensor) -> Callable[[], None]:
+        """What makes the buffer hold what is replayed in the task that begins, now that its data is known."""
+        if self.generated is None or self.next_task < self.generated.first_task:
+            return buffer.prepare_refine(coming)
+        return self.generated.draw(self.next_task, self._reader.encoder, source.prepare).prepare_fill(buffer, coming)
+
     def end_task(
         self,
         source: TaskSource,
@@ -213,6 +243,9 @@ class ForgettingTracker:
         replay_ratio: float | None = None,
         probe_source: TaskSource | None = None,
         beta: float | None = None,
+        read: Callable[[Any], tuple[Tensor, Any]] | None = None,
+        loss: Callable[[Any], Tensor] | None = None,
+        trust: str | None = None,
     ) -> BoundaryRecord:
         """Measure all probes after a task, choose what to keep of it, and append the record to :attr:`history`.
 
@@ -227,6 +260,11 @@ class ForgettingTracker:
             probe_source: where this task's probes come from, e.g. its validation data; None: from ``source``.
             beta: inverse temperature of this boundary alone, for a task too small to calibrate one on; None: that of
                 the whole sequence.
+            read: maps a prepared batch to what the denoiser denoises and its condition, where these are not what
+                ``samples`` says, or the first floating tensor, and the rest.
+            loss: maps a prepared batch to a loss (n,) of each sample, with the same draws every time: where no denoiser
+                is known, its rise is the loss forgetting.
+            trust: how errors came to be measured, for the record.
 
         Returns:
             The record.
@@ -241,13 +279,16 @@ class ForgettingTracker:
         with self.settings.at(beta):
             used = self.settings.calibrated(data.vectors)
             mixture = Mixture.of(data, self.buffer, replay_ratio)
-            meter = None if denoiser is None else self.meter(denoiser, source.prepare)
-            measurement = Measurement(data, mixture, self.similarity, used, meter, self.model_energy)
-            measured = self._measure(source, probe_source, measurement)
+            meter = None if denoiser is None else self.meter(denoiser, source.prepare, read)
+            losses = None if loss is None else LossMeter(loss, source.prepare)
+            measurement = Measurement(data, mixture, self.similarity, used, meter, self.model_energy, losses)
+            measured = self._measure(source, probe_source, measurement, trust)
             commit = self._prepare_commit(source, data, measured, used, started, settle=beta is None)
         return to_the_end(commit)  # the buffer and the history belong together
 
-    def _measure(self, source: TaskSource, probe_source: TaskSource | None, measurement: Measurement) -> _Measured:
+    def _measure(
+        self, source: TaskSource, probe_source: TaskSource | None, measurement: Measurement, trust: str | None
+    ) -> _Measured:
         task, meter, mixture = self.next_task, measurement.meter, measurement.mixture
         most = len(self._probes) if self.followed_tasks is None else self.followed_tasks - 1
         earlier = self._probes[max(0, len(self._probes) - most) :]
@@ -265,17 +306,19 @@ class ForgettingTracker:
             timesteps=None if meter is None else meter.timesteps,
             probes=[ProbeRecord.of(now, old) for now, old in zip(probes, [*earlier, None], strict=True)],
             seconds=0.0,
+            trust=trust,
         )
         if self.buffer is None:
             return _Measured(probes, record, None, None, None)
         losses = None
         if requirements(self.buffer.policy).losses:
-            if meter is None:
+            every = measurement.loss_meter if meter is None else meter
+            if every is None:
                 raise ValueError(
                     "This buffer's policy needs the model's loss on every sample, but no denoiser is known."
                 )
             batches = track(source.batches(), f"Losses of task {task}")
-            losses = meter.losses((at, batch, sample_ids(task, at)) for at, batch in batches)
+            losses = every.losses((at, batch, sample_ids(task, at)) for at, batch in batches)
         return _Measured(
             probes,
             record,
@@ -289,7 +332,9 @@ class ForgettingTracker:
     ) -> Callable[[], BoundaryRecord]:
         """Let the buffer choose; what is returned makes its choice true and remembers what was measured."""
         update = None
-        if self.buffer is not None:
+        if self.buffer is not None and self.generated is not None:
+            update = self.buffer.prepare_clear()
+        elif self.buffer is not None:
             update = self.buffer.prepare_update(
                 lambda chosen: fetch(source, chosen),
                 data.vectors,
@@ -302,6 +347,7 @@ class ForgettingTracker:
                 beta=beta,
             )
         record = replace(measured.record, seconds=time.perf_counter() - started)
+        probes = measured.probes if self.generated is None or self.generated.keep_probes else []
 
         def commit() -> BoundaryRecord:
             settled = beta if settle else self.settings.beta
@@ -309,7 +355,7 @@ class ForgettingTracker:
                 update()
                 self.buffer.drawn.clear()
             self.settings.beta = settled
-            self._probes, self.open_task, self._read_task = measured.probes, None, None
+            self._probes, self.open_task, self._read_task = probes, None, None
             self.history.append(record)
             if self.history_size is not None:
                 del self.history[: -self.history_size]
@@ -317,14 +363,20 @@ class ForgettingTracker:
 
         return commit
 
-    def meter(self, denoiser: Denoiser, prepare: Callable[[Any], Any]) -> ErrorMeter:
+    def meter(
+        self,
+        denoiser: Denoiser,
+        prepare: Callable[[Any], Any],
+        read: Callable[[Any], tuple[Tensor, Any]] | None = None,
+    ) -> ErrorMeter:
         """What measures a model's errors with this tracker's timesteps, noise and draws.
 
         Args:
             denoiser: the model.
             prepare: what happens to a batch on its way to it.
+            read: as at :meth:`end_task`.
         """
-        return ErrorMeter(denoiser, self.timesteps, self.seed, prepare, self.samples, self.draws)
+        return ErrorMeter(denoiser, self.timesteps, self.seed, prepare, self.samples, self.draws, read)
 
     def _read(self, source: TaskSource) -> TaskData:
         """The samples of the task at hand, read once."""
@@ -336,6 +388,33 @@ class ForgettingTracker:
         if data.labels is None and self.buffer is not None and self.buffer.groups == "label":
             raise ValueError('groups="label" needs a tensor of integers (n,) in every batch, and found none.')
         return data
+
+    def remove(self, ids: Tensor | Sequence[int]) -> None:
+        """Delete samples from the buffer, from what is followed and from the history, as a deletion request asks.
+
+        A task whose followed samples are all gone is measured no more. Checkpoints that were written before still hold
+        them: ``hopfield-replay buffer FILE --remove``. See :meth:`EnergyReplayBuffer.remove`.
+
+        Args:
+            ids: (m,) of the samples; others change nothing.
+
+        Raises:
+            TypeError: ids that are no whole numbers.
+        """
+        gone = as_ids(ids)
+        remove = None if self.buffer is None else self.buffer.prepare_remove(gone)
+        probes = [ProbeSet.from_dict(left) for left in left_of([probe.to_dict() for probe in self._probes], gone)]
+        records = [record.to_dict() for record in self.history]
+        history = [
+            BoundaryRecord.from_dict({**record, "probes": left_of(record["probes"], gone)}) for record in records
+        ]
+
+        def change() -> None:
+            self._probes, self.history[:], self._read_task = probes, history, None
+            if remove is not None:
+                remove()
+
+        to_the_end(change)
 
     def table(self) -> str:
         """Mean intrinsic and reconstruction forgetting of every task after every task, as text."""

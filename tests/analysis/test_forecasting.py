@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from hopfield_replay import calibrate_beta, forecast
-from hopfield_replay.analysis import forecasting
+from hopfield_replay.analysis import forecasting, replay_plan
 from tests.functional import numpy_energy as reference
 from tests.policies.test_candidates import key
 
@@ -37,7 +37,7 @@ def protected(old, after, chosen, ratio):
 def test_numbers_are_those_of_the_formulas(monkeypatch, streamed):
     old, new = data()
     if streamed:  # as for affinities beyond float64
-        monkeypatch.setattr(forecasting.StreamedAffinity, "log_totals", lambda self: torch.tensor([1e3]))
+        monkeypatch.setattr(replay_plan.StreamedAffinity, "log_totals", lambda self: torch.tensor([1e3]))
     found = forecast(old, new, beta=BETA, capacities=SIZES, policies=POLICIES, replay_ratio=0.4, seed=3)
     x, y = old.double().numpy(), new.double().numpy()
     before = reference.energy(x, x, BETA, exclude=np.arange(24))
