@@ -69,6 +69,7 @@ class Shrink:
 
 
 class TestForeignModule:
+    @pytest.mark.slow
     @pytest.mark.parametrize("form", ["dict", "tuple", "tensor"])
     def test_trains_unchanged_with_monitor_and_buffer(self, form):
         buffer = EnergyReplayBuffer(6, groups="task")
@@ -133,6 +134,7 @@ class TestForeignModule:
 
 
 class TestDenoiser:
+    @pytest.mark.slow
     def test_a_diffusers_network_is_found(self):
         pytest.importorskip("diffusers")
         monitor = ForgettingMonitor(probe_size=6)
@@ -191,6 +193,7 @@ class TestDenoiser:
         with pytest.raises(TypeError, match=r"denoiser must have num_timesteps, .*got (str|int)"):
             ForgettingMonitor(denoiser=denoiser)
 
+    @pytest.mark.slow
     def test_the_averaged_weights_are_measured_when_averaging_is_listed_before(self):
         pytest.importorskip("diffusers")
         averaging, monitor, module = WeightAveraging(), ForgettingMonitor(probe_size=4), DDPM()
@@ -216,6 +219,7 @@ class TestProbeSource:
 
         return ReplayDataModule(Data(), buffer, **settings)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "settings",
         [{}, {"check_val_every_n_epoch": 5}, {"num_sanity_val_steps": 2}, {"fast_dev_run": 2}],
@@ -392,6 +396,7 @@ def test_quick_runs(settings):
     assert len(buffer) == 5
 
 
+@pytest.mark.slow
 @NO_DENOISER
 def test_workers():
     buffers = []
