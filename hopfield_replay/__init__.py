@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from hopfield_replay import functional as functional
     from hopfield_replay.analysis import AuditReport as AuditReport
     from hopfield_replay.analysis import Forecast as Forecast
+    from hopfield_replay.analysis import SelectionReport as SelectionReport
     from hopfield_replay.analysis import audit as audit
     from hopfield_replay.analysis import forecast as forecast
+    from hopfield_replay.analysis import select as select
     from hopfield_replay.buffer import EnergyReplayBuffer as EnergyReplayBuffer
     from hopfield_replay.buffer import ReplayBatches as ReplayBatches
     from hopfield_replay.guidance import MemoryGuidance as MemoryGuidance
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from hopfield_replay.policies import GreedyGain as GreedyGain
     from hopfield_replay.policies import balanced as balanced
     from hopfield_replay.tracker import ForgettingTracker as ForgettingTracker
+    from hopfield_replay.tracker import GeneratedTask as GeneratedTask
     from hopfield_replay.tracker import TaskSource as TaskSource
 
 _HOMES = {
@@ -37,12 +40,14 @@ _HOMES = {
     "Forecast": "analysis",
     "ForgettingMonitor": "lightning",
     "ForgettingTracker": "tracker",
+    "GeneratedTask": "tracker",
     "GreedyGain": "policies",
     "HopfieldMemory": "memory",
     "MemoryGuidance": "guidance",
     "ReplayBatches": "buffer",
     "ReplayDataModule": "lightning",
     "ReplayLoader": "lightning",
+    "SelectionReport": "analysis",
     "TaskSource": "tracker",
     "audit": "analysis",
     "balanced": "policies",
@@ -50,6 +55,7 @@ _HOMES = {
     "calibrate_beta": "memory",
     "fit_tasks": "lightning",
     "forecast": "analysis",
+    "select": "analysis",
 }
 
 __all__ = ["functional", *_HOMES]

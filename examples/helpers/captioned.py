@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+from hopfield_replay.analysis import IMAGE_SUFFIXES, open_image, pixels, read_captions
 
 
 @dataclass(frozen=True)
@@ -62,76 +61,39 @@ def read_captioned(folder: Path, column: str = "text") -> Captioned:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; give one folder of captioned images for each task.")
-    present = {file for file in folder.rglob("*") if file.suffix.lower() in _IMAGES and not file.name.startswith(".")}
+    present = {
+        file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+    }
     if not present:
-        raise ValueError(f"{folder} holds no images ({', '.join(_IMAGES)}); a task needs at least one.")
+        raise ValueError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)}); a task needs at least one.")
     metadata = folder / "metadata.jsonl"
     if not metadata.is_file():
         raise ValueError(
             f"{folder} has {len(present)} images but no captions: put a metadata.jsonl there, with a line "
             f'{{"file_name": "{min(present).relative_to(folder)}", "{column}": "..."}} for each image.'
         )
-    try:
-        text = metadata.read_text(encoding="utf-8-sig")  # some editors put a byte-order mark first
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{metadata} is not UTF-8 ({error}); save it in that encoding.") from None
     files, captions = [], []
-    for number, line in enumerate(text.split("\n"), start=1):  # splitlines would also part captions at U+2028
-        if line.strip():
-            name, caption = _row(line, column, f"{metadata}, line {number}")
-            if folder / name not in present:
-                raise ValueError(
-                    f"{metadata}, line {number}: there is no image {name!r} ({', '.join(_IMAGES)}) in {folder}."
-                )
-            files.append(folder / name)
-            captions.append(caption)
+    for number, name, caption in read_captions(metadata, column):
+        if folder / name not in present:
+            raise ValueError(
+                f"{metadata}, line {number}: there is no image {name!r} ({', '.join(IMAGE_SUFFIXES)}) in {folder}."
+            )
+        files.append(folder / name)
+        captions.append(caption)
     bare = sorted(str(file.relative_to(folder)) for file in present - set(files))
     if bare:
         raise ValueError(f"{metadata} has no caption for {len(bare)} of {len(present)} images: {', '.join(bare[:5])}.")
     return Captioned(folder, tuple(files), tuple(captions))
 
 
-def _row(line: str, column: str, where: str) -> tuple[str, str]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not JSON ({error}).") from None
-    if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-        raise ValueError(f'{where} has no "file_name".')
-    caption = row.get(column)
-    if not isinstance(caption, str) or not caption.strip():
-        others = [name for name in row if name not in ("file_name", column)]
-        raise ValueError(f"{where}: {row['file_name']} has no caption {column!r} (other entries: {others}).")
-    return row["file_name"], caption
-
-
 def read_images(files: Sequence[Path], size: int) -> Tensor:
     """Images (n, 3, size, size) in [-1, 1], upright, on white, scaled and cropped around their centres.
 
     Raises:
-        ValueError: a file that does not decode, or has more than 8 bits in its one channel.
+        ValueError: a file that does not decode, or whose numbers have no known range.
     """
-    images = []
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                if image.mode[0] in "IF":  # pillow would cut every value above 255 to white
-                    raise ValueError(f"{file} has more than 8 bits a pixel (mode {image.mode}). Convert it to 8 bits.")
-                square = ImageOps.fit(_opaque(ImageOps.exif_transpose(image)), (size, size))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(
-                f"{file} does not decode as an image ({error}). Repair it, or remove it and its line."
-            ) from error
-        images.append(torch.from_numpy(numpy.array(square)).permute(2, 0, 1))
-    return torch.stack(images).float() / 127.5 - 1.0
-
-
-def _opaque(image: Image.Image) -> Image.Image:
-    """RGB; what is transparent has any colour underneath, often black, and becomes white."""
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    layer = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    squares = [pixels(ImageOps.fit(open_image(file), (size, size))) for file in files]
+    return torch.stack([square.expand(3, -1, -1) for square in squares])
 
 
 def write_captioned(folder: Path, images: Tensor, captions: Sequence[str]) -> None:

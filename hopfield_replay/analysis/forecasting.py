@@ -1,6 +1,6 @@
 """Forecast: what a fine-tune will endanger and what a buffer would save, from two data sets alone."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
@@ -8,21 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hopfield_replay.encoders import as_encoder, first_labels, vectors_of
+from hopfield_replay.analysis.replay_plan import TAIL, ReplayPlan
+from hopfield_replay.analysis.vectors import Data, read_vectors
 from hopfield_replay.figures import rises_and_protection
-from hopfield_replay.functional import (
-    Selection,
-    StreamedAffinity,
-    energy,
-    greedy_replay_gain,
-    protected_energy,
-    replay_mass,
-)
-from hopfield_replay.functional.affinity import matrix_or_streamed
-from hopfield_replay.memory.temperature import Diagnosis, calibrate_beta, default_n_eff, diagnose, spread_indices
+from hopfield_replay.functional import energy
+from hopfield_replay.memory.temperature import Diagnosis, calibrate_beta, default_n_eff, diagnose
 from hopfield_replay.policies import as_policy, requirements
 from hopfield_replay.policies.candidates import Candidates, sample_keys
-from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.tracker.table import by_label
 from hopfield_replay.utilities.checks import Similarity, check_beta
 from hopfield_replay.utilities.progress import track
@@ -31,12 +23,8 @@ from hopfield_replay.utilities.tables import text_table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_TARGETS = 2048  # old samples whose protection is counted, spread evenly over the set
-_TAIL = 0.1
 _DRAWS = 5  # of the random policies
 _TIGHTEN = 10  # steps on each certificate
-
-Data = Tensor | Iterable[Any]
 
 
 @dataclass(frozen=True)
@@ -187,8 +175,8 @@ def forecast(
 
     Source: the identity of the replay gain; Satopaa et al. (2011) for the knee.
     """
-    known, found_labels, sample_bytes = _read(old, encoder, "old")
-    coming, _, _ = _read(new, encoder, "new")
+    known, found_labels, sample_bytes = read_vectors(old, encoder, "old")
+    coming, _, _ = read_vectors(new, encoder, "new")
     if known.shape[1] != coming.shape[1]:
         raise ValueError(f"old vectors have dimension {known.shape[1]}, new ones {coming.shape[1]}.")
     if len(known) < 4:
@@ -221,18 +209,18 @@ def forecast(
         beta=value,
         similarity=similarity,
     )
-    plan = _Plan(pool, replay_ratio)
+    plan = ReplayPlan(pool, replay_ratio)
     greedy = [plan.greedy(size, tighten=_TIGHTEN) for size in track(sizes, "Choosing buffers")]
     more = [plan.greedy(min(size + 100, len(known))).mean for size in sizes]
     curves = [PolicyCurve("greedy_gain", tuple(s.mean for s in greedy), tuple(s.tail for s in greedy))]
     others = [name for name in policies if name != "greedy_gain"]
-    curves += [plan.curve(name, sizes, seed) for name in track(others, "Comparing policies")]
+    curves += [_curve(plan, pool, name, sizes, seed) for name in track(others, "Comparing policies")]
     knee = _knee(sizes, curves[0].mean)
     return Forecast(
         rises=rises,
         energies=energies,
-        at_risk=rises.argsort(descending=True)[: max(1, round(_TAIL * len(rises)))],
-        classes={} if labels is None else by_label(rises, labels, rises >= rises.quantile(1.0 - _TAIL), "at_risk"),
+        at_risk=rises.argsort(descending=True)[: max(1, round(TAIL * len(rises)))],
+        classes={} if labels is None else by_label(rises, labels, rises >= rises.quantile(1.0 - TAIL), "at_risk"),
         capacities=sizes,
         curves=tuple(curves),
         marginal=tuple(b - s.mean for b, s in zip(more, greedy, strict=True)),
@@ -245,76 +233,18 @@ def forecast(
     )
 
 
-class _Plan:
-    """Protected energies of replay sets out of one pool."""
-
-    def __init__(self, pool: Candidates, replay_ratio: float) -> None:
-        assert pool.next_energies is not None
-        self.pool = pool
-        self.replay_ratio = replay_ratio
-        targets = spread_indices(len(pool), _TARGETS)
-        self.risk = (pool.next_energies - pool.energies)[targets]
-        self.tail = self.risk.argsort(descending=True)[: max(1, round(_TAIL * len(targets)))]
-        rows = StreamedAffinity(
-            pool.vectors[targets],
-            pool.vectors,
-            pool.next_energies[targets],
-            pool.beta,
-            masses=1.0,
-            similarity=pool.similarity,
-        )
-        self._affinity = matrix_or_streamed(rows, elements=None, narrow=True)  # of mass 1
-
-    def greedy(self, size: int, *, tighten: int = 0) -> Selection:
-        """The greedy set of this size, knowing the next task; ``tighten`` steps on its certificate."""
-        mass = replay_mass(size, self.replay_ratio)
-        return greedy_replay_gain(
-            self._affinity * mass,
-            size,
-            risk=self.risk,
-            tail_share=_TAIL,
-            beta=self.pool.beta,
-            tighten=tighten,
-        )
-
-    def protected(self, chosen: Tensor) -> Tensor:
-        """Energy that keeping these protects of each target."""
-        mass = replay_mass(len(chosen), self.replay_ratio)
-        if isinstance(self._affinity, StreamedAffinity):
-            return protected_energy(self._affinity * mass, chosen, beta=self.pool.beta)
-        return self._affinity.T[chosen].sum(0, dtype=torch.float64).mul_(mass).log1p_() / self.pool.beta
-
-    def curve(self, name: str, sizes: Sequence[int], seed: int) -> PolicyCurve:
-        """What a policy's nested choice protects; the mean of several draws for random ones."""
-        policy = as_policy(name)
-        draws = _DRAWS if requirements(policy).random else 1
-        means, tails = [0.0] * len(sizes), [0.0] * len(sizes)
-        for draw in range(draws):
-            chosen = policy.select(replace(self.pool, keys=sample_keys(self.pool.ids, seed + draw)), sizes[-1])
-            for i, size in enumerate(sizes):
-                protected = self.protected(chosen[:size])
-                means[i] += float(protected.mean()) / draws
-                tails[i] += float(protected[self.tail].mean()) / draws
-        return PolicyCurve(name, tuple(means), tuple(tails))
-
-
-def _read(
-    data: Data, encoder: Callable[[Any], Tensor] | nn.Module | None, name: str
-) -> tuple[Tensor, Tensor | None, int]:
-    """Vectors (n, d), labels (n,) or None, and the bytes of a sample."""
-    encode = as_encoder(encoder)
-    batches = [data] if isinstance(data, Tensor) else (batch for _, batch in TaskSource(data).batches())
-    vectors, labels, size = [], [], 0
-    for batch in batches:
-        found = vectors_of(encode, batch).cpu()
-        vectors.append(found)
-        labels.append(first_labels(batch, len(found)))
-        if len(found) and not size:
-            size = batch[0].nbytes if isinstance(batch, Tensor) else found[0].nbytes
-    if not vectors or not sum(map(len, vectors)):
-        raise ValueError(f"{name} holds no samples.")
-    known = [label for label in labels if label is not None]
-    return torch.cat(vectors), torch.cat(known) if len(known) == len(labels) else None, size
+def _curve(plan: ReplayPlan, pool: Candidates, name: str, sizes: Sequence[int], seed: int) -> PolicyCurve:
+    """What a policy's nested choice protects; the mean of several draws for random ones."""
+    policy = as_policy(name)
+    draws = _DRAWS if requirements(policy).random else 1
+    means, tails = [0.0] * len(sizes), [0.0] * len(sizes)
+    for draw in range(draws):
+        chosen = policy.select(replace(pool, keys=sample_keys(pool.ids, seed + draw)), sizes[-1])
+        for i, size in enumerate(sizes):
+            protected = plan.protected(chosen[:size])
+            means[i] += float(protected.mean()) / draws
+            tails[i] += float(protected[plan.tail].mean()) / draws
+    return PolicyCurve(name, tuple(means), tuple(tails))
 
 
 def _knee(sizes: Sequence[int], values: Sequence[float]) -> int:

@@ -3,5 +3,6 @@
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
 from hopfield_replay.buffer.replay_batches import ReplayBatches
 from hopfield_replay.buffer.replay_stream import ReplayStream
+from hopfield_replay.buffer.verification import VerificationReport, verify
 
-__all__ = ["EnergyReplayBuffer", "ReplayBatches", "ReplayStream"]
+__all__ = ["EnergyReplayBuffer", "ReplayBatches", "ReplayStream", "VerificationReport", "verify"]

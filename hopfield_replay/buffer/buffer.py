@@ -1,18 +1,23 @@
 """EnergyReplayBuffer: a bounded, resumable memory of samples, chosen by a policy."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hopfield_replay.buffer.choice import choose, group_index, place_in_group, weigh
 from hopfield_replay.buffer.drawn import Drawn
+from hopfield_replay.buffer.merging import check_merge, released, renumbered, shared_groups
+from hopfield_replay.buffer.provenance import Provenance
+from hopfield_replay.buffer.reading import read_all
+from hopfield_replay.buffer.removal import as_ids, without
 from hopfield_replay.buffer.reread import Reread
 from hopfield_replay.buffer.storage import SampleStore, check_one_form, check_rows, load_tree, plain, save_tree
+from hopfield_replay.buffer.views import KeptSamples, frame, notebook, rows_of
 from hopfield_replay.functional import energy
 from hopfield_replay.functional.correlation import ranks
 from hopfield_replay.memory.settings import EnergySettings
@@ -23,9 +28,13 @@ from hopfield_replay.utilities.interrupts import to_the_end
 from hopfield_replay.utilities.nested import Source, gather_from, rows, take
 from hopfield_replay.utilities.states import DAMAGE, Migration, check_plain, check_unshared, check_whole, migrated
 
-_FORMAT = "hopfield-replay buffer 3"  # of the state; raised when its parts change
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FORMAT = "hopfield-replay buffer 4"  # of the state; raised when its parts change
 _MIGRATIONS: dict[str, Migration] = {
-    "hopfield-replay buffer 2": lambda state: {**state, "format": _FORMAT, "drawn": [0, 0, None]}
+    "hopfield-replay buffer 2": lambda state: {**state, "format": "hopfield-replay buffer 3", "drawn": [0, 0, None]},
+    "hopfield-replay buffer 3": lambda state: {**state, "format": _FORMAT, "names": Provenance().state()},
 }
 
 
@@ -66,6 +75,7 @@ class EnergyReplayBuffer:
         settings: beta and similarity, which a ForgettingTracker with this buffer shares.
         drawn: how much of the task at hand was replayed so far.
         replay_ratio: share of each batch that will be replayed, as the loader that draws says; None while none does.
+        provenance: names of the tasks and of the samples that are held, where they are known.
 
     Raises:
         ValueError: a capacity below 1, an unknown policy, groups or similarity.
@@ -119,6 +129,7 @@ class EnergyReplayBuffer:
         self._reserve: tuple[Candidates, Any] | None = None  # over-provisioned candidates of the newest task
         self._edges: Tensor | None = None  # of the draws, until what is kept changes
         self._newest = -1
+        self.provenance = Provenance()
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -171,6 +182,13 @@ class EnergyReplayBuffer:
         return self._kept.vectors
 
     @property
+    def weights(self) -> Tensor | None:
+        """(len,) float64, how many of the samples offered so far each stands for; None where that is not counted."""
+        if self._kept.weights is None:
+            return None
+        return released(self._kept, self._reserve, self.groups).weights
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the store and of the vectors."""
         return self._store.nbytes + self._kept.vectors.nbytes
@@ -188,6 +206,8 @@ class EnergyReplayBuffer:
         observed: Tensor | None = None,
         beta: float | None = None,
         weights: Tensor | None = None,
+        names: Sequence[str] | None = None,
+        task_name: str | None = None,
     ) -> None:
         """Offer samples of one task; the policy decides which of them, and of those kept so far, stay.
 
@@ -208,6 +228,8 @@ class EnergyReplayBuffer:
                 history; None: none is recorded.
             beta: inverse temperature of the given energies, which becomes the buffer's if it has none yet.
             weights: (n,) float64, >= 0: how often each was trained on; None: once.
+            names: of the samples, such as their files, for their :attr:`provenance`.
+            task_name: of the task, likewise.
 
         Raises:
             ValueError: shapes that do not fit, duplicate ids, NaN energies, more groups than places, a beta that is not
@@ -226,6 +248,8 @@ class EnergyReplayBuffer:
                 observed=observed,
                 beta=beta,
                 weights=weights,
+                names=names,
+                task_name=task_name,
             )
         )
 
@@ -241,12 +265,15 @@ class EnergyReplayBuffer:
         losses: Tensor | None,
         observed: Tensor | None,
         beta: float | None,
-        weights: Tensor | None,
+        weights: Tensor | None = None,
+        names: Sequence[str] | None = None,
+        task_name: str | None = None,
     ) -> Callable[[], None]:
         """All of :meth:`update` but the change itself, which is returned: short, and to be called once."""
         new = offered(vectors, ids, task, labels, energies, losses, self.seed)
         if weights is not None:
             new = replace(new, weights=check_masses(weights.detach().cpu(), new.vectors, "weights"))
+        provenance = self.provenance.with_names(task, task_name, ids, names)
         if beta is not None and self.beta is not None and check_beta(beta) != self.beta:
             raise ValueError(f"beta={beta!r} was given, but the buffer's energies are at beta={self.beta!r}.")
         if labels is None and self.groups == "label":
@@ -305,6 +332,7 @@ class EnergyReplayBuffer:
         def change() -> None:
             commit()
             self.settings.beta, self._newest = calibrated, task
+            self.provenance = provenance.only(self._held_ids())
 
         return change
 
@@ -509,10 +537,10 @@ class EnergyReplayBuffer:
     def draw_shares(self) -> Tensor:
         """(len,) float64, the chance of each sample in a draw; they sum to 1."""
         if self.sampling == "weight":
-            kept = self._kept
-            if self._reserve is not None:  # what stands in reserve is never drawn: the kept ones stand for it
-                kept = weigh(kept.join(self._reserve[0]), torch.arange(len(self)), self.groups)
-            chances = kept.weighted().weights[: len(self)]  # type: ignore[index]  # weighted() gives them
+            # what stands in reserve is never drawn: the kept ones stand for it
+            weights = released(self._kept, self._reserve, self.groups).weighted().weights
+            assert weights is not None
+            chances = weights
         elif self.sampling == "uniform":
             chances = torch.ones(len(self), dtype=torch.float64)
         elif self.sampling == "gain":
@@ -549,6 +577,7 @@ class EnergyReplayBuffer:
             "drawn": self.drawn.state(),
             "reserve": None if self._reserve is None else as_plain(self._reserve[0]),
             "reserve_samples": None if self._reserve is None else plain(self._reserve[1]),
+            "names": self.provenance.only(self._held_ids()).state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -582,6 +611,7 @@ class EnergyReplayBuffer:
             drawn = Drawn()
             drawn.restore(*state["drawn"])
             beta = None if state["beta"] is None else check_beta(state["beta"])
+            provenance = Provenance.from_state(state["names"])
             if observed.ndim != 2 or len(observed) != len(kept) or observed.dtype != torch.float64:
                 raise ValueError(f"observed has shape {tuple(observed.shape)} for {len(kept)} samples")
             torch.Generator().set_state(state["generator"].cpu())
@@ -603,10 +633,181 @@ class EnergyReplayBuffer:
             self._observed = observed
             self._reserve, self._edges = reserve, None
             self.settings.beta, self._newest = beta, newest
-            self._kept = kept
+            self._kept, self.provenance = kept, provenance
             self.drawn.restore(*drawn.state())
 
         return change
+
+    @classmethod
+    def from_dataset(
+        cls,
+        loader: Iterable[Any],
+        capacity: int,
+        policy: str | Policy = "greedy_gain",
+        *,
+        encoder: Callable[[Any], Tensor] | nn.Module | None = None,
+        names: Sequence[str] | None = None,
+        task_name: str | None = None,
+        **settings: Any,
+    ) -> "EnergyReplayBuffer":
+        """A buffer of one data set, chosen without training.
+
+        Args:
+            loader: batches of samples, read once, as they are to be replayed; integers (n,) among them are labels. All
+                samples are held until the choice is made.
+            capacity: how many are kept, >= 1.
+            policy: as of the class.
+            encoder: maps a batch to vectors; None: the first floating tensor of the batch, flattened.
+            names: of all samples, in the loader's order.
+            task_name: of the data set.
+            settings: as of the class.
+
+        Raises:
+            ValueError, TypeError: as the class and :meth:`update`; a loader without samples.
+
+        Example:
+            >>> import torch
+            >>> buffer = EnergyReplayBuffer.from_dataset([torch.eye(4), torch.eye(4) + 9.0], 2)
+            >>> len(buffer), buffer.weights.tolist()  # one of each half, and how many it stands for
+            (2, [4.0, 4.0])
+        """
+        buffer = cls(capacity, policy, **settings)
+        read = read_all(loader, encoder)
+        ids = torch.arange(len(read.vectors))
+        buffer.update(read.fetch, read.vectors, ids=ids, task=0, labels=read.labels, names=names, task_name=task_name)
+        return buffer
+
+    def to_dataset(self) -> KeptSamples:
+        """The kept samples as a data set for a DataLoader, best first of each group; copies, as they are now."""
+        return KeptSamples(self.gather(torch.arange(len(self))) if len(self) else None, len(self))
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A pandas DataFrame with a row for each kept sample: id, task, position, names, label, energy, rise, weight.
+
+        ``position`` is that in its task's data, as a tracker or :meth:`from_dataset` numbered it; ``share`` its chance
+        in a draw.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        return frame(self.rows())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What :meth:`to_frame` shows, as a dict of plain Python for each kept sample."""
+        if not len(self):
+            return []
+        return rows_of(replace(self._kept, weights=self.weights), self.provenance, self.draw_shares, self.rises)
+
+    def _repr_html_(self) -> str:
+        return notebook(repr(self), self.rows())
+
+    def _held_ids(self) -> Tensor:
+        """Ids of the kept samples and of those in reserve."""
+        return self.ids if self._reserve is None else torch.cat([self.ids, self._reserve[0].ids])
+
+    def remove(self, ids: Tensor | Sequence[int]) -> int:
+        """Delete samples: their rows are overwritten, memory-mapped ones on disk, and nothing of them is kept.
+
+        Rows of samples that left earlier are overwritten, too. What a removed sample stood for goes to the nearest kept
+        one of its task; its place stays free until the next update. Files that were written before still hold it: write
+        them anew, or use ``hopfield-replay buffer FILE --remove``. What a model has learned of it stays in the model.
+
+        Args:
+            ids: (m,) of the samples; those that the buffer does not hold change nothing.
+
+        Returns:
+            How many were held, kept or in reserve.
+
+        Raises:
+            TypeError: ids that are no whole numbers.
+            OSError: the disk fails; the samples are gone from the buffer then, and another call overwrites their rows.
+
+        Example:
+            >>> import torch
+            >>> buffer = EnergyReplayBuffer(3, policy="high_energy")
+            >>> buffer.update(torch.eye(3), torch.eye(3), ids=torch.arange(3), task=0)
+            >>> buffer.remove([1, 7]), sorted(buffer.ids.tolist())
+            (1, [0, 2])
+        """
+        gone = as_ids(ids)
+        held = torch.isin(self._held_ids(), gone)
+        to_the_end(self.prepare_remove(gone))
+        return int(held.sum())
+
+    def prepare_remove(self, ids: Tensor) -> Callable[[], None]:
+        """All of :meth:`remove` but the change itself, which is returned: short, and to be called once."""
+        left = without(self._kept, no_candidates() if self._reserve is None else self._reserve[0], ids)
+        reserve = None
+        if self._reserve is not None and len(left.waits):
+            reserve = (left.reserve, take(self._reserve[1], left.waits))
+        slots, observed = self._slots[left.stays], self._observed[left.stays]
+        free = torch.ones(self.capacity, dtype=torch.bool)
+        free[slots] = False
+
+        def change() -> None:
+            self._kept, self._slots, self._observed = left.kept, slots, observed
+            self._reserve, self._edges = reserve, None
+            self.provenance = self.provenance.only(self._held_ids())
+            self._store.erase(free.nonzero().flatten())
+
+        return change
+
+    def clear(self) -> None:
+        """Delete all samples, as :meth:`remove` does."""
+        to_the_end(self.prepare_clear())
+
+    def prepare_clear(self) -> Callable[[], None]:
+        """All of :meth:`clear` but the change itself, which is returned."""
+        return self.prepare_remove(self._held_ids())
+
+    def merge(self, other: "EnergyReplayBuffer", *, renumber: bool = False) -> None:
+        """Take over another buffer's samples; the capacity stays, and is shared as ever.
+
+        Tasks that are in one buffer only give up their last picks; among the samples of a group that both have the
+        policy chooses anew. What either has in reserve is released.
+
+        Args:
+            other: of the same settings; it is left as it is.
+            renumber: count the other's tasks after this one's, where two runs numbered theirs alike.
+
+        Raises:
+            TypeError: something else than a buffer.
+            ValueError: ids that are in both, another beta or similarity, vectors or samples of another form, more
+                groups than places; nothing has changed then.
+
+        Example:
+            >>> import torch
+            >>> first, second = EnergyReplayBuffer(2, beta=1.0), EnergyReplayBuffer(2, beta=1.0)
+            >>> for buffer in (first, second):
+            ...     buffer.update(torch.eye(4), torch.eye(4), ids=torch.arange(4), task=0)
+            >>> first.merge(second, renumber=True)
+            >>> first.tasks.tolist()
+            [0, 1]
+        """
+        if not isinstance(other, EnergyReplayBuffer):
+            raise TypeError(f"Only an EnergyReplayBuffer can be merged, got {type(other).__name__}.")
+        if not len(other):
+            return
+        own = released(self._kept, self._reserve, self.groups)
+        theirs = released(other._kept, other._reserve, other.groups)
+        provenance = other.provenance
+        if renumber:
+            theirs, provenance = renumbered(theirs, provenance, self._newest + 1)
+        check_merge(own, theirs, self.settings, other.settings)
+        beta = other.beta if self.beta is None else self.beta
+        pool = self._described(own.join(theirs) if len(own) else theirs, 1.0 if beta is None else beta)
+        chosen, _ = choose(pool, shared_groups(pool, len(own), self.groups), self.policy, self.groups, self.capacity)
+        if self.sampling == "weight" or self._needs.weights:
+            pool = weigh(pool, chosen, self.groups)
+        commit = self._prepared(pool, chosen, chosen[:0], [(len(theirs), other.gather)], self._observed)
+
+        def change() -> None:
+            commit()
+            self.settings.beta = beta
+            self._newest = max(self._newest, int(theirs.tasks.max()))
+            self.provenance = self.provenance.joined(provenance).only(self._held_ids())
+
+        to_the_end(change)
 
     def resized(self, capacity: int) -> "EnergyReplayBuffer":
         """A buffer of another capacity with the same samples, in memory; every group gives up its last picks.

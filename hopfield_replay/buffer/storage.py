@@ -120,6 +120,27 @@ class SampleStore:
     def _zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.zeros(shape, dtype=dtype) if self._folder is None else self._folder.tensor(shape, dtype)
 
+    def erase(self, slots: Tensor) -> None:
+        """Overwrite these rows, on disk where they lie there.
+
+        Raises:
+            OSError: the disk fails; the rows are overwritten in memory then.
+        """
+        if self._tree is None or not len(slots):
+            return
+        self._check_files(writing=True)
+
+        def wipe(_: str, kept: Leaf) -> None:
+            if isinstance(kept, Tensor):
+                kept[slots] = torch.zeros((), dtype=kept.dtype)
+            else:
+                for slot in slots.tolist():
+                    kept[slot] = ""  # type: ignore[index]  # a list, as it was allocated
+
+        map_leaves(wipe, self._tree)
+        if self._folder is not None:
+            self._folder.flush()
+
     def get(self, slots: Tensor) -> Any:
         """Copies of these rows, in the nesting they came in.
 
@@ -203,6 +224,11 @@ class _Scratch:
                     f"{self._folder / f'{number}.bin'} was cut to {os.fstat(file).st_size} of {size} bytes while in "
                     "use; go on from a checkpoint, and leave the storage folder to the buffer."
                 )
+
+    def flush(self) -> None:
+        """Let what was written reach the disk."""
+        for file, _ in self._files.values():
+            os.fsync(file)
 
     def drop(self, numbers: range) -> None:
         """Remove these files; memory that maps them stays valid."""

@@ -3,12 +3,15 @@
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from hopfield_replay.utilities.states import check_plain
 
 
 def read_checkpoint(source: str | Path, *, unsafe_pickle: bool = False) -> dict[str, Any]:
@@ -37,7 +40,7 @@ def read_checkpoint(source: str | Path, *, unsafe_pickle: bool = False) -> dict[
         raise ValueError(f"{path} is a folder; give a checkpoint file, or leave the model out to compare pipelines.")
     if not path.is_file():
         raise ValueError(f"{path} does not exist.")
-    found = _safetensors(path) if path.suffix == ".safetensors" else _torch(path, unsafe_pickle)
+    found = _safetensors(path) if path.suffix == ".safetensors" else read_plain(path, unsafe_pickle)
     if not isinstance(found, Mapping):
         raise ValueError(f"{path} holds {type(found).__name__}, not a checkpoint with a state_dict.")
     if "state_dict" not in found:
@@ -59,8 +62,33 @@ def _safetensors(path: Path) -> Any:
         raise ValueError(f"{path} cannot be read as .safetensors ({error}).") from error
 
 
-def _torch(path: Path, unsafe_pickle: bool) -> Any:
+def is_dense(value: Any) -> bool:
+    """Whether a value is a tensor that holds all the numbers it claims.
+
+    Example:
+        >>> is_dense(torch.ones(2)), is_dense(torch.ones(1).expand(10**9)), is_dense("ones")
+        (True, False, False)
+    """
     try:
+        check_plain(value)
+    except (TypeError, ValueError):
+        return False
+    return isinstance(value, Tensor)
+
+
+def _check_size(path: Path) -> None:
+    """Refuse an archive whose parts are larger than the file: torch never compresses them."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            total = sum(entry.file_size for entry in archive.infolist())
+        if total > path.stat().st_size:
+            raise ValueError(f"{path.stat().st_size} bytes that would expand to {total}")
+
+
+def read_plain(path: Path, unsafe_pickle: bool = False) -> Any:
+    """What ``torch.save`` wrote, tensors on the CPU; see :func:`read_checkpoint`."""
+    try:
+        _check_size(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols; what cannot be read is an error below
             return torch.load(path, map_location="cpu", weights_only=not unsafe_pickle)
@@ -84,4 +112,4 @@ def what_went_wrong(error: BaseException) -> str:
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
-__all__ = ["read_checkpoint", "what_went_wrong"]
+__all__ = ["read_checkpoint", "read_plain", "what_went_wrong"]

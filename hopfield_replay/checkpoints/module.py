@@ -1,16 +1,20 @@
 """A torch module and the weights of one checkpoint."""
 
 import inspect
+from argparse import Namespace
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from hopfield_replay.checkpoints.file import read_checkpoint, what_went_wrong
+from hopfield_replay.checkpoints.allocation import Allowance
+from hopfield_replay.checkpoints.file import is_dense, read_checkpoint, what_went_wrong
 from hopfield_replay.checkpoints.version import Version, check_weights
 from hopfield_replay.denoisers import find_denoiser
+from hopfield_replay.utilities.memory import is_out_of_memory
 from hopfield_replay.utilities.nested import identity
 
 
@@ -107,10 +111,11 @@ def import_model(name: str) -> Callable[..., nn.Module]:
 def _make(make: Callable[..., nn.Module], checkpoint: dict[str, Any], given: dict[str, Any], source: Any) -> nn.Module:
     name = getattr(make, "__name__", str(make))
     parameters = inspect.signature(make).parameters
-    held = checkpoint.get("hyper_parameters") or {}
-    held = dict(held) if isinstance(held, Mapping) else dict(vars(held))  # a Namespace, if a pickle brought one
+    held = _hyper_parameters(checkpoint.get("hyper_parameters"), source)
     whole = checkpoint.get("hparams_name")
-    if whole in parameters and whole != "kwargs":  # save_hyperparameters(hparams): they are one argument together
+    if (
+        isinstance(whole, str) and whole in parameters and whole != "kwargs"
+    ):  # save_hyperparameters(hparams): they are one argument together
         held = {whole: held}
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         held = {key: value for key, value in held.items() if key in parameters}
@@ -129,9 +134,16 @@ def _make(make: Callable[..., nn.Module], checkpoint: dict[str, Any], given: dic
             f"{name} needs the constructor arguments {missing}, which {source} does not hold. Pass model_args "
             "(--model-args), or call self.save_hyperparameters() in its __init__ before you train."
         )
+    state = checkpoint["state_dict"]
+    weights = sum(value.nbytes for value in state.values() if is_dense(value)) if isinstance(state, Mapping) else 0
+    of_file = sorted(set(arguments) - set(given))
+    cure = f"if that is meant, pass its arguments {of_file} yourself with model_args (--model-args)"
     try:
-        module = make(**arguments)
+        with Allowance(weights, str(source), cure) if of_file else nullcontext():
+            module = make(**arguments)
     except (Exception, SystemExit) as error:  # whatever the constructor of somebody else raises
+        if is_out_of_memory(error):
+            raise MemoryError(f"There is not enough memory for {name} of {source} ({error}).") from error
         raise ValueError(
             f"{name} cannot be made with the arguments {sorted(arguments)} ({what_went_wrong(error)})."
         ) from error
@@ -140,10 +152,25 @@ def _make(make: Callable[..., nn.Module], checkpoint: dict[str, Any], given: dic
     return module
 
 
+def _hyper_parameters(held: Any, source: Any) -> dict[str, Any]:
+    if held is None:
+        return {}
+    if isinstance(held, Namespace):  # if a pickle brought one
+        held = vars(held)
+    if not isinstance(held, Mapping) or not all(isinstance(key, str) for key in held):
+        raise ValueError(
+            f"The hyper_parameters of {source} are {type(held).__name__}, not a dict of arguments by name."
+        )
+    return dict(held)
+
+
 def _load(module: nn.Module, state: Any, source: Any) -> None:
     if not isinstance(state, Mapping):
         raise ValueError(f"The state_dict of {source} is {type(state).__name__}, not a dict of tensors.")
     own = module.state_dict()
+    for key, weight in own.items():
+        if key in state and isinstance(weight, Tensor) and not is_dense(state[key]):
+            raise ValueError(f"{source} holds {_described(state[key])} as {key}, where a tensor of weights belongs.")
     strict = getattr(module, "strict_loading", True)  # a LightningModule may keep only a part of its weights
     problems = {
         "missing": sorted(own.keys() - state.keys()) if strict else [],
@@ -151,13 +178,23 @@ def _load(module: nn.Module, state: Any, source: Any) -> None:
         "of another shape": [
             f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
             for key in own.keys() & state.keys()
-            if state[key].shape != own[key].shape
+            if isinstance(own[key], Tensor) and state[key].shape != own[key].shape
         ],
     }
     found = "; ".join(f"{len(keys)} {kind} (first: {keys[0]})" for kind, keys in problems.items() if keys)
     if found:
         raise ValueError(f"{source} does not fit {type(module).__name__}, it is of another architecture: {found}.")
-    module.load_state_dict(state, strict=strict)
+    try:
+        module.load_state_dict(state, strict=strict)
+    except Exception as error:  # extra states are somebody else's to read
+        name = type(module).__name__
+        raise ValueError(f"{source} cannot be loaded into {name} ({what_went_wrong(error)}).") from error
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor without all its numbers ({value.layout}, {value.device})"
+    return type(value).__name__
 
 
 def _nothing(*_: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hopfield_replay.checkpoints.allocation import Allowance
 from hopfield_replay.checkpoints.file import what_went_wrong
 from hopfield_replay.checkpoints.safety import check_adapter, check_pipeline_folder
 from hopfield_replay.checkpoints.version import Version, check_weights
@@ -18,6 +19,7 @@ from hopfield_replay.utilities.nested import identity
 
 _KNOWN = {"feature_extractor", "image_encoder", "safety_checker", "scheduler", "text_encoder", "tokenizer",
           "transformer", "unet", "vae"}  # fmt: skip
+_WEIGHTS = (".safetensors", ".bin")
 _LORA = "pytorch_lora_weights.safetensors"
 
 
@@ -40,7 +42,7 @@ def load_pipeline(source: str | Path) -> Version:
         Traceback (most recent call last):
         ValueError: missing holds no model_index.json: give a folder written by a pipeline's save_pretrained.
     """
-    return _version(_load(source), str(source), "weights")
+    return _version(open_pipeline(source), str(source), "weights")
 
 
 def load_adapter(base: str | Path, adapter: str | Path) -> Version:
@@ -59,30 +61,37 @@ def load_adapter(base: str | Path, adapter: str | Path) -> Version:
         Traceback (most recent call last):
         ValueError: missing holds no model_index.json: give a folder written by a pipeline's save_pretrained.
     """
-    pipeline = _load(base)
+    pipeline = open_pipeline(base)
     try:
-        import peft
+        import peft  # noqa: F401  # only to say how to get it
     except ImportError as error:
         raise ImportError('LoRA weights need peft: pip install "hopfield-replay[latent]".') from error
     path = Path(adapter)
     try:
-        if (path / "adapter_config.json").is_file():
-            check_adapter(path)
-            name = _network_name(pipeline)
-            merged = peft.PeftModel.from_pretrained(getattr(pipeline, name), path).merge_and_unload()
-            setattr(pipeline, name, merged)
-        else:
-            file = path / _LORA if path.is_dir() else path
-            check_adapter(file)
-            with _quietly():
-                pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
-            if not pipeline.get_active_adapters():
-                raise ValueError("none of them is for a layer that the pipeline has")
-            pipeline.fuse_lora()
-            pipeline.unload_lora_weights()
+        with Allowance(_bytes_of_weights(path), str(path)):
+            _merge(pipeline, path)
     except Exception as error:  # peft and diffusers raise a dozen kinds for weights that do not fit
         raise ValueError(f"The LoRA weights {adapter} do not fit {base} ({what_went_wrong(error)}).") from error
     return _version(pipeline, str(adapter), f"LoRA weights on {base}")
+
+
+def _merge(pipeline: Any, path: Path) -> None:
+    import peft
+
+    if (path / "adapter_config.json").is_file():
+        check_adapter(path)
+        name = _network_name(pipeline)
+        merged = peft.PeftModel.from_pretrained(getattr(pipeline, name), path).merge_and_unload()
+        setattr(pipeline, name, merged)
+        return
+    file = path / _LORA if path.is_dir() else path
+    check_adapter(file)
+    with _quietly():
+        pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
+    if not pipeline.get_active_adapters():
+        raise ValueError("none of them is for a layer that the pipeline has")
+    pipeline.fuse_lora()
+    pipeline.unload_lora_weights()
 
 
 def is_adapter(source: str | Path) -> bool:
@@ -93,7 +102,21 @@ def is_adapter(source: str | Path) -> bool:
     )
 
 
-def _load(source: str | Path) -> Any:
+def open_pipeline(source: str | Path) -> Any:
+    """The diffusers pipeline in a folder; nothing is downloaded.
+
+    Args:
+        source: the folder, with ``model_index.json``.
+
+    Raises:
+        ImportError: diffusers, or what this pipeline needs beside it, is not installed.
+        ValueError: no such folder, or a pipeline that cannot be loaded.
+
+    Example:
+        >>> open_pipeline("missing")
+        Traceback (most recent call last):
+        ValueError: missing holds no model_index.json: give a folder written by a pipeline's save_pretrained.
+    """
     try:
         from diffusers import DiffusionPipeline
     except ImportError as error:
@@ -107,12 +130,17 @@ def _load(source: str | Path) -> Any:
         raise ValueError(f"{path} holds no model_index.json: give a folder written by a pipeline's save_pretrained.")
     check_pipeline_folder(path)
     try:
-        with _quietly():
+        with _quietly(), Allowance(_bytes_of_weights(path), str(path)):
             return DiffusionPipeline.from_pretrained(path, local_files_only=True)
     except ImportError as error:
         raise ImportError(f'{path} needs more packages: pip install "hopfield-replay[latent]" ({error}).') from error
     except Exception as error:  # damaged folders fail in whatever part of diffusers meets the damage first
         raise ValueError(f"{path} cannot be loaded as a pipeline ({what_went_wrong(error)}).") from error
+
+
+def _bytes_of_weights(path: Path) -> int:
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(file.stat().st_size for file in files if file.suffix in _WEIGHTS and file.is_file())
 
 
 @contextmanager

@@ -1,13 +1,13 @@
 """hopfield-replay audit."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from hopfield_replay.cli.codes import EXCEEDED, FINE
-from hopfield_replay.cli.forecast import SOURCE
+from hopfield_replay.cli.forecast import SOURCE, add_limits
 from hopfield_replay.cli.output import drawn, say, write
 from hopfield_replay.cli.own_code import importable
 from hopfield_replay.utilities.text import printable
@@ -73,6 +73,7 @@ def add_options(parser: ArgumentParser) -> None:
         help="what the second one was trained on since: adds the rise of the energies and its rank correlation with "
         "what was forgotten",
     )  # fmt: skip
+    add_limits(parser)
     group = parser.add_argument_group("the measurement")
     group.add_argument(
         "--timesteps", type=int, nargs="+", default=None, metavar="T",
@@ -109,15 +110,16 @@ def run(options: Any) -> int:
             unsafe_pickle=options.unsafe_pickle,
             device=options.device,
         )
-    data = _read(options.data, before.expects_images)
+    limits = {"max_pixels": options.max_pixels, "max_bytes": options.max_bytes}
+    data = _read(options.data, before.expects_images, limits)
     result = audit(
         before.denoiser,
         after.denoiser,
         _by_task({source: part.batches for source, part in data.items()}),
         labels=_together([part.labels for part in data.values()]),
         names=_together([part.names for part in data.values()]) or (),
-        old_data=_read_one(options.old_data, before.expects_images),
-        new_data=_read_one(options.new_data, before.expects_images),
+        old_data=_read_one(options.old_data, before.expects_images, limits),
+        new_data=_read_one(options.new_data, before.expects_images, limits),
         prepare=before.prepare,
         decode=before.decode,
         timesteps=options.timesteps,
@@ -152,12 +154,12 @@ class _Part:
         self.names = names
 
 
-def _read(sources: Sequence[str], expects_images: bool) -> dict[str, _Part]:
+def _read(sources: Sequence[str], expects_images: bool, limits: Mapping[str, int]) -> dict[str, _Part]:
     from hopfield_replay.cli.datasets import Samples, in_one_numbering, load_data
 
     if len(set(sources)) < len(sources):
         raise ValueError(f"--data names one source twice: {' '.join(sources)}.")
-    loaded = {source: load_data(source) for source in sources}
+    loaded = {source: load_data(source, **limits) for source in sources}
     held = {source: data for source, data in loaded.items() if isinstance(data, Samples)}
     held = dict(zip(held, in_one_numbering(list(held.values())), strict=True))
     parts = {}
@@ -179,8 +181,8 @@ def _by_task(data: dict[str, Iterable[Any]]) -> Any:
     return dict(zip(short if len(set(short)) == len(short) else data, data.values(), strict=True))
 
 
-def _read_one(source: str | None, expects_images: bool) -> Iterable[Any] | None:
-    return None if source is None else _read([source], expects_images)[source].batches
+def _read_one(source: str | None, expects_images: bool, limits: Mapping[str, int]) -> Iterable[Any] | None:
+    return None if source is None else _read([source], expects_images, limits)[source].batches
 
 
 def _together(parts: Sequence[Sequence[Any] | None]) -> list[Any] | None:

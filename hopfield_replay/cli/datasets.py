@@ -1,8 +1,6 @@
 """Samples from what a person has on disk: a folder of images, an array file, or a datamodule by name."""
 
-import json
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -11,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hopfield_replay.cli.array_files import read_npz
+from hopfield_replay.cli.array_files import Header, read_npz, read_safetensors
 from hopfield_replay.cli.own_code import importable
-from hopfield_replay.utilities.checks import check_finite
+from hopfield_replay.utilities.captions import read_captions
+from hopfield_replay.utilities.checks import check_finite, check_integer
+from hopfield_replay.utilities.images import MAX_PIXELS, SUFFIXES, read_images
+from hopfield_replay.utilities.memory import MAX_BYTES, memory_for
 
-_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # others run programs (EPS: Ghostscript)
 _BATCH = 256
 
 
@@ -76,7 +75,7 @@ class Samples:
         return replace(self, samples=found)
 
 
-def load_data(source: str) -> Samples | Iterable[Any]:
+def load_data(source: str, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Samples | Iterable[Any]:
     """Read samples from a path, or import a datamodule.
 
     Args:
@@ -84,6 +83,9 @@ def load_data(source: str) -> Samples | Iterable[Any]:
             with lines ``{"file_name": ..., "text": ...}``); a ``.npz`` or ``.safetensors`` file, whose first array of
             two or more dimensions holds the samples and whose first one-dimensional array of integers, if any, the
             labels; or ``package.module:DataModule``, whose training loader is taken.
+        max_pixels: of one image, which is checked before it is decoded.
+        max_bytes: that the samples may take, in the file's numbers and as float32 together; checked by headers before
+            anything is read. Memory may reach twice that while they are.
 
     Returns:
         The samples; or the loader.
@@ -102,11 +104,11 @@ def load_data(source: str) -> Samples | Iterable[Any]:
     """
     path = Path(source)
     if path.is_dir():
-        return _folder(path)
+        return _folder(path, check_integer(max_pixels, "max_pixels", 1), check_integer(max_bytes, "max_bytes", 1))
     if path.suffix in (".npz", ".safetensors"):
         if not path.is_file():
             raise ValueError(f"{path} does not exist.")
-        return _npz(path) if path.suffix == ".npz" else _safetensors(path)
+        return _arrays(path, check_integer(max_bytes, "max_bytes", 1))
     if ":" in source:
         return _datamodule(source)
     if not path.exists():
@@ -147,39 +149,32 @@ def channels_first(images: Tensor) -> Tensor:
     return images
 
 
+_BYTES = {"bool": 0.5, "uint8": 127.5, "uint16": 32767.5}  # half of the largest number
+_ROWS = 4096  # scaled together: memory does not grow with the number of samples
+
+
 def _scaled(samples: Tensor) -> Tensor:
-    return samples.float() / 127.5 - 1.0 if samples.dtype == torch.uint8 else samples.float()
+    """As float32; whole numbers of 8 and 16 bits, and truth values, from what they can hold to [-1, 1]."""
+    kind = str(samples.dtype).removeprefix("torch.")
+    if kind not in _BYTES:
+        return samples.float()
+    found = torch.empty(samples.shape, dtype=torch.float32)
+    for start in range(0, len(samples), _ROWS):
+        part = samples[start : start + _ROWS].to(torch.float32)
+        found[start : start + _ROWS] = part.div_(_BYTES[kind]).sub_(1.0)
+    return found
 
 
-def _folder(path: Path) -> Samples:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError('Folders of images need Pillow: pip install "hopfield-replay[examples]".') from error
-    import numpy
-
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _IMAGES and file.is_file())
+def _folder(path: Path, max_pixels: int, max_bytes: int) -> Samples:
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
     if not files:
-        raise ValueError(f"{path} holds no images ({', '.join(_IMAGES)}).")
-    images: list[Tensor] = []
-    for file in files:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                with Image.open(file, formats=_FORMATS) as image:
-                    images.append(torch.from_numpy(numpy.array(image.convert("L" if image.mode == "L" else "RGB"))))
-        except Exception as error:  # every format's decoder fails in its own way on a damaged file
-            raise ValueError(f"{file} is not an image that can be read ({error}).") from error
-        if images[-1].shape != images[0].shape:
-            raise ValueError(
-                f"{file} has shape {tuple(images[-1].shape)}, but {files[0]} has {tuple(images[0].shape)}; give images "
-                "of one size and one kind."
-            )
+        raise ValueError(f"{path} holds no images ({', '.join(SUFFIXES)}).")
     parents = [str(file.parent.relative_to(path)) for file in files]
     classes = sorted(set(parents))
+    place = {name: number for number, name in enumerate(classes)}
     return Samples(
-        samples=channels_first(_scaled(torch.stack(images))),
-        labels=torch.tensor([classes.index(name) for name in parents]) if len(classes) > 1 else None,
+        samples=read_images(files, max_pixels=max_pixels, max_bytes=max_bytes),
+        labels=torch.tensor([place[name] for name in parents]) if len(classes) > 1 else None,
         classes=tuple(classes) if len(classes) > 1 else (),
         names=tuple(str(file.relative_to(path)) for file in files),
         captions=_captions(path, files),
@@ -191,52 +186,60 @@ def _captions(path: Path, files: Sequence[Path]) -> tuple[str, ...]:
     if not metadata.is_file():
         return ()
     found: dict[Path, str] = {}
-    for number, line in enumerate(metadata.read_text(encoding="utf-8").splitlines(), start=1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-                found[path / row["file_name"]] = str(row["text"])
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f'{metadata}, line {number}: expected {{"file_name": ..., "text": ...}} ({error!r}).'
-                ) from error
+    for number, name, caption in read_captions(metadata):
+        if found.setdefault(path / name, caption) != caption:
+            raise ValueError(f"{metadata}, line {number}: {name} has another caption above.")
     if missing := [str(file) for file in files if file not in found]:
         raise ValueError(f"{metadata} has no caption for {len(missing)} of {len(files)} images (first: {missing[0]}).")
     return tuple(found[file] for file in files)
 
 
-def _arrays(found: dict[str, Tensor], path: Path) -> Samples:
-    samples = [array for array in found.values() if array.ndim >= 2]
-    if not samples:
-        raise ValueError(f"{path} holds no array of samples (n, ...); it holds {list(found)}.")
-    labels = [
-        array.to(torch.int64)
-        for array in found.values()
-        if array.shape == (len(samples[0]),) and not array.is_floating_point()
-    ]
-    scaled = _scaled(samples[0])
-    check_finite(scaled, str(path))
-    return Samples(scaled, labels[0] if labels else None)
+def _arrays(path: Path, max_bytes: int) -> Samples:
+    """The first array of samples, and the first of labels; nothing else is read."""
+    chosen: list[str] = []
 
+    def choose(headers: Mapping[str, Header]) -> list[str]:
+        samples = next((name for name, header in headers.items() if len(header.shape) >= 2), None)
+        if samples is None:
+            raise _UnfitError(f"{path} holds no array of samples (n, ...); it holds {list(headers)}.")
+        header = headers[samples]
+        if 0 in header.shape:
+            raise _UnfitError(f"{path}: {samples!r} of shape {header.shape} holds no numbers.")
+        if not header.dtype.startswith(("float", "bfloat")) and header.dtype not in _BYTES:
+            raise _UnfitError(
+                f"{path}: {samples!r} holds {header.dtype}, whose range no file says; save the samples as uint8, as "
+                "uint16, or as floats in [-1, 1]."
+            )
+        needed = header.nbytes + (0 if header.dtype == "float32" else 4 * header.nbytes // header.itemsize)
+        if needed > max_bytes:
+            raise _UnfitError(
+                f"{path}: {samples!r} of shape {header.shape} takes {needed} bytes as float32, more than "
+                f"max_bytes={max_bytes}. Allow more (--max-bytes), or give fewer samples."
+            )
+        chosen.append(samples)
+        wanted = (header.shape[0],)
+        chosen.extend(
+            [n for n, h in headers.items() if h.shape == wanted and not h.dtype.startswith(("float", "bfloat"))][:1]
+        )
+        return chosen
 
-def _npz(path: Path) -> Samples:
     try:
-        arrays = read_npz(path)
+        with memory_for(f"the samples in {path}", "give fewer samples"):
+            if path.suffix == ".npz":
+                arrays = {name: torch.from_numpy(array) for name, array in read_npz(path, choose).items()}
+            else:
+                arrays = read_safetensors(path, choose)
+            scaled = _scaled(arrays[chosen[0]])
+    except _UnfitError:
+        raise
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as .npz ({error}).") from error
-    return _arrays({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
+        raise ValueError(f"{path} cannot be read as {path.suffix} ({error}).") from error
+    check_finite(scaled, str(path))
+    return Samples(scaled, arrays[chosen[1]].to(torch.int64) if len(chosen) > 1 else None)
 
 
-def _safetensors(path: Path) -> Samples:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        # copies: what safetensors returns is the file itself, mapped, and who cuts it later kills the process
-        found = {name: array.clone() for name, array in load_file(path).items() if not array.is_complex()}
-        return _arrays(found, path)
-    except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: of a type that torch cannot convert
-        raise ValueError(f"{path} cannot be read as .safetensors ({error}).") from error
+class _UnfitError(ValueError):
+    """A file that can be read, and holds something else; the message is whole."""
 
 
 def _datamodule(source: str) -> Iterable[Any]:

@@ -6,6 +6,8 @@ from jsonargparse import ArgumentParser
 
 from hopfield_replay.cli.codes import FINE
 from hopfield_replay.cli.output import drawn, say, write
+from hopfield_replay.utilities.images import MAX_PIXELS
+from hopfield_replay.utilities.memory import MAX_BYTES
 
 HELP = "predict from two data sets what a model will forget, and what replay would save"
 DESCRIPTION = """\
@@ -38,6 +40,19 @@ def add_options(parser: ArgumentParser) -> None:
     group.add_argument(
         "--output-dir", type=str | None, default=None, metavar="DIR", help="write forecast.json and forecast.png there"
     )
+    add_limits(parser)
+
+
+def add_limits(parser: ArgumentParser) -> None:
+    """Add what files of unknown origin may take."""
+    group = parser.add_argument_group("what the data may take")
+    group.add_argument(
+        "--max-pixels", type=int, default=MAX_PIXELS, metavar="N", help="refuse larger images before they are decoded"
+    )
+    group.add_argument(
+        "--max-bytes", type=int, default=MAX_BYTES, metavar="N",
+        help="refuse data that would take more memory, before it is read",
+    )  # fmt: skip
 
 
 def run(options: Any) -> int:
@@ -45,7 +60,8 @@ def run(options: Any) -> int:
     from hopfield_replay.analysis.forecasting import forecast
     from hopfield_replay.cli.datasets import Samples, load_data
 
-    known, coming = load_data(options.old), load_data(options.new)
+    limits = {"max_pixels": options.max_pixels, "max_bytes": options.max_bytes}
+    known, coming = load_data(options.old, **limits), load_data(options.new, **limits)
     result = forecast(
         known.samples if isinstance(known, Samples) else known,
         coming.samples if isinstance(coming, Samples) else coming,

@@ -8,13 +8,14 @@ from typing import Any
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
 
 from hopfield_replay.__about__ import __version__
-from hopfield_replay.cli import audit, forecast, reproduce
+from hopfield_replay.cli import audit, buffer_file, forecast, reproduce, selecting
 from hopfield_replay.cli.codes import EXIT_CODES
 
 _DESCRIPTION = """\
 What a diffusion model forgets when it is fine-tuned: predicted from two data
-sets (forecast), measured between two versions of the model (audit), and
-explained on networks whose energies are exact (reproduce).
+sets (forecast), measured between two versions of the model (audit), prevented
+by a few samples that stand for all (select), and explained on networks whose
+energies are exact (reproduce).
 """
 
 
@@ -57,6 +58,10 @@ def build() -> ArgumentParser:
     commands = parser.add_subcommands(title="commands", dest="command")
     commands.add_subcommand("forecast", _leaf(forecast.DESCRIPTION, forecast.add_options), help=forecast.HELP)
     commands.add_subcommand("audit", _leaf(audit.DESCRIPTION, audit.add_options, audit.EPILOG), help=audit.HELP)
+    chooser = _leaf(selecting.DESCRIPTION, selecting.add_options, selecting.EPILOG)
+    commands.add_subcommand("select", chooser, help=selecting.HELP)
+    looker = _leaf(buffer_file.DESCRIPTION, buffer_file.add_options, buffer_file.EPILOG)
+    commands.add_subcommand("buffer", looker, help=buffer_file.HELP)
     experiments = _new(reproduce.DESCRIPTION)
     commands.add_subcommand("reproduce", experiments, help=reproduce.HELP)
     choices = experiments.add_subcommands(title="experiments", dest="experiment")
@@ -75,4 +80,6 @@ def parse(arguments: Sequence[str] | None) -> tuple[Callable[[Any], int], Any]:
     options = found[found.command]
     if found.command == "reproduce":
         return partial(reproduce.run, options.experiment), options[options.experiment]
-    return {"forecast": forecast.run, "audit": audit.run}[found.command], options
+    return {"forecast": forecast.run, "audit": audit.run, "select": selecting.run, "buffer": buffer_file.run}[
+        found.command
+    ], options

@@ -1,13 +1,17 @@
-"""How to noise and denoise with the user's model."""
+"""How to noise and denoise with the user's model: given, found, or inferred from its training step."""
 
+from hopfield_replay.denoisers.averages import Average, find_averages
 from hopfield_replay.denoisers.callable import CallableDenoiser
 from hopfield_replay.denoisers.diffusers import DiffusersDenoiser
 from hopfield_replay.denoisers.discovery import find_denoiser
 from hopfield_replay.denoisers.schedule import ContinuousSchedule, FlowSchedule, Prediction, Schedule, VarianceSchedule
 from hopfield_replay.denoisers.scheduled import ScheduledDenoiser
+from hopfield_replay.denoisers.trust import Trust, watch_step
+from hopfield_replay.denoisers.witness import Witness
 from hopfield_replay.functional.denoiser import Denoiser
 
 __all__ = [
+    "Average",
     "CallableDenoiser",
     "ContinuousSchedule",
     "Denoiser",
@@ -16,6 +20,10 @@ __all__ = [
     "Prediction",
     "Schedule",
     "ScheduledDenoiser",
+    "Trust",
     "VarianceSchedule",
+    "Witness",
+    "find_averages",
     "find_denoiser",
+    "watch_step",
 ]

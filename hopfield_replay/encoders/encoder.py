@@ -1,7 +1,7 @@
 """Encoders: how samples become the vectors of the energies."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,12 @@ class ModuleEncoder:
         check_integer(chunk_size, "chunk_size", 1)
         self.model = model
         self.chunk_size = chunk_size
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the module to a device, in place; returns the encoder itself."""
+        if isinstance(self.model, nn.Module):
+            self.model.to(device)
+        return self
 
     def __call__(self, batch: Any) -> Tensor:
         """Encode a batch as vectors (n, d), on the batch's device and in float32 or better."""

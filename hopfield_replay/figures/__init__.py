@@ -7,6 +7,7 @@ lines or hatches that do so in grey. Needs matplotlib: pip install "hopfield-rep
 from hopfield_replay.figures._style import legend_above, new_figure, panels, series_style
 from hopfield_replay.figures.audit import error_change, rises_by_group
 from hopfield_replay.figures.buffer import buffer_turnover, protected_energy_curve
+from hopfield_replay.figures.contact_sheet import contact_sheet
 from hopfield_replay.figures.forecast import rises_and_protection
 from hopfield_replay.figures.forgetting import energy_against_forgetting, forgetting_over_tasks
 from hopfield_replay.figures.gallery import as_pictures, picture_rows
@@ -17,6 +18,7 @@ from hopfield_replay.figures.theory_rises import energy_rises, learned_rises_and
 __all__ = [
     "as_pictures",
     "buffer_turnover",
+    "contact_sheet",
     "energy_against_forgetting",
     "energy_rises",
     "error_change",

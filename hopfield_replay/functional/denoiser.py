@@ -4,7 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
+
+from hopfield_replay.utilities.holdings import modules_of
+from hopfield_replay.utilities.random_states import random_states_kept
 
 
 @runtime_checkable
@@ -46,19 +50,49 @@ class Denoiser(Protocol):
 
 @contextmanager
 def evaluating(*objects: object) -> Iterator[None]:
-    """Put every module among ``objects`` into eval mode, and give each of its submodules its own flag back after.
+    """Put every module that ``objects`` are or hold into eval mode, and give each submodule its own flag back after.
 
-    The flags are set directly: ``train()`` may be overridden, and would give all submodules one and the same flag.
+    Closures, bound methods and wrappers count as what they refer to. The flags are set directly: ``train()`` may be
+    overridden, and would give all submodules one and the same flag.
     """
-    modules = [module for item in objects if isinstance(item, nn.Module) for module in item.modules()]
-    switched = [module for module in modules if module.training]
-    for module in switched:
+    roots = [item for given in objects for item in ([given] if isinstance(given, nn.Module) else modules_of(given))]
+    flags = [(part, part.training) for module in roots for part in module.modules()]
+    for module, _ in flags:
         module.training = False
     try:
         yield
     finally:
-        for module in switched:
-            module.training = True
+        for module, training in flags:
+            module.training = training
 
 
-__all__ = ["Denoiser", "evaluating"]
+@contextmanager
+def undisturbed(*objects: object, seed: int | None = None) -> Iterator[None]:
+    """As :func:`evaluating`; buffers and the random states of torch, Python and NumPy come back as they were, too.
+
+    Whatever is called within: what runs in eval mode changes no buffer, but functions of unknown make may do anything.
+
+    Args:
+        objects: modules, and what holds or refers to them.
+        seed: of all random states meanwhile; None: they go on from where they are.
+    """
+    held = [
+        (part, name, value, value.detach().clone())
+        for module in modules_of(*objects)
+        for part in module.modules()
+        for name, value in part._buffers.items()
+        if value is not None
+    ]
+    with random_states_kept(seed), evaluating(*objects):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for module, name, buffer, before in held:
+                    if not torch.equal(buffer, before):
+                        buffer.copy_(before)
+                    if module._buffers.get(name) is not buffer:
+                        module._buffers[name] = buffer
+
+
+__all__ = ["Denoiser", "evaluating", "undisturbed"]

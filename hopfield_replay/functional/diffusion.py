@@ -17,7 +17,7 @@ from hopfield_replay.functional._diffusion_arguments import (
     windows,
 )
 from hopfield_replay.functional._paired_noise import paired_noise
-from hopfield_replay.functional.denoiser import Denoiser, evaluating
+from hopfield_replay.functional.denoiser import Denoiser, evaluating, undisturbed
 from hopfield_replay.utilities.checks import check_integer
 from hopfield_replay.utilities.device import float64_device, where_float64_is
 
@@ -50,7 +50,8 @@ def reconstruction_error(
 
     The noise of a sample depends only on (noise_seed, its id, the timestep), so two measurements of one sample - before
     and after a task, in other batches, on other devices or ranks - differ by the model alone. Their difference is the
-    reconstruction forgetting. The model keeps its parameters, its gradients and its training flags.
+    reconstruction forgetting. The model keeps its parameters, gradients, buffers and training flags, and the random
+    states stay as they are, also where it is a function of a module: what it refers to runs in eval mode.
 
     Args:
         denoiser: the diffusion model.
@@ -90,7 +91,7 @@ def reconstruction_error(
     check_integer(draws, "draws", 1)
     check_integer(chunk_size, "chunk_size", 1)
     errors = torch.zeros(len(clean), len(steps), dtype=torch.float64, device=float64_device(clean.device))
-    with evaluating(denoiser):
+    with undisturbed(denoiser, seed=noise_seed):  # what a denoiser itself may draw is paired, too
         for window in windows(len(clean), chunk_size):
             part, given = clean[window], take(condition, window, len(clean))
             for column, step in enumerate(steps):

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import OnExceptionCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from hopfield_replay.lightning.namespaces import is_a, kinds
 from hopfield_replay.lightning.run_folder import checkpoint_folders, keepers
 from hopfield_replay.utilities.files import replacing
 from hopfield_replay.utilities.states import DAMAGE, check_whole
@@ -31,12 +32,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
-            torch.save(checkpoint, partial)
+            try:
+                torch.save(checkpoint, partial)
+            except RuntimeError as error:  # torch's own writer says so of a full disk
+                if "inline_container" not in str(error) and "Stream" not in str(error):
+                    raise
+                raise OSError(f"{path} could not be written; is the disk full? ({error})") from error
 
 
 def write_atomically(trainer: Trainer) -> None:
     """Let the trainer write checkpoints atomically, unless it was given a way of its own."""
-    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+    if type(trainer.strategy.checkpoint_io) in kinds(TorchCheckpointIO):
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
 
@@ -46,7 +52,7 @@ def check_resumes(trainer: Trainer) -> None:
     Raises:
         MisconfigurationException: an OnExceptionCheckpoint.
     """
-    if any(isinstance(callback, OnExceptionCheckpoint) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+    if any(is_a(callback, OnExceptionCheckpoint) for callback in trainer.callbacks):  # type: ignore[attr-defined]
         raise MisconfigurationException(
             "OnExceptionCheckpoint makes Lightning load the newest checkpoint into every fit, so that all tasks after "
             "the first would be skipped; use ModelCheckpoint(dirpath=..., save_last=True, every_n_train_steps=...) and "
@@ -54,13 +60,16 @@ def check_resumes(trainer: Trainer) -> None:
         )
 
 
-def resolve(trainer: Trainer, ckpt_path: str | os.PathLike[str], cursor_key: str) -> str | None:
+def resolve(
+    trainer: Trainer, ckpt_path: str | os.PathLike[str], cursor_key: str, weights_only: bool | None = None
+) -> str | None:
     """The checkpoint to go on from: the newest last*.ckpt, or, if that is torn, the newest whole one under any name.
 
     Args:
         trainer: its ModelCheckpoint callbacks say where checkpoints lie.
         ckpt_path: a file, which is returned as it is, or ``"last"``.
         cursor_key: under which a checkpoint says in which task it was written.
+        weights_only: how checkpoints are loaded; None: as torch does.
 
     Returns:
         The file; None: there is none yet.
@@ -79,7 +88,7 @@ def resolve(trainer: Trainer, ckpt_path: str | os.PathLike[str], cursor_key: str
     if last is not None and _whole(last):
         return str(last)
     # torn by another way of writing, or killed before there was one: what was kept under other names is as good
-    other = next((file for file in files if _whole(file) and _cursor(file, cursor_key) is not None), None)
+    other = next((file for file in files if _whole(file) and _cursor(file, cursor_key, weights_only) is not None), None)
     torn = ", ".join(str(file) for file in files if not _whole(file))
     if other is not None:
         if torn:
@@ -100,14 +109,15 @@ def resolve(trainer: Trainer, ckpt_path: str | os.PathLike[str], cursor_key: str
     return None
 
 
-def position(ckpt_path: str, cursor_key: str, tasks: int) -> tuple[int, int]:
+def position(ckpt_path: str, cursor_key: str, tasks: int, weights_only: bool | None = None) -> tuple[int, int]:
     """In which task, and at which task's first step, a checkpoint was written.
 
     Raises:
         ValueError: a file that is damaged, or no checkpoint at all.
-        MisconfigurationException: not written under fit_tasks, or of a task that is not there.
+        MisconfigurationException: not written under fit_tasks, or of a task that is not there; what torch does not load
+            with weights_only.
     """
-    cursor = _cursor(ckpt_path, cursor_key)
+    cursor = _cursor(ckpt_path, cursor_key, weights_only)
     if cursor is None:
         raise MisconfigurationException(
             f"{ckpt_path} does not say in which task it was written; only checkpoints written under fit_tasks do."
@@ -128,10 +138,24 @@ def _whole(file: Path) -> bool:
     return zipfile.is_zipfile(file)  # the list of its contents stands at its end
 
 
-def _cursor(file: str | Path, key: str) -> Any:
+def _cursor(file: str | Path, key: str, weights_only: bool | None) -> Any:
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        state = torch.load(file, map_location="cpu", weights_only=weights_only is not False, mmap=True)
     except Exception as error:  # torch raises many kinds for files that are cut or damaged, or are none of its own
+        if weights_only is not False and (unknown := _not_allowed(file)):
+            raise MisconfigurationException(
+                f"{file} is whole, but holds {', '.join(unknown)}, which torch does not load with weights_only "
+                "(save_hyperparameters() may have put it there, unless it is told to ignore= it). If the file is your "
+                "own, pass weights_only=False, or allow them with torch.serialization.add_safe_globals."
+            ) from error
         raise ValueError(f"{file} is not a checkpoint, or it is damaged ({error}).") from error
     callbacks = state.get("callbacks") if isinstance(state, dict) else None
     return callbacks.get(key) if isinstance(callbacks, dict) else None
+
+
+def _not_allowed(file: str | Path) -> list[str]:
+    """What a checkpoint holds that is not allow-listed; nothing of a file that is damaged."""
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+    except Exception:  # as above
+        return []

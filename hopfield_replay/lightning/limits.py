@@ -6,6 +6,8 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
+from hopfield_replay.lightning.namespaces import is_a
+
 
 def batches_of_task(trainer: Trainer, first_step: int) -> tuple[int | None, int | None]:
     """Batches of the first epoch, and of all epochs of the task together, in this process; None: not known.
@@ -32,7 +34,7 @@ def _batches_of_steps(trainer: Trainer, steps: int, epoch: int | None) -> int | 
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # public, but not annotated upstream
     if not trainer.lightning_module.automatic_optimization:
         return None
-    if any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks):
+    if any(is_a(callback, GradientAccumulationScheduler) for callback in callbacks):
         return None
     size = trainer.accumulate_grad_batches
     if epoch is None:

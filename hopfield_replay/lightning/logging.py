@@ -16,7 +16,14 @@ from hopfield_replay.lightning.views import Boundary, Table, figures, forgetting
 from hopfield_replay.tracker.record import BoundaryRecord
 from hopfield_replay.tracker.table import summarize
 
-_SCALARS = ("intrinsic", "reconstruction", "model_energy", "spearman_energy", "spearman_rise")
+_SCALARS = {  # of a summary, by the names they are logged by
+    "intrinsic": "intrinsic",
+    "reconstruction": "reconstruction",
+    "loss": "loss_forgetting",
+    "model_energy": "model_energy",
+    "spearman_energy": "spearman_energy",
+    "spearman_rise": "spearman_rise",
+}
 _EMBEDDED = 2000  # samples in the projector, the best first
 _SPRITE = 32  # pixels: pictures beside the projector's points
 
@@ -26,10 +33,10 @@ def scalars(record: BoundaryRecord, buffer: EnergyReplayBuffer | None) -> dict[s
     found = {"forgetting/beta": record.beta, "forgetting/n_eff": record.n_eff}
     rows = summarize(record)
     earlier = [row for row in rows if row["task"] < record.task]
-    for name in _SCALARS:
-        known = [row for row in earlier if row[name] is not None and math.isfinite(row[name])]
-        values = [row[name] for row in known]
-        found |= {f"forgetting/{name}/task_{row['task']}": row[name] for row in known}
+    for name, column in _SCALARS.items():
+        known = [row for row in earlier if row[column] is not None and math.isfinite(row[column])]
+        values = [row[column] for row in known]
+        found |= {f"forgetting/{name}/task_{row['task']}": row[column] for row in known}
         if values:
             found[f"forgetting/{name}/mean"] = sum(values) / len(values)
     found |= {f"forgetting/error/task_{row['task']}": row["error"] for row in rows if row["error"] is not None}

@@ -3,44 +3,54 @@
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
 from hopfield_replay.buffer.replay_stream import ReplayStream, length
-from hopfield_replay.denoisers import Denoiser, find_denoiser
+from hopfield_replay.denoisers import Denoiser
+from hopfield_replay.denoisers.trust import Trust
 from hopfield_replay.encoders import Column, Columns
+from hopfield_replay.lightning.first_step import FirstStep, Weights
 from hopfield_replay.lightning.logging import BoundaryLog
+from hopfield_replay.lightning.namespaces import EitherCallback
+from hopfield_replay.lightning.own_step import measuring
 from hopfield_replay.lightning.renewal import averaging
 from hopfield_replay.lightning.strategies import check_launcher, check_whole_model
 from hopfield_replay.lightning.views import Boundary
 from hopfield_replay.lightning.watched_task import WatchedTask
+from hopfield_replay.tracker.generated import GeneratedTask
 from hopfield_replay.tracker.record import BoundaryRecord
 from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.tracker.tracker import ForgettingTracker
+from hopfield_replay.utilities.checks import Similarity, check_integer
 from hopfield_replay.utilities.progress import show_progress
 
 if TYPE_CHECKING:
     import pandas as pd
-from hopfield_replay.utilities.checks import Similarity
 
 
-class ForgettingMonitor(Callback):
+class ForgettingMonitor(EitherCallback):
     """Tracks per-sample Hopfield energy and reconstruction error across task boundaries, and fills the buffer.
 
     One fit is one task, and a task is what was trained on: the positions that the loader's sampler draws, within the
     Trainer's limits, or the batches of a stream. At its start the task's data is read (so bad samples stop the run
     before a step is spent; a stream is looked at as it passes); at
     its end probes of all tasks are measured, the buffer takes its share of the task, and everything is logged. Works
-    on any LightningModule: energies need data only; reconstruction errors need a denoiser, which is found on the module
-    where it holds a diffusers network and scheduler, or is given. List a weight-averaging callback before this one.
-    Weights are measured in the precision they have, without autocast, in evaluation mode of the module and of the
-    trainer's flags: augmentation that hooks do in training alone is off. With ``reload_dataloaders_every_n_epochs`` the
-    task is the data that it began with.
+    on any LightningModule: energies need data only; how reconstruction errors are measured is decided on the module's
+    own first training step, before an optimizer takes a step, and said in one line. In this order of trust: a denoiser
+    that is given; one found on the module (a diffusers network and scheduler); one inferred from the step (its noise
+    schedule, its way of counting time and its target); the step itself, asked what it shows its network (latents, text
+    embeddings); the rise of the module's own loss with paired draws; energies only. The first two are verified against
+    the step. While something is measured, the whole module is in eval mode and the trainer's flags say so: augmentation
+    that hooks do in training alone is off. List a weight-averaging callback before this one. Weights are measured in
+    the precision they have, without autocast. With ``reload_dataloaders_every_n_epochs`` the task is the data that it
+    began with.
 
     A callback that does something with a boundary's result (saves the buffer, say) is listed after this one and does it
     in on_fit_end: for a run that was killed between a task's last checkpoint and on_train_end, Lightning calls
@@ -53,7 +63,8 @@ class ForgettingMonitor(Callback):
         similarity: ``"distance"`` or ``"dot"``; None: the buffer's, or ``"distance"`` without a buffer.
         encoder: maps a batch (on the device, after the transfer hooks) to vectors (n, d), the space of the energies: a
             function of the batch, or a module of its samples; None: the samples themselves, flattened.
-        denoiser: a Denoiser, or a function from the LightningModule to one; None: looked for on the module.
+        denoiser: a Denoiser, or a function from the LightningModule to one; None: looked for on the module, or inferred
+            from its training step.
         probe_size: samples of each task that are followed.
         timesteps: timesteps of the reconstruction error; None: 10, 20, 30, 40 and 50 % of the denoiser's range.
         probe_source: ``"train"``, or ``"val"``: probes come from the task's (first) validation loader, so that they
@@ -73,12 +84,19 @@ class ForgettingMonitor(Callback):
             (uniformly, and all of fewer): they are what is measured and kept from.
         scratch: folder for these samples, as memory-mapped files; None: in memory.
         embedding: also show the buffer's vectors in TensorBoard's projector.
+        weights: ``"auto"``: where the module keeps one average of its trained weights (ema_pytorch, diffusers'
+            EMAModel, LitEma, AveragedModel, a copy named ema), that is measured, unless a denoiser is given; ``"ema"``:
+            it must be there; ``"last"``: never.
+        verify: compare a denoiser that is given with the module's first training step.
+        loss_draws: random draws of the module's own loss for each sample, where that is what is measured.
+        generated: replay what the model itself generates, where no old data may be kept.
         seed: of the probes and of the noise.
         allow_changes: a checkpoint may be resumed with other settings, or with other data; otherwise that is an error.
 
     Raises:
         MisconfigurationException: a strategy under which boundaries cannot be measured (ddp_spawn, sharded models);
-            data in which a task's samples cannot be found; a training loader without a batch.
+            data in which a task's samples cannot be found; a training loader without a batch; a given denoiser that
+            contradicts the module's training step, or fails on its first batch.
         TypeError: a denoiser that is none.
         ValueError: a probe_source that is neither; and see ForgettingTracker for both.
 
@@ -109,9 +127,16 @@ class ForgettingMonitor(Callback):
         reserve: int = 4096,
         scratch: str | os.PathLike[str] | None = None,
         embedding: bool = False,
+        weights: Weights = "auto",
+        verify: bool = True,
+        loss_draws: int = 64,
+        generated: GeneratedTask | None = None,
         seed: int = 0,
         allow_changes: bool = False,
     ) -> None:
+        if weights not in get_args(Weights):
+            raise ValueError(f"weights must be one of {get_args(Weights)}, got {weights!r}.")
+        check_integer(loss_draws, "loss_draws", 1)
         if probe_source not in ("train", "val"):
             raise ValueError(f'probe_source must be "train" or "val", got {probe_source!r}.')
         if denoiser is not None and not isinstance(denoiser, Denoiser) and not callable(denoiser):
@@ -133,15 +158,24 @@ class ForgettingMonitor(Callback):
             model_energy=model_energy,
             followed_tasks=followed_tasks,
             history_size=history_size,
+            generated=generated,
             seed=seed,
             allow_changes=allow_changes,
         )
         self.denoiser = denoiser
         self.probe_source = probe_source
         self._of_datamodule = False  # the columns are
+        self._first = FirstStep(
+            denoiser,
+            columns=lambda: self.tracker.columns,
+            timesteps=self.tracker.timesteps,
+            weights=weights,
+            verify=verify,
+            loss_draws=loss_draws,
+            seed=seed,
+        )
         self._log = BoundaryLog(embedding)
         self._ran = False
-        self._warned = False
         self._said = self._stepped = False
         self._begun: Iterable[Any] | None = None
         self._task = WatchedTask(reserve, scratch)
@@ -189,37 +223,51 @@ class ForgettingMonitor(Callback):
             )
         if self.probe_source == "val":
             self._validation(trainer)
-        denoiser = self._find_denoiser(pl_module)
+        if (generated := self.tracker.generated) is not None and generated.module is None:
+            generated.module = pl_module
         self._agree_on_columns(stream)
         source = self._task.begin(trainer, pl_module, loader, stream)
-        with _progress(trainer):
+        with _progress(trainer), measuring(trainer, pl_module):
             self.tracker.begin_task(source)
-        self._say_what_was_taken(denoiser)
+        self._say_what_was_taken()
         self._task.watch(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Look at a stream as it passes: what is wrong with it costs no step."""
+        """Look at a stream as it passes, so that what is wrong with it costs no step; watch the first training step."""
         source = self._task.source
         if source is not None and not source.ahead:
-            self.tracker.check_batch(source, self._task.own())
-            self._say_what_was_taken(self._find_denoiser(pl_module))
+            with measuring(trainer, pl_module):
+                self.tracker.check_batch(source, self._task.own())
+            self._say_what_was_taken()
+        self._first.watch(trainer, pl_module, batch)
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Let the backward pass alone."""
+        if pl_module.automatic_optimization:
+            self._first.forward_ended()
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Decide what is measured, before a weight is changed."""
+        self._check_problem(self._first.conclude(trainer, pl_module))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note what was trained on, and after the first step whether it changed the encoder."""
+        """Note what was trained on; decide what is measured, where no optimizer took a step."""
+        self._check_problem(self._first.conclude(trainer, pl_module))
         self._task.passed()
         if self._task.source is not None and not self._stepped:
             self._stepped = True
-            with _progress(trainer):
+            with _progress(trainer), measuring(trainer, pl_module):
                 self.tracker.check_encoder(self._task.source)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let go of the trainer."""
+        """Watch no longer."""
+        self._first.leave()
         self._task.close()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of the trainer."""
+        """Watch no longer."""
         self._task.close()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -263,11 +311,20 @@ class ForgettingMonitor(Callback):
             quick: bool = trainer.fast_dev_run  # type: ignore[attr-defined]  # public, but not annotated upstream
             probes = TaskSource(self._validation(trainer), prepare=source.prepare, limit=1 if quick else None)
         held = None if self.buffer is None else (self.buffer.ids, self.buffer.tasks)
-        denoiser = self._find_denoiser(pl_module)
-        with _progress(trainer):
-            self.tracker.end_task(source, denoiser=denoiser, probe_source=probes)
-        self._task.end()
-        self._log.log(trainer, Boundary(self.tracker, held, denoiser, source.ready))
+        with _progress(trainer), measuring(trainer, pl_module):
+            trust = self._first.trust(trainer, pl_module, lambda: source.ready(source.some()))
+            self._check_problem(trust)
+            with self._first.averaged(pl_module):
+                self.tracker.end_task(
+                    source,
+                    denoiser=trust.denoiser,
+                    probe_source=probes,
+                    read=trust.read,
+                    loss=trust.loss,
+                    trust=str(trust),
+                )
+                self._task.end()
+                self._log.log(trainer, Boundary(self.tracker, held, trust.denoiser, source.ready, trust.read))
 
     def _agree_on_columns(self, stream: ReplayStream | None) -> None:
         """Take over what the datamodule says of its batches."""
@@ -282,29 +339,16 @@ class ForgettingMonitor(Callback):
         self._of_datamodule = True
         self.tracker.use_columns(given)
 
-    def _say_what_was_taken(self, denoiser: Denoiser | None) -> None:
-        if denoiser is not None and self.tracker.problem is not None:
-            raise MisconfigurationException(
-                f"A denoiser is known, but not what it denoises: {self.tracker.problem}"
-            ) from self.tracker.problem
+    def _say_what_was_taken(self) -> None:
         if self.tracker.taken is not None and not self._said:
             self._said = True
             rank_zero_info(f"ForgettingMonitor takes {self.tracker.taken}")
 
-    def _find_denoiser(self, pl_module: LightningModule) -> Denoiser | None:
-        if isinstance(self.denoiser, Denoiser) and not isinstance(self.denoiser, type):  # a class makes one
-            return self.denoiser
-        if callable(self.denoiser):
-            return self.denoiser(pl_module)
-        found = find_denoiser(pl_module)
-        if found is None and not self._warned:
-            self._warned = True
-            rank_zero_warn(
-                f"No denoiser was found on {type(pl_module).__name__}: only energies are measured, no reconstruction "
-                "errors. Pass ForgettingMonitor(denoiser=...), an object with num_timesteps, noise, predict_clean and "
-                "snr, e.g. hopfield_replay.denoisers.DiffusersDenoiser(unet, scheduler)."
-            )
-        return found
+    def _check_problem(self, trust: Trust | None) -> None:
+        """Refuse a denoiser of which it is not known what it denoises."""
+        problem = self.tracker.problem
+        if problem is not None and trust is not None and trust.denoiser is not None and trust.read is None:
+            raise MisconfigurationException(f"A denoiser is known, but not what it denoises: {problem}") from problem
 
     def _training(self, trainer: Trainer) -> tuple[Iterable[Any], ReplayStream | None]:
         """The task's own loader, and the replay beside it."""

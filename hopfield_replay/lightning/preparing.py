@@ -1,37 +1,19 @@
 """What happens to a batch on its way to a LightningModule, as it is when nothing is trained."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from hopfield_replay.functional.denoiser import evaluating
+from hopfield_replay.lightning.namespaces import kinds
 from hopfield_replay.utilities.randomness import OwnRandomness
-
-
-@contextmanager
-def measuring(trainer: Trainer, module: LightningModule) -> Iterator[None]:
-    """Evaluation mode of the module and of the trainer's flags: what hooks do in training alone (augmentation) is off.
-
-    Args:
-        trainer: whose ``training`` is False inside, and ``validating`` True.
-        module: with all of its parts.
-    """
-    trained = trainer.training
-    if trained:
-        trainer.validating = True
-    try:
-        with evaluating(module):
-            yield
-    finally:
-        if trained:
-            trainer.training = True
 
 
 def preparing(trainer: Trainer, module: LightningModule) -> Callable[[Any], Any]:
     """The way of a batch from its loader to the module: precision, device and transfer hooks, the same every time.
+
+    To be used while something is measured (see :func:`hopfield_replay.lightning.own_step.measuring`).
 
     Args:
         trainer: at work.
@@ -41,8 +23,9 @@ def preparing(trainer: Trainer, module: LightningModule) -> Callable[[Any], Any]
     def prepare(batch: Any) -> Any:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # public, but not annotated upstream
         hook = "on_before_batch_transfer"
-        owner = data if data is not None and is_overridden(hook, data) else module
-        with measuring(trainer, module), OwnRandomness(0):
+        parent = next((kind for kind in kinds(LightningDataModule) if isinstance(data, kind)), None)
+        owner = data if parent is not None and is_overridden(hook, data, parent) else module
+        with OwnRandomness(0):
             batch = trainer.precision_plugin.convert_input(batch)
             batch = owner.on_before_batch_transfer(batch, 0)
             return trainer.strategy.batch_to_device(batch)
@@ -50,4 +33,4 @@ def preparing(trainer: Trainer, module: LightningModule) -> Callable[[Any], Any]
     return prepare
 
 
-__all__ = ["measuring", "preparing"]
+__all__ = ["preparing"]

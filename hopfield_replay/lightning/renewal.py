@@ -14,6 +14,8 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from hopfield_replay.lightning.namespaces import is_a
+
 
 def renew(callbacks: Iterable[Callback]) -> None:
     """Let callbacks start a task as they started the first one.
@@ -25,36 +27,36 @@ def renew(callbacks: Iterable[Callback]) -> None:
       averaged.
     """
     for callback in callbacks:
-        if isinstance(callback, EarlyStopping):
+        if is_a(callback, EarlyStopping):
             worst = torch.tensor(math.inf if callback.mode == "min" else -math.inf)
             fresh = {"wait_count": 0, "stopped_epoch": 0, "best_score": worst, "patience": callback.patience}
             callback.load_state_dict(fresh)
-        elif isinstance(callback, ModelCheckpoint) and callback.monitor is not None:
+        elif is_a(callback, ModelCheckpoint) and callback.monitor is not None:
             callback.best_k_models = {}
             callback.best_model_path = callback.kth_best_model_path = ""
             callback.best_model_score = callback.current_score = None
             callback.kth_value = torch.tensor(math.inf if callback.mode == "min" else -math.inf)
-        elif isinstance(callback, Timer):  # its state_dict leaves out the end of the last fit
+        elif is_a(callback, Timer):  # its state_dict leaves out the end of the last fit
             callback._start_time = dict.fromkeys(callback._start_time)
             callback._end_time = dict.fromkeys(callback._end_time)
             callback._offset = 0
-        elif isinstance(callback, WeightAveraging):  # its state_dict leaves the epoch out
+        elif is_a(callback, WeightAveraging):  # its state_dict leaves the epoch out
             callback._latest_update_epoch = -1
 
 
 def has_stopped(callbacks: Iterable[Callback]) -> bool:
     """Whether early stopping had ended the task when the checkpoint was written that its state is from."""
-    return any(bool(callback.stopping_reason.value) for callback in callbacks if isinstance(callback, EarlyStopping))
+    return any(bool(callback.stopping_reason.value) for callback in callbacks if is_a(callback, EarlyStopping))
 
 
 def averaging(callbacks: Iterable[Callback]) -> list[WeightAveraging]:
     """The callbacks that bring averaged weights when training ends."""
-    return [callback for callback in callbacks if isinstance(callback, WeightAveraging)]
+    return [callback for callback in callbacks if is_a(callback, WeightAveraging)]
 
 
 def check_renewable(callbacks: Iterable[Callback]) -> None:
     """Refuse callbacks that would throw away what later tasks train."""
-    if any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks):
+    if any(is_a(callback, StochasticWeightAveraging) for callback in callbacks):
         raise MisconfigurationException(
             "StochasticWeightAveraging averages the first task only, and replaces what later tasks train by their "
             "first weights; use lightning.pytorch.callbacks.WeightAveraging or EMAWeightAveraging."

@@ -11,6 +11,7 @@ from hopfield_replay.buffer.buffer import EnergyReplayBuffer
 from hopfield_replay.buffer.replay_stream import ReplayRatio, check_replay_ratio
 from hopfield_replay.encoders import Column, Columns
 from hopfield_replay.lightning.monitor import ForgettingMonitor
+from hopfield_replay.lightning.namespaces import EitherDataModule, is_a, kinds
 from hopfield_replay.lightning.replay_loader import ReplayLoader
 
 _FORWARDED = (
@@ -29,7 +30,7 @@ _FORWARDED = (
 )
 
 
-class _LoaderDataModule(LightningDataModule):
+class _LoaderDataModule(EitherDataModule):
     """A single training loader as a datamodule."""
 
     def __init__(self, loader: Iterable[Any]) -> None:
@@ -42,13 +43,13 @@ class _LoaderDataModule(LightningDataModule):
 
 def plain_loader(data: LightningDataModule | Iterable[Any]) -> Iterable[Any] | None:
     """The training loader of a task, where it is there without a datamodule having to prepare it; else None."""
-    wrapped = data.wrapped if isinstance(data, ReplayDataModule) else data
+    wrapped: Any = data.wrapped if isinstance(data, ReplayDataModule) else data
     if isinstance(wrapped, _LoaderDataModule):
         return wrapped.loader
-    return None if isinstance(wrapped, LightningDataModule) else wrapped
+    return None if is_a(wrapped, LightningDataModule) else wrapped  # type: ignore[no-any-return]
 
 
-class ReplayDataModule(LightningDataModule):
+class ReplayDataModule(EitherDataModule):
     """Wraps a datamodule (or a training loader) so that its training batches carry replayed samples.
 
     Everything else is the wrapped datamodule's: preparation, validation, test and prediction data, state, and its batch
@@ -95,7 +96,7 @@ class ReplayDataModule(LightningDataModule):
     ) -> None:
         if buffer is not None and not isinstance(buffer, EnergyReplayBuffer):
             raise TypeError(f"buffer must be an EnergyReplayBuffer or None, got {type(buffer).__name__}.")
-        if not isinstance(datamodule, LightningDataModule):
+        if not is_a(datamodule, LightningDataModule):
             if not hasattr(datamodule, "__iter__"):
                 raise TypeError(
                     f"datamodule must be a LightningDataModule or a loader, got {type(datamodule).__name__}."
@@ -118,11 +119,12 @@ class ReplayDataModule(LightningDataModule):
         self.allow_zero_length_dataloader_with_multiple_devices = (
             datamodule.allow_zero_length_dataloader_with_multiple_devices
         )
+        parent = next(kind for kind in kinds(LightningDataModule) if isinstance(datamodule, kind))
         for hook in _FORWARDED:
             # Lightning asks which hooks a datamodule overrides. Defined on this class they all would count as
             # overridden: the module's own transfer hooks would fall silent, and missing validation data would be an
             # error.
-            if is_overridden(hook, datamodule):
+            if is_overridden(hook, datamodule, parent):
                 setattr(self, hook, getattr(datamodule, hook))
         self._made = True
 
@@ -134,6 +136,10 @@ class ReplayDataModule(LightningDataModule):
     @trainer.setter
     def trainer(self, trainer: Trainer | None) -> None:
         self.wrapped.trainer = trainer
+        for other, home in zip(kinds(Trainer)[1:], kinds(LightningDataModule)[1:], strict=True):
+            if isinstance(trainer, other):  # what is not overridden must be that package's own, or it would count as it
+                for hook in set(_FORWARDED) - vars(self).keys():
+                    vars(self)[hook] = getattr(home, hook).__get__(self)
 
     def __getattr__(self, name: str) -> Any:
         if name == "wrapped":

@@ -8,9 +8,10 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
 from hopfield_replay.buffer.replay_stream import ReplayRatio, ReplayStream
 from hopfield_replay.encoders import Columns
+from hopfield_replay.lightning.namespaces import EitherLoader, is_a
 
 
-class ReplayLoader(CombinedLoader):
+class ReplayLoader(EitherLoader):
     """Yields the batches of ``loader``, each with replayed samples appended: the module sees one bigger batch.
 
     The loader keeps its batch size b; b * ratio / (1 - ratio) replayed samples are added, so that ``replay_ratio`` is
@@ -52,7 +53,7 @@ class ReplayLoader(CombinedLoader):
         mark: str | None = None,
         columns: Columns | None = None,
     ) -> None:
-        if isinstance(loader, CombinedLoader | dict | list | tuple):
+        if is_a(loader, CombinedLoader) or isinstance(loader, dict | list | tuple):
             raise TypeError(
                 f"ReplayLoader joins replay to one loader, got {type(loader).__name__}. Merge the data sets into "
                 "one loader."

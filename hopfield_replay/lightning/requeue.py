@@ -9,14 +9,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from hopfield_replay.lightning.namespaces import EitherCallback
 
 _KEPT = "requeued.ckpt"
 
 
-class Requeue(Callback):
+class Requeue(EitherCallback):
     """Goes on from what Lightning writes when SLURM announces the end of a job, and keeps it out of later fits.
 
     Lightning writes ``hpc_ckpt_N.ckpt`` into default_root_dir and loads the newest such file into every fit without a
@@ -64,7 +66,7 @@ class Requeue(Callback):
             return
         for number in signal.valid_signals() - {signal.SIGTERM}:
             handler = signal.getsignal(number)
-            if callable(handler) and type(handler).__module__.startswith("lightning."):
+            if callable(handler) and type(handler).__module__.startswith(("lightning.", "pytorch_lightning.")):
                 signal.signal(number, self._waiting(handler))
 
     def _waiting(self, handler: Callable[[int, FrameType | None], Any]) -> Callable[[int, FrameType | None], Any]:

@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from hopfield_replay.lightning.namespaces import is_a
 from hopfield_replay.utilities.files import is_partial
 from hopfield_replay.utilities.locks import InUse, PathLock
 
@@ -22,7 +23,7 @@ def checkpoint_folders(trainer: Trainer) -> list[Path]:
 
 def keepers(trainer: Trainer) -> list[ModelCheckpoint]:
     """The trainer's ModelCheckpoint callbacks."""
-    return [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    return [callback for callback in trainer.checkpoint_callbacks if is_a(callback, ModelCheckpoint)]
 
 
 @contextlib.contextmanager

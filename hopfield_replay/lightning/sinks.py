@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from torch import Tensor
 
+from hopfield_replay.lightning.namespaces import is_a
 from hopfield_replay.lightning.views import Table
 from hopfield_replay.utilities.files import replacing, write_figure
 from hopfield_replay.utilities.tables import markdown_table
@@ -118,13 +119,13 @@ def sinks(trainer: Trainer) -> list[Sink]:
     found = [sink for logger in trainer.loggers if (sink := _sink(logger)) is not None]
     if found:
         return found
-    return [FolderSink(Path(logger.log_dir) / "views") for logger in trainer.loggers if isinstance(logger, CSVLogger)]
+    return [FolderSink(Path(logger.log_dir) / "views") for logger in trainer.loggers if is_a(logger, CSVLogger)]
 
 
 def _sink(logger: Logger) -> Sink | None:
-    if isinstance(logger, TensorBoardLogger):
+    if is_a(logger, TensorBoardLogger):
         return TensorBoardSink(logger)
-    return WandbSink(logger) if isinstance(logger, WandbLogger) else None
+    return WandbSink(logger) if is_a(logger, WandbLogger) else None
 
 
 def pixels(figure: "Figure") -> Any:

@@ -9,6 +9,8 @@ from lightning.pytorch.strategies import (
 )
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from hopfield_replay.lightning.namespaces import is_a, kinds
+
 
 def check_launcher(strategy: Strategy) -> None:
     """Refuse strategies whose processes end with every fit (ddp_spawn, ddp_fork, ddp_notebook, XLA).
@@ -17,9 +19,9 @@ def check_launcher(strategy: Strategy) -> None:
         MisconfigurationException: such a strategy.
     """
     # only plain subprocesses live on between fits
-    launcher = getattr(strategy, "_start_method", "popen") if isinstance(strategy, DDPStrategy) else "popen"
+    launcher = getattr(strategy, "_start_method", "popen") if is_a(strategy, DDPStrategy) else "popen"
     if launcher != "popen":
-        given = f'strategy="ddp_{launcher}"' if type(strategy) is DDPStrategy else type(strategy).__name__
+        given = f'strategy="ddp_{launcher}"' if type(strategy) in kinds(DDPStrategy) else type(strategy).__name__
         raise MisconfigurationException(
             f"{given} starts its processes by {launcher}, ends them with every fit and loses what callbacks know; use "
             'strategy="ddp" in a script (in a notebook: one device).'
@@ -32,12 +34,12 @@ def check_whole_model(strategy: Strategy) -> None:
     Raises:
         MisconfigurationException: such a strategy.
     """
-    if isinstance(strategy, FSDPStrategy | ModelParallelStrategy):
+    if is_a(strategy, FSDPStrategy) or is_a(strategy, ModelParallelStrategy):
         raise MisconfigurationException(
             f"{type(strategy).__name__} cannot run the model outside of a training step (Lightning issue 20255), "
             "so probes cannot be measured; use a strategy that keeps whole models, such as ddp."
         )
-    if isinstance(strategy, DeepSpeedStrategy):
+    if is_a(strategy, DeepSpeedStrategy):
         raise MisconfigurationException(
             f"{type(strategy).__name__} cannot run the model outside of a training step where it is split (stage 3), "
             "and writes checkpoints as folders, which tasks are not resumed from; use a strategy that keeps whole "

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from hopfield_replay.lightning.checkpoints import check_resumes, position, resolve, write_atomically
 from hopfield_replay.lightning.monitor import ForgettingMonitor
+from hopfield_replay.lightning.namespaces import EitherCallback, is_a
 from hopfield_replay.lightning.renewal import check_renewable, has_stopped, renew
 from hopfield_replay.lightning.replay_data_module import plain_loader
 from hopfield_replay.lightning.requeue import Requeue
@@ -20,7 +21,7 @@ from hopfield_replay.lightning.strategies import check_launcher
 from hopfield_replay.tracker.source import TaskSource
 
 
-class TaskCursor(Callback):
+class TaskCursor(EitherCallback):
     """Remembers in every checkpoint which task was being trained, and at which step it began."""
 
     def __init__(self) -> None:
@@ -76,6 +77,7 @@ def fit_tasks(
     *,
     ckpt_path: str | os.PathLike[str] | None = None,
     allow_changes: bool = False,
+    weights_only: bool | None = None,
 ) -> None:
     """Train on one task after the other: ``trainer.fit`` for each, with fresh limits each time.
 
@@ -105,14 +107,17 @@ def fit_tasks(
             with a warning: a job that is started again and again can always pass ``"last"``.
         allow_changes: the checkpoint may have been written with other data (of the task at hand, or of finished ones
             that are plain loaders) or with other settings of the monitor and its buffer; otherwise that is an error.
+        weights_only: how checkpoints are loaded, as in ``trainer.fit``: False also loads what torch does not know to be
+            harmless, such as the classes, partials and configs that ``save_hyperparameters()`` puts into them. Only for
+            checkpoints of your own.
 
     Raises:
         ValueError: no tasks; a checkpoint file that is damaged, or that was written with other data or settings.
         TypeError: one datamodule in place of a list.
-        MisconfigurationException: a checkpoint that was not written under fit_tasks, or of a task that is not there; a
-            strategy that cannot fit twice (ddp_spawn); what loads checkpoints into fits by itself
-            (OnExceptionCheckpoint); StochasticWeightAveraging, which cannot average twice; another run that keeps its
-            checkpoints in the same folder.
+        MisconfigurationException: a checkpoint that was not written under fit_tasks, or of a task that is not there, or
+            that holds what weights_only does not load; a strategy that cannot fit twice (ddp_spawn); what loads
+            checkpoints into fits by itself (OnExceptionCheckpoint); StochasticWeightAveraging, which cannot average
+            twice; another run that keeps its checkpoints in the same folder.
         SIGTERMException: SIGTERM has arrived, or SLURM starts this job again (a SystemExit, as Lightning raises it).
 
     Example:
@@ -126,7 +131,7 @@ def fit_tasks(
         >>> trainer.global_step  # 3 tasks of 2 epochs of 2 batches
         12
     """
-    if isinstance(datamodules, LightningDataModule) or not isinstance(datamodules, Sequence):
+    if is_a(datamodules, LightningDataModule) or not isinstance(datamodules, Sequence):
         raise TypeError(f"datamodules must be a list with one entry for each task, got {type(datamodules).__name__}.")
     if not datamodules:
         raise ValueError("datamodules is empty: there is no task to train.")
@@ -144,7 +149,7 @@ def fit_tasks(
     check_resumes(trainer)
     write_atomically(trainer)
     with alone_in_folders(trainer), _changes(trainer, allow_changes):
-        _fit_all(trainer, model, datamodules, cursor, requeue, ckpt_path)
+        _fit_all(trainer, model, datamodules, cursor, requeue, ckpt_path, weights_only)
 
 
 def _fit_all(
@@ -154,13 +159,14 @@ def _fit_all(
     cursor: TaskCursor,
     requeue: Requeue,
     ckpt_path: str | os.PathLike[str] | None,
+    weights_only: bool | None,
 ) -> None:
     start = 0
     if ckpt_path is not None:
-        ckpt_path = resolve(trainer, ckpt_path, cursor.state_key)
+        ckpt_path = resolve(trainer, ckpt_path, cursor.state_key, weights_only)
     ckpt_path = requeue.newest(trainer, ckpt_path)
     if ckpt_path is not None:
-        start, cursor.first_step = position(ckpt_path, cursor.state_key, len(datamodules))
+        start, cursor.first_step = position(ckpt_path, cursor.state_key, len(datamodules), weights_only)
     cursor.steps_per_task = steps_per_task = trainer.max_steps
     cursor.least_steps_per_task = least_steps_per_task = trainer.min_steps
     try:
@@ -178,8 +184,9 @@ def _fit_all(
             trainer.fit_loop.epoch_loop.max_steps = steps_per_task
             rank_zero_info(f"Task {task + 1} of {len(datamodules)}")
             data = datamodules[task]
-            where = {"datamodule": data} if isinstance(data, LightningDataModule) else {"train_dataloaders": data}
-            trainer.fit(model, **where, ckpt_path=ckpt_path if task == start else None)
+            where = {"datamodule": data} if is_a(data, LightningDataModule) else {"train_dataloaders": data}
+            goes_on = ckpt_path if task == start else None
+            trainer.fit(model, **where, ckpt_path=goes_on, weights_only=weights_only)
             if trainer.received_sigterm or requeue.again:  # after the last step, where Lightning looks no more
                 raise SIGTERMException
         requeue.finish(trainer)

@@ -50,12 +50,14 @@ class Boundary:
         held: (ids, tasks) of the buffer's samples before it took its share of the task.
         denoiser: the model as it is now, or None.
         prepare: what happens to a batch on its way to the model.
+        read: a prepared batch to the denoiser's samples and condition; None: as batches are split by default.
     """
 
     tracker: ForgettingTracker
     held: tuple[Tensor, Tensor] | None
     denoiser: Denoiser | None
     prepare: Callable[[Any], Any]
+    read: Callable[[Any], tuple[Tensor, Any]] | None = None
 
     @property
     def record(self) -> BoundaryRecord:
@@ -88,8 +90,10 @@ class Boundary:
     def protection(self) -> ProtectionCurve | None:
         """What the buffer would protect of the probes of all tasks."""
         buffer = self.buffer
+        if buffer is None:
+            return None
         vectors = [self.tracker.probe(entry.task).vectors for entry in self.record.probes]
-        if buffer is None or sum(map(len, vectors)) < 2:
+        if sum(map(len, vectors)) < 2:
             return None
         groups = {"task": buffer.tasks, "label": buffer.labels}.get(buffer.groups or "")
         order = torch.arange(len(buffer))
@@ -128,6 +132,8 @@ def histograms(record: BoundaryRecord) -> Iterable[tuple[str, Tensor]]:
         yield f"6_intrinsic_forgetting/{task}", probe.intrinsic
         if probe.reconstruction is not None:
             yield f"7_reconstruction_forgetting/{task}", probe.reconstruction
+        if probe.loss_forgetting is not None:
+            yield f"8_loss_forgetting/{task}", probe.loss_forgetting
 
 
 def forgetting_rows(history: list[BoundaryRecord]) -> Table:
@@ -166,8 +172,12 @@ def settings(boundary: Boundary) -> dict[str, Any]:
 
 
 def over_tasks(history: list[BoundaryRecord]) -> "Figure | None":
-    """Reconstruction forgetting of every task over the tasks learned; the energy's where no errors are known."""
-    points: dict[str, dict[str, list[tuple[int, float]]]] = {"reconstruction": {}, "intrinsic": {}}
+    """Reconstruction forgetting of every task over the tasks learned; of the loss or the energy without errors."""
+    points: dict[str, dict[str, list[tuple[int, float]]]] = {
+        "reconstruction": {},
+        "loss_forgetting": {},
+        "intrinsic": {},
+    }
     for record in history:
         for row in summarize(record):
             for kind, curves in points.items():
@@ -180,6 +190,10 @@ def over_tasks(history: list[BoundaryRecord]) -> "Figure | None":
             points["reconstruction"],
             "reconstruction forgetting\n(rise of the mean squared\nerror, per element)",
             narrow=True,
+        )
+    if points["loss_forgetting"]:
+        return forgetting_over_tasks(
+            points["loss_forgetting"], "loss forgetting (rise of\nthe module's own loss)", narrow=True
         )
     return forgetting_over_tasks(
         points["intrinsic"], "intrinsic forgetting (energy,\nsquared units of the vectors)", narrow=True
@@ -197,7 +211,7 @@ def most_forgotten(boundary: Boundary) -> "Figure | None":
     places = torch.cat([torch.arange(len(rise)) for _, rise in known])
     worst = rises.argsort(descending=True, stable=True)[:_FORGOTTEN].tolist()
     column = len(record.timesteps) // 2
-    meter = boundary.tracker.meter(boundary.denoiser, boundary.prepare)
+    meter = boundary.tracker.meter(boundary.denoiser, boundary.prepare, boundary.read)
     shown, captions = [], []
     for position in worst:
         entry, place = known[int(owners[position])][0], int(places[position])

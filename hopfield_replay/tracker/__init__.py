@@ -1,5 +1,7 @@
 """The history of a task sequence, free of any training framework."""
 
+from hopfield_replay.tracker.generated import GeneratedTask
+from hopfield_replay.tracker.pipeline_sampler import PipelineSampler
 from hopfield_replay.tracker.record import BoundaryRecord, ProbeRecord, ProbeSet
 from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.tracker.table import history_frame, summarize
@@ -9,6 +11,8 @@ from hopfield_replay.tracker.tracker import ForgettingTracker
 __all__ = [
     "BoundaryRecord",
     "ForgettingTracker",
+    "GeneratedTask",
+    "PipelineSampler",
     "ProbeRecord",
     "ProbeSet",
     "TaskSource",

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
 from hopfield_replay.functional import effective_patterns, energy, knn_distance
-from hopfield_replay.tracker.meter import ErrorMeter
+from hopfield_replay.tracker.meter import ErrorMeter, LossMeter
 from hopfield_replay.tracker.record import ProbeSet
 from hopfield_replay.tracker.task_reader import Followed, TaskData
 from hopfield_replay.utilities.checks import Similarity
@@ -72,6 +72,7 @@ class Measurement:
         beta: inverse temperature.
         meter: of the model's errors; None: energies only.
         model_energy: whether the energy under the model is worked out of the errors.
+        loss_meter: of the model's paired losses; None: none.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Measurement:
         beta: float,
         meter: ErrorMeter | None,
         model_energy: bool,
+        loss_meter: LossMeter | None = None,
     ) -> None:
         self.data = data
         self.mixture = mixture
@@ -89,6 +91,7 @@ class Measurement:
         self.similarity = similarity
         self.meter = meter
         self.model_energy = model_energy
+        self.loss_meter = loss_meter
 
     def energies(self, vectors: Tensor, ids: Tensor) -> Tensor:
         """Energies (n,) of samples under what the model trained on, each of them left out of it."""
@@ -125,17 +128,18 @@ class Measurement:
             energy=self.energies(probe.vectors, probe.ids),
             error=error,
             model_energy=model_energy,
+            loss=self._losses(probe.batch),
         )
 
     def first(self, task: int, followed: Followed, *, keeps: bool) -> ProbeSet:
         """The probe set of the task that ends; ``keeps``: the samples themselves, also where no errors are measured."""
         error, model_energy = self._errors(followed.batch, followed.ids)
-        energies = self.energies(followed.vectors, followed.ids)
+        energies, losses = self.energies(followed.vectors, followed.ids), self._losses(followed.batch)
         return ProbeSet(
             task=task,
             ids=followed.ids,
             vectors=followed.vectors,
-            batch=followed.batch if keeps or self.meter is not None else None,
+            batch=followed.batch if keeps or self.meter is not None or self.loss_meter is not None else None,
             density=self._density(followed),
             stored=torch.isin(followed.ids, self.mixture.replayed),
             energy=energies,
@@ -144,6 +148,8 @@ class Measurement:
             error_start=error,
             model_energy=model_energy,
             model_energy_start=model_energy,
+            loss=losses,
+            loss_start=losses,
         )
 
     def _errors(self, batch: Any, ids: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -152,6 +158,9 @@ class Measurement:
             return None, None
         error, elements = self.meter.of_probes(batch, ids)
         return error, self.meter.model_energy(error, elements) if self.model_energy else None
+
+    def _losses(self, batch: Any) -> Tensor | None:
+        return None if self.loss_meter is None or batch is None else self.loss_meter.of_probes(batch)
 
     def _density(self, followed: Followed) -> Tensor:
         """Distance of each probe to its 10th nearest other training sample of its task, (n,)."""

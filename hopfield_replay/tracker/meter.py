@@ -13,9 +13,10 @@ from hopfield_replay.functional import elbo_weights, reconstruction_error
 from hopfield_replay.functional._diffusion_arguments import check_samples, windows
 from hopfield_replay.functional._diffusion_arguments import take as part_of
 from hopfield_replay.functional._paired_noise import paired_noise
-from hopfield_replay.functional.denoiser import evaluating
+from hopfield_replay.functional.denoiser import undisturbed
+from hopfield_replay.functional.noise_levels import default_timesteps
 from hopfield_replay.utilities.distributed import gather_rows, raise_on_all_ranks, world
-from hopfield_replay.utilities.nested import take
+from hopfield_replay.utilities.nested import rows, take
 
 _CHUNK = 256  # samples that are prepared (moved to the device) at a time
 _Result = TypeVar("_Result")
@@ -54,6 +55,49 @@ def in_chunks_that_fit(measure: Callable[[int], _Result], chunk_size: int) -> tu
             torch.cuda.empty_cache()
 
 
+def _shares(count: int) -> tuple[Tensor, Sequence[Tensor]]:
+    """Which of the samples that every rank holds this one measures; the same in parts that are prepared together."""
+    rank, size = world()
+    share = torch.arange(rank, count, size)
+    return share, torch.split(share, _CHUNK) if len(share) else ()
+
+
+def _of_all(batches: Iterable[tuple[Tensor, Any, Tensor]], measure: Callable[[Any, Tensor], Tensor]) -> Tensor:
+    """What is measured of each sample (N,) in batches of (positions, batch, ids), in the order of their positions."""
+    positions, found = [torch.arange(0)], [torch.empty(0, dtype=torch.float64)]
+    with raise_on_all_ranks("measuring losses"):
+        for at, batch, ids in batches:
+            positions.append(at)
+            found.append(measure(batch, ids))
+    order = gather_rows(torch.cat(positions)).argsort()
+    return gather_rows(torch.cat(found))[order]
+
+
+class LossMeter:
+    """Measures paired losses of one model as it is now.
+
+    Args:
+        loss: a prepared batch to the loss (n,) of each of its samples.
+        prepare: what happens to a batch on its way to the model.
+    """
+
+    def __init__(self, loss: Callable[[Any], Tensor], prepare: Callable[[Any], Any]) -> None:
+        self._loss = loss
+        self._prepare = prepare
+
+    def of_probes(self, batch: Any) -> Tensor:
+        """Losses (n,) float64 of samples that every rank holds; each measures its share of them."""
+        share, split = _shares(rows(batch))
+        with raise_on_all_ranks("measuring losses"):
+            parts = [self._loss(self._prepare(take(batch, part))) for part in split]
+        losses = gather_rows(torch.cat([torch.empty(0, dtype=torch.float64), *parts]))
+        return losses[gather_rows(share).argsort()]
+
+    def losses(self, batches: Iterable[tuple[Tensor, Any, Tensor]]) -> Tensor:
+        """Loss (N,) of every sample in batches of (positions, batch, ids), in the order of their positions."""
+        return _of_all(batches, lambda batch, _: self._loss(self._prepare(batch)))
+
+
 class ErrorMeter:
     """Measures paired-noise reconstruction errors of one model as it is now.
 
@@ -65,9 +109,11 @@ class ErrorMeter:
         samples: what in a prepared batch the model denoises, as a name, an index or a function; or where all is in a
             batch (:class:`~hopfield_replay.encoders.Columns`); None: by its rules.
         draws: noise draws at each timestep, >= 1.
+        read: maps a prepared batch to what the model denoises and its condition, in place of the first floating tensor
+            and the rest; without ``samples``.
 
     Raises:
-        ValueError: no timesteps are given and the denoiser has no number of them.
+        ValueError: no timesteps are given, and the denoiser has no number of them and none of the usual noise levels.
     """
 
     def __init__(
@@ -78,18 +124,16 @@ class ErrorMeter:
         prepare: Callable[[Any], Any],
         samples: Column | Columns | None = None,
         draws: int = 1,
+        read: Callable[[Any], tuple[Tensor, Any]] | None = None,
     ) -> None:
-        if timesteps is None:
-            if denoiser.num_timesteps is None:
-                raise ValueError("This denoiser has no number of timesteps; pass timesteps=(...).")
-            timesteps = [round(share * denoiser.num_timesteps) for share in (0.1, 0.2, 0.3, 0.4, 0.5)]
         self.denoiser = denoiser
-        self.timesteps = list(timesteps)
+        self.timesteps = default_timesteps(denoiser) if timesteps is None else list(timesteps)
         self.noise_seed = noise_seed
         self.draws = draws
         self.chunk_size = 128  # samples that go through the model at a time; halved where the device has no memory
         self._prepare = prepare
         self._columns = samples if isinstance(samples, Columns) else Columns(samples)
+        self._read = read
 
     def of_batch(self, batch: Any, ids: Tensor) -> tuple[Tensor, int]:
         """Errors (n, timesteps) float64 on the CPU, and the number of elements of a sample."""
@@ -127,19 +171,18 @@ class ErrorMeter:
             ]
             return torch.cat(found).to(clean.device)
 
-        with evaluating(self.denoiser):
+        with undisturbed(self.denoiser):
             found, self.chunk_size = in_chunks_that_fit(measure, self.chunk_size)
         return noisy, found
 
     def _ready(self, batch: Any) -> tuple[Tensor, Any]:
         """What the model denoises of a batch, on its device, and the condition."""
-        return self._columns.split(self._prepare(batch))
+        ready = self._prepare(batch)
+        return self._columns.split(ready) if self._read is None else self._read(ready)
 
     def of_probes(self, batch: Any, ids: Tensor) -> tuple[Tensor, int]:
         """As :meth:`of_batch`, of samples that every rank holds; each measures its share of them."""
-        rank, size = world()
-        share = torch.arange(rank, len(ids), size)
-        split = torch.split(share, _CHUNK) if len(share) else ()
+        share, split = _shares(len(ids))
         with raise_on_all_ranks("measuring reconstruction errors"):
             parts = [self.of_batch(take(batch, part), ids[part]) for part in split]
         none = torch.empty(0, len(self.timesteps), dtype=torch.float64)
@@ -149,13 +192,7 @@ class ErrorMeter:
 
     def losses(self, batches: Iterable[tuple[Tensor, Any, Tensor]]) -> Tensor:
         """Mean error (N,) of every sample in batches of (positions, batch, ids), in the order of their positions."""
-        positions, losses = [torch.arange(0)], [torch.empty(0, dtype=torch.float64)]
-        with raise_on_all_ranks("measuring losses"):
-            for at, batch, ids in batches:
-                positions.append(at)
-                losses.append(self.of_batch(batch, ids)[0].mean(1))
-        order = gather_rows(torch.cat(positions)).argsort()
-        return gather_rows(torch.cat(losses))[order]
+        return _of_all(batches, lambda batch, ids: self.of_batch(batch, ids)[0].mean(1))
 
     def model_energy(self, errors: Tensor, elements: int) -> Tensor:
         """Energy (n,) of the samples under the model, in nats, from their errors; see functional.model_energy."""

@@ -87,6 +87,8 @@ class ProbeSet(_Record):
         error_start: (n, timesteps) float64, after their own task, or None.
         model_energy: (n,) float64, after the newest task, or None.
         model_energy_start: (n,) float64, after their own task, or None.
+        loss: (n,) float64, paired loss after the newest task, or None.
+        loss_start: (n,) float64, after their own task, or None.
 
     Example:
         >>> from hopfield_replay import ForgettingTracker, TaskSource
@@ -108,6 +110,8 @@ class ProbeSet(_Record):
     error_start: Tensor | None = None
     model_energy: Tensor | None = None
     model_energy_start: Tensor | None = None
+    loss: Tensor | None = None
+    loss_start: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +131,10 @@ class ProbeRecord(_Record):
         density: (n,) float64, distance to the 10th nearest sample of their own task.
         model_energy_start: (n,) float64, energy under the model after their own task, or None.
         model_energy: (n,) float64, after the task that ended, or None.
+        loss_start: (n,) float64, the model's own loss with paired draws, after their own task; None where
+            reconstruction errors are known, or no loss.
+        loss_before: (n,) float64, before the task that ended, or None.
+        loss: (n,) float64, after it, or None.
 
     Example:
         >>> from hopfield_replay import ForgettingTracker, TaskSource
@@ -148,6 +156,9 @@ class ProbeRecord(_Record):
     density: Tensor
     model_energy_start: Tensor | None = None
     model_energy: Tensor | None = None
+    loss_start: Tensor | None = None
+    loss_before: Tensor | None = None
+    loss: Tensor | None = None
 
     @classmethod
     def of(cls, now: ProbeSet, before: ProbeSet | None) -> Self:
@@ -166,6 +177,9 @@ class ProbeRecord(_Record):
             density=now.density,
             model_energy_start=now.model_energy_start,
             model_energy=now.model_energy,
+            loss_start=now.loss_start,
+            loss_before=earlier.loss,
+            loss=now.loss,
         )
 
     @property
@@ -184,6 +198,11 @@ class ProbeRecord(_Record):
         rises = self.error_rises
         return None if rises is None else rises.mean(1)
 
+    @property
+    def loss_forgetting(self) -> Tensor | None:
+        """Loss forgetting of each sample, (n,) float64: the rise of its paired loss since its own task; or None."""
+        return None if self.loss is None or self.loss_start is None else self.loss - self.loss_start
+
 
 @dataclass(frozen=True, eq=False)
 class BoundaryRecord(_Record):
@@ -198,6 +217,7 @@ class BoundaryRecord(_Record):
         timesteps: where the reconstruction errors were measured; None without a denoiser.
         probes: one :class:`ProbeRecord` for each task up to this one (the newest ``followed_tasks``).
         seconds: that the boundary took.
+        trust: how errors came to be measured, in words; None where that was not decided.
 
     Example:
         >>> from hopfield_replay import ForgettingTracker, TaskSource
@@ -215,6 +235,7 @@ class BoundaryRecord(_Record):
     timesteps: list[float] | None
     probes: list[ProbeRecord]
     seconds: float = field(compare=False)
+    trust: str | None = None
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "BoundaryRecord":
@@ -250,6 +271,8 @@ def history_from(state: Mapping[str, Any]) -> tuple[list[BoundaryRecord], list[P
         for name in _NUMBERS:
             check_number(record[name], name)
         check_whole(record["replayed"], "replayed")
+        if not isinstance(record["trust"], str | None):
+            raise TypeError(f"trust is {type(record['trust']).__name__}")
         for timestep in record["timesteps"] or ():
             check_number(timestep, "timesteps")
         for entry in record["probes"]:
@@ -279,7 +302,7 @@ def _check_probe(probe: Mapping[str, Any], kind: type[_Record]) -> int:
     for name in _names(kind):
         if name in ("task", "vectors", "batch"):
             continue
-        may_miss = name.startswith(("error", "model_energy"))
+        may_miss = name.startswith(("error", "model_energy", "loss"))
         tensor = probe[name]
         if tensor is None and may_miss:
             continue

@@ -12,7 +12,9 @@ from hopfield_replay.utilities.distributed import gather_objects, gather_rows, w
 from hopfield_replay.utilities.nested import rows, take
 from hopfield_replay.utilities.states import DAMAGE, check_mapping
 
-PLACE = 1 << 38  # places of samples without a position begin here: task << 40 | held out << 39 | this | 38 bits
+# places of samples without a position begin here: task << 40 | held out << 39 | this | 37 bits of their content; below
+# it, from 1 << 38 on, are those of generated samples
+PLACE = (1 << 38) + (1 << 37)
 _CHUNK = 256  # samples that are read at a time
 
 
@@ -61,7 +63,7 @@ class Reserve:
         Raises:
             ValueError, TypeError: samples of another form than those before.
         """
-        self._join(batch, PLACE | (numbers >> 25), torch.ones_like(numbers))
+        self._join(batch, PLACE | (numbers >> 26), torch.ones_like(numbers))
 
     def _join(self, batch: Any, places: Tensor, counts: Tensor) -> None:
         new, index = places.unique(return_inverse=True)

@@ -24,9 +24,11 @@ def summarize(record: BoundaryRecord) -> list[dict[str, Any]]:
         the task was learned), ``intrinsic_boundary`` (since the task before), ``energy`` (mean), and, or None without a
         denoiser, ``reconstruction`` and ``reconstruction_p95`` (mean and 95th percentile of the error's rise since the
         task was learned, averaged over the timesteps), ``reconstruction_by_timestep`` (means), ``error`` (mean),
-        ``model_energy`` (mean rise under the model, if it was asked for); and for earlier tasks Spearman's correlation
-        of the reconstruction forgetting with the energy after the own task (``spearman_energy``), with the energy rise
-        (``spearman_rise``), and with the rise at equal local density (``spearman_rise_at_density``).
+        ``model_energy`` (mean rise under the model, if it was asked for); where only the model's loss is measured,
+        ``loss_forgetting`` (mean rise of the paired loss since the task was learned), ``loss`` (mean), else None; and
+        for earlier tasks Spearman's correlation of the reconstruction (or loss) forgetting with the energy after the
+        own task (``spearman_energy``), with the energy rise (``spearman_rise``), and with the rise at equal local
+        density (``spearman_rise_at_density``).
 
     Example:
         >>> from hopfield_replay import ForgettingTracker, TaskSource
@@ -37,7 +39,8 @@ def summarize(record: BoundaryRecord) -> list[dict[str, Any]]:
     """
     rows = []
     for probe in record.probes:
-        rises, forgetting = probe.error_rises, probe.reconstruction
+        rises, forgetting, lost = probe.error_rises, probe.reconstruction, probe.loss_forgetting
+        explained = lost if forgetting is None else forgetting
         rows.append(
             {
                 "task": probe.task,
@@ -52,7 +55,9 @@ def summarize(record: BoundaryRecord) -> list[dict[str, Any]]:
                 "model_energy": None
                 if probe.model_energy is None or probe.model_energy_start is None
                 else _mean(probe.model_energy - probe.model_energy_start),
-                **_correlations(probe, None if probe.task == record.task else forgetting),
+                "loss_forgetting": None if lost is None else _mean(lost),
+                "loss": None if probe.loss is None else _mean(probe.loss),
+                **_correlations(probe, None if probe.task == record.task else explained),
             }
         )
     return rows
@@ -75,8 +80,8 @@ def history_frame(history: list[BoundaryRecord], *, samples: bool = False) -> "p
         history: of a ForgettingTracker or a ForgettingMonitor.
         samples: a row for each followed sample at each boundary, with its ``id``, energies (``energy_start``,
             ``energy_before``, ``energy``), errors (means over the timesteps), ``intrinsic`` and ``reconstruction``
-            forgetting, ``density`` and whether it was ``stored``; False: a row for each probe set at each boundary,
-            with the numbers of :func:`summarize`.
+            forgetting, paired losses and ``loss_forgetting``, ``density`` and whether it was ``stored``; False: a row
+            for each probe set at each boundary, with the numbers of :func:`summarize`.
 
     Returns:
         Among the columns ``after_task`` (the boundary) and ``task`` (of the samples), counted from 0. What is not known
@@ -120,6 +125,9 @@ def history_frame(history: list[BoundaryRecord], *, samples: bool = False) -> "p
                 "error_before": nothing if probe.error_before is None else probe.error_before.mean(1),
                 "error": nothing if probe.error is None else probe.error.mean(1),
                 "reconstruction": nothing if probe.reconstruction is None else probe.reconstruction,
+                "loss_start": nothing if probe.loss_start is None else probe.loss_start,
+                "loss": nothing if probe.loss is None else probe.loss,
+                "loss_forgetting": nothing if probe.loss_forgetting is None else probe.loss_forgetting,
                 "density": probe.density,
                 "stored": probe.stored,
             }
@@ -179,10 +187,12 @@ def forgetting_table(history: list[BoundaryRecord]) -> str:
         "reconstruction_p95": "(95th percentile)",
         "error": "error",
     }
+    summaries = [(record.task, row) for record in history for row in summarize(record)]
+    if any(row["loss"] is not None for _, row in summaries):
+        measures |= {"loss_forgetting": "loss forgetting", "loss": "loss"}
     rows = [
-        [str(record.task), str(row["task"]), str(row["probes"]), *(_number(row[name]) for name in measures)]
-        for record in history
-        for row in summarize(record)
+        [str(task), str(row["task"]), str(row["probes"]), *(_number(row[name]) for name in measures)]
+        for task, row in summaries
     ]
     return text_table(["after task", "of task", "probes", *measures.values()], rows, left=0)
 

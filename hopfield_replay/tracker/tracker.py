@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor, nn
 
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
+from hopfield_replay.buffer.removal import as_ids
 from hopfield_replay.denoisers import Denoiser
 from hopfield_replay.encoders import Column, Columns
 from hopfield_replay.memory.settings import EnergySettings
 from hopfield_replay.policies import requirements
 from hopfield_replay.tracker.fingerprint import check_same_data, check_same_settings, fingerprint, named
+from hopfield_replay.tracker.generated import GeneratedTask
 from hopfield_replay.tracker.measurement import Measurement, Mixture
-from hopfield_replay.tracker.meter import ErrorMeter
+from hopfield_replay.tracker.meter import ErrorMeter, LossMeter
 from hopfield_replay.tracker.read_again import ReadAgain
 from hopfield_replay.tracker.record import BoundaryRecord, ProbeRecord, ProbeSet, history_from
+from hopfield_replay.tracker.removal import left_of
 from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.tracker.table import forgetting_table, history_frame
 from hopfield_replay.tracker.task_at_hand import TaskAtHand
@@ -30,9 +33,25 @@ from hopfield_replay.utilities.states import DAMAGE, Migration, migrated
 if TYPE_CHECKING:
     import pandas as pd
 
-_FORMAT = "hopfield-replay tracker 2"
+_FORMAT = "hopfield-replay tracker 3"
+
+
+def _with_losses(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Formats 1 and 2 knew no losses."""
+    none = dict.fromkeys(("loss", "loss_start", "loss_before"))
+    history = [
+        {**record, "trust": None, "probes": [{**none, **probe} for probe in record["probes"]]}
+        for record in state["history"]
+    ]
+    probes = [{**none, **probe} for probe in state["probes"]]
+    return {**state, "format": _FORMAT, "history": history, "probes": probes}
+
+
 # each format that was ever written, and how its state becomes one of the next
-_MIGRATIONS: dict[str, Migration] = {"hopfield-replay tracker 1": lambda state: {**state, "format": _FORMAT}}
+_MIGRATIONS: dict[str, Migration] = {
+    "hopfield-replay tracker 1": lambda state: {**state, "format": "hopfield-replay tracker 2"},
+    "hopfield-replay tracker 2": _with_losses,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +100,7 @@ class ForgettingTracker:
             grow with the number of tasks; None: those of all tasks. >= 1.
         history_size: only the newest records stay in :attr:`history`, this many, so that checkpoints do not grow; None:
             all. >= 1.
+        generated: replay what the model itself generates, where no old data may be kept; None: replay stored samples.
         seed: of the probes and of the noise.
         allow_changes: a state may be loaded into a run with other settings, and go on with other data; otherwise that
             is an error.
@@ -122,6 +142,7 @@ class ForgettingTracker:
         model_energy: bool = False,
         followed_tasks: int | None = None,
         history_size: int | None = None,
+        generated: GeneratedTask | None = None,
         seed: int = 0,
         allow_changes: bool = False,
     ) -> None:
@@ -148,6 +169,9 @@ class ForgettingTracker:
         self.model_energy = model_energy
         self.followed_tasks = followed_tasks
         self.history_size = history_size
+        self.generated = generated
+        if generated is not None:
+            generated.check(buffer)
         self.seed = seed
         self.history: list[BoundaryRecord] = []
         self.open_task: int | None = None
@@ -230,7 +254,7 @@ class ForgettingTracker:
             TypeError: a batch in which no floating tensor is found.
         """
         self._at_hand.forget()  # a task that was begun and given up is no longer the one at hand
-        if self.buffer is not None:
+        if self.buffer is not None and self.generated is None:
             self.buffer.check_place(self.next_task)
         if self.open_task is not None:  # a resumed run
             self.check_data(self.next_task, source)
@@ -244,9 +268,9 @@ class ForgettingTracker:
         print_of, task = fingerprint(source), self.next_task
         buffer = self.buffer if self.open_task is None else None
         refine = None
-        if buffer is not None and data is not None and not guessed:
+        if buffer is not None:
             with self.settings.at(beta):
-                refine = buffer.prepare_refine(data.vectors, masses=data.masses)
+                refine = self._prepare_choice(buffer, source, None if guessed else data)
         self._at_hand.look(source)
 
         def change() -> None:
@@ -296,6 +320,15 @@ class ForgettingTracker:
         self._at_hand.keep(task, data)
         return True
 
+    def _prepare_choice(
+        self, buffer: EnergyReplayBuffer, source: TaskSource, coming: TaskData | None
+    ) -> Callable[[], None] | None:
+        """What makes the buffer hold what is replayed in the task that begins; ``coming`` is None where it is unknown."""
+        if self.generated is not None and self.next_task >= self.generated.first_task:
+            drawn = self.generated.draw(self.next_task, self._reader.encoder, source.ready)
+            return drawn.prepare_fill(buffer, None if coming is None else coming.vectors)
+        return None if coming is None else buffer.prepare_refine(coming.vectors, masses=coming.masses)
+
     def end_task(
         self,
         source: TaskSource,
@@ -304,6 +337,9 @@ class ForgettingTracker:
         replay_ratio: float | None = None,
         probe_source: TaskSource | None = None,
         beta: float | None = None,
+        read: Callable[[Any], tuple[Tensor, Any]] | None = None,
+        loss: Callable[[Any], Tensor] | None = None,
+        trust: str | None = None,
     ) -> BoundaryRecord:
         """Measure all probes after a task, choose what to keep of it, and append the record to :attr:`history`.
 
@@ -318,6 +354,11 @@ class ForgettingTracker:
             probe_source: where this task's probes come from, e.g. its validation data; None: from ``source``.
             beta: inverse temperature of this boundary alone, for a task too small to calibrate one on; None: that of
                 the whole sequence.
+            read: maps a prepared batch to what the denoiser denoises and its condition, where these are not what
+                ``samples`` says, or the first floating tensor, and the rest.
+            loss: maps a prepared batch to a loss (n,) of each sample, with the same draws every time: where no denoiser
+                is known, its rise is the loss forgetting.
+            trust: how errors came to be measured, for the record.
 
         Returns:
             The record.
@@ -341,9 +382,10 @@ class ForgettingTracker:
         with self.settings.at(beta):
             used = self.settings.calibrated(data.vectors)
             mixture = Mixture.of(data, self.buffer, replay_ratio)
-            meter = None if denoiser is None else self.meter(denoiser, source.ready)
-            measurement = Measurement(data, mixture, self.similarity, used, meter, self.model_energy)
-            measured = self._measure(source, probe_source, measurement)
+            meter = None if denoiser is None else self.meter(denoiser, source.ready, read)
+            losses = None if loss is None else LossMeter(loss, source.ready)
+            measurement = Measurement(data, mixture, self.similarity, used, meter, self.model_energy, losses)
+            measured = self._measure(source, probe_source, measurement, trust)
             commit = self._prepare_commit(source, data, measured, used, started, settle=beta is None)
         record = to_the_end(commit)  # the buffer and the history belong together
         self._warn_of_other_samples()
@@ -356,7 +398,9 @@ class ForgettingTracker:
             self._warned = True
             warn_once(unlike)
 
-    def _measure(self, source: TaskSource, probe_source: TaskSource | None, measurement: Measurement) -> _Measured:
+    def _measure(
+        self, source: TaskSource, probe_source: TaskSource | None, measurement: Measurement, trust: str | None
+    ) -> _Measured:
         task, meter, mixture = self.next_task, measurement.meter, measurement.mixture
         most = len(self._probes) if self.followed_tasks is None else self.followed_tasks - 1
         earlier = self._probes[max(0, len(self._probes) - most) :]
@@ -375,17 +419,19 @@ class ForgettingTracker:
             timesteps=None if meter is None else meter.timesteps,
             probes=[ProbeRecord.of(now, old) for now, old in zip(probes, [*earlier, None], strict=True)],
             seconds=0.0,
+            trust=trust,
         )
         if self.buffer is None:
             return _Measured(probes, record, None, None, None)
         losses = None
         if requirements(self.buffer.policy).losses:
-            if meter is None:
+            every = measurement.loss_meter if meter is None else meter
+            if every is None:
                 raise ValueError(
                     "This buffer's policy needs the model's loss on every sample, but no denoiser is known."
                 )
             batches = track(source.batches(measurement.data.positions), f"Losses of task {task}")
-            losses = meter.losses((at, batch, sample_ids(task, at)) for at, batch in batches)
+            losses = every.losses((at, batch, sample_ids(task, at)) for at, batch in batches)
         return _Measured(
             probes,
             record,
@@ -400,7 +446,9 @@ class ForgettingTracker:
         """Let the buffer choose; what is returned makes its choice true and remembers what was measured."""
         update = None
         again = ReadAgain(self._reader, source, measured.record.task, data, beta, self.similarity)
-        if self.buffer is not None:
+        if self.buffer is not None and self.generated is not None:
+            update = self.buffer.prepare_clear()
+        elif self.buffer is not None:
             update = self.buffer.prepare_update(
                 again,
                 data.vectors,
@@ -416,6 +464,7 @@ class ForgettingTracker:
         self._at_hand.look(source)
         self._unlike = again.warning()
         record = replace(measured.record, seconds=time.perf_counter() - started)
+        probes = measured.probes if self.generated is None or self.generated.keep_probes else []
 
         def commit() -> BoundaryRecord:
             settled = beta if settle else self.settings.beta
@@ -423,7 +472,7 @@ class ForgettingTracker:
                 update()
                 self.buffer.drawn.clear()
             self.settings.beta = settled
-            self._probes, self.open_task, self._calibrates = measured.probes, None, False
+            self._probes, self.open_task, self._calibrates = probes, None, False
             self._at_hand.forget()
             self.history.append(record)
             if self.history_size is not None:
@@ -432,14 +481,20 @@ class ForgettingTracker:
 
         return commit
 
-    def meter(self, denoiser: Denoiser, prepare: Callable[[Any], Any]) -> ErrorMeter:
+    def meter(
+        self,
+        denoiser: Denoiser,
+        prepare: Callable[[Any], Any],
+        read: Callable[[Any], tuple[Tensor, Any]] | None = None,
+    ) -> ErrorMeter:
         """What measures a model's errors with this tracker's timesteps, noise and draws.
 
         Args:
             denoiser: the model.
             prepare: what happens to a batch on its way to it.
+            read: as at :meth:`end_task`.
         """
-        return ErrorMeter(denoiser, self.timesteps, self.seed, prepare, self.columns, self.draws)
+        return ErrorMeter(denoiser, self.timesteps, self.seed, prepare, self.columns, self.draws, read)
 
     def _as_asked(self, encoder: Any) -> dict[str, Any]:
         """The settings that a resumed run must share."""
@@ -500,6 +555,33 @@ class ForgettingTracker:
         if self.buffer is not None:
             self.buffer.renew(lambda samples: self._reader.encode(source, samples))
         self._probes = probes
+
+    def remove(self, ids: Tensor | Sequence[int]) -> None:
+        """Delete samples from the buffer, from what is followed and from the history, as a deletion request asks.
+
+        A task whose followed samples are all gone is measured no more. Checkpoints that were written before still hold
+        them: ``hopfield-replay buffer FILE --remove``. See :meth:`EnergyReplayBuffer.remove`.
+
+        Args:
+            ids: (m,) of the samples; others change nothing.
+
+        Raises:
+            TypeError: ids that are no whole numbers.
+        """
+        gone = as_ids(ids)
+        remove = None if self.buffer is None else self.buffer.prepare_remove(gone)
+        probes = [ProbeSet.from_dict(left) for left in left_of([probe.to_dict() for probe in self._probes], gone)]
+        records = [record.to_dict() for record in self.history]
+        history = [
+            BoundaryRecord.from_dict({**record, "probes": left_of(record["probes"], gone)}) for record in records
+        ]
+
+        def change() -> None:
+            self._probes, self.history[:], self._read_task = probes, history, None
+            if remove is not None:
+                remove()
+
+        to_the_end(change)
 
     def table(self) -> str:
         """Mean intrinsic and reconstruction forgetting of every task after every task, as text."""

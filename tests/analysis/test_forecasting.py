@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from hopfield_replay import calibrate_beta, forecast
-from hopfield_replay.analysis import forecasting
+from hopfield_replay.analysis import forecasting, replay_plan
 from tests.functional import numpy_energy as reference
 from tests.policies.test_candidates import key
 
@@ -32,11 +32,12 @@ def protected(old, after, chosen, ratio):
     return np.array(result)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streamed", [False, True])
 def test_numbers_are_those_of_the_formulas(monkeypatch, streamed):
     old, new = data()
     if streamed:  # as for affinities beyond float64
-        monkeypatch.setattr(forecasting.StreamedAffinity, "log_totals", lambda self: torch.tensor([1e3]))
+        monkeypatch.setattr(replay_plan.StreamedAffinity, "log_totals", lambda self: torch.tensor([1e3]))
     found = forecast(old, new, beta=BETA, capacities=SIZES, policies=POLICIES, replay_ratio=0.4, seed=3)
     x, y = old.double().numpy(), new.double().numpy()
     before = reference.energy(x, x, BETA, exclude=np.arange(24))
@@ -74,6 +75,7 @@ def share(size, at):
     return odds / (1 + odds) / 0.4
 
 
+@pytest.mark.slow
 def test_marginal_is_what_100_more_would_add():
     old, new = data(n=260)
     found = forecast(old, new, beta=BETA, capacities=(20, 120, 220), policies=())

@@ -61,7 +61,7 @@ def test_captions(tmp_path):
     with pytest.raises(ValueError, match=r"no caption for 1 of 4 images \(first: .*3.png\)"):
         load_data(captioned(tmp_path, lines[:3]))
     for line in ("{", '{"text": "a"}', "3"):
-        with pytest.raises(ValueError, match="line 2: expected"):
+        with pytest.raises(ValueError, match=r"metadata.jsonl, line 2"):
             load_data(captioned(tmp_path, [lines[0], line]))
 
 
@@ -202,3 +202,31 @@ def test_damaged_images_are_named(tmp_path, suffix):
             said.append(str(error))
     assert len(said) > 2
     assert all(f"0{suffix} is not an image that can be read" in message for message in said)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_whole_numbers_and_truth_values_are_scaled_by_what_they_can_hold(tmp_path, suffix):
+    path = tmp_path / f"data{suffix}"
+
+    def read(array):
+        if suffix == ".npz":
+            np.savez(path, x=array)
+        else:
+            from safetensors.numpy import save_file
+
+            save_file({"x": array}, path)
+        return load_data(str(path)).samples.double().numpy()
+
+    deep = np.random.default_rng(0).integers(0, 65536, (5000, 3)).astype(np.uint16)
+    np.testing.assert_allclose(read(deep), deep / 65535 * 2.0 - 1.0, atol=1e-6)
+    np.testing.assert_array_equal(read(deep > 9), np.where(deep > 9, 1.0, -1.0))
+    for kind in ("int8", "int32", "int64", "uint32"):
+        with pytest.raises(ValueError, match=rf"'x' holds {kind}, whose range no file says; save the samples as uint8"):
+            read(deep.astype(kind))
+
+
+def test_captions_that_contradict_each_other(tmp_path):
+    lines = [f'{{"file_name": "{i}.png", "text": "a cat"}}' for i in range(4)]
+    assert len(load_data(captioned(tmp_path, [*lines, lines[0]])).captions) == 4
+    with pytest.raises(ValueError, match=r"line 5: 0.png has another caption above"):
+        load_data(captioned(tmp_path, [*lines, '{"file_name": "0.png", "text": "a dog"}']))

@@ -257,9 +257,7 @@ class TestMonai:
         from monai.data import MetaTensor
 
         assert isinstance(next(iter(self.loader(0)))["image"], MetaTensor)
-        monitor, _ = check(
-            [self.loader(0), self.loader(1)], lambda b: b["image"], lambda b: b["label"], random=False
-        )
+        monitor, _ = check([self.loader(0), self.loader(1)], lambda b: b["image"], lambda b: b["label"], random=False)
         assert type(monitor.buffer.gather(torch.arange(2))["image"]) is Tensor
 
     def test_a_cached_data_set(self):

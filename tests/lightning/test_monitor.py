@@ -18,6 +18,9 @@ from tests.lightning.test_replay_loader import filled
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # lightning; tiny data needs none
+    pytest.mark.filterwarnings(
+        "ignore:The denoiser that was given could not be verified"
+    ),  # ours; many are no networks
 ]
 NO_DENOISER = pytest.mark.filterwarnings("ignore:No denoiser was found")  # ours, on modules that have none
 NO_BATCHES = pytest.mark.filterwarnings("ignore:Total length of")  # lightning, before our error
@@ -66,12 +69,13 @@ class Shrink:
 
 
 class TestForeignModule:
+    @pytest.mark.slow
     @pytest.mark.parametrize("form", ["dict", "tuple", "tensor"])
     def test_trains_unchanged_with_monitor_and_buffer(self, form):
         buffer = EnergyReplayBuffer(6, groups="task")
         monitor = ForgettingMonitor(buffer, probe_size=5)
         module = Foreign()
-        with pytest.warns(UserWarning, match=r"No denoiser was found on Foreign: only energies") as caught:
+        with pytest.warns(UserWarning, match=r"No denoiser was found on Foreign .*its own loss is measured") as caught:
             fit_tasks(trainer(monitor), module, replaying(buffer, 3, form=form))
         assert sum("No denoiser" in str(warning.message) for warning in caught) == 1  # not for every task
         sizes = [len(image_of(batch)) for _, batch in module.seen]
@@ -84,6 +88,7 @@ class TestForeignModule:
             for probe in record["probes"]:
                 assert probe["energy"].shape == (5,)
                 assert probe["error"] is None
+                assert probe["loss"].shape == (5,)
         kept = buffer.sample(4)
         assert torch.is_tensor(kept) if form == "tensor" else len(kept) == 2
 
@@ -131,6 +136,7 @@ class TestForeignModule:
 
 
 class TestDenoiser:
+    @pytest.mark.slow
     def test_a_diffusers_network_is_found(self):
         pytest.importorskip("diffusers")
         monitor = ForgettingMonitor(probe_size=6)
@@ -152,14 +158,19 @@ class TestDenoiser:
         torch.testing.assert_close(later["error"], now, rtol=1e-4, atol=1e-6)
         assert torch.isfinite(later["error"]).all()
 
-    def test_two_networks_are_told_before_a_step_is_trained(self):
+    def test_of_two_networks_the_one_that_is_trained_is_measured(self):
         pytest.importorskip("diffusers")
         module = DDPM()
         module.other = unet()
-        runner = trainer(ForgettingMonitor())
-        with pytest.raises(ValueError, match=r"several denoising networks: .*network.*other.*Choose one"):
-            runner.fit(module, loader())
-        assert runner.global_step == 0
+        monitor = ForgettingMonitor(probe_size=4)
+        with pytest.warns(
+            UserWarning, match=r"several denoising networks: .*network.*other.*inferred: network predicts"
+        ):
+            trainer(monitor).fit(module, loader())
+        expected = DiffusersDenoiser(module.network, module.noise_scheduler)
+        (probe,), images = monitor.history[0].probes, Images(0).images
+        errors = reconstruction_error(expected, images[probe.ids], monitor.history[0].timesteps, 0, ids=probe.ids)
+        torch.testing.assert_close(probe.error, errors, rtol=1e-4, atol=1e-6)
 
     @pytest.mark.parametrize("give", [lambda given: given, lambda given: lambda module: given])
     def test_given_as_an_object_or_a_function_of_the_module(self, give):
@@ -184,6 +195,7 @@ class TestDenoiser:
         with pytest.raises(TypeError, match=r"denoiser must have num_timesteps, .*got (str|int)"):
             ForgettingMonitor(denoiser=denoiser)
 
+    @pytest.mark.slow
     def test_the_averaged_weights_are_measured_when_averaging_is_listed_before(self):
         pytest.importorskip("diffusers")
         averaging, monitor, module = WeightAveraging(), ForgettingMonitor(probe_size=4), DDPM()
@@ -209,6 +221,7 @@ class TestProbeSource:
 
         return ReplayDataModule(Data(), buffer, **settings)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "settings",
         [{}, {"check_val_every_n_epoch": 5}, {"num_sanity_val_steps": 2}, {"fast_dev_run": 2}],
@@ -385,6 +398,7 @@ def test_quick_runs(settings):
     assert len(buffer) == 5
 
 
+@pytest.mark.slow
 @NO_DENOISER
 def test_workers():
     buffers = []

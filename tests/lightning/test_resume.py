@@ -23,6 +23,7 @@ from tests.lightning.run_tasks import AtTheEnd, run
 from tests.lightning.small import Foreign, Images, Resumable, WithValidation, loader, same, trainer
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # lightning; tiny data needs none
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),  # lightning, at every fit
     pytest.mark.filterwarnings("ignore:No denoiser was found"),  # ours, on modules that have none
@@ -148,8 +149,8 @@ class TestInsideAnEpoch:
         module, monitor = run(tmp_path, ckpt_path="last", every_step=True)
         reference, expected = whole
         assert len(module.seen) == 18 - 10
-        for (_, batch), (_, expected) in zip(module.seen, reference.seen[10:], strict=True):
-            assert torch.equal(batch["image"][4:], expected["image"][4:])
+        for (_, batch), (_, wanted) in zip(module.seen, reference.seen[10:], strict=True):
+            assert torch.equal(batch["image"][4:], wanted["image"][4:])
         assert same(monitor.buffer.state_dict(), expected.buffer.state_dict())  # it depends on the data alone
         assert [probe["energy"].tolist() for r in monitor.history for probe in r["probes"]] == [
             probe["energy"].tolist() for r in expected.history for probe in r["probes"]

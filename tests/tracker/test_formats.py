@@ -33,9 +33,10 @@ def test_every_file_is_listed():
     assert all(f"`{path.name}`" in listed for path in FORMATS.iterdir() if path.name != "README.md")
 
 
-def test_a_buffer():
+@pytest.mark.parametrize(("number", "drawn"), [(2, (0, 0)), (3, (30, 10))])
+def test_a_buffer(number, drawn):
     buffer = EnergyReplayBuffer(4)
-    buffer.load(FORMATS / "buffer_2.safetensors")
+    buffer.load(FORMATS / f"buffer_{number}.safetensors")
     assert buffer.tasks.tolist() == [0, 0, 1, 1]
     images, labels = buffer.gather(torch.arange(4))
     for row in range(4):
@@ -46,15 +47,20 @@ def test_a_buffer():
         every = data(task).dataset.tensors[0].flatten(1)
         alone = energy(expected.flatten()[None], every, buffer.beta, exclude=torch.tensor([position]))
         assert float(buffer.energies[row]) == pytest.approx(float(alone), rel=1e-5)
-    assert (buffer.drawn.new, buffer.drawn.replayed) == (0, 0)
+    assert (buffer.drawn.new, buffer.drawn.replayed) == drawn
+    assert (buffer.provenance.tasks, buffer.provenance.samples) == ({}, {})
     again = EnergyReplayBuffer(4)
     again.load_state_dict(buffer.state_dict())  # in the new format
     assert torch.equal(again.sample(9)[0], buffer.sample(9)[0])
 
 
-def test_a_tracker():
+@pytest.mark.parametrize("name", ["tracker_1.pt", "tracker_2.pt"])
+def test_a_tracker(name):
     tracker = ForgettingTracker(EnergyReplayBuffer(4), probe_size=3)
-    tracker.load_state_dict(torch.load(FORMATS / "tracker_1.pt", weights_only=True))
+    tracker.load_state_dict(torch.load(FORMATS / name, weights_only=True))
+    assert tracker.history[1].probes[0].loss_forgetting is None
+    assert tracker.history[1].trust is None
+    assert (tracker.history[1].probes[0].error is None) == (name == "tracker_1.pt")
     assert [record.task for record in tracker.history] == [0, 1]
     assert tracker.beta == tracker.buffer.beta == tracker.history[0].beta
     lost = tracker.history[1].probes[0]

@@ -94,9 +94,10 @@ def test_bad_options(options, message):
         ForgettingTracker(**options)
 
 
-def test_a_denoiser_of_continuous_time_needs_timesteps():
+def test_a_denoiser_of_unknown_noise_levels_needs_timesteps():
     model = Shrinking()
     model.num_timesteps = None
+    model.snr = lambda timestep: 1.0
     with pytest.raises(ValueError, match="no number of timesteps; pass timesteps"):
         ErrorMeter(model, None, 0, lambda batch: batch)
 

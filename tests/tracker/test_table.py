@@ -43,6 +43,7 @@ def test_summary():
             "reconstruction_by_timestep": (numbers["error"] - numbers["error_start"]).sum(0) / len(rise),
             "error": np.mean(numbers["error"]),
             "model_energy": np.mean(numbers["model_energy"] - numbers["model_energy_start"]),
+            **dict.fromkeys(("loss", "loss_forgetting")),
             **dict.fromkeys(("spearman_energy", "spearman_rise", "spearman_rise_at_density")),
         }
         if entry["task"] == 0:  # correlations belong to earlier tasks

@@ -1,0 +1,89 @@
+"""ReplayPlan: what replaying some of the old samples would protect of all of them."""
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from hopfield_replay.functional import (
+    Selection,
+    StreamedAffinity,
+    energy,
+    far_task_energy,
+    greedy_replay_gain,
+    replay_mass,
+)
+from hopfield_replay.functional.affinity import matrix_or_streamed
+from hopfield_replay.memory.temperature import spread_indices
+from hopfield_replay.policies.candidates import Candidates
+
+TAIL = 0.1  # share of the targets that count as the worst
+TARGETS = 2048  # old samples whose protection is counted, spread evenly over the set
+
+
+class ReplayPlan:
+    """Protected energies of replay sets out of the old samples.
+
+    Args:
+        known: all old samples; where their ``next_energies`` are None the new data is unknown, and counts as a far
+            task.
+        replay_ratio: share of each batch that would be replayed, in (0, 1).
+        among: (C,) positions of those that may be replayed; None: all.
+        most: at most this many of the old samples are counted, spread evenly.
+
+    Attributes:
+        targets: (n,) positions of the old samples that are counted.
+        risk: (n,) how badly each of them would fare without replay.
+        tail: (m,) places in ``targets`` of the tenth with the highest risk.
+    """
+
+    def __init__(
+        self, known: Candidates, replay_ratio: float, *, among: Tensor | None = None, most: int = TARGETS
+    ) -> None:
+        self._known = known
+        self._replay_ratio = replay_ratio
+        self.targets = spread_indices(len(known), most)
+        self._vectors = known.vectors[self.targets]
+        if known.next_energies is not None:
+            self._next = known.next_energies[self.targets]
+            self.risk = self._next - known.energies[self.targets]
+        else:
+            self.risk = known.energies[self.targets]
+            if known.similarity == "distance":
+                self._next = torch.full_like(self.risk, far_task_energy(known.vectors))
+            else:  # unit-norm patterns of an unrelated task have <x, xi> about 0
+                self._next = 0.5 * self._vectors.to(torch.float64).square().sum(1)
+        candidates = known.vectors if among is None else known.vectors[among]
+        self._arguments = (self._vectors, candidates, self._next, known.beta)
+        self.tail = self.risk.argsort(descending=True, stable=True)[: max(1, round(TAIL * len(self.targets)))]
+
+    def greedy(self, size: int, *, tighten: int = 0) -> Selection:
+        """The greedy set of this size, its ``indices`` into those that may be replayed.
+
+        Args:
+            size: from 1 to C.
+            tighten: steps on its certificate.
+        """
+        return greedy_replay_gain(
+            self._unit * replay_mass(size, self._replay_ratio),
+            size,
+            risk=self.risk.nan_to_num(posinf=torch.finfo(torch.float64).max),
+            tail_share=TAIL,
+            beta=self._known.beta,
+            tighten=tighten,
+        )
+
+    def protected(self, chosen: Tensor | None) -> Tensor:
+        """Energy (n,) that keeping the old samples at these positions protects of each target; None: all of them."""
+        kept = self._known.vectors if chosen is None else self._known.vectors[chosen]
+        masses = torch.full((len(kept),), replay_mass(len(kept), self._replay_ratio), dtype=torch.float64)
+        settings = {"masses": masses, "similarity": self._known.similarity, "normalize": False}
+        replayed = energy(self._vectors, kept, self._known.beta, **settings)  # type: ignore[arg-type]  # a dict of these
+        return softplus(self._known.beta * (self._next - replayed), threshold=700.0) / self._known.beta
+
+    @cached_property
+    def _unit(self) -> Tensor | StreamedAffinity:
+        """Affinities of mass 1."""
+        rows = StreamedAffinity(*self._arguments, masses=1.0, similarity=self._known.similarity)
+        return matrix_or_streamed(rows, elements=None, narrow=True)

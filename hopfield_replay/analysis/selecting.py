@@ -1,0 +1,237 @@
+"""Select: the samples worth keeping of a data set, with what they are worth."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hopfield_replay.analysis.groups import Groups, Names
+from hopfield_replay.analysis.images import ImageCollection
+from hopfield_replay.analysis.near_duplicates import near_duplicates
+from hopfield_replay.analysis.replay_plan import TARGETS, ReplayPlan
+from hopfield_replay.analysis.selection_report import Protection, SelectionReport
+from hopfield_replay.analysis.vectors import Data, read_vectors
+from hopfield_replay.buffer.choice import weigh
+from hopfield_replay.functional import energy
+from hopfield_replay.memory.temperature import calibrate_beta, default_n_eff, diagnose, spread_indices
+from hopfield_replay.policies import Policy, Random, as_policy, balanced, requirements
+from hopfield_replay.policies.candidates import Candidates, sample_keys
+from hopfield_replay.utilities.checks import Similarity, check_beta, check_integer
+
+_DRAWS = 5  # of random sets to compare with
+_TIGHTEN = 10  # steps on the certificate
+_LOOKED_AT = 16384  # samples among which the worst covered are looked for, spread evenly
+_SHOWN = 60  # of the worst covered
+_NEAR = 0.1  # of the usual distance: a near-duplicate
+_SIDE = 64  # to which images of several sizes are brought where nothing says to which
+_PHOTOGRAPH = 32  # pixels; colour images of such a side or more
+
+
+def select(
+    old: Data | ImageCollection,
+    new: Data | ImageCollection | None = None,
+    *,
+    keep: int,
+    policy: str | Policy = "greedy_gain",
+    by: Literal["label"] | Names | None = None,
+    encoder: Callable[[Any], Tensor] | nn.Module | None = None,
+    beta: float | Literal["auto"] = "auto",
+    similarity: Similarity = "distance",
+    pool: int | None = None,
+    unique: float | bool = False,
+    labels: Names | None = None,
+    replay_ratio: float = 0.5,
+    size: int | None = None,
+    seed: int = 0,
+) -> SelectionReport:
+    r"""Choose the samples to keep of a data set: a replay set, a regularisation set, or any other coreset.
+
+    No model is needed, and nothing is trained. By default those are chosen whose joint replay protects the most energy
+    of all samples (see :func:`~hopfield_replay.functional.greedy_replay_gain`): against the new data if it is known,
+    else against data that has nothing to do with the old, which makes it coverage weighted by density. The choice is
+    nested: its first j are the choice of size j.
+
+    Args:
+        old: what to choose from: a tensor (n, *shape), batches (a DataLoader, a list), or a collection of images;
+            n >= 4.
+        new: what will be trained on, likewise; None: unknown.
+        keep: how many, from 1 to the number of candidates.
+        policy: a name (see ``hopfield_replay.policies.POLICIES``) or an object with ``select(candidates, k)``.
+        by: equal shares, taken in turns, for each ``"label"``, or for each of the groups named here, (n,) names or
+            numbers; None: all compete.
+        encoder: maps a batch to vectors; None: the first floating tensor of the batch, flattened.
+        beta: inverse temperature, or ``"auto"``: a median leave-one-out n_eff of 5 on the old samples.
+        similarity: ``"distance"`` or ``"dot"``.
+        pool: choose among so many drawn at random; None: among all.
+        unique: keep one of several near-duplicates, and report them: the share of the usual distance to
+            the 10th nearest sample up to which two are near-duplicates; True: 0.1.
+        labels: (n,) class of each old sample, for the table; None: those of the collection, or the integers (n,) in the
+            batches, if any.
+        replay_ratio: share of each batch that would be replayed, in (0, 1): what one kept sample weighs.
+        size: side to which the images of a collection are scaled and cropped for their vectors; None: as they are, or
+            64 if they have several sizes.
+        seed: of the random policies and of the pool.
+
+    Returns:
+        A :class:`SelectionReport`.
+
+    Raises:
+        ValueError: fewer than 4 old samples, no new ones, dimensions that differ, NaN, more to keep than there is, a
+            policy that needs a model, more groups than places.
+        TypeError: data that cannot be read, a policy without ``select``.
+
+    Warns:
+        UserWarning: colour images compared in raw pixels.
+
+    Example:
+        >>> import torch
+        >>> two = torch.tensor([[0.0], [0.1], [0.2], [5.0], [5.1]])
+        >>> chosen = select(two, keep=2, beta=2.0)
+        >>> chosen.indices.tolist(), chosen.weights.tolist()  # one of each cluster, and how many it stands for
+        ([1, 3], [3.0, 2.0])
+
+    Source: Nemhauser, Wolsey, Fisher (1978) for the guarantee.
+    """
+    check_integer(keep, "keep", 1)
+    chooser = as_policy(policy)
+    if requirements(chooser).losses:
+        raise ValueError(f"{policy!r} needs a model's loss on every sample, and select knows no model; choose another.")
+    side = _side(old, size, encoder)
+    grey = all(data.form[1] for data in (old, new) if isinstance(data, ImageCollection))
+    vectors, found, _ = read_vectors(_batches(old, side, grey), encoder, "old")
+    if len(vectors) < 4:
+        raise ValueError(f"select needs at least 4 old samples, got {len(vectors)}.")
+    coming = None if new is None else read_vectors(_batches(new, side, grey), encoder, "new")[0]
+    if labels is None:
+        labels = old.labels if isinstance(old, ImageCollection) else found
+    if isinstance(by, str) and labels is None:
+        raise ValueError(f"by={by!r} needs labels, and the old samples have none.")
+    groups = Groups.of(labels if isinstance(by, str) else by, len(vectors))
+    copies = None if unique is False else near_duplicates(vectors, _NEAR if unique is True else unique)
+    value = (
+        calibrate_beta(vectors, n_eff=default_n_eff(len(vectors)), similarity=similarity)
+        if isinstance(beta, str)
+        else check_beta(beta)
+    )
+    known = _known(vectors, groups, seed, beta=value, similarity=similarity, places=keep, replay_ratio=replay_ratio)
+    among = _candidates(known, groups, copies, pool, seed)
+    _check_places(keep, groups, among)
+    known = _with_energies(known, among, coming)
+
+    def chosen(chooser: Policy, keys_of: int) -> Tensor:
+        """Positions of what a policy chooses, in equal shares where there are groups."""
+        offered = replace(known, keys=sample_keys(known.ids, keys_of)).pick(among)
+        picks = (balanced(chooser, by="task") if len(groups) > 1 else chooser).select(offered, keep)
+        if len(picks) != keep or len(picks.unique()) != keep:
+            raise ValueError(f"{chooser!r} must select {keep} distinct candidates, got {picks.tolist()}.")
+        return among[picks]
+
+    indices = chosen(chooser, seed)
+    plan = ReplayPlan(known, replay_ratio, among=among)
+    kept = plan.protected(indices)
+    bound = plan.greedy(keep, tighten=_TIGHTEN).upper_bound
+    uncovered, shortfall = _worst_covered(ReplayPlan(known, replay_ratio, most=_LOOKED_AT), indices)
+    table = groups if len(groups) > 1 else Groups.of(labels, len(vectors))
+    return SelectionReport(
+        indices=indices,
+        weights=_weights(known, groups, indices, stand_for=requirements(chooser).weights),
+        kept=Protection.of([kept], plan.tail),
+        random=Protection.of([plan.protected(chosen(Random(), seed + draw)) for draw in range(_DRAWS)], plan.tail),
+        everything=Protection.of([plan.protected(None)], plan.tail),
+        certificate=min(1.0, float(kept.sum()) / bound) if bound > 0 else 1.0,
+        classes=table.counted(indices) if len(table) > 1 else {},
+        uncovered=uncovered,
+        shortfall=shortfall,
+        copies=copies,
+        names=tuple(item.name for item in old) if isinstance(old, ImageCollection) else (),
+        policy=policy if isinstance(policy, str) else type(policy).__name__,
+        candidates=len(among),
+        samples=len(known),
+        beta=value,
+        diagnosis=diagnose(vectors, value, similarity=similarity),
+    )
+
+
+def _side(
+    old: Data | ImageCollection, size: int | None, encoder: Callable[[Any], Tensor] | nn.Module | None
+) -> int | None:
+    """The side to which images are brought; None: they stay as they are."""
+    if not isinstance(old, ImageCollection):
+        return None
+    if size is not None:
+        return check_integer(size, "size", 1)
+    common, grey = old.form
+    if encoder is None and not grey and (common is None or min(common) >= _PHOTOGRAPH):
+        warnings.warn(
+            "Colour images are compared pixel by pixel, which says little of photographs: shift one by a pixel and it "
+            "is another. Pass an encoder (a VAE, DINOv2, CLIP).",
+            stacklevel=3,
+        )
+    if encoder is not None and common is None:
+        raise ValueError("The images have several sizes; give the size that the encoder takes.")
+    return _SIDE if common is None else None
+
+
+def _batches(data: Data | ImageCollection, side: int | None, grey: bool) -> Data:
+    return data.batches(side, grey=grey) if isinstance(data, ImageCollection) else data
+
+
+def _known(vectors: Tensor, groups: Groups, seed: int, **described: Any) -> Candidates:
+    """All old samples, whose energies are not known yet; groups stand where tasks do."""
+    ids = torch.arange(len(vectors))
+    unknown = torch.full((len(vectors),), torch.nan, dtype=torch.float64)
+    return Candidates(ids, groups.index, unknown, vectors, sample_keys(ids, seed), **described)
+
+
+def _candidates(known: Candidates, groups: Groups, copies: Tensor | None, pool: int | None, seed: int) -> Tensor:
+    """Positions of the samples that may be chosen."""
+    among = torch.arange(len(known)) if copies is None else (copies < 0).nonzero().flatten()
+    if pool is None:
+        return among
+    check_integer(pool, "pool", 1)
+    if pool > len(among):
+        raise ValueError(f"pool={pool} is more than the {len(among)} samples that may be chosen.")
+    offered = replace(known, keys=sample_keys(known.ids, -1 - seed)).pick(among)
+    drawn = (balanced(Random(), by="task") if len(groups) > 1 else Random()).select(offered, pool)
+    return among[drawn].sort().values
+
+
+def _check_places(keep: int, groups: Groups, among: Tensor) -> None:
+    if keep > len(among):
+        raise ValueError(f"keep={keep} is more than the {len(among)} samples that may be chosen.")
+    if keep < len(groups):
+        raise ValueError(f"{len(groups)} groups cannot share keep={keep} places; keep at least one of each.")
+
+
+def _with_energies(known: Candidates, among: Tensor, coming: Tensor | None) -> Candidates:
+    """The samples with the energies of those that may be chosen or are counted."""
+    n = len(known)
+    asked = torch.cat([among, spread_indices(n, _LOOKED_AT), spread_indices(n, TARGETS)]).unique()
+
+    def of(patterns: Tensor, exclude: Tensor | None) -> Tensor:
+        found = torch.full((n,), torch.nan, dtype=torch.float64)
+        found[asked] = energy(known.vectors[asked], patterns, known.beta, similarity=known.similarity, exclude=exclude)
+        return found
+
+    if coming is not None and coming.shape[1] != known.vectors.shape[1]:
+        raise ValueError(f"old vectors have dimension {known.vectors.shape[1]}, new ones {coming.shape[1]}.")
+    return replace(known, energies=of(known.vectors, asked), next_energies=None if coming is None else of(coming, None))
+
+
+def _worst_covered(plan: ReplayPlan, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions of the samples that lose the most against keeping everything, and what they lose."""
+    shortfall = plan.protected(None) - plan.protected(indices)
+    worst = shortfall.argsort(descending=True, stable=True)[:_SHOWN]
+    return plan.targets[worst], shortfall[worst]
+
+
+def _weights(known: Candidates, groups: Groups, indices: Tensor, *, stand_for: bool) -> Tensor:
+    """How many of the old samples each kept one stands for."""
+    if not stand_for:
+        return torch.full((len(indices),), len(known) / len(indices), dtype=torch.float64)
+    weights = weigh(known, indices, "task" if len(groups) > 1 else None).weights
+    assert weights is not None
+    return weights[indices]

@@ -1,0 +1,271 @@
+"""Which errors of a module can be trusted, decided from one training step."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hopfield_replay.denoisers.batch_reader import batch_reader
+from hopfield_replay.denoisers.inferred import InferredDenoiser
+from hopfield_replay.denoisers.inside import look_inside
+from hopfield_replay.denoisers.own_step import Step, StepReader, copied, traceless
+from hopfield_replay.denoisers.paired_loss import PairedLoss, scalar_in
+from hopfield_replay.denoisers.verification import Finding, verify
+from hopfield_replay.denoisers.witness import Refusal, Testimony, Witness
+from hopfield_replay.functional.denoiser import Denoiser, undisturbed
+from hopfield_replay.functional.diffusion import reconstruction_error
+from hopfield_replay.functional.noise_levels import default_timesteps
+from hopfield_replay.utilities.nested import rows
+from hopfield_replay.utilities.nested import take as rows_of
+
+Read = Callable[[Any], tuple[Tensor, Any]]  # a prepared batch to what a denoiser denoises, and its condition
+Level = Literal["given, verified", "given", "found, verified", "inferred", "own step", "paired loss", "energies only"]
+
+_TRIED = 2  # samples of a dry run
+
+
+class Contradiction(ValueError):
+    """A denoiser that was given contradicts the training step."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trust:
+    """What is measured at the boundaries of a module, and why nothing better.
+
+    Attributes:
+        level: in falling order of trust: a denoiser that was given, and is verified against the training step (or
+            cannot be verified, or was not to be); one found on the module, verified; one inferred from the step; the
+            step itself, read for what its network is shown; the step's loss; only energies.
+        denoiser: measures reconstruction errors; None on the last two levels.
+        read: a batch to the denoiser's samples and condition; None: as batches are split by default.
+        loss: measures paired losses; None on all levels but that.
+        reasons: why each better level was passed over.
+        words: what is measured, in words.
+
+    Example:
+        >>> print(Trust("paired loss", reasons=("the step calls its network 2 times",)))
+        paired loss
+    """
+
+    level: Level
+    denoiser: Denoiser | None = None
+    read: Read | None = None
+    loss: PairedLoss | None = None
+    reasons: tuple[str, ...] = ()
+    words: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.level}: {self.words}" if self.words else self.level
+
+
+@dataclass(frozen=True, eq=False)
+class Means:
+    """What a decision can draw on.
+
+    Attributes:
+        given: a denoiser that the user passed.
+        find: looks for one on the module; may raise ValueError.
+        split: a batch to samples and condition, for both of these.
+        step: the module's own step, without a trace; None where it cannot be called.
+        loss: as step, a batch to a loss.
+        timesteps: of the errors; None: by default.
+        draws: of the paired loss.
+        seed: of the paired loss.
+        verify: whether a given denoiser is compared with the step.
+    """
+
+    given: Denoiser | None
+    find: Callable[[], Denoiser | None]
+    split: Read
+    step: Step | None
+    loss: Step | None
+    timesteps: Sequence[float] | None = None
+    draws: int = 64
+    seed: int = 0
+    verify: bool = True
+
+
+def decide(module: nn.Module, witness: Witness, means: Means) -> Trust:
+    """The highest level of trust that a module's first training step allows; each was tried on its first samples.
+
+    Args:
+        module: the module.
+        witness: of its first training step.
+        means: what can be measured with.
+
+    Raises:
+        Contradiction: a given denoiser does something else than the training step, or fails on its first batch.
+    """
+    batch = witness.batch
+    told = witness.testimony()
+    if isinstance(told, Refusal) and told.calls and means.step is not None:
+        told = _attempt(lambda: look_inside(means.step, module, batch, told), told)  # type: ignore[arg-type]
+    reader = _reader(told, module, batch, means.step)
+    reasons: list[str] = []
+    if means.given is not None:
+        finding = _verified(means.given, told, reader, module, batch, means)
+        if finding.contradicts:
+            raise Contradiction(finding.reason)
+        if not means.verify:
+            return Trust("given", means.given)
+        if finding.verified:
+            return Trust("given, verified", means.given)
+        if isinstance(told, Refusal) and told.blind:
+            return Trust("given", means.given, words=f"not verified, {told.reason}")
+        return Trust("given", means.given, reasons=(finding.reason,))
+    try:
+        found = means.find()
+    except ValueError as error:
+        found = None
+        reasons.append(str(error))
+    if found is not None:
+        finding = _verified(found, told, reader, module, batch, means)
+        if finding.verified:
+            return Trust("found, verified", found)
+        reasons.append(f"{type(found).__name__}: {finding.reason}")
+    if isinstance(told, Refusal):
+        reasons.append(told.reason)
+    elif not told.complete:
+        reasons.append(told.missing)
+    else:
+        inferred, problem = _inferred(told, reader, module, batch, means)
+        if inferred is not None:
+            level: Level = "own step" if isinstance(reader, StepReader) else "inferred"
+            return Trust(level, inferred, reader, None, tuple(reasons), str(told))
+        reasons.append(problem)
+    if means.loss is not None:
+        loss = PairedLoss(means.loss, module, means.draws, means.seed)
+        problem = _try_loss(loss, batch)
+        if not problem:
+            return Trust("paired loss", loss=loss, reasons=tuple(reasons))
+        reasons.append(problem)
+    return Trust("energies only", reasons=tuple(reasons))
+
+
+def _inferred(
+    told: Testimony, reader: Read | None, module: nn.Module, batch: Any, means: Means
+) -> tuple[InferredDenoiser | None, str]:
+    """The denoiser that follows from a complete testimony, or what keeps it from being measured."""
+    if reader is None:
+        return None, "what its network is shown is made in training_step, which cannot be called"
+    assert told.time is not None
+    assert told.target is not None
+    assert told.reading.timetable is not None
+    denoiser = InferredDenoiser(told.call, told.time, told.reading.timetable, told.target)
+    problem = dry_run(denoiser, reader, module, batch, means.timesteps)
+    return (None, problem) if problem else (denoiser, "")
+
+
+def _reader(told: Testimony | Refusal, module: nn.Module, batch: Any, step: Step | None) -> Read | None:
+    if isinstance(told, Refusal):
+        return None
+    direct = batch_reader(told, batch)
+    if direct is not None or step is None or told.time is None or told.reading.timetable is None:
+        return direct
+    return StepReader(step, module, told.call.network, told.time, told.reading.timetable)
+
+
+def _verified(
+    denoiser: Denoiser, told: Testimony | Refusal, reader: Read | None, module: nn.Module, batch: Any, means: Means
+) -> Finding:
+    """Whether a denoiser does what the step does, after it was seen to work at all."""
+    problem = dry_run(denoiser, means.split, module, batch, means.timesteps)
+    if problem:
+        return Finding(problem, True)
+    if not means.verify and denoiser is means.given:
+        return Finding()
+    if isinstance(told, Refusal):
+        return Finding(told.reason)
+    samples, condition = means.split(batch)
+    clean = told.clean if reader is None else reader(batch)[0]
+    return verify(denoiser, samples, condition, told, module, clean)
+
+
+def dry_run(denoiser: Denoiser, read: Read, module: nn.Module, batch: Any, timesteps: Sequence[float] | None) -> str:
+    """Measure the errors of a batch's first samples; what went wrong, in words, empty if nothing did."""
+    try:
+        few = rows_of(batch, torch.arange(min(_TRIED, rows(batch))))
+        with undisturbed(module, denoiser):
+            samples, condition = read(few)
+            steps = default_timesteps(denoiser) if timesteps is None else timesteps
+            errors = reconstruction_error(denoiser, samples, steps, 0, condition=condition)
+    except Exception as error:  # somebody's code: whatever it raises now it would raise at the end of the task
+        return f"it cannot be measured ({type(error).__name__}: {error})"
+    return "" if bool(errors.isfinite().all()) else "its errors are not finite"
+
+
+def _try_loss(loss: PairedLoss, batch: Any) -> str:
+    try:
+        found = PairedLoss(loss.step, loss.module, 2, loss.seed)(rows_of(batch, torch.zeros(1, dtype=torch.int64)))
+    except Exception as error:  # as above
+        return f"its own loss cannot be measured ({type(error).__name__}: {error})"
+    return "" if bool(found.isfinite().all()) else "its own loss is not finite"
+
+
+def _attempt(do: Callable[[], Testimony | Refusal], otherwise: Refusal) -> Testimony | Refusal:
+    try:
+        return do()
+    except Exception as error:  # somebody's step, called once more than it expects
+        return Refusal(f"{otherwise.reason}; asked again, the step raised {type(error).__name__}: {error}")
+
+
+def watch_step(
+    step: Step,
+    module: nn.Module,
+    batch: Any,
+    *,
+    timesteps: Sequence[float] | None = None,
+    draws: int = 64,
+    seed: int = 0,
+) -> Trust:
+    """What can be measured of a model whose training is a function, found by taking one step and undoing it.
+
+    For training loops of one's own; with Lightning a ForgettingMonitor does this by itself. Parameters, gradients,
+    buffers, attributes and random states are as before.
+
+    Args:
+        step: maps a batch to a loss, as the loop does it.
+        module: holds the networks that it trains, and schedules, if they are anywhere.
+        batch: as the step takes it.
+        timesteps: of the errors; None: by default.
+        draws: random draws of each sample, where all that can be measured is the loss.
+        seed: of these.
+
+    Returns:
+        What to pass on: ``tracker.end_task(source, denoiser=trust.denoiser, read=trust.read, loss=trust.loss)``.
+
+    Example:
+        >>> class Net(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.layer = nn.Linear(16, 16)
+        ...     def forward(self, x, t): return self.layer(x) * t[:, None]
+        >>> net = Net()
+        >>> def step(x):
+        ...     t, noise = torch.rand(len(x)), torch.randn_like(x)
+        ...     return (net(x + t[:, None] * (noise - x), t) - (noise - x)).square().mean()
+        >>> print(watch_step(step, net, torch.randn(8, 16)))
+        inferred: the module itself predicts flow_prediction, straight path, shown as time t
+    """
+    means = Means(None, lambda: None, lambda batch: (batch, None), step, step, timesteps, draws, seed)
+    return decide(module, take_step(step, module, batch), means)
+
+
+def take_step(step: Step, module: nn.Module, batch: Any) -> Witness:
+    """The witness of a step that is taken, and undone.
+
+    Raises:
+        Exception: whatever the step raises.
+    """
+    witness = Witness(module, batch)
+    with traceless(module), torch.enable_grad(), witness:
+        loss = scalar_in(step(copied(batch)))
+        if loss is not None and loss.requires_grad:
+            witness.close()
+            loss.backward()
+    return witness
+
+
+__all__ = ["Contradiction", "Means", "Read", "Trust", "decide", "dry_run", "take_step", "watch_step"]

@@ -1,0 +1,165 @@
+"""A LightningModule's own step outside of the loop: called as the loop does, unheard by loggers and optimizers."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from hopfield_replay.denoisers.own_step import Step
+from hopfield_replay.denoisers.paired_loss import is_loss
+from hopfield_replay.functional.denoiser import undisturbed
+from hopfield_replay.lightning.namespaces import kinds
+
+
+@contextmanager
+def measuring(trainer: Trainer, module: LightningModule) -> Iterator[None]:
+    """While something is measured: all of the module in eval mode, the Trainer validating, and afterwards as they were.
+
+    Buffers and random states come back, whatever is called meanwhile.
+    """
+    state = trainer.state
+    stage = state.stage
+    if stage is not None:
+        state.stage = type(stage)["VALIDATING"]
+    try:
+        with undisturbed(module):
+            yield
+    finally:
+        state.stage = stage
+
+
+@contextmanager
+def silent(trainer: Trainer, module: LightningModule, heard: dict[str, float] | None = None) -> Iterator[None]:
+    """Let nothing that a step logs reach a logger, and no optimizer or scheduler of it take a step.
+
+    Args:
+        trainer: of the module.
+        module: whose step is going to be called.
+        heard: takes what is logged, by name.
+    """
+
+    def log(name: str, value: Any, *_: Any, **__: Any) -> None:
+        if heard is not None and isinstance(value, Tensor | float | int):
+            heard[name] = float(value)
+
+    def log_dict(values: Mapping[str, Any], *_: Any, **__: Any) -> None:
+        for name, value in values.items():
+            log(name, value)
+
+    optimizers, schedulers = module.optimizers, module.lr_schedulers
+    instead = {
+        "log": log,
+        "log_dict": log_dict,
+        "optimizers": lambda *args, **kwargs: _inert(optimizers(*args, **kwargs)),
+        "lr_schedulers": lambda: _inert(schedulers()),
+        "manual_backward": _stop,
+    }
+    before = {name: vars(module)[name] for name in instead if name in vars(module)}
+    loggers = trainer.loggers
+    trainer.loggers = [DummyLogger() for _ in loggers]
+    vars(module).update(instead)
+    try:
+        yield
+    finally:
+        for name in instead:
+            vars(module).pop(name, None)
+        vars(module).update(before)
+        trainer.loggers = loggers
+
+
+class _Backward(BaseException):
+    """Ends a step of manual optimization where it would go backward."""
+
+    def __init__(self, loss: Tensor) -> None:
+        self.loss = loss
+
+
+def _stop(loss: Tensor, *_: Any, **__: Any) -> None:
+    raise _Backward(loss)
+
+
+class _StopAtBackward(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.backward:
+            raise _Backward(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+class _Inert:
+    """An optimizer or scheduler that can be asked everything and does nothing."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def step(self, *_: Any, **__: Any) -> None:
+        """Take no step."""
+
+    def zero_grad(self, *_: Any, **__: Any) -> None:
+        """Leave the gradients."""
+
+
+def _inert(given: Any) -> Any:
+    if given is None:
+        return None
+    return [_Inert(item) for item in given] if isinstance(given, list | tuple) else _Inert(given)
+
+
+def training_step(trainer: Trainer, module: LightningModule) -> Step:
+    """The module's training_step as a function of a batch; one of manual optimization ends where it goes backward.
+
+    Returns:
+        A function that returns what the step does, or the loss that it would have gone backward from.
+    """
+
+    def step(batch: Any) -> Any:
+        with silent(trainer, module), trainer.precision_plugin.forward_context(), _StopAtBackward():
+            try:
+                return _call(module.training_step, batch)
+            except _Backward as stop:
+                return stop.loss
+
+    return step
+
+
+def loss_step(trainer: Trainer, module: LightningModule) -> Step:
+    """The module's own loss as a function of a batch.
+
+    That of training_step; where training is manual, that of validation_step (what it returns, or what it logs under a
+    name with "loss" in it), or else what training_step first goes backward from.
+    """
+    own = training_step(trainer, module)
+    if module.automatic_optimization or not is_overridden("validation_step", module, parent=_parent(module)):
+        return own
+
+    def step(batch: Any) -> Any:
+        heard: dict[str, float] = {}
+        with silent(trainer, module, heard), trainer.precision_plugin.forward_context():
+            found = _call(module.validation_step, batch)
+        if is_loss(found):
+            return found
+        losses = [value for name, value in heard.items() if "loss" in name.lower()]
+        return torch.tensor(losses[0]) if losses else own(batch)
+
+    return step
+
+
+def _parent(module: LightningModule) -> type:
+    return next(kind for kind in kinds(LightningModule) if isinstance(module, kind))
+
+
+def _call(method: Callable[..., Any], batch: Any) -> Any:
+    """Call a step with what it takes, as the loop does: the batch, and its number where there is a second parameter."""
+    names = list(inspect.signature(method).parameters)
+    if names[:1] == ["dataloader_iter"]:
+        raise TypeError("training_step takes its batches from an iterator (dataloader_iter).")
+    return method(batch, *([0] if len(names) > 1 else []))
