@@ -323,7 +323,7 @@ class ForgettingTracker:
     def _prepare_choice(
         self, buffer: EnergyReplayBuffer, source: TaskSource, coming: TaskData | None
     ) -> Callable[[], None] | None:
-        """What makes the buffer hold what is replayed in the task that begins; ``coming`` is None where it is unknown."""
+        """Fills the buffer with what is replayed in the task that begins; ``coming``: None where unknown."""
         if self.generated is not None and self.next_task >= self.generated.first_task:
             drawn = self.generated.draw(self.next_task, self._reader.encoder, source.ready)
             return drawn.prepare_fill(buffer, None if coming is None else coming.vectors)
