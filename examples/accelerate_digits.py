@@ -78,8 +78,9 @@ def train(accelerator: Accelerator, tasks: list[Split], folder: Path, args: Any)
     for task in tasks[tracker.next_task :]:
         loader = accelerator.prepare(DataLoader(task.train, batch_size=args.batch_size, shuffle=True, drop_last=True))
         # replay: read the task before training on it; the loader's batches then carry replayed samples along
-        source, held_out = TaskSource(loader), TaskSource(DataLoader(task.held_out, batch_size=256))
-        tracker.begin_task(source, prepare=to_device)
+        source = TaskSource(loader, prepare=to_device)
+        held_out = TaskSource(DataLoader(task.held_out, batch_size=256), prepare=to_device)
+        tracker.begin_task(source)
         batches = loader if buffer is None else ReplayBatches(loader, buffer, replay_ratio=0.5, seed=args.seed)
         for epoch in range(epochs.done, args.epochs):
             loader.set_epoch(epoch)
@@ -98,8 +99,7 @@ def train(accelerator: Accelerator, tasks: list[Split], folder: Path, args: Any)
             if epochs.done < args.epochs:
                 save(accelerator, folder)
         # replay: measure all tasks so far, and choose what to keep of this one
-        share = 0.0 if buffer is None else batches.share
-        tracker.end_task(source, denoiser=denoiser, replay_ratio=share, probe_source=held_out, prepare=to_device)
+        tracker.end_task(source, denoiser=denoiser, probe_source=held_out)
         epochs.done = 0
         save(accelerator, folder)
     return tracker

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hopfield_replay.figures import energy_against_forgetting, forgetting_over_tasks
-from hopfield_replay.tracker.table import error_rise, summarize
+from hopfield_replay.tracker import BoundaryRecord, summarize
 from hopfield_replay.utilities.files import replacing, write_figure, write_json
 
 
@@ -97,26 +97,26 @@ def run_arm(
         "buffer_bytes": 0 if monitor.buffer is None else monitor.buffer.nbytes,
         "tasks": [task_summary(record) for record in monitor.history],
         "history": monitor.history,
-        "rises": [r for p in monitor.history[-1]["probes"][:-1] if (r := error_rise(p)) is not None],
+        "rises": [r for p in monitor.history[-1].probes[:-1] if (r := p.reconstruction) is not None],
     }
 
 
-def task_summary(record: dict[str, Any]) -> dict[str, Any]:
+def task_summary(record: BoundaryRecord) -> dict[str, Any]:
     """One record of the monitor's history, over the probes of all earlier tasks."""
     rows = summarize(record)
-    earlier = [probe for probe in record["probes"] if probe["task"] < record["task"]]
-    rises = torch.cat([r for p in earlier if (r := error_rise(p)) is not None]) if earlier else None
-    intrinsic = torch.cat([probe["energy"] - probe["energy_start"] for probe in earlier]) if earlier else None
+    earlier = [probe for probe in record.probes if probe.task < record.task]
+    rises = torch.cat([r for p in earlier if (r := p.reconstruction) is not None]) if earlier else None
+    intrinsic = torch.cat([probe.intrinsic for probe in earlier]) if earlier else None
     return {
-        "task": record["task"],
+        "task": record.task,
         "intrinsic_forgetting": None if intrinsic is None else float(intrinsic.mean()),
         "reconstruction_forgetting": None if rises is None else float(rises.mean()),
         "reconstruction_forgetting_p95": None if rises is None else float(rises.quantile(0.95)),
         "error_current_task": rows[-1]["error"],
-        "beta": record["beta"],
-        "n_eff": record["n_eff"],
-        "replayed": record["replayed"],
-        "boundary_seconds": record["seconds"],
+        "beta": record.beta,
+        "n_eff": record.n_eff,
+        "replayed": record.replayed,
+        "boundary_seconds": record.seconds,
     }
 
 

@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from hopfield_replay.attention import TokenUniformityRecorder, install_hopfield_attention
 from hopfield_replay.buffer.storage import load_tree, save_tree
 from hopfield_replay.functional.neighbours import precision_recall
-from hopfield_replay.tracker.table import error_rise
+from hopfield_replay.tracker import summarize
 from hopfield_replay.utilities.files import write_text
 
 PER_CLASS = 50  # images generated of each digit after the last task
@@ -106,12 +106,12 @@ def run(a: float, seed: int, settings: Settings, folder: Path) -> None:
     model.eval()
     generated = model.sample(10 * PER_CLASS, torch.arange(10).repeat_interleave(PER_CLASS), seed=seed)
     held_out = [torch.cat(parts) for parts in zip(*(split.held_out.tensors for split in tasks), strict=True)]
-    rises = [error_rise(probe) for probe in monitor.history[-1]["probes"][:-1]]
+    rises = [probe.reconstruction for probe in monitor.history[-1].probes[:-1]]
     result = {
         "a": a,
         "seed": seed,
         "seconds": time.process_time() - started,
-        "error": sum(float(record["probes"][-1]["error"].mean()) for record in monitor.history) / len(tasks),
+        "error": sum(float(summarize(record)[-1]["error"]) for record in monitor.history) / len(tasks),
         "forgetting": float(torch.cat([rise for rise in rises if rise is not None]).mean()),
         "generated": ((generated + 1) * 127.5).round().to(torch.uint8),
         **uniformity(model, held_out[0], held_out[1]),

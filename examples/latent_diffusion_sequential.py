@@ -163,7 +163,7 @@ def train(ready: Run, args: Any) -> None:
     last = folder / "checkpoints" / "last.ckpt"
     fit_tasks(ready.trainer, ready.model, data, ckpt_path=last if args.resume and last.exists() else None)
     history = [
-        {"task": ready.tasks[record["task"]].name, "replayed": record["replayed"], "probes": summarize(record)}
+        {"task": ready.tasks[record.task].name, "replayed": record.replayed, "probes": summarize(record)}
         for record in ready.monitor.history
     ]
     write_json(folder / "history.json", history)

@@ -26,7 +26,7 @@ from hopfield_replay import (
 )
 from hopfield_replay.functional import Correlation, energy, spearman_interval
 from hopfield_replay.policies import POLICIES
-from hopfield_replay.tracker.table import error_rise
+from hopfield_replay.tracker import BoundaryRecord
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def predicted_rise(x: Tensor, old: Tensor, new: Tensor) -> Tensor:
     return energy(x, new, beta) - energy(x, old, beta)
 
 
-def forecast_agreement(history: Sequence[dict[str, Any]], tasks: Sequence[Split]) -> list[Correlation]:
+def forecast_agreement(history: Sequence[BoundaryRecord], tasks: Sequence[Split]) -> list[Correlation]:
     """How well the forecast ranks what was forgotten at each boundary, over the held-out probes of the task before it.
 
     Args:
@@ -180,10 +180,10 @@ def forecast_agreement(history: Sequence[dict[str, Any]], tasks: Sequence[Split]
     """
     found = []
     for record, old, new in zip(history[1:], tasks, tasks[1:], strict=False):
-        probe = record["probes"][record["task"] - 1]
-        measured = error_rise(probe)
+        probe = record.probes[record.task - 1]
+        measured = probe.reconstruction
         assert measured is not None  # the monitor knows the DDPM's denoiser
-        images = old.held_out.tensors[0][probe["ids"] & ((1 << 39) - 1)]  # the position is in the id's lowest bits
+        images = old.held_out.tensors[0][probe.ids & ((1 << 39) - 1)]  # the position is in the id's lowest bits
         predicted = predicted_rise(images, old.train.tensors[0], new.train.tensors[0])
         found.append(spearman_interval(predicted, measured))
     return found

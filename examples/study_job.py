@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hopfield_replay.buffer.storage import load_tree, save_tree
 from hopfield_replay.functional.neighbours import knn_distance
-from hopfield_replay.tracker.task_reader import sample_ids
+from hopfield_replay.tracker import BoundaryRecord, ProbeRecord, sample_ids
 
 NEIGHBOUR = 10  # the density control is the distance to this neighbour
 NETWORK: dict[str, Literal["unet", "mlp"]] = {"digits": "mlp", "mnist": "mlp", "mnist28": "unet"}
@@ -150,13 +150,13 @@ def generate(model: DDPM, count: int) -> Tensor:
     return ((images + 1) * 127.5).round().to("cpu", torch.uint8)
 
 
-def positions(probe: dict[str, Any]) -> Tensor:
+def positions(probe: ProbeRecord) -> Tensor:
     """Where the probes stand in their task's validation data, (n,), rising: the held-out images first."""
-    found: Tensor = probe["ids"] - sample_ids(probe["task"], torch.zeros(1), held_out=True)
+    found: Tensor = probe.ids - sample_ids(probe.task, torch.zeros(1), held_out=True)
     return found
 
 
-def log_density(split: Split, probe: dict[str, Any]) -> Tensor:
+def log_density(split: Split, probe: ProbeRecord) -> Tensor:
     """Logarithm of the distance of each held-out probe to its k-th neighbour among its own task's training images."""
     held_out, train = (dataset.tensors[0].flatten(1) for dataset in (split.held_out, split.train))
     at = positions(probe)
@@ -192,22 +192,22 @@ def run_job(job: Job, settings: Settings, folder: Path, data_dir: Path, accelera
         "seconds": seconds,
         "device": torch.cuda.get_device_name() if accelerator == "gpu" else "cpu",
         "records": [lean(record, tasks) for record in monitor.history],
-        "density": [log_density(split, monitor.history[task]["probes"][task]) for task, split in enumerate(tasks)],
+        "density": [log_density(split, monitor.history[task].probes[task]) for task, split in enumerate(tasks)],
         "generated": generated,
     }
     save_tree(folder / job.file, result)
     return seconds
 
 
-def lean(record: dict[str, Any], tasks: Sequence[Split]) -> dict[str, Any]:
+def lean(record: BoundaryRecord, tasks: Sequence[Split]) -> dict[str, Any]:
     """One record of the monitor's history, its errors averaged over the timesteps, in float32.
 
     What was measured on a task's training images, which follow the held-out ones, is named "seen_...".
     """
     probes = []
-    for probe in record["probes"]:
-        count = int((positions(probe) < len(tasks[probe["task"]].held_out)).sum())
-        found = {"task": probe["task"]}
+    for probe in record.probes:
+        count = int((positions(probe) < len(tasks[probe.task].held_out)).sum())
+        found = {"task": probe.task}
         for name, value in probe.items():
             if name.startswith(("energy", "error")):
                 mean = (value.mean(1) if value.ndim == 2 else value).float()

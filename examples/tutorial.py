@@ -32,7 +32,6 @@ from hopfield_replay import (
 from hopfield_replay.denoisers import CallableDenoiser, VarianceSchedule
 from hopfield_replay.functional import energy_rise, spearman_interval
 from hopfield_replay.policies.candidates import Candidates
-from hopfield_replay.tracker.table import error_rise
 
 torch.set_num_threads(1)  # images this small gain nothing from more
 warnings.filterwarnings("ignore", message=".*LeafSpec.*|.*does not have many workers.*")  # Lightning, on small data
@@ -137,10 +136,10 @@ weights, monitor = train(None)
 print(monitor.table())
 
 # %% Did the forecast hold? Compare, over the probes of the first task, the energy rise with what the model forgot.
-probe = monitor.history[1]["probes"][0]
-lost = error_rise(probe)
+probe = monitor.history[1].probes[0]
+lost = probe.reconstruction
 assert lost is not None
-for name, x in {"rise": probe["energy"] - probe["energy_start"], "before": probe["energy_start"]}.items():
+for name, x in {"rise": probe.intrinsic, "before": probe.energy_start}.items():
     rank = spearman_interval(x, lost)
     print(
         f"rank correlation of forgetting with energy {name}: {rank.estimate:+.2f} [{rank.low:+.2f}, {rank.high:+.2f}]"
@@ -150,7 +149,7 @@ for name, x in {"rise": probe["energy"] - probe["energy_start"], "before": probe
 # %% Replay. A buffer keeps 50 of the 901 images; half of every batch is drawn from it. greedy_gain, the default, keeps
 # the images whose joint replay protects the most energy; the others are there to compare with.
 def forgotten(monitor: ForgettingMonitor) -> str:
-    rise = error_rise(monitor.history[1]["probes"][0])
+    rise = monitor.history[1].probes[0].reconstruction
     assert rise is not None
     return f"mean {rise.mean():.4f}, worst tenth {rise.sort().values[-20:].mean():.4f}"
 

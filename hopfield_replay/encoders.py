@@ -209,6 +209,30 @@ def _is_autoencoder(model: object) -> bool:
     return callable(getattr(model, "encode", None)) and hasattr(model, "config")
 
 
+@torch.no_grad()
+def vectors_of(encoder: Encoder, batch: Any) -> Tensor:
+    """Vectors (n, d) of a prepared batch, float32, on the batch's device.
+
+    Args:
+        encoder: maps a batch to vectors.
+        batch: as the model gets it.
+
+    Raises:
+        TypeError: an encoder that returns no vectors.
+
+    Example:
+        >>> vectors_of(pixels, torch.zeros(2, 1, 4, 4)).shape
+        torch.Size([2, 16])
+    """
+    vectors = encoder(batch)
+    if not isinstance(vectors, Tensor) or vectors.ndim < 2 or not vectors.is_floating_point():
+        raise TypeError(
+            f"encoder must return a floating tensor (n, d), got {getattr(vectors, 'dtype', type(vectors).__name__)} of "
+            f"shape {tuple(getattr(vectors, 'shape', ()))}."
+        )
+    return vectors.detach().flatten(1).float()
+
+
 def as_encoder(encoder: Encoder | nn.Module | None) -> Encoder:
     """Turn what a user passes into a function from a batch to vectors (n, d).
 
@@ -232,4 +256,13 @@ def as_encoder(encoder: Encoder | nn.Module | None) -> Encoder:
     raise TypeError(f"encoder must be None, a torch module or a function of the batch, got {type(encoder).__name__}.")
 
 
-__all__ = ["Encoder", "LatentEncoder", "ModuleEncoder", "as_encoder", "first_labels", "pixels", "split_batch"]
+__all__ = [
+    "Encoder",
+    "LatentEncoder",
+    "ModuleEncoder",
+    "as_encoder",
+    "first_labels",
+    "pixels",
+    "split_batch",
+    "vectors_of",
+]

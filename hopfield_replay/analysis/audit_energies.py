@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from hopfield_replay.encoders import Encoder
+from hopfield_replay.encoders import Encoder, vectors_of
 from hopfield_replay.functional import Correlation, energy, knn_distance, spearman_interval
 from hopfield_replay.memory.temperature import calibrate_beta, default_n_eff, diagnose
 from hopfield_replay.tracker.source import TaskSource
@@ -82,7 +82,7 @@ def rank_correlations(energies: Energies, rises: Tensor, seed: int) -> dict[str,
 
 def _vectors(data: Tensor | Iterable[Any], encode: Encoder, audited: Tensor, name: str) -> Tensor:
     batches = [data] if isinstance(data, Tensor) else (batch for _, batch in TaskSource(data).batches())
-    parts = [encode(batch).detach().flatten(1).float().cpu() for batch in batches]
+    parts = [vectors_of(encode, batch).cpu() for batch in batches]
     if not sum(map(len, parts)):
         raise ValueError(f"{name} holds no samples.")
     found = torch.cat(parts)

@@ -14,10 +14,10 @@ from hopfield_replay.analysis.audit_report import AuditReport
 from hopfield_replay.analysis.audit_sources import Data, Sources
 from hopfield_replay.analysis.drift import Label, drift, drift_by_label
 from hopfield_replay.denoisers import Denoiser, find_denoiser
-from hopfield_replay.encoders import as_encoder, first_labels, split_batch
+from hopfield_replay.encoders import as_encoder, first_labels, split_batch, vectors_of
 from hopfield_replay.tracker.meter import ErrorMeter
-from hopfield_replay.tracker.task_reader import as_is
 from hopfield_replay.utilities.checks import Similarity, check_integer
+from hopfield_replay.utilities.nested import identity
 from hopfield_replay.utilities.progress import track
 
 _POOLED = (
@@ -94,9 +94,9 @@ def audit(
     if new_data is not None and old_data is None:
         raise ValueError("new_data needs old_data: the energy rises from the one to the other.")
     check_integer(examples, "examples", 0)
-    prepare = prepare or as_is
-    first = ErrorMeter(_denoiser(old, "old"), timesteps, seed, as_is, draws=draws)
-    second = ErrorMeter(_denoiser(new, "new"), first.timesteps, seed, as_is, draws=draws)
+    prepare = prepare or identity
+    first = ErrorMeter(_denoiser(old, "old"), timesteps, seed, identity, draws=draws)
+    second = ErrorMeter(_denoiser(new, "new"), first.timesteps, seed, identity, draws=draws)
     _check_noise(first, second)
     sources = Sources(data)
     encode = as_encoder(encoder)
@@ -109,7 +109,7 @@ def audit(
         afters.append(after)
         found.append(first_labels(raw, len(ids)))
         if old_data is not None:
-            vectors.append(encode(batch).detach().flatten(1).float().cpu())
+            vectors.append(vectors_of(encode, batch).cpu())
     n = sum(map(len, befores))
     if not n:
         raise ValueError("data holds no samples to compare the two versions on.")
@@ -127,7 +127,7 @@ def audit(
         )
     shown = None
     if examples:
-        shown = reconstructed_examples(first, second, sources, worst, examples, prepare, decode or as_is)
+        shown = reconstructed_examples(first, second, sources, worst, examples, prepare, decode or identity)
     errors = errors_old.mean(1), errors_new.mean(1)
     tasks = sources.tasks()
     has_energy = _integrable(first)

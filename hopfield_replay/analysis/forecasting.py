@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hopfield_replay.encoders import as_encoder, first_labels
+from hopfield_replay.encoders import as_encoder, first_labels, vectors_of
 from hopfield_replay.figures import rises_and_protection
 from hopfield_replay.functional import (
     Selection,
@@ -20,7 +20,7 @@ from hopfield_replay.functional import (
     replay_mass,
 )
 from hopfield_replay.memory.temperature import Diagnosis, calibrate_beta, default_n_eff, diagnose, spread_indices
-from hopfield_replay.policies import as_policy
+from hopfield_replay.policies import as_policy, requirements
 from hopfield_replay.policies.candidates import Candidates, sample_keys
 from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.tracker.table import by_label
@@ -285,7 +285,7 @@ class _Plan:
     def curve(self, name: str, sizes: Sequence[int], seed: int) -> PolicyCurve:
         """What a policy's nested choice protects; the mean of several draws for random ones."""
         policy = as_policy(name)
-        draws = _DRAWS if name in ("random", "reservoir", "proportional") else 1
+        draws = _DRAWS if requirements(policy).random else 1
         means, tails = [0.0] * len(sizes), [0.0] * len(sizes)
         for draw in range(draws):
             chosen = policy.select(replace(self.pool, keys=sample_keys(self.pool.ids, seed + draw)), sizes[-1])
@@ -304,7 +304,7 @@ def _read(
     batches = [data] if isinstance(data, Tensor) else (batch for _, batch in TaskSource(data).batches())
     vectors, labels, size = [], [], 0
     for batch in batches:
-        found = encode(batch).detach().flatten(1).float().cpu()
+        found = vectors_of(encode, batch).cpu()
         vectors.append(found)
         labels.append(first_labels(batch, len(found)))
         if len(found) and not size:

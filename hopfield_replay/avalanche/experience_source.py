@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from hopfield_replay.encoders import pixels
+from hopfield_replay.encoders import as_encoder, vectors_of
 from hopfield_replay.tracker.source import TaskSource
-from hopfield_replay.utilities.nested import map_leaves
+from hopfield_replay.utilities.nested import identity, map_leaves
 
 _BATCH_SIZE = 256
 
@@ -22,12 +22,14 @@ class ExperienceSource(TaskSource):
 
     Args:
         dataset: an AvalancheDataset.
+        prepare: what happens to a minibatch on its way to the model.
     """
 
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: Any, prepare: Callable[[Any], Any] = identity) -> None:
         self.dataset = dataset.eval() if hasattr(dataset, "eval") else dataset
         super().__init__(
-            DataLoader(self.dataset, batch_size=_BATCH_SIZE, collate_fn=getattr(self.dataset, "collate_fn", None))
+            DataLoader(self.dataset, batch_size=_BATCH_SIZE, collate_fn=getattr(self.dataset, "collate_fn", None)),
+            prepare=prepare,
         )
 
     def fetch(self, positions: Tensor) -> dict[str, Any]:
@@ -67,11 +69,9 @@ def read_vectors(dataset: Any, encoder: Callable[[Any], Tensor] | None, device: 
     return torch.cat(vectors)
 
 
-@torch.no_grad()
 def encode(batch: Any, encoder: Callable[[Any], Tensor] | None, device: Any) -> Tensor:
     """Vectors (n, d) of one minibatch, float32, on the CPU."""
-    found = pixels(batch) if encoder is None else encoder(on_device(batch, device))
-    return found.detach().flatten(1).float().cpu()
+    return vectors_of(as_encoder(encoder), batch if encoder is None else on_device(batch, device)).cpu()
 
 
 def data_attributes(dataset: Any) -> list[Any]:

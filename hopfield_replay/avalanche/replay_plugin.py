@@ -90,6 +90,8 @@ class EnergyReplayPlugin(ReplayPlugin):  # type: ignore[misc]  # avalanche is un
             )
         super().__init__(mem_size=mem_size, storage_policy=storage_policy)
         self.replay_ratio = check_replay_ratio(replay_ratio)
+        if not callable(self.replay_ratio):
+            storage_policy.memory.expect(self.replay_ratio)
         self.seed = seed
         self.share = 0.0
         self._experiences = 0
@@ -133,8 +135,8 @@ class EnergyReplayPlugin(ReplayPlugin):  # type: ignore[misc]  # avalanche is un
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Let the buffer take its share of the experience."""
-        self.share = 0.0 if self._loader is None else self._loader.share
+        self.share = self.storage_policy.memory.drawn.share()
         self._loader = None
         self._experiences += 1
         strategy.mb_is_replay = None
-        self.storage_policy.post_adapt(strategy, strategy.experience, replay_ratio=self.share)
+        self.storage_policy.post_adapt(strategy, strategy.experience)

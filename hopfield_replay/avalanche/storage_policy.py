@@ -11,12 +11,11 @@ from hopfield_replay.avalanche.experience_source import ExperienceSource, miniba
 from hopfield_replay.avalanche.kept_dataset import Form, empty_dataset, kept_dataset, positions_of
 from hopfield_replay.avalanche.labelled_denoiser import strategy_denoiser
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
-from hopfield_replay.buffer.choice import choose, weigh
-from hopfield_replay.policies import Policy
-from hopfield_replay.policies.candidates import as_plain, from_plain
+from hopfield_replay.policies import Policy, requirements
 from hopfield_replay.tracker.tracker import ForgettingTracker
 from hopfield_replay.utilities.checks import Similarity
-from hopfield_replay.utilities.nested import take
+
+_FEW_BETA = 1.0  # for an experience on which none can be calibrated, alone
 
 
 class EnergyPrioritizedBuffer(BalancedExemplarsBuffer):  # type: ignore[misc]  # avalanche is untyped here
@@ -78,8 +77,6 @@ class EnergyPrioritizedBuffer(BalancedExemplarsBuffer):  # type: ignore[misc]  #
         self.encoder = encoder
         self._tracker = ForgettingTracker(
             self.memory,
-            beta=beta,
-            similarity=similarity,
             encoder=encoder,
             probe_size=1,
             followed_tasks=1,  # nobody reads this history, and an online stream has thousands of experiences
@@ -97,48 +94,38 @@ class EnergyPrioritizedBuffer(BalancedExemplarsBuffer):  # type: ignore[misc]  #
         """Read the new experience before it is trained on, and refine the choice in its light."""
         if len(exp.dataset) and not self._too_few(exp.dataset):
             self._checked(exp.dataset)
-            self._tracker.begin_task(ExperienceSource(exp.dataset), prepare=self._prepare(agent))
+            self._tracker.begin_task(ExperienceSource(exp.dataset, self._prepare(agent)))
             self._groups = None
 
-    def post_adapt(self, agent: Any, exp: Any, *, replay_ratio: float = 0.0) -> None:
+    def post_adapt(self, agent: Any, exp: Any) -> None:
         """Choose what to keep of the experience that was trained on.
 
         Args:
             agent: the strategy.
             exp: the experience.
-            replay_ratio: share of each minibatch that was replayed.
         """
-        self.update_from_dataset(exp.dataset, agent, replay_ratio=replay_ratio)
+        self.update_from_dataset(exp.dataset, agent)
 
     def update(self, strategy: Any, **kwargs: Any) -> None:
         """Choose what to keep of ``strategy.experience``; what the stock ReplayPlugin calls."""
         self.post_adapt(strategy, strategy.experience)
 
-    def update_from_dataset(self, new_data: Any, strategy: Any = None, *, replay_ratio: float = 0.0) -> None:
+    def update_from_dataset(self, new_data: Any, strategy: Any = None) -> None:
         """Choose what to keep of a data set, which counts as one experience; an empty one changes nothing.
 
         Args:
             new_data: an AvalancheDataset.
             strategy: where its device is; needed for an encoder that does not work on the CPU.
-            replay_ratio: share of each minibatch that was replayed.
         """
         if not len(new_data):
             return
         form = self._checked(new_data)
-        few = self._too_few(new_data)
-        if few:
-            self._tracker.beta = 1.0  # for this experience alone
-        needs_losses = getattr(self.memory.policy, "needs_losses", False)
-        try:
-            self._tracker.end_task(
-                ExperienceSource(new_data),
-                denoiser=strategy_denoiser(strategy) if needs_losses and strategy is not None else None,
-                replay_ratio=replay_ratio,
-                prepare=self._prepare(strategy),
-            )
-        finally:
-            if few:
-                self._tracker.beta = self.memory.beta = None
+        measures = requirements(self.memory.policy).losses and strategy is not None
+        self._tracker.end_task(
+            ExperienceSource(new_data, self._prepare(strategy)),
+            denoiser=strategy_denoiser(strategy) if measures else None,
+            beta=_FEW_BETA if self._too_few(new_data) else None,
+        )
         self._form = form
         self._groups = None
 
@@ -149,24 +136,7 @@ class EnergyPrioritizedBuffer(BalancedExemplarsBuffer):  # type: ignore[misc]  #
             strategy: not needed.
             new_size: >= 1, and at least the number of groups.
         """
-        old = self.memory
-        new = EnergyReplayBuffer(
-            new_size,
-            old.policy,
-            groups=old.groups,
-            sampling=old.sampling,
-            similarity=old.similarity,
-            seed=old.seed,
-        )
-        state = old.state_dict()
-        if len(old):
-            kept = from_plain(state["kept"])
-            stays, _ = choose(kept, torch.zeros(len(kept), dtype=torch.bool), old.policy, old.groups, new_size)
-            kept = kept if kept.weights is None else weigh(kept, stays, old.groups)
-            state["kept"] = as_plain(kept.pick(stays))
-            state["samples"], state["observed"] = take(state["samples"], stays), state["observed"][stays]
-        new.load_state_dict(state)
-        self.memory = self._tracker.buffer = new
+        self.memory = self._tracker.buffer = self.memory.resized(new_size)
         self.max_size = new_size
         self._groups = None
 

@@ -10,17 +10,21 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.buffer.choice import choose, group_index, place_in_group, weigh
+from hopfield_replay.buffer.drawn import Drawn
 from hopfield_replay.buffer.storage import SampleStore, check_one_form, check_rows, load_tree, plain, save_tree
 from hopfield_replay.functional import energy
 from hopfield_replay.functional.correlation import ranks
-from hopfield_replay.memory.temperature import calibrate_beta, default_n_eff
-from hopfield_replay.policies import Policy, as_policy
+from hopfield_replay.memory.settings import EnergySettings
+from hopfield_replay.policies import Policy, as_policy, requirements
 from hopfield_replay.policies.candidates import Candidates, as_plain, check_join, from_plain, no_candidates, offered
-from hopfield_replay.utilities.checks import Similarity, check_beta, check_integer, check_similarity
+from hopfield_replay.utilities.checks import Similarity, check_beta, check_integer
 from hopfield_replay.utilities.nested import Source, gather_from, rows, take
-from hopfield_replay.utilities.states import DAMAGE, check_format, check_plain, check_unshared, check_whole
+from hopfield_replay.utilities.states import DAMAGE, Migration, check_plain, check_unshared, check_whole, migrated
 
-_FORMAT = "hopfield-replay buffer 2"  # of the state; raised when its parts change
+_FORMAT = "hopfield-replay buffer 3"  # of the state; raised when its parts change
+_MIGRATIONS: dict[str, Migration] = {
+    "hopfield-replay buffer 2": lambda state: {**state, "format": _FORMAT, "drawn": [0, 0]}
+}
 
 
 class EnergyReplayBuffer:
@@ -42,17 +46,24 @@ class EnergyReplayBuffer:
             default keeps the samples whose joint replay protects the most energy, see
             :class:`hopfield_replay.GreedyGain`.
         storage: folder for memory-mapped files that hold the samples, for buffers larger than memory; None: in memory.
-        groups: None: all samples compete; ``"task"`` or ``"label"``: equal shares for each task or label, unused places
-            going to the others. A share shrinks by dropping its last picks.
+        groups: ``"task"`` or ``"label"``: equal shares for each task or label, unused places going to the others; a
+            share shrinks by dropping its last picks. None: all samples compete, and a policy that does not count how
+            many samples each stands for may drop old tasks altogether.
         sampling: how samples are drawn: ``"uniform"``; ``"weight"``: in proportion to how many of the samples offered
             so far each stands for, those to which it is the nearest kept one of its group, so that what is replayed has
             the density of what was seen; or by priority: sample i with chances proportional to 1/rank. Rank 1 has the
             highest energy (``"energy"``), the highest rise at the last boundary (``"rise"``), or the first pick of each
             group (``"gain"``: greedy_gain picks in the order of falling gain). Equal values share their mean rank.
-            None: ``"weight"`` for a policy with ``needs_weights``, such as greedy_gain, else ``"uniform"``.
+            None: ``"weight"`` for a policy with ``needs_weights``, such as greedy_gain, else ``"uniform"``: to compare
+            two policies alone, give both the same.
         beta: inverse temperature of energies that are computed here; ``"auto"`` calibrates it at the first update.
         similarity: ``"distance"`` or ``"dot"``, of energies that are computed here.
         seed: of the random policies and of :meth:`sample`.
+
+    Attributes:
+        settings: beta and similarity, which a ForgettingTracker with this buffer shares.
+        drawn: how much of the task at hand was replayed so far.
+        replay_ratio: share of each batch that will be replayed, as the loader that draws says; None while none does.
 
     Raises:
         ValueError: a capacity below 1, an unknown policy, groups or similarity.
@@ -74,7 +85,7 @@ class EnergyReplayBuffer:
         capacity: int,
         policy: str | Policy = "greedy_gain",
         *,
-        groups: Literal["task", "label"] | None = None,
+        groups: Literal["task", "label"] | None = "task",
         storage: str | os.PathLike[str] | None = None,
         sampling: Literal["uniform", "weight", "energy", "rise", "gain"] | None = None,
         beta: float | Literal["auto"] = "auto",
@@ -89,15 +100,15 @@ class EnergyReplayBuffer:
             raise ValueError(f'groups must be None, "task" or "label", got {groups!r}.')
         if sampling not in (None, "uniform", "weight", "energy", "rise", "gain"):
             raise ValueError(f'sampling must be "uniform", "weight", "energy", "rise" or "gain", got {sampling!r}.')
-        check_similarity(similarity)
+        self.settings = EnergySettings(beta, similarity)
         self.capacity = capacity
         self.policy = as_policy(policy)
         self.groups = groups
-        weighs = bool(getattr(self.policy, "needs_weights", False))
-        self.sampling = sampling if sampling is not None else "weight" if weighs else "uniform"
-        self.similarity: Similarity = similarity
+        self._needs = requirements(self.policy)
+        self.sampling = sampling if sampling is not None else "weight" if self._needs.weights else "uniform"
         self.seed = seed
-        self.beta: float | None = None if beta == "auto" else check_beta(beta)
+        self.drawn = Drawn()
+        self.replay_ratio: float | None = None
         self._generator = torch.Generator().manual_seed(seed)
         self._store = SampleStore(capacity, storage)
         self._kept = no_candidates()
@@ -112,7 +123,20 @@ class EnergyReplayBuffer:
 
     def __repr__(self) -> str:
         name = type(self.policy).__name__
-        return f"EnergyReplayBuffer({len(self)} of {self.capacity}, policy={name}, groups={self.groups!r})"
+        return (
+            f"EnergyReplayBuffer({len(self)} of {self.capacity}, policy={name}, groups={self.groups!r}, "
+            f"sampling={self.sampling!r})"
+        )
+
+    @property
+    def beta(self) -> float | None:
+        """Inverse temperature of the energies; None until it is calibrated."""
+        return self.settings.beta
+
+    @property
+    def similarity(self) -> Similarity:
+        """Similarity of the energies."""
+        return self.settings.similarity
 
     @property
     def ids(self) -> Tensor:
@@ -181,10 +205,13 @@ class EnergyReplayBuffer:
             beta: inverse temperature of the given energies, which becomes the buffer's if it has none yet.
 
         Raises:
-            ValueError: shapes that do not fit, duplicate ids, NaN energies, more groups than places.
+            ValueError: shapes that do not fit, duplicate ids, NaN energies, more groups than places, a beta that is not
+                the buffer's.
             TypeError: leaves that are not tensors or strings, vectors that are not floating.
         """
         new = offered(vectors, ids, task, labels, energies, losses, self.seed)
+        if beta is not None and self.beta is not None and check_beta(beta) != self.beta:
+            raise ValueError(f"beta={beta!r} was given, but the buffer's energies are at beta={self.beta!r}.")
         if labels is None and self.groups == "label":
             raise ValueError('groups="label" needs labels, got None.')
         if len(self) and (labels is None) != (self.labels is None):
@@ -217,10 +244,10 @@ class EnergyReplayBuffer:
         value = 1.0 if calibrated is None else calibrated
         if energies is None:
             pool = replace(pool, energies=self._pool_energies(pool, own, value))
-        pool = replace(pool, beta=value, similarity=self.similarity, places=self.capacity)
+        pool = self._described(pool, value)
         fresh = torch.arange(len(pool)) >= len(self._kept)
         chosen, spare = choose(pool, fresh, self.policy, self.groups, self.capacity)
-        if self.sampling == "weight" or getattr(self.policy, "needs_weights", False):
+        if self.sampling == "weight" or self._needs.weights:
             pool = weigh(pool, torch.cat([chosen, spare]), self.groups)
         if observed is not None:
             seen = torch.cat([self._observed, observed.detach().cpu().to(torch.float64)[:, None]], dim=1)
@@ -228,7 +255,7 @@ class EnergyReplayBuffer:
             seen = self._observed
         sources: list[Source] = [] if reserve is None else [(len(reserve[0]), partial(take, reserve[1]))]
         self._commit(pool, chosen, spare, [*sources, (len(new), lambda index: read(order[index]))], seen)
-        self.beta, self._newest = calibrated, task
+        self.settings.beta, self._newest = calibrated, task
 
     def refine(self, patterns: Tensor, *, masses: Tensor | None = None) -> None:
         """Choose anew, now that the next task is known, among the over-provisioned candidates; then release them.
@@ -250,19 +277,14 @@ class EnergyReplayBuffer:
         pool = self._kept.join(spares)
         beta = 1.0 if self.beta is None else self.beta
         coming = patterns.detach().cpu().to(pool.vectors.dtype)
-        pool = replace(
-            pool,
-            next_energies=energy(
-                pool.vectors,
-                coming,
-                beta,
-                masses=None if masses is None else masses.detach().cpu(),
-                similarity=self.similarity,
-            ),
-            beta=beta,
+        next_energies = energy(
+            pool.vectors,
+            coming,
+            beta,
+            masses=None if masses is None else masses.detach().cpu(),
             similarity=self.similarity,
-            places=self.capacity,
         )
+        pool = self._described(replace(pool, next_energies=next_energies), beta)
         fresh = torch.arange(len(pool)) >= len(self._kept)
         chosen, _ = choose(pool, fresh, self.policy, self.groups, self.capacity)
         pool = weigh(pool, chosen, self.groups)
@@ -302,12 +324,53 @@ class EnergyReplayBuffer:
         self._kept = replace(pool.pick(chosen), next_energies=None)
         self._reserve, self._edges = reserve, None
 
+    def _described(self, pool: Candidates, beta: float) -> Candidates:
+        """The pool with what a policy may want to know of the run."""
+        return replace(
+            pool, beta=beta, similarity=self.similarity, places=self.capacity, replay_ratio=self.replay_ratio
+        )
+
+    def check_place(self, task: int) -> None:
+        """Refuse a task for which there is no place, before it is trained.
+
+        Args:
+            task: index of the next task.
+
+        Raises:
+            ValueError: as many tasks as places, which share them equally.
+        """
+        if self.groups != "task":
+            return
+        tasks = len({*self.tasks.tolist(), task})
+        if tasks > self.capacity:
+            raise ValueError(
+                f"{tasks} tasks cannot share a capacity of {self.capacity} equally; raise the capacity to at least "
+                f'{tasks}, or let all samples compete with groups=None and a policy such as "reservoir".'
+            )
+
+    def expect(self, replay_ratio: float) -> None:
+        """Learn which share of each batch will be replayed, from the loader that draws.
+
+        Args:
+            replay_ratio: in (0, 1).
+
+        Raises:
+            ValueError: the policy was made for another share.
+        """
+        made_for = self._needs.replay_ratio
+        if made_for is not None and made_for != replay_ratio:
+            raise ValueError(
+                f"{type(self.policy).__name__} was made with replay_ratio={made_for!r}, but the loader replays "
+                f"{replay_ratio!r}; leave it out of the policy, which hears of the loader's."
+            )
+        self.replay_ratio = replay_ratio
+
     def _calibrated(self, pool: Candidates) -> float | None:
         """The buffer's beta; before one is known, calibrated on these candidates; None where that cannot be."""
         if self.beta is not None or len(pool) < 4:
             return self.beta
         try:
-            return calibrate_beta(pool.vectors, n_eff=default_n_eff(len(pool)), similarity=self.similarity)
+            return self.settings.calibrated(pool.vectors)
         except ValueError:  # identical samples: every beta gives them one energy
             return None
 
@@ -322,8 +385,14 @@ class EnergyReplayBuffer:
             )
         return found
 
-    def draw(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+    def draw(self, n: int, *, generator: torch.Generator | None = None, beside: int | None = None) -> Tensor:
         """Positions (n,) in [0, len) of samples drawn with replacement, by :attr:`sampling`.
+
+        Args:
+            n: how many, >= 1.
+            generator: of the draw; None: the buffer's own.
+            beside: how many new samples they are trained on with, so that the share of replay is known at the end of
+                the task; None: unknown.
 
         Raises:
             ValueError: n below 1, or an empty buffer.
@@ -331,6 +400,10 @@ class EnergyReplayBuffer:
         check_integer(n, "n", 1)
         if not len(self):
             raise ValueError("The buffer is empty: nothing can be drawn before the first update.")
+        if beside is None:
+            self.drawn.alone += n
+        else:
+            self.drawn.add(new=beside, replayed=n)
         generator = self._generator if generator is None else generator
         points = torch.rand(n, dtype=torch.float64, generator=generator)
         if self.sampling == "uniform":
@@ -343,8 +416,10 @@ class EnergyReplayBuffer:
     def draw_shares(self) -> Tensor:
         """(len,) float64, the chance of each sample in a draw; they sum to 1."""
         if self.sampling == "weight":
-            chances = self._kept.weighted().weights
-            assert chances is not None  # weighted() gives them
+            kept = self._kept
+            if self._reserve is not None:  # what stands in reserve is never drawn: the kept ones stand for it
+                kept = weigh(kept.join(self._reserve[0]), torch.arange(len(self)), self.groups)
+            chances = kept.weighted().weights[: len(self)]  # type: ignore[index]  # weighted() gives them
         elif self.sampling == "uniform":
             chances = torch.ones(len(self), dtype=torch.float64)
         elif self.sampling == "gain":
@@ -357,9 +432,9 @@ class EnergyReplayBuffer:
         """The samples at these positions, as copies, in the nesting they came in."""
         return self._store.get(self._slots[positions])
 
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Any:
+    def sample(self, n: int, *, generator: torch.Generator | None = None, beside: int | None = None) -> Any:
         """Draw ``n`` samples with replacement; see :meth:`draw` and :meth:`gather`."""
-        return self.gather(self.draw(n, generator=generator))
+        return self.gather(self.draw(n, generator=generator, beside=beside))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that is needed to go on: tensors and plain Python only, loadable with ``weights_only=True``."""
@@ -371,6 +446,7 @@ class EnergyReplayBuffer:
             "kept": as_plain(self._kept) if len(self) else None,
             "samples": plain(self._store.get(self._slots)) if len(self) else None,
             "observed": self._observed,
+            "drawn": self.drawn.state(),
             "reserve": None if self._reserve is None else as_plain(self._reserve[0]),
             "reserve_samples": None if self._reserve is None else plain(self._reserve[1]),
         }
@@ -382,7 +458,7 @@ class EnergyReplayBuffer:
             ValueError: another format, parts that are missing or do not fit together, more samples than this buffer's
                 capacity.
         """
-        check_format(state, _FORMAT, "an EnergyReplayBuffer")
+        state = migrated(state, _FORMAT, _MIGRATIONS, "an EnergyReplayBuffer")
         try:
             check_plain(state)
             check_unshared(state)
@@ -399,6 +475,8 @@ class EnergyReplayBuffer:
                 raise ValueError("samples of no ids")
             newest = check_whole(state["newest_task"], "newest_task", -1)
             observed = state["observed"].cpu()
+            drawn = Drawn()
+            drawn.restore(*state["drawn"])
             beta = None if state["beta"] is None else check_beta(state["beta"])
             if observed.ndim != 2 or len(observed) != len(kept) or observed.dtype != torch.float64:
                 raise ValueError(f"observed has shape {tuple(observed.shape)} for {len(kept)} samples")
@@ -416,8 +494,37 @@ class EnergyReplayBuffer:
         self._slots = torch.arange(len(kept))
         self._observed = observed
         self._reserve, self._edges = reserve, None
-        self.beta, self._newest = beta, newest
+        self.settings.beta, self._newest = beta, newest
         self._kept = kept
+        self.drawn.restore(*drawn.state())
+
+    def resized(self, capacity: int) -> "EnergyReplayBuffer":
+        """A buffer of another capacity with the same samples, in memory; every group gives up its last picks.
+
+        Args:
+            capacity: >= 1, and at least the number of groups.
+
+        Raises:
+            ValueError: more groups than places.
+
+        Example:
+            >>> import torch
+            >>> buffer = EnergyReplayBuffer(3, policy="high_energy")
+            >>> buffer.update(torch.eye(3), torch.eye(3), ids=torch.arange(3), task=0)
+            >>> len(buffer.resized(2))
+            2
+        """
+        other = EnergyReplayBuffer(capacity, self.policy, groups=self.groups, sampling=self.sampling, seed=self.seed)
+        other.settings, other.replay_ratio = self.settings, self.replay_ratio
+        state = self.state_dict()
+        if len(self):
+            kept = self._kept
+            stays, _ = choose(kept, torch.zeros(len(kept), dtype=torch.bool), self.policy, self.groups, capacity)
+            kept = kept if kept.weights is None else weigh(kept, stays, self.groups)
+            state["kept"] = as_plain(kept.pick(stays))
+            state["samples"], state["observed"] = take(state["samples"], stays), state["observed"][stays]
+        other.load_state_dict(state)
+        return other
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to a safetensors file (no pickle); an existing file is replaced only when all is written."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.functional import equal_quotas
-from hopfield_replay.policies import Policy
+from hopfield_replay.policies import Policy, requirements
 from hopfield_replay.policies.candidates import Candidates
 
 
@@ -35,11 +35,12 @@ def choose(
         raise ValueError(
             f"{count} groups ({groups}) cannot share a capacity of {capacity}; raise the capacity to at least {count}."
         )
+    oversample = requirements(policy).oversample
     chosen, spare = [], []
     for number, quota in enumerate(equal_quotas(group, min(capacity, len(pool))).tolist()):
         members = (group == number).nonzero().flatten()
         if bool(fresh[members].any()):
-            more = min(len(members), quota * getattr(policy, "oversample", 1))
+            more = min(len(members), quota * oversample)
             # no copy of a million vectors where all are of one group
             picks = policy.select(pool if len(members) == len(pool) else pool.pick(members), more)
             if len(picks) != more or len(picks.unique()) != more or not _inside(picks, len(members)):

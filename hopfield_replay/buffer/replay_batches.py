@@ -53,7 +53,7 @@ class ReplayBatches:
 
     @property
     def share(self) -> float:
-        """Share of the samples that were replayed: the ratio, or what a schedule came to so far."""
+        """Share of the samples that are replayed: the ratio, or what a schedule came to so far in the task at hand."""
         return self._stream.share
 
     def set_epoch(self, epoch: int) -> None:

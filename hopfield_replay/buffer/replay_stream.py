@@ -41,6 +41,13 @@ class ReplayStream:
     Raises:
         ValueError: replay_ratio outside (0, 1).
         TypeError: a buffer that is none.
+
+    Example:
+        >>> buffer = EnergyReplayBuffer(4)
+        >>> buffer.update(torch.zeros(4, 1), torch.rand(4, 1), ids=torch.arange(4), task=0)
+        >>> stream = ReplayStream([], buffer, replay_ratio=0.25, seed=0)
+        >>> stream.draw(9).shape, buffer.drawn.share()
+        (torch.Size([3, 1]), 0.25)
     """
 
     def __init__(self, loader: Iterable[Any], buffer: EnergyReplayBuffer, replay_ratio: ReplayRatio, seed: int) -> None:
@@ -54,7 +61,8 @@ class ReplayStream:
         self._generator: torch.Generator | None = None
         self._owed = 0.0
         self._step = 0  # batches of the epoch
-        self.counts = [0, 0]  # new and replayed samples so far; always the same list, which a reload hands on
+        if not callable(self.replay_ratio):
+            buffer.expect(self.replay_ratio)
 
     @property
     def batch_sampler(self) -> SimpleNamespace:
@@ -85,13 +93,6 @@ class ReplayStream:
     def __next__(self) -> "ReplayStream":
         return self  # how much is drawn depends on the batch it joins
 
-    @property
-    def share(self) -> float:
-        """Share of the samples trained on that were replayed: the ratio, or what a schedule came to so far."""
-        if callable(self.replay_ratio):
-            return self.counts[1] / sum(self.counts) if any(self.counts) else self._ratio()
-        return self.replay_ratio
-
     def _ratio(self) -> float:
         """The ratio at this step."""
         if not callable(self.replay_ratio):
@@ -101,7 +102,14 @@ class ReplayStream:
         ratio = self.replay_ratio(task, step)
         if not 0.0 <= ratio < 1.0:
             raise ValueError(f"The replay_ratio of task {task}, step {step} must lie in [0, 1), got {ratio}.")
+        if ratio:
+            self.buffer.replay_ratio = ratio  # the newest is the best guess of those to come
         return ratio
+
+    @property
+    def share(self) -> float:
+        """Share of the samples that are replayed: the ratio, or what a schedule came to so far in the task at hand."""
+        return self.buffer.drawn.share() if callable(self.replay_ratio) else self.replay_ratio
 
     def draw(self, batch_size: int) -> Any:
         """Samples to replay beside a batch of this size; None if the buffer is empty or none is due yet.
@@ -119,8 +127,10 @@ class ReplayStream:
         self._owed += batch_size * ratio / (1.0 - ratio)
         count = int(self._owed + 0.5)
         self._owed -= count
-        self.counts[:] = [self.counts[0] + batch_size, self.counts[1] + count]
-        return self.buffer.sample(count, generator=self._generator) if count else None
+        if not count:
+            self.buffer.drawn.add(new=batch_size, replayed=0)
+            return None
+        return self.buffer.sample(count, generator=self._generator, beside=batch_size)
 
     def state_dict(self) -> dict[str, Any]:
         """Position of the stream: tensors and plain Python."""
@@ -128,7 +138,6 @@ class ReplayStream:
             "epoch": self._epoch,
             "owed": self._owed,
             "step": self._step,
-            "counts": list(self.counts),
             "generator": None if self._generator is None else self._generator.get_state(),
             "rank": world()[0],
         }
@@ -142,7 +151,6 @@ class ReplayStream:
         try:
             check_mapping(state, "the state")
             epoch, step, rank = (check_whole(state[name], name) for name in ("epoch", "step", "rank"))
-            new, replayed = (check_whole(count, "counts") for count in state["counts"])
             owed = check_number(state["owed"], "owed")
             if not -1.0 <= owed <= 1.0:
                 raise ValueError(f"owed is {owed}")
@@ -152,7 +160,7 @@ class ReplayStream:
                 generator.set_state(state["generator"].cpu())
         except DAMAGE as error:
             raise ValueError(f"The state of the replay stream is damaged: {error!r}.") from error
-        self._epoch, self._step, self._owed, self.counts[:] = epoch, step, owed, (new, replayed)
+        self._epoch, self._step, self._owed = epoch, step, owed
         self._generator = generator if rank == world()[0] else None
 
 

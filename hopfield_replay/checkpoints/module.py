@@ -9,8 +9,9 @@ from typing import Any
 from torch import nn
 
 from hopfield_replay.checkpoints.file import read_checkpoint, what_went_wrong
-from hopfield_replay.checkpoints.version import Version, as_is, check_weights
+from hopfield_replay.checkpoints.version import Version, check_weights
 from hopfield_replay.denoisers import find_denoiser
+from hopfield_replay.utilities.nested import identity
 
 
 def load_module(
@@ -161,7 +162,7 @@ def _transfer_hooks(module: nn.Module) -> Callable[[Any], Any]:
     """What a LightningModule does with a batch on its way to the device."""
     hooked: Any = module
     if not hasattr(module, "on_after_batch_transfer"):
-        return as_is
+        return identity
 
     def prepare(batch: Any) -> Any:
         batch = hooked.on_before_batch_transfer(batch, 0)

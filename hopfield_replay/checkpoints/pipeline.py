@@ -10,9 +10,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from hopfield_replay.checkpoints.file import what_went_wrong
-from hopfield_replay.checkpoints.version import Version, as_is, check_weights
+from hopfield_replay.checkpoints.version import Version, check_weights
 from hopfield_replay.denoisers import find_denoiser
 from hopfield_replay.encoders import LatentEncoder, split_batch
+from hopfield_replay.utilities.nested import identity
 
 _KNOWN = {"feature_extractor", "image_encoder", "safety_checker", "scheduler", "text_encoder", "tokenizer",
           "transformer", "unet", "vae"}  # fmt: skip
@@ -155,7 +156,7 @@ def _version(pipeline: Any, source: str, weights: str) -> Version:
 def _prepare(parts: Any) -> Callable[[Any], Any]:
     vae, text_encoder = getattr(parts, "vae", None), getattr(parts, "text_encoder", None)
     if vae is None and text_encoder is None:
-        return as_is
+        return identity
 
     def prepare(batch: Any) -> dict[str, Any]:
         samples, rest = split_batch(batch)
@@ -181,7 +182,7 @@ def _text(tokenizer: Any, text_encoder: Any, captions: Any) -> Tensor:
 
 def _decode(parts: Any) -> Callable[[Tensor], Tensor]:
     vae = getattr(parts, "vae", None)
-    return as_is if vae is None else LatentEncoder(vae).decode
+    return identity if vae is None else LatentEncoder(vae).decode
 
 
 def _network_name(pipeline: Any) -> str:

@@ -8,11 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hopfield_replay.denoisers import Denoiser
-
-
-def as_is(batch: Any) -> Any:
-    """Return the batch as it is."""
-    return batch
+from hopfield_replay.utilities.nested import identity
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +30,8 @@ class Version:
     module: nn.Module
     denoiser: Denoiser
     weights: str
-    prepare: Callable[[Any], Any] = as_is
-    decode: Callable[[Tensor], Tensor] = as_is
+    prepare: Callable[[Any], Any] = identity
+    decode: Callable[[Tensor], Tensor] = identity
     expects_images: bool = False
 
 
@@ -65,4 +61,4 @@ def check_same_architecture(before: Version, after: Version) -> None:
         )
 
 
-__all__ = ["Version", "as_is", "check_same_architecture", "check_weights"]
+__all__ = ["Version", "check_same_architecture", "check_weights"]

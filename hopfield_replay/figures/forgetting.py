@@ -16,17 +16,17 @@ from hopfield_replay.figures._style import (
     series_style,
 )
 from hopfield_replay.functional.correlation import spearman
-from hopfield_replay.tracker.table import error_rise
+from hopfield_replay.tracker.record import BoundaryRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SERIES = len(COLOURS)
-_MEASURES = {"energy": (1, "energy after its own task"), "rise": (2, "intrinsic forgetting: energy rise since then")}
+_MEASURES = {"energy": (0, "energy after its own task"), "rise": (1, "intrinsic forgetting: energy rise since then")}
 
 
 def energy_against_forgetting(
-    record: dict[str, Any], *, panel: Literal["energy", "rise"] | None = None
+    record: Mapping[str, Any], *, panel: Literal["energy", "rise"] | None = None
 ) -> "Figure | None":
     """Per-sample scatter after one task: what the energies say against what the model lost.
 
@@ -35,7 +35,8 @@ def energy_against_forgetting(
     more than eight earlier tasks neighbours share a colour and one correlation.
 
     Args:
-        record: one entry of a ForgettingTracker's history, of a task after the first, measured with a denoiser.
+        record: one item of a ForgettingTracker's history, or its ``to_dict()``, of a task after the first, measured
+            with a denoiser.
         panel: only the left (``"energy"``) or the right (``"rise"``) one, 400 pixels wide, for a card of a dashboard.
 
     Returns:
@@ -51,10 +52,11 @@ def energy_against_forgetting(
         >>> [axis.get_legend_handles_labels()[1] for axis in figure.axes]
         [['task 0: Spearman +1.00 (n = 3)'], ['task 0: Spearman +1.00 (n = 3)']]
     """
+    boundary = BoundaryRecord.of(record)
     found = [
-        (probe["task"], probe["energy_start"], probe["energy"] - probe["energy_start"], rise)
-        for probe in record["probes"]
-        if probe["task"] < record["task"] and (rise := error_rise(probe)) is not None
+        (probe.task, probe.energy_start, probe.intrinsic, forgetting)
+        for probe in boundary.probes
+        if probe.task < boundary.task and (forgetting := probe.reconstruction) is not None
     ]
     if not found:
         return None
@@ -65,7 +67,7 @@ def energy_against_forgetting(
     axes = panels(figure, len(shown), 2, sharey=True)
     for axis, (part, label) in zip(axes, (_MEASURES[name] for name in shown), strict=True):
         for i, group in enumerate(groups):
-            x, y = (torch.cat([entry[column] for entry in group]) for column in (part, 3))
+            x, y = (torch.cat([probe[column] for _, *probe in group]) for column in (part, 2))
             rho = spearman(x, y) if len(x) > 2 else float("nan")
             first, last = group[0][0], group[-1][0]
             name = f"task {first}" if first == last else f"tasks {first}-{last}"

@@ -13,6 +13,7 @@ from hopfield_replay.encoders import split_batch
 from hopfield_replay.figures import as_pictures
 from hopfield_replay.lightning.sinks import Sink, sinks
 from hopfield_replay.lightning.views import Boundary, Table, figures, forgetting_rows, histograms, settings
+from hopfield_replay.tracker.record import BoundaryRecord
 from hopfield_replay.tracker.table import summarize
 
 _SCALARS = ("intrinsic", "reconstruction", "model_energy", "spearman_energy", "spearman_rise")
@@ -20,11 +21,11 @@ _EMBEDDED = 2000  # samples in the projector, the best first
 _SPRITE = 32  # pixels: pictures beside the projector's points
 
 
-def scalars(record: dict[str, Any], buffer: EnergyReplayBuffer | None) -> dict[str, float]:
+def scalars(record: BoundaryRecord, buffer: EnergyReplayBuffer | None) -> dict[str, float]:
     """The record's numbers under the names they are logged by."""
-    found = {"forgetting/beta": record["beta"], "forgetting/n_eff": record["n_eff"]}
+    found = {"forgetting/beta": record.beta, "forgetting/n_eff": record.n_eff}
     rows = summarize(record)
-    earlier = [row for row in rows if row["task"] < record["task"]]
+    earlier = [row for row in rows if row["task"] < record.task]
     for name in _SCALARS:
         known = [row for row in earlier if row[name] is not None and math.isfinite(row[name])]
         values = [row[name] for row in known]

@@ -1,13 +1,13 @@
-"""ForgettingMonitor: the callback that keeps the ledger of a Trainer's task sequence."""
+"""ForgettingMonitor: the callback that keeps the history of a Trainer's task sequence."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
 from hopfield_replay.buffer.replay_stream import ReplayStream, length
@@ -16,8 +16,13 @@ from hopfield_replay.lightning.logging import BoundaryLog
 from hopfield_replay.lightning.renewal import averaging
 from hopfield_replay.lightning.strategies import check_launcher, check_whole_model
 from hopfield_replay.lightning.views import Boundary
+from hopfield_replay.tracker.record import BoundaryRecord
 from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.tracker.tracker import ForgettingTracker
+from hopfield_replay.utilities.progress import show_progress
+
+if TYPE_CHECKING:
+    import pandas as pd
 from hopfield_replay.utilities.checks import Similarity
 
 
@@ -37,8 +42,9 @@ class ForgettingMonitor(Callback):
 
     Args:
         buffer: filled at every boundary; None: measure only.
-        beta: inverse temperature, or ``"auto"``: a median leave-one-out n_eff of 5 on the first task.
-        similarity: ``"distance"`` or ``"dot"``.
+        beta: inverse temperature; ``"auto"``: the buffer's, or, where that has none, a median leave-one-out n_eff of 5
+            on the first task.
+        similarity: ``"distance"`` or ``"dot"``; None: the buffer's, or ``"distance"`` without a buffer.
         encoder: maps a batch (on the device, after the transfer hooks) to vectors (n, d), the space of the energies: a
             function of the batch, or a module of its samples; None: the first floating tensor of the batch, flattened.
         denoiser: a Denoiser, or a function from the LightningModule to one; None: looked for on the module.
@@ -74,7 +80,7 @@ class ForgettingMonitor(Callback):
         buffer: EnergyReplayBuffer | None = None,
         *,
         beta: float | Literal["auto"] = "auto",
-        similarity: Similarity = "distance",
+        similarity: Similarity | None = None,
         encoder: Callable[[Any], Tensor] | nn.Module | None = None,
         denoiser: Denoiser | Callable[[LightningModule], Denoiser] | None = None,
         probe_size: int = 512,
@@ -115,7 +121,6 @@ class ForgettingMonitor(Callback):
         self._ran = False
         self._warned = False
         self._begun: Iterable[Any] | None = None
-        self._counts = [0, 0]
 
     @property
     def buffer(self) -> EnergyReplayBuffer | None:
@@ -123,9 +128,13 @@ class ForgettingMonitor(Callback):
         return self.tracker.buffer
 
     @property
-    def history(self) -> list[dict[str, Any]]:
-        """A record for each finished task (or the newest ``history_size``), see :meth:`ForgettingTracker.end_task`."""
+    def history(self) -> list[BoundaryRecord]:
+        """A :class:`~hopfield_replay.tracker.BoundaryRecord` for each finished task (the newest ``history_size``)."""
         return self.tracker.history
+
+    def history_frame(self, *, samples: bool = False) -> "pd.DataFrame":
+        """The history as a tidy pandas DataFrame, see :func:`hopfield_replay.tracker.history_frame`."""
+        return self.tracker.history_frame(samples=samples)
 
     def table(self) -> str:
         """Mean intrinsic and reconstruction forgetting of every task after every task, as text."""
@@ -135,7 +144,7 @@ class ForgettingMonitor(Callback):
         """Refuse strategies under which a boundary cannot be measured."""
         if stage != "fit":
             return
-        self._ran, self._begun, self._counts = False, None, [0, 0]
+        self._ran, self._begun = False, None
         check_launcher(trainer.strategy)
         check_whole_model(trainer.strategy)
         if late := averaging(_after(trainer, self)):
@@ -157,9 +166,8 @@ class ForgettingMonitor(Callback):
         if self.probe_source == "val":
             self._validation(trainer)
         self._find_denoiser(pl_module)
-        self.tracker.begin_task(
-            self._task(trainer, loader), prepare=trainer.strategy.batch_to_device, progress=_bar(trainer)
-        )
+        with _progress(trainer):
+            self.tracker.begin_task(self._task(trainer, loader))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure, choose and log."""
@@ -180,7 +188,7 @@ class ForgettingMonitor(Callback):
                 f"The training loader of task {self.tracker.next_task} yields no batch, so nothing was trained: the "
                 "data set is empty, or smaller than one batch and the loader has drop_last=True."
             )
-        elif self.history and trainer.ckpt_path is None:  # else: resumed where the ledger is complete
+        elif self.history and trainer.ckpt_path is None:  # else: resumed where the history is complete
             rank_zero_warn(
                 f"This fit trained nothing: the trainer's limits (max_epochs={trainer.max_epochs}, "
                 f"max_steps={trainer.max_steps}, limit_train_batches={trainer.limit_train_batches}) leave nothing to "
@@ -189,7 +197,7 @@ class ForgettingMonitor(Callback):
             )
 
     def _end_task(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        loader, stream = self._training(trainer)
+        loader, _ = self._training(trainer)
         if self._begun is not None and self._begun is not loader:  # reload_dataloaders_every_n_epochs
             loader = self._same_data(self._begun, loader)
         probes = None
@@ -197,14 +205,8 @@ class ForgettingMonitor(Callback):
             probes = self._source(trainer, self._validation(trainer))
         held = None if self.buffer is None else (self.buffer.ids, self.buffer.tasks)
         denoiser = self._find_denoiser(pl_module)
-        self.tracker.end_task(
-            self._task(trainer, loader),
-            denoiser=denoiser,
-            replay_ratio=0.0 if stream is None else stream.share,
-            probe_source=probes,
-            prepare=trainer.strategy.batch_to_device,
-            progress=_bar(trainer),
-        )
+        with _progress(trainer):
+            self.tracker.end_task(self._task(trainer, loader), denoiser=denoiser, probe_source=probes)
         self._log.log(trainer, Boundary(self.tracker, held, denoiser, trainer.strategy.batch_to_device))
 
     def _find_denoiser(self, pl_module: LightningModule) -> Denoiser | None:
@@ -226,11 +228,7 @@ class ForgettingMonitor(Callback):
         """The task's own loader, and the replay beside it."""
         loaders = trainer.train_dataloader
         if isinstance(loaders, list) and len(loaders) == 2 and isinstance(loaders[1], ReplayStream):
-            stream = loaders[1]
-            if sum(stream.counts) < sum(self._counts):  # Lightning resumes it inside of an epoch only
-                stream.counts[:] = self._counts
-            self._counts = stream.counts
-            return loaders[0], stream
+            return loaders[0], loaders[1]
         if loaders is None or isinstance(loaders, list | tuple | dict):
             raise MisconfigurationException(
                 f"A task's samples cannot be told from a training loader of type {type(loaders).__name__}; use one "
@@ -273,16 +271,17 @@ class ForgettingMonitor(Callback):
 
     def _source(self, trainer: Trainer, loader: Iterable[Any], limit: int | None = None) -> TaskSource:
         quick: bool = trainer.fast_dev_run  # type: ignore[attr-defined]  # public, but not annotated upstream
-        return TaskSource(loader, limit=1 if quick else limit)
+        return TaskSource(loader, prepare=trainer.strategy.batch_to_device, limit=1 if quick else limit)
 
     def state_dict(self) -> dict[str, Any]:
-        """The ledger, the buffer, and how much of the task at hand was replayed so far."""
-        return {**self.tracker.state_dict(), "counts": list(self._counts)}
+        """The history, the buffer, and how much of the task at hand was replayed so far."""
+        return self.tracker.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the ledger and the buffer of a checkpoint."""
+        """Go on with the history and the buffer of a checkpoint."""
         self.tracker.load_state_dict(state_dict)
-        self._counts[:] = state_dict.get("counts", (0, 0))  # in place: a finder's own steps are not of the task
+        if self.buffer is not None and "counts" in state_dict:  # where the tracker's first format kept them
+            self.buffer.drawn.restore(*state_dict["counts"])
 
 
 def _after(trainer: Trainer, monitor: Callback) -> list[Callback]:
@@ -290,10 +289,6 @@ def _after(trainer: Trainer, monitor: Callback) -> list[Callback]:
     return callbacks[callbacks.index(monitor) + 1 :] if monitor in callbacks else []
 
 
-def _bar(trainer: Trainer) -> Callable[[Iterable[Any], str], Iterable[Any]]:
-    shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
-
-    def wrap(iterable: Iterable[Any], description: str) -> Iterable[Any]:
-        return tqdm(iterable, desc=description, leave=False, disable=not shown, delay=1.0)  # type: ignore[no-any-return]
-
-    return wrap
+def _progress(trainer: Trainer) -> AbstractContextManager[None]:
+    """Shows bars where the trainer shows its own."""
+    return show_progress(trainer.is_global_zero and trainer.progress_bar_callback is not None, delay=1.0)

@@ -90,7 +90,6 @@ class ReplayDataModule(LightningDataModule):
             )
         self.wrapped = datamodule
         super().__init__()
-        self._counts = [0, 0]
         self.buffer = buffer
         self.replay_ratio = check_replay_ratio(replay_ratio)
         self.seed = seed
@@ -133,9 +132,7 @@ class ReplayDataModule(LightningDataModule):
         buffer = self._monitored() if self.buffer is None else self.buffer
         loader = ReplayLoader(self.wrapped.train_dataloader(), buffer, replay_ratio=self.replay_ratio, seed=self.seed)
         if self.trainer is not None and self.trainer.current_epoch > 0:  # reloaded every n epochs, or by a finder
-            loader.stream.counts = self._counts
             loader.stream.set_epoch(self.trainer.current_epoch)  # after a finder Lightning does not
-        self._counts = loader.stream.counts
         return loader
 
     def _monitored(self) -> EnergyReplayBuffer:

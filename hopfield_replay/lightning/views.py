@@ -19,9 +19,10 @@ from hopfield_replay.figures import (
     picture_rows,
     protected_energy_curve,
 )
+from hopfield_replay.policies.greedy_gain import DEFAULT_REPLAY_RATIO
 from hopfield_replay.policies.protection import ProtectionCurve, protection_curve
-from hopfield_replay.tracker.meter import ErrorMeter
-from hopfield_replay.tracker.table import error_rise, summarize
+from hopfield_replay.tracker.record import BoundaryRecord
+from hopfield_replay.tracker.table import summarize
 from hopfield_replay.tracker.tracker import ForgettingTracker
 from hopfield_replay.utilities.nested import take
 
@@ -58,7 +59,7 @@ class Boundary:
     prepare: Callable[[Any], Any]
 
     @property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> BoundaryRecord:
         """The record of this boundary."""
         return self.tracker.history[-1]
 
@@ -88,7 +89,7 @@ class Boundary:
     def protection(self) -> ProtectionCurve | None:
         """What the buffer would protect of the probes of all tasks."""
         buffer = self.buffer
-        vectors = [self.tracker.probe(entry["task"])["vectors"] for entry in self.record["probes"]]
+        vectors = [self.tracker.probe(entry.task).vectors for entry in self.record.probes]
         if buffer is None or sum(map(len, vectors)) < 2:
             return None
         groups = {"task": buffer.tasks, "label": buffer.labels}.get(buffer.groups or "")
@@ -98,9 +99,9 @@ class Boundary:
         return protection_curve(
             buffer.vectors[order],
             torch.cat(vectors),
-            self.record["beta"],
+            self.record.beta,
             similarity=self.tracker.similarity,
-            replay_ratio=self.record["replay_ratio"] or 0.5,
+            replay_ratio=self.record.replay_ratio or buffer.replay_ratio or DEFAULT_REPLAY_RATIO,
         )
 
 
@@ -117,21 +118,20 @@ def figures(boundary: Boundary) -> "dict[str, Callable[[], Figure | None]]":
     }
 
 
-def histograms(record: dict[str, Any]) -> Iterable[tuple[str, Tensor]]:
+def histograms(record: BoundaryRecord) -> Iterable[tuple[str, Tensor]]:
     """Values of every probe, by the name they are shown under."""
-    for probe in record["probes"]:
-        task = f"task_{probe['task']}"
-        yield f"5_energy_after/{task}", probe["energy"]
-        if probe["task"] == record["task"]:
+    for probe in record.probes:
+        task = f"task_{probe.task}"
+        yield f"5_energy_after/{task}", probe.energy
+        if probe.task == record.task:
             continue
-        yield f"4_energy_before/{task}", probe["energy_before"]
-        yield f"6_intrinsic_forgetting/{task}", probe["energy"] - probe["energy_start"]
-        rise = error_rise(probe)
-        if rise is not None:
-            yield f"7_reconstruction_forgetting/{task}", rise
+        yield f"4_energy_before/{task}", probe.energy_before
+        yield f"6_intrinsic_forgetting/{task}", probe.intrinsic
+        if probe.reconstruction is not None:
+            yield f"7_reconstruction_forgetting/{task}", probe.reconstruction
 
 
-def forgetting_rows(history: list[dict[str, Any]]) -> Table:
+def forgetting_rows(history: list[BoundaryRecord]) -> Table:
     """The table of every task after every task, the newest boundary first."""
     names = {
         "probes": "probes",
@@ -142,7 +142,7 @@ def forgetting_rows(history: list[dict[str, Any]]) -> Table:
         "spearman_rise": "Spearman(energy rise, forgetting)",
     }
     rows = [
-        [str(record["task"]), str(row["task"]), *(_number(row[name]) for name in names)]
+        [str(record.task), str(row["task"]), *(_number(row[name]) for name in names)]
         for record in reversed(history)
         for row in summarize(record)
     ]
@@ -153,11 +153,11 @@ def settings(boundary: Boundary) -> dict[str, Any]:
     """What this run was made with, as far as it is known here: numbers and words."""
     tracker, buffer = boundary.tracker, boundary.tracker.buffer
     found: dict[str, Any] = {
-        "beta": boundary.record["beta"],
+        "beta": boundary.record.beta,
         "similarity": tracker.similarity,
         "probe_size": tracker.probe_size,
         "draws": tracker.draws,
-        "replay_ratio": boundary.record["replay_ratio"],
+        "replay_ratio": boundary.record.replay_ratio,
         "seed": tracker.seed,
         "policy": "none" if buffer is None else type(buffer.policy).__name__,
     }
@@ -166,14 +166,14 @@ def settings(boundary: Boundary) -> dict[str, Any]:
     return found
 
 
-def over_tasks(history: list[dict[str, Any]]) -> "Figure | None":
+def over_tasks(history: list[BoundaryRecord]) -> "Figure | None":
     """Reconstruction forgetting of every task over the tasks learned; the energy's where no errors are known."""
     points: dict[str, dict[str, list[tuple[int, float]]]] = {"reconstruction": {}, "intrinsic": {}}
     for record in history:
         for row in summarize(record):
             for kind, curves in points.items():
                 if row[kind] is not None:
-                    curves.setdefault(f"task {row['task']}", []).append((record["task"] + 1, row[kind]))
+                    curves.setdefault(f"task {row['task']}", []).append((record.task + 1, row[kind]))
     if len(history) < 2:
         return None
     if points["reconstruction"]:
@@ -190,34 +190,27 @@ def over_tasks(history: list[dict[str, Any]]) -> "Figure | None":
 def most_forgotten(boundary: Boundary) -> "Figure | None":
     """The most forgotten samples of earlier tasks, noised, and denoised by the model as it is now."""
     record = boundary.record
-    known = [(p, rise) for p in record["probes"] if p["task"] < record["task"] and (rise := error_rise(p)) is not None]
-    if boundary.denoiser is None or not known:
+    known = [(p, rise) for p in record.probes if p.task < record.task and (rise := p.reconstruction) is not None]
+    if boundary.denoiser is None or not known or record.timesteps is None:
         return None
     rises = torch.cat([rise for _, rise in known])
     owners = torch.cat([torch.full((len(rise),), i) for i, (_, rise) in enumerate(known)])
     places = torch.cat([torch.arange(len(rise)) for _, rise in known])
     worst = rises.argsort(descending=True, stable=True)[:_FORGOTTEN].tolist()
-    column = len(record["timesteps"]) // 2
-    meter = ErrorMeter(
-        boundary.denoiser,
-        record["timesteps"],
-        boundary.tracker.seed,
-        boundary.prepare,
-        boundary.tracker.samples,
-        boundary.tracker.draws,
-    )
+    column = len(record.timesteps) // 2
+    meter = boundary.tracker.meter(boundary.denoiser, boundary.prepare)
     shown, captions = [], []
     for position in worst:
         entry, place = known[int(owners[position])][0], int(places[position])
-        batch = boundary.tracker.probe(entry["task"])["batch"]
+        batch = boundary.tracker.probe(entry.task).batch
         if batch is None:
             return None
         one = take(batch, torch.tensor([place]))
-        shown.append((split_batch(one)[0], *meter.reconstruct(one, entry["ids"][[place]], record["timesteps"][column])))
-        before, after = (float(entry[name][place, column]) for name in ("error_start", "error"))
-        captions.append(f"task {entry['task']}\n{before:.2g} to\n{after:.2g}")
+        shown.append((split_batch(one)[0], *meter.reconstruct(one, entry.ids[[place]], record.timesteps[column])))
+        before, after = (float(error[place, column]) for error in (entry.error_start, entry.error) if error is not None)
+        captions.append(f"task {entry.task}\n{before:.2g} to\n{after:.2g}")
     clean, noisy, denoised = (torch.cat([part.cpu() for part in parts]) for parts in zip(*shown, strict=True))
-    step = f"t = {record['timesteps'][column]:g}"
+    step = f"t = {record.timesteps[column]:g}"
     return picture_rows(
         [
             ("sample", clean),
@@ -225,7 +218,7 @@ def most_forgotten(boundary: Boundary) -> "Figure | None":
             ("denoised by the model now; its error when learned, and now", denoised),
         ],
         captions=captions,
-        title=f"Most forgotten after task {record['task']}",
+        title=f"Most forgotten after task {record.task}",
         narrow=True,
     )
 
@@ -240,7 +233,7 @@ def contents(boundary: Boundary) -> "Figure | None":
         mine = (buffer.tasks == task).nonzero().flatten()
         samples = split_batch(buffer.gather(mine[:_PER_TASK]))[0]
         rows.append((f"task {task}: {min(len(mine), _PER_TASK)} of {len(mine)} kept", samples))
-    return picture_rows(rows, title=f"The buffer after task {boundary.record['task']}", narrow=True)
+    return picture_rows(rows, title=f"The buffer after task {boundary.record.task}", narrow=True)
 
 
 def protected(boundary: Boundary) -> "Figure | None":

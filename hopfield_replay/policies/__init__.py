@@ -1,7 +1,7 @@
 """Which samples to keep: a policy orders candidates, best first, with one method."""
 
 from hopfield_replay.policies.balanced import Balanced, balanced
-from hopfield_replay.policies.base import Policy
+from hopfield_replay.policies.base import Policy, Requirements, requirements
 from hopfield_replay.policies.baselines import (
     ByVectors,
     HighEnergy,
@@ -31,7 +31,9 @@ __all__ = [
     "Policy",
     "Proportional",
     "Random",
+    "Requirements",
     "Reservoir",
     "as_policy",
     "balanced",
+    "requirements",
 ]

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hopfield_replay.policies.base import Policy
+from hopfield_replay.policies.base import Policy, requirements
 from hopfield_replay.policies.candidates import Candidates
 from hopfield_replay.policies.named import as_policy
 
@@ -18,6 +18,7 @@ class Balanced:
         by: ``"task"`` or ``"label"``.
 
     Example:
+        >>> from hopfield_replay.policies import Random
         >>> Balanced(Random(), by="task").by
         'task'
     """
@@ -25,9 +26,13 @@ class Balanced:
     def __init__(self, policy: "Policy", by: Literal["task", "label"]) -> None:
         self.policy = policy
         self.by = by
-        self.oversample: int = getattr(policy, "oversample", 1)
-        self.needs_losses: bool = getattr(policy, "needs_losses", False)
-        self.needs_weights: bool = getattr(policy, "needs_weights", False)
+        needs = requirements(policy)
+        self.oversample = needs.oversample
+        self.needs_energies = needs.energies
+        self.needs_losses = needs.losses
+        self.needs_weights = needs.weights
+        self.is_random = needs.random
+        self.replay_ratio = needs.replay_ratio
 
     def select(self, candidates: Candidates, k: int) -> Tensor:
         """The first of every group, then the second of every group, until k are chosen."""

@@ -1,5 +1,6 @@
-"""Policy: a policy orders candidates, best first, with one method."""
+"""Policy: a policy orders candidates, best first, with one method; and what it needs to do so."""
 
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -11,9 +12,7 @@ from hopfield_replay.policies.candidates import Candidates
 class Policy(Protocol):
     """Anything with this method is a policy.
 
-    Three more attributes are read where they exist: ``oversample`` (a number; how many candidates for each place are
-    set aside until the next task is known), ``needs_losses`` and ``needs_weights`` (bool; fills these of the
-    candidates).
+    More attributes are read where they exist, see :func:`requirements`.
 
     Example:
         >>> class Newest:
@@ -30,3 +29,54 @@ class Policy(Protocol):
         picks, when the data it was chosen from is gone.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What a policy needs, and what is known of it.
+
+    Attributes:
+        oversample: how many candidates for each place are set aside until the next task is known, >= 1; 1: none.
+        energies: whether it reads the candidates' own energies.
+        losses: whether it needs the model's loss on every candidate.
+        weights: whether it chooses for all samples that were seen, so that a kept one stands for its neighbours; what
+            is replayed is then drawn by weight, unless ``sampling`` says otherwise.
+        random: whether its choice is a draw, the same for the same seed.
+        replay_ratio: the share of replay that it was made for; None: that of the loader which replays.
+
+    Example:
+        >>> Requirements(oversample=4).losses
+        False
+    """
+
+    oversample: int = 1
+    energies: bool = True
+    losses: bool = False
+    weights: bool = False
+    random: bool = False
+    replay_ratio: float | None = None
+
+
+def requirements(policy: Policy) -> Requirements:
+    """What a policy needs, from the attributes that it has.
+
+    Read are ``oversample``, ``needs_energies``, ``needs_losses``, ``needs_weights``, ``is_random`` and
+    ``replay_ratio``; those that are missing are as in :class:`Requirements`.
+
+    Args:
+        policy: an object with ``select``.
+
+    Example:
+        >>> from hopfield_replay.policies import GreedyGain
+        >>> requirements(GreedyGain()).weights, requirements(GreedyGain()).oversample
+        (True, 4)
+    """
+    default = Requirements()
+    return Requirements(
+        oversample=getattr(policy, "oversample", default.oversample),
+        energies=getattr(policy, "needs_energies", default.energies),
+        losses=getattr(policy, "needs_losses", default.losses),
+        weights=getattr(policy, "needs_weights", default.weights),
+        random=getattr(policy, "is_random", default.random),
+        replay_ratio=getattr(policy, "replay_ratio", default.replay_ratio),
+    )

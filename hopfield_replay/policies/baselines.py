@@ -94,6 +94,9 @@ class Random:
     Source: Efraimidis and Spirakis, "Weighted random sampling with a reservoir" (2006), with equal weights.
     """
 
+    is_random = True
+    needs_energies = False
+
     def select(self, candidates: Candidates, k: int) -> Tensor:
         """The k largest keys."""
         return _best(candidates.keys, candidates.ids, k)
@@ -129,6 +132,8 @@ class Proportional:
     Source: Kool, van Hoof, Welling, arXiv:1903.06059.
     """
 
+    is_random = True
+
     def select(self, candidates: Candidates, k: int) -> Tensor:
         """A draw of k that is the same for the same ids and seed."""
         energies = candidates.energies
@@ -154,6 +159,8 @@ class HighLoss:
     Source: Buzzega et al., arXiv:2010.05595 (loss-aware reservoir sampling), drawn by Gumbel top-k.
     """
 
+    is_random = True
+    needs_energies = False
     needs_losses = True
 
     def select(self, candidates: Candidates, k: int) -> Tensor:
@@ -176,6 +183,8 @@ class NearestNeighbour:
         tensor([2])
     """
 
+    needs_energies = False
+
     def __init__(self, neighbours: int = 10) -> None:
         check_integer(neighbours, "neighbours", 1)
         self.neighbours = neighbours
@@ -197,11 +206,14 @@ class ByVectors:
         order: maps vectors (n, d) and k to positions (k,), best first.
 
     Example:
+        >>> from hopfield_replay.functional import k_center
         >>> vectors = torch.tensor([[0.0], [0.1], [5.0]])
         >>> c = Candidates(torch.arange(3), torch.zeros(3), torch.zeros(3), vectors, torch.rand(3))
         >>> ByVectors(k_center).select(c, 2).sort().values
         tensor([1, 2])
     """
+
+    needs_energies = False
 
     def __init__(self, order: Callable[[Tensor, int], Tensor]) -> None:
         self.order = order

@@ -28,6 +28,7 @@ class Candidates:
         beta: inverse temperature of the energies.
         similarity: of the energies.
         places: how many samples share the replay, >= 1.
+        replay_ratio: share of each batch that will be replayed, as the loader says; None while that is unknown.
 
     Example:
         >>> c = Candidates(ids=torch.tensor([7, 9]), tasks=torch.tensor([0, 1]), energies=torch.tensor([1.0, 2.0]),
@@ -48,6 +49,7 @@ class Candidates:
     beta: float = 1.0
     similarity: Similarity = "distance"
     places: int = 1
+    replay_ratio: float | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -238,4 +240,6 @@ def check_join(kept: Candidates, others: Candidates) -> None:
         raise ValueError("the samples in reserve do not fit those that are kept")
 
 
-_PER_SAMPLE = tuple(f.name for f in fields(Candidates) if f.name not in ("beta", "similarity", "places"))
+_PER_SAMPLE = tuple(
+    f.name for f in fields(Candidates) if f.name not in ("beta", "similarity", "places", "replay_ratio")
+)

@@ -17,6 +17,7 @@ from hopfield_replay.functional import (
 from hopfield_replay.policies.candidates import Candidates
 from hopfield_replay.utilities.checks import check_integer
 
+DEFAULT_REPLAY_RATIO = 0.5  # while nobody has said which share will be replayed
 _MATRIX = 1 << 25  # affinities held at a time: 256 MB in float64
 _TARGETS = 8192  # samples whose protection is counted; of larger tasks an even share, which changes the choice little
 
@@ -31,7 +32,8 @@ class GreedyGain:
     the next task's data is known, the choice is made anew among them with the energies under that data.
 
     Args:
-        replay_ratio: share of the batches that will be replayed, which sets the mass of each kept sample, in (0, 1).
+        replay_ratio: share of the batches that will be replayed, which sets the mass of each kept sample, in (0, 1);
+            None: that of the loader which replays, or 0.5 as long as there is none.
         objective: ``"mean"``: all samples count alike; ``"tail"``: only the tenth with the largest energy rise (while
             the next task is unknown: the highest energy); ``"blend"``: half and half.
         oversample: how many candidates for each place stay until the next task is known, >= 1; 1: no second phase.
@@ -54,14 +56,15 @@ class GreedyGain:
 
     def __init__(
         self,
-        replay_ratio: float = 0.5,
+        replay_ratio: float | None = None,
         *,
         objective: Literal["mean", "tail", "blend"] = "mean",
         oversample: int = 4,
     ) -> None:
         if objective not in ("mean", "tail", "blend"):
             raise ValueError(f'objective must be "mean", "tail" or "blend", got {objective!r}.')
-        replay_mass(1, replay_ratio)  # checks the range
+        if replay_ratio is not None:
+            replay_mass(1, replay_ratio)  # checks the range
         self.replay_ratio = replay_ratio
         self.tail_weight = {"mean": 0.0, "tail": 1.0, "blend": 0.5}[objective]
         self.oversample = check_oversample(oversample)
@@ -86,7 +89,9 @@ class GreedyGain:
             energies, risk = far_task_energy(vectors), candidates.energies[targets]
         else:  # dot form: unit-norm patterns of an unrelated task have <x, xi> about 0
             energies, risk = 0.5 * vectors[targets].to(torch.float64).square().sum(1), candidates.energies[targets]
-        mass = replay_mass(candidates.places, self.replay_ratio)  # not of k: a mass that changes would not be nested
+        ratio = self.replay_ratio if self.replay_ratio is not None else candidates.replay_ratio
+        # not of k: a mass that changes would not be nested
+        mass = replay_mass(candidates.places, DEFAULT_REPLAY_RATIO if ratio is None else ratio)
         rows = StreamedAffinity(
             vectors[targets],
             vectors,

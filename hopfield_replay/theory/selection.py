@@ -10,7 +10,7 @@ from torch import Tensor
 from hopfield_replay.figures import protected_by_policy
 from hopfield_replay.functional import affinity, energy, greedy_replay_gain, protected_energy, replay_mass
 from hopfield_replay.memory.memory import HopfieldMemory
-from hopfield_replay.policies import POLICIES, as_policy
+from hopfield_replay.policies import POLICIES, as_policy, requirements
 from hopfield_replay.policies.candidates import Candidates, sample_keys
 from hopfield_replay.policies.greedy_gain import GreedyGain
 from hopfield_replay.theory.changes import NewTask, Rotation, TaskChange
@@ -257,7 +257,7 @@ def _replay_sets(
     sets = {
         name: policy.select(candidates, k)
         for name, policy in policies.items()
-        if not getattr(policy, "needs_losses", False)  # no model is trained here that could have a loss
+        if not requirements(policy).losses  # no model is trained here that could have a loss
     }
     best = greedy_replay_gain(a, k, beta=beta, tighten=20)
     for name, chosen in zip(

@@ -1,6 +1,6 @@
 """TaskSource: the samples of one task, in a fixed order, in batches and again by position."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from hopfield_replay.utilities.checks import check_loader
 from hopfield_replay.utilities.distributed import world
-from hopfield_replay.utilities.nested import concatenate, rows, take
+from hopfield_replay.utilities.nested import concatenate, identity, rows, take
 
 
 class TaskSource:
@@ -20,6 +20,7 @@ class TaskSource:
 
     Args:
         loader: a DataLoader, or a re-iterable object that yields batches.
+        prepare: what happens to a batch on its way to the model (device, scaling); what is kept is not prepared.
         limit: read only the first ``limit`` batches (a quick trial run).
 
     Raises:
@@ -33,8 +34,11 @@ class TaskSource:
         tensor([4., 1.])
     """
 
-    def __init__(self, loader: Iterable[Any], *, limit: int | None = None) -> None:
+    def __init__(
+        self, loader: Iterable[Any], *, prepare: Callable[[Any], Any] = identity, limit: int | None = None
+    ) -> None:
         check_loader(loader)
+        self.prepare = prepare
         self.loader = loader
         self.limit = limit
         self.by_index = (

@@ -1,6 +1,6 @@
 """TaskReader: a task's data as vectors with stable ids, the same in every process."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,29 +8,23 @@ import torch
 from torch import Tensor, nn
 
 from hopfield_replay.buffer.storage import plain
-from hopfield_replay.encoders import as_encoder, first_labels
+from hopfield_replay.encoders import as_encoder, first_labels, vectors_of
 from hopfield_replay.policies.candidates import sample_keys
 from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.utilities.distributed import broadcast, gather_objects, gather_rows, together, world
+from hopfield_replay.utilities.progress import track
 
 _TASK_BITS = 40  # sample id = task << 40 | held out << 39 | position
 _HELD_OUT = 1 << 39
 
-Progress = Callable[[Iterable[Any], str], Iterable[Any]]
-
-
-def silent(iterable: Iterable[Any], _: str) -> Iterable[Any]:
-    """No progress bar."""
-    return iterable
-
-
-def as_is(batch: Any) -> Any:
-    """Nothing happens to a batch on its way to the model."""
-    return batch
-
 
 def sample_ids(task: int, positions: Tensor, *, held_out: bool = False) -> Tensor:
     """Stable ids (n,) of the samples at these positions of a task's data: task << 40 | held out << 39 | position.
+
+    Args:
+        task: their task.
+        positions: (n,) in the task's data.
+        held_out: whether they are of its held-out data.
 
     Example:
         >>> import torch
@@ -55,6 +49,21 @@ class TaskData:
     labels: Tensor | None
 
 
+@dataclass(frozen=True, eq=False)
+class Followed:
+    """Samples of a task that are going to be followed.
+
+    Attributes:
+        ids: (m,) int64.
+        vectors: (m, d) float32.
+        batch: the samples themselves.
+    """
+
+    ids: Tensor
+    vectors: Tensor
+    batch: Any
+
+
 class TaskReader:
     """Reads tasks; under DDP every process reads its share and gets all of it.
 
@@ -74,8 +83,6 @@ class TaskReader:
         self,
         task: int,
         source: TaskSource,
-        prepare: Callable[[Any], Any] = as_is,
-        progress: Progress = silent,
         *,
         dimension: int | None = None,
     ) -> TaskData:
@@ -84,8 +91,6 @@ class TaskReader:
         Args:
             task: its number.
             source: its training data; under DDP this process's share, which may be empty.
-            prepare: what happens to a batch on its way to the model.
-            progress: wraps an iterable of batches to show a bar: ``progress(iterable, description)``.
             dimension: of the vectors of earlier tasks, if there were any.
 
         Raises:
@@ -95,8 +100,8 @@ class TaskReader:
         none = torch.arange(0)  # a process may hold no sample
         positions, vectors, labels, bad = [none], list[Tensor](), list[Tensor | None]([none]), [none]
         with together(f"reading task {task}"):
-            for at, batch in progress(source.batches(), f"Reading task {task}"):
-                found = self._encode(prepare(batch)).cpu()
+            for at, batch in track(source.batches(), f"Reading task {task}"):
+                found = vectors_of(self.encoder, source.prepare(batch)).cpu()
                 if len(found) != len(at):
                     raise ValueError(f"encoder must return a vector for each sample, got {len(found)} for {len(at)}.")
                 dimension = found.shape[1] if dimension is None else dimension
@@ -138,10 +143,8 @@ class TaskReader:
         size: int,
         seed: int,
         held_out: TaskSource | None = None,
-        prepare: Callable[[Any], Any] = as_is,
-        progress: Progress = silent,
-    ) -> dict[str, Any]:
-        """A random choice of a task's samples: a dict of ``task``, ``ids`` (m,), ``vectors`` (m, d) and ``batch``.
+    ) -> Followed:
+        """A random choice of a task's samples.
 
         Args:
             task: its number.
@@ -150,8 +153,6 @@ class TaskReader:
             size: how many, at most.
             seed: of the choice, which depends on nothing else but the ids.
             held_out: data to choose from in place of the training data.
-            prepare: as at :meth:`read`.
-            progress: as at :meth:`read`.
 
         Raises:
             ValueError, TypeError: as :meth:`read`.
@@ -159,32 +160,18 @@ class TaskReader:
         positions = ids - sample_ids(task, torch.zeros(1))
         if held_out is not None:
             with together(f"reading the probes of task {task}"):
-                found = [at for at, _ in progress(held_out.batches(), f"Reading probes of task {task}")]
+                found = [at for at, _ in track(held_out.batches(), f"Reading probes of task {task}")]
             positions = gather_rows(torch.cat([torch.arange(0), *found])).sort().values
             if not len(positions):
                 raise ValueError(f"The probe data of task {task} is empty.")
         all_ids = sample_ids(task, positions, held_out=held_out is not None)
         chosen = sample_keys(all_ids, -1 - seed).argsort(descending=True)[:size].sort().values
-        batch = fetch(source if held_out is None else held_out, positions[chosen])
+        read = source if held_out is None else held_out
+        batch = fetch(read, positions[chosen])
         with together(f"encoding the probes of task {task}"):
-            vectors = self._encode(prepare(batch)).cpu()
+            vectors = vectors_of(self.encoder, read.prepare(batch)).cpu()
         _refuse(positions[chosen][~torch.isfinite(vectors).all(1)], len(chosen), f"The probe data of task {task}")
-        return {
-            "task": task,
-            "ids": all_ids[chosen],
-            "vectors": vectors,
-            "batch": plain(batch),
-        }
-
-    def _encode(self, batch: Any) -> Tensor:
-        with torch.no_grad():
-            found = self.encoder(batch)
-        if not isinstance(found, Tensor) or found.ndim < 2 or not found.is_floating_point():
-            raise TypeError(
-                f"encoder must return a floating tensor (n, d), got {getattr(found, 'dtype', type(found).__name__)} of "
-                f"shape {tuple(getattr(found, 'shape', ()))}."
-            )
-        return found.detach().flatten(1).float()
+        return Followed(all_ids[chosen], vectors, plain(batch))
 
 
 def fetch(source: TaskSource, positions: Tensor) -> Any:

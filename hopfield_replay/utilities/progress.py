@@ -6,26 +6,27 @@ from contextvars import ContextVar
 from typing import TypeVar
 
 _Item = TypeVar("_Item")
-_shown: ContextVar[bool] = ContextVar("shown", default=False)
+_delay: ContextVar[float | None] = ContextVar("delay", default=None)  # seconds; None: no bars
 
 
 @contextmanager
-def show_progress(shown: bool = True) -> Iterator[None]:
+def show_progress(shown: bool = True, *, delay: float = 0.0) -> Iterator[None]:
     """Show a bar on standard error, if that is a terminal, for everything that is tracked inside.
 
     Args:
         shown: whether to show bars.
+        delay: seconds after which a bar appears, so that none does for what is done at once.
 
     Example:
         >>> with show_progress():
         ...     list(track([1, 2], "Counting"))
         [1, 2]
     """
-    token = _shown.set(shown)
+    token = _delay.set(delay if shown else None)
     try:
         yield
     finally:
-        _shown.reset(token)
+        _delay.reset(token)
 
 
 def track(items: Iterable[_Item], description: str, total: int | None = None) -> Iterable[_Item]:
@@ -40,11 +41,13 @@ def track(items: Iterable[_Item], description: str, total: int | None = None) ->
         >>> list(track("ab", "Reading"))
         ['a', 'b']
     """
-    if not _shown.get():
+    delay = _delay.get()
+    if delay is None:
         return items
     from tqdm.auto import tqdm
 
-    bar: Iterable[_Item] = tqdm(items, desc=description, total=total, leave=False, disable=None)  # None: no terminal
+    # disable=None: no bar where there is no terminal
+    bar: Iterable[_Item] = tqdm(items, desc=description, total=total, leave=False, delay=delay, disable=None)
     return bar
 
 

@@ -1,28 +1,51 @@
 """States that come from files: refused, before anything is taken over, unless every part is what it must be."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hopfield_replay.utilities.checks import check_beta, check_finite
-from hopfield_replay.utilities.nested import rows
-
 # what is raised by taking a damaged state apart
 DAMAGE = (LookupError, TypeError, AttributeError, ValueError, RuntimeError, OverflowError)
 
 
-def check_format(state: Any, expected: str, owner: str) -> None:
-    """Refuse what is not a state of this format.
+Migration = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+def migrated(state: Any, current: str, migrations: Mapping[str, Migration], owner: str) -> Mapping[str, Any]:
+    """A state of any format that was ever written, as one of the current format.
+
+    The rule for formats: whoever changes what a state holds gives it a new name, and adds the function that makes the
+    new state of the old one. A state passes through as many of them as lie between. A small file of each old format is
+    stored with the tests, which load it.
+
+    Args:
+        state: what was loaded.
+        current: the name of the format that is written now.
+        migrations: for each earlier format what makes the next one of it; the result names its format.
+        owner: of the state, for the message.
 
     Raises:
-        ValueError: it says what was given, but for things that may be endless.
+        ValueError: not a state of any of these formats; it says what was given, but for things that may be endless.
+
+    Example:
+        >>> steps = {"book 1": lambda state: {**state, "format": "book 2", "pages": 0}}
+        >>> migrated({"format": "book 1"}, "book 2", steps, "a book")
+        {'format': 'book 2', 'pages': 0}
     """
     given = state.get("format") if isinstance(state, Mapping) else type(state).__name__
-    if not isinstance(given, str) or given != expected:
+    while isinstance(given, str) and given in migrations:
+        try:
+            state = migrations[given](state)
+        except DAMAGE as error:
+            raise ValueError(f"The state of {owner} is damaged: {error!r}.") from error
+        given = state["format"]
+    if not isinstance(given, str) or given != current:
         shown = repr(given[:60]) if isinstance(given, str) else "None" if given is None else type(given).__name__
         raise ValueError(f"Not a state of {owner} of this version: format {shown}.")
+    checked: Mapping[str, Any] = state
+    return checked
 
 
 def check_plain(state: Any) -> None:
@@ -95,64 +118,3 @@ def check_mapping(value: Any, name: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise TypeError(f"{name} is {type(value).__name__}")
     return value
-
-
-_PROBE = {"ids": torch.int64, "stored": torch.bool, "density": torch.float64}
-_RECORD = ("beta", "n_eff", "replay_ratio", "seconds")
-
-
-def check_ledger(state: Mapping[str, Any]) -> None:
-    """Refuse the state of a ForgettingTracker (but for its buffer's) that is not one.
-
-    Raises:
-        KeyError, TypeError, ValueError: parts that are missing, of another type or shape, or out of order.
-    """
-    _ = state["buffer"]  # None, or what the buffer itself checks
-    for part in ("history", "probes"):
-        check_plain(state[part])
-        if not isinstance(state[part], list):
-            raise TypeError(f"{part} is {type(state[part]).__name__}")
-    first = check_mapping(state["history"][0], "a record")["task"] if state["history"] else 0
-    for task, record in enumerate(state["history"], check_whole(first, "task")):
-        check_mapping(record, "a record")
-        if check_whole(record["task"], "task") != task:
-            raise ValueError(f"record {task} is of another task")
-        for name in _RECORD:
-            check_number(record[name], name)
-        check_whole(record["replayed"], "replayed")
-        for timestep in record["timesteps"] or ():
-            check_number(timestep, "timesteps")
-        for entry in record["probes"]:
-            _check_probe(entry, "before")
-    learned = len(state["history"]) + first
-    for probe in state["probes"]:
-        count = _check_probe(probe, "start")
-        if probe["vectors"].ndim != 2 or len(probe["vectors"]) != count or not probe["vectors"].is_floating_point():
-            raise ValueError(f"vectors has shape {tuple(probe['vectors'].shape)} for {count} probes")
-        check_finite(probe["vectors"], "vectors")
-        if probe["batch"] is not None and rows(probe["batch"]) != count:
-            raise ValueError(f"{rows(probe['batch'])} samples for {count} probes")
-    tasks = [probe["task"] for probe in state["probes"]]
-    if tasks != list(range(learned - len(tasks), learned)) or (learned and not tasks):
-        raise ValueError(f"probes are of the tasks {tasks}, of {learned}")
-    if state["open_task"] is not None and check_whole(state["open_task"], "open_task") != learned:
-        raise ValueError(f"task {state['open_task']} is open after {learned}")
-    if state["beta"] is not None:
-        check_beta(state["beta"])
-
-
-def _check_probe(probe: Mapping[str, Any], other: str) -> int:
-    """The number of samples of one probe set; ``other``: another time at which it has energies and errors."""
-    check_whole(check_mapping(probe, "a probe set")["task"], "task")
-    count = len(probe["ids"])
-    vectors = {name: probe[name] for name in (*_PROBE, "energy", f"energy_{other}", "energy_start")}
-    for name, tensor in vectors.items():
-        if tensor.shape != (count,) or tensor.dtype != _PROBE.get(name, torch.float64):
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)} and dtype {tensor.dtype} for {count} probes")
-    for name in ("error", f"error_{other}", "error_start", "model_energy", "model_energy_start"):
-        tensor = probe[name]
-        if tensor is None:
-            continue
-        if tensor.ndim != 1 + name.startswith("error") or len(tensor) != count or tensor.dtype != torch.float64:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)} and dtype {tensor.dtype} for {count} probes")
-    return count

@@ -107,7 +107,7 @@ def test_all_stay_while_there_is_room_and_never_more_than_the_capacity(policy):
 
 
 def test_high_energy_over_tasks_keeps_the_highest_of_all():
-    buffer = EnergyReplayBuffer(5, "high_energy")
+    buffer = EnergyReplayBuffer(5, "high_energy", groups=None)
     everything = {}
     for task in range(3):
         energies = torch.from_numpy(np.random.default_rng(task).normal(size=7))
@@ -127,7 +127,7 @@ def test_random_takes_each_sample_of_a_stream_equally_often_in_any_batching(poli
     for name, sizes in STREAMS.items():
         kept = []
         for seed in range(trials if name != "one by one" else 15):
-            buffer = EnergyReplayBuffer(capacity, policy, seed=seed)
+            buffer = EnergyReplayBuffer(capacity, policy, groups=None, seed=seed)
             start = 0
             for task, size in enumerate(sizes):
                 ids = torch.arange(start, start + size)
@@ -209,7 +209,7 @@ def test_nestings_and_dtypes_come_back(batch):
 
 
 def test_captions_of_the_default_collate_function():
-    buffer = EnergyReplayBuffer(4, "low_energy")
+    buffer = EnergyReplayBuffer(4, "low_energy", groups=None)
     buffer.update((images(6), tuple("abcdef")), images(6), ids=torch.arange(6), task=0, energies=torch.arange(6.0))
     buffer.update((images(6), tuple("uvwxyz")), images(6), ids=torch.arange(6) + 6, task=1, energies=torch.arange(6.0))
     assert list(buffer.gather(torch.arange(4))[1]) == ["a", "u", "b", "v"]
@@ -267,7 +267,7 @@ def test_a_function_reads_only_the_samples_that_come_in():
         asked.append(positions.tolist())
         return positions[:, None] * 10
 
-    buffer = EnergyReplayBuffer(3, "high_energy")
+    buffer = EnergyReplayBuffer(3, "high_energy", groups=None)
     buffer.update(read, images(8), ids=torch.arange(8), task=0, energies=torch.arange(8.0))
     buffer.update(read, images(8), ids=torch.arange(8) + 8, task=1, energies=torch.arange(8.0) - 0.5)
     assert asked == [[7, 6, 5], [7]]
@@ -386,7 +386,8 @@ def test_states_that_do_not_fit_change_nothing():
 
 
 def test_description():
-    assert repr(filled(capacity=8, groups="label")) == "EnergyReplayBuffer(8 of 8, policy=HighEnergy, groups='label')"
+    described = "EnergyReplayBuffer(8 of 8, policy=HighEnergy, groups='label', sampling='uniform')"
+    assert repr(filled(capacity=8, groups="label")) == described
 
 
 # -- bad input

@@ -6,7 +6,7 @@ import torch
 
 from hopfield_replay.buffer.choice import choose, place_in_group, weigh
 from hopfield_replay.policies import HighEnergy
-from tests.test_policies import candidates
+from tests.policies.test_baselines import candidates
 
 
 def test_groups_share_the_places_and_a_group_without_new_samples_keeps_its_order():

@@ -135,7 +135,7 @@ def test_weights_sum_to_the_number_of_samples_seen(groups, refined, oversample):
 
 
 def test_a_reserve_of_which_nothing_new_is_first_still_belongs_to_the_newest_task():
-    buffer = EnergyReplayBuffer(3, balanced(GreedyGain(), by="task"), beta=BETA)
+    buffer = EnergyReplayBuffer(3, balanced(GreedyGain(), by="task"), groups=None, beta=BETA)
     offer(buffer, clusters(each=3), 0)
     x = clusters(seed=1, each=8)
     offer_rows(buffer, x[:16], 1, 0)
@@ -279,7 +279,7 @@ def test_the_tracker_gives_losses_and_observed_energies():
             seen.append(c)
             return torch.arange(k)
 
-    buffer = EnergyReplayBuffer(5, Spy(), beta=BETA)
+    buffer = EnergyReplayBuffer(5, Spy(), groups=None, beta=BETA)
     tracker = ForgettingTracker(buffer, beta=BETA, probe_size=4, timesteps=[1, 3])
     x = clusters(each=3)
     for task in range(3):
@@ -312,7 +312,7 @@ def test_losses_need_a_denoiser():
 
 
 def test_history_follows_the_samples():
-    buffer = EnergyReplayBuffer(3, "high_energy")
+    buffer = EnergyReplayBuffer(3, "high_energy", groups=None)
     assert buffer.observed.shape == (0, 0)
     zeros = torch.zeros(4, 2)
 

@@ -277,7 +277,7 @@ def test_balanced_passes_on_what_its_policy_needs():
 
 
 def test_balanced_in_a_buffer_over_tasks():
-    buffer = EnergyReplayBuffer(6, balanced("high_energy", by="label"))
+    buffer = EnergyReplayBuffer(6, balanced("high_energy", by="label"), groups=None)
     labels = torch.tensor([0, 0, 0, 0, 0, 1, 1, 2])
     for task in range(2):
         energies = torch.arange(8.0) + 10 * task

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from hopfield_replay import GreedyGain, greedy_gain
+from hopfield_replay import GreedyGain
+from hopfield_replay.policies import greedy_gain
 from hopfield_replay.policies.candidates import Candidates, sample_keys
 from tests.functional import numpy_energy as reference
 

@@ -24,7 +24,9 @@ def test_all_samples_in_the_order_of_their_positions():
     assert torch.equal(data.vectors, x.flatten(1))
     assert torch.equal(data.labels, y)
     assert torch.equal(data.ids, sample_ids(4, torch.arange(7)))
-    scaled = TaskReader(lambda batch: batch[0].flatten(1) * 2).read(0, TaskSource(loader), lambda batch: [batch[0] + 1])
+    scaled = TaskReader(lambda batch: batch[0].flatten(1) * 2).read(
+        0, TaskSource(loader, prepare=lambda batch: [batch[0] + 1])
+    )
     assert torch.equal(scaled.vectors, 2 * (x + 1).flatten(1))
 
 
@@ -37,12 +39,12 @@ def test_probes_are_a_random_choice_that_depends_on_ids_and_seed_only():
         return reader.probes(1, TaskSource(source), data.ids, size=size, seed=seed)
 
     first, again = choose(loader, 0), choose(batches(40, 5)[2], 0)
-    assert torch.equal(first["ids"], again["ids"])
-    assert torch.equal(first["vectors"], x.flatten(1)[first["ids"] - sample_ids(1, torch.zeros(1))])
-    assert not torch.equal(first["ids"], choose(loader, 1)["ids"])
-    assert set(choose(loader, 0, 5)["ids"].tolist()) < set(first["ids"].tolist())
+    assert torch.equal(first.ids, again.ids)
+    assert torch.equal(first.vectors, x.flatten(1)[first.ids - sample_ids(1, torch.zeros(1))])
+    assert not torch.equal(first.ids, choose(loader, 1).ids)
+    assert set(choose(loader, 0, 5).ids.tolist()) < set(first.ids.tolist())
     held = reader.probes(1, TaskSource(loader), data.ids, size=50, seed=0, held_out=TaskSource(batches(6)[2]))
-    assert held["ids"].tolist() == sample_ids(1, torch.arange(6), held_out=True).tolist()
+    assert held.ids.tolist() == sample_ids(1, torch.arange(6), held_out=True).tolist()
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingTracker, TaskSource, calibrate_beta
+from hopfield_replay.tracker import task_reader
+from hopfield_replay.tracker import tracker as tracker_module
 from tests.functional import numpy_energy as reference
 from tests.policies.test_candidates import key
 from tests.utilities.test_nested import same
@@ -71,7 +73,7 @@ def run(tracker, *, held_out=False, ratio=0.25, denoiser=model_after, tasks=rang
 
 
 def make(capacity=6, **options):
-    buffer = None if capacity is None else EnergyReplayBuffer(capacity, "high_energy")
+    buffer = None if capacity is None else EnergyReplayBuffer(capacity, "high_energy", groups=None)
     return ForgettingTracker(buffer, **{"beta": BETA, "probe_size": 4, "timesteps": [0, 2], "seed": 5, **options})
 
 
@@ -237,8 +239,8 @@ def test_encoder_and_prepare():
     def prepare(batch):
         return {**batch, "image": batch["image"].float() / 255}
 
-    data = TaskSource(DataLoader([{"image": image, "text": "a"} for image in raw], batch_size=5))
-    tracker.end_task(data, prepare=prepare, denoiser=Watch(torch.zeros(1)))
+    data = TaskSource(DataLoader([{"image": image, "text": "a"} for image in raw], batch_size=5), prepare=prepare)
+    tracker.end_task(data, denoiser=Watch(torch.zeros(1)))
     x = (raw.flatten(1)[:, :2].float() / 255).double().numpy()
     expected = reference.energy(x, x, 2.0, exclude=np.arange(12))
     np.testing.assert_allclose(tracker.history[0]["probes"][0]["energy"], expected, rtol=1e-5)
@@ -263,17 +265,19 @@ def test_a_single_sample_has_no_others():
     assert torch.isfinite(tracker.history[1]["probes"][0]["energy"]).all()
 
 
-def test_progress_is_shown_for_every_long_pass():
+def test_progress_is_shown_for_every_long_pass(monkeypatch):
     names = []
 
-    def progress(iterable, name):
+    def track(iterable, name):
         names.append(name)
         return iterable
 
+    for module in (tracker_module, task_reader):
+        monkeypatch.setattr(module, "track", track)
     tracker = make()
     data = source(task_data(0))
-    tracker.begin_task(data, progress=progress)
-    tracker.end_task(data, progress=progress, probe_source=data)
+    tracker.begin_task(data)
+    tracker.end_task(data, probe_source=data)
     assert names == ["Reading task 0", "Reading probes of task 0", "Forgetting after task 0"]
 
 

@@ -1,49 +1,9 @@
 """States from files: what is taken apart only after it was found whole."""
 
-import copy
-
 import pytest
 import torch
 
-from hopfield_replay import ForgettingTracker, TaskSource
-from hopfield_replay.utilities.states import check_format, check_ledger, check_plain, check_unshared
-
-
-def ledger():
-    tracker = ForgettingTracker(None, beta=1.0, probe_size=5)
-    for task in range(2):
-        source = TaskSource([torch.randn(8, 3, generator=torch.Generator().manual_seed(task))])
-        tracker.begin_task(source)
-        tracker.end_task(source)
-    return tracker.state_dict()
-
-
-def test_a_real_ledger_passes():
-    check_ledger(ledger())
-
-
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        (("history", 0, "task"), 1),
-        (("history", 1, "beta"), "1.0"),
-        (("history", 0, "probes", 0, "energy"), torch.zeros(4, dtype=torch.float64)),
-        (("probes", 0, "ids"), torch.zeros(5)),
-        (("probes", 1, "vectors"), torch.full((5, 3), torch.nan)),
-        (("probes", 0, "task"), 3),
-        (("probes",), {}),
-        (("open_task",), 7),
-        (("beta",), -1.0),
-    ],
-)
-def test_damaged_parts_are_refused(path, value):
-    state = copy.deepcopy(ledger())
-    parent = state
-    for step in path[:-1]:
-        parent = parent[step]
-    parent[path[-1]] = value
-    with pytest.raises((ValueError, TypeError, KeyError)):
-        check_ledger(state)
+from hopfield_replay.utilities.states import check_plain, check_unshared, migrated
 
 
 @pytest.mark.parametrize(
@@ -68,9 +28,22 @@ def test_many_views_of_one_memory():
 
 
 def test_the_format_is_named_without_printing_all_of_it():
-    check_format({"format": "buffer 2"}, "buffer 2", "a buffer")
+    state = {"format": "buffer 2"}
+    assert migrated(state, "buffer 2", {}, "a buffer") is state
     with pytest.raises(ValueError, match="format 'buffer 1'"):
-        check_format({"format": "buffer 1"}, "buffer 2", "a buffer")
+        migrated({"format": "buffer 1"}, "buffer 2", {}, "a buffer")
     with pytest.raises(ValueError) as caught:  # noqa: PT011
-        check_format({"format": "x" * 10**6}, "buffer 2", "a buffer")
+        migrated({"format": "x" * 10**6}, "buffer 2", {}, "a buffer")
     assert len(str(caught.value)) < 300
+
+
+def test_old_formats_pass_through_every_step():
+    steps = {
+        "book 1": lambda state: {**state, "format": "book 2", "pages": 3},
+        "book 2": lambda state: {**state, "format": "book 3", "words": 100 * state["pages"]},
+    }
+    assert migrated({"format": "book 1"}, "book 3", steps, "a book") == {"format": "book 3", "pages": 3, "words": 300}
+    with pytest.raises(ValueError, match="The state of a book is damaged: KeyError"):
+        migrated({"format": "book 2"}, "book 3", steps, "a book")
+    with pytest.raises(ValueError, match="Not a state of a book of this version: format None"):
+        migrated({}, "book 3", steps, "a book")

@@ -1,0 +1,167 @@
+"""Measurement: what the end of a task measures, before anything is changed."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hopfield_replay.buffer.buffer import EnergyReplayBuffer
+from hopfield_replay.functional import effective_patterns, energy, knn_distance
+from hopfield_replay.tracker.meter import ErrorMeter
+from hopfield_replay.tracker.record import ProbeSet
+from hopfield_replay.tracker.task_reader import Followed, TaskData
+from hopfield_replay.utilities.checks import Similarity
+from hopfield_replay.utilities.distributed import gather_objects
+
+_ASKED = 512  # samples whose number of effective patterns is worked out
+_NEIGHBOUR = 10  # the density is the distance to this neighbour
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """What the model trained on: the task's samples, then the replayed ones.
+
+    Attributes:
+        patterns: (N, d) vectors.
+        masses: (N,) float64, the share of each in a batch; None: equal shares.
+        ids: (N,) int64.
+        own: how many are the task's.
+        replay_ratio: the share of the replayed ones.
+    """
+
+    patterns: Tensor
+    masses: Tensor | None
+    ids: Tensor
+    own: int
+    replay_ratio: float
+
+    @classmethod
+    def of(cls, data: TaskData, buffer: EnergyReplayBuffer | None, replay_ratio: float | None) -> "Mixture":
+        """That of a task and what was replayed beside it; ``replay_ratio`` None: as it was drawn."""
+        own = len(data.ids)
+        if buffer is None or not len(buffer):
+            return cls(data.vectors, None, data.ids, own, 0.0)
+        if replay_ratio is None:
+            replay_ratio = buffer.drawn.share(gather_objects)
+        if not replay_ratio:
+            return cls(data.vectors, None, data.ids, own, 0.0)
+        new = torch.full((own,), (1.0 - replay_ratio) / own, dtype=torch.float64)
+        return cls(
+            torch.cat([data.vectors, buffer.vectors.to(data.vectors.dtype)]),
+            torch.cat([new, replay_ratio * buffer.draw_shares]),
+            torch.cat([data.ids, buffer.ids]),
+            own,
+            replay_ratio,
+        )
+
+    @property
+    def replayed(self) -> Tensor:
+        """Ids of the samples that were replayed."""
+        return self.ids[self.own :]
+
+
+class Measurement:
+    """Measures samples under what the model trained on and, where a meter is given, under the model.
+
+    Args:
+        data: of the task that ends.
+        mixture: what the model trained on.
+        similarity: of the energies.
+        beta: inverse temperature.
+        meter: of the model's errors; None: energies only.
+        model_energy: whether the energy under the model is worked out of the errors.
+    """
+
+    def __init__(
+        self,
+        data: TaskData,
+        mixture: Mixture,
+        similarity: Similarity,
+        beta: float,
+        meter: ErrorMeter | None,
+        model_energy: bool,
+    ) -> None:
+        self.data = data
+        self.mixture = mixture
+        self.beta = beta
+        self.similarity = similarity
+        self.meter = meter
+        self.model_energy = model_energy
+
+    def energies(self, vectors: Tensor, ids: Tensor) -> Tensor:
+        """Energies (n,) of samples under what the model trained on, each of them left out of it."""
+        return energy(
+            vectors.to(self.mixture.patterns.dtype),
+            self.mixture.patterns,
+            self.beta,
+            masses=self.mixture.masses,
+            similarity=self.similarity,
+            exclude=_positions(ids, self.mixture.ids),
+        )
+
+    def own_energies(self) -> Tensor:
+        """Leave-one-out energies (n,) of the task's samples under one another."""
+        vectors = self.data.vectors
+        return energy(vectors, vectors, self.beta, similarity=self.similarity, exclude=torch.arange(len(vectors)))
+
+    def n_eff(self) -> float:
+        """Median leave-one-out number of effective patterns."""
+        vectors = self.data.vectors
+        few = torch.arange(len(vectors))[:: max(1, len(vectors) // _ASKED)]
+        shared = effective_patterns(vectors[few], vectors, self.beta, similarity=self.similarity, exclude=few)
+        return float(shared.median())
+
+    def again(self, probe: ProbeSet) -> ProbeSet:
+        """An earlier task's probe set as it is now."""
+        error, model_energy = self._errors(probe.batch, probe.ids)
+        return replace(
+            probe,
+            stored=torch.isin(probe.ids, self.mixture.replayed),
+            energy=self.energies(probe.vectors, probe.ids),
+            error=error,
+            model_energy=model_energy,
+        )
+
+    def first(self, task: int, followed: Followed) -> ProbeSet:
+        """The probe set of the task that ends."""
+        error, model_energy = self._errors(followed.batch, followed.ids)
+        energies = self.energies(followed.vectors, followed.ids)
+        return ProbeSet(
+            task=task,
+            ids=followed.ids,
+            vectors=followed.vectors,
+            batch=None if self.meter is None else followed.batch,
+            density=self._density(followed),
+            stored=torch.isin(followed.ids, self.mixture.replayed),
+            energy=energies,
+            energy_start=energies,
+            error=error,
+            error_start=error,
+            model_energy=model_energy,
+            model_energy_start=model_energy,
+        )
+
+    def _errors(self, batch: Any, ids: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Of the model as it is now, and the energies under the model that they make."""
+        if self.meter is None or batch is None:
+            return None, None
+        error, elements = self.meter.of_probes(batch, ids)
+        return error, self.meter.model_energy(error, elements) if self.model_energy else None
+
+    def _density(self, followed: Followed) -> Tensor:
+        """Distance of each probe to its 10th nearest other training sample of its task, (n,)."""
+        exclude = _positions(followed.ids, self.data.ids)
+        inside = bool((exclude >= 0).any())
+        others = len(self.data.vectors) - inside
+        if others < 1:
+            return torch.full((len(followed.ids),), torch.inf, dtype=torch.float64)
+        nearest = min(_NEIGHBOUR, others)
+        return knn_distance(followed.vectors, self.data.vectors, nearest, exclude=exclude if inside else None)
+
+
+def _positions(ids: Tensor, among: Tensor) -> Tensor:
+    """Where each id stands in ``among``, (n,); -1 where it does not."""
+    order = among.argsort()
+    at = torch.searchsorted(among[order], ids).clamp_(max=len(among) - 1)
+    return torch.where(among[order][at] == ids, order[at], -1)
