@@ -72,7 +72,7 @@ ROWS = {
 
 
 def smooth_fields(count: int, shape: tuple[int, int, int]) -> Tensor:
-    """Random fields (count, *shape) uint8 whose amplitude falls with the frequency as in natural images, of 50 kinds."""
+    """Random fields (count, *shape) uint8 of 50 kinds, whose amplitude falls with the frequency as in photographs."""
     generator = torch.Generator().manual_seed(0)
     channels, height, width = shape
     frequency = torch.fft.fftfreq(height)[:, None].square() + torch.fft.rfftfreq(width).square()
@@ -265,8 +265,8 @@ def values() -> None:
             chosen = GreedyGain().select(pool, k)
             seconds = time.process_time() - start
             found = worth(chosen)
-            share = (found - chance) / (dense - chance)
-            print(f"| {name} | {k} | {chance:.3f} | {dense:.3f} | {found:.3f} | {share:.1%} | {seconds:.1f} |", flush=True)
+            share = f"{(found - chance) / (dense - chance):.1%}"
+            print(f"| {name} | {k} | {chance:.3f} | {dense:.3f} | {found:.3f} | {share} | {seconds:.1f} |", flush=True)
 
 
 def main() -> None:
