@@ -285,13 +285,22 @@ def affinity(
     Source: the identity of :func:`replay_gain`.
     """
     rows = StreamedAffinity(targets, candidates, new_energies, beta, masses=masses, similarity=similarity)
+    return affinity_matrix(rows, dtype)
+
+
+def affinity_matrix(rows: StreamedAffinity, dtype: torch.dtype = torch.float64) -> Tensor:
+    """The affinities as a matrix, see :func:`affinity`.
+
+    Raises:
+        ValueError: affinities too large for ``dtype``.
+    """
     n, count = rows.shape
     result = torch.empty(count, n, dtype=dtype, device=rows.device)
     for index in torch.split(torch.arange(count, device=rows.device), max(1, _CHUNK_ELEMENTS // max(1, n))):
         result[index[0] : index[0] + len(index)] = rows.log_rows(index).exp_()
     if result.numel() and not math.isfinite(result.max().item()):
         raise ValueError(
-            f"affinities at beta={beta} are too large for {dtype}. Pass a StreamedAffinity to the selection instead, "
-            "which keeps their logarithms, or use a smaller beta."
+            f"affinities at beta={rows.beta} are too large for {dtype}. Pass a StreamedAffinity to the selection "
+            "instead, which keeps their logarithms, or use a smaller beta."
         )
     return result.T
