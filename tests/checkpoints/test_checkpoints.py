@@ -223,6 +223,15 @@ def changed(folder, change):
             lambda c: c["state_dict"]["layer.weight"].fill_(torch.nan),
             r"NaN or infinite weights in 1 tensors \(first: layer.weight\)",
         ),
+        (
+            lambda c: c.update(hyper_parameters=torch.ones(2)),
+            r"hyper_parameters of .*a.ckpt are Tensor, not a dict of arg",
+        ),
+        (lambda c: c.update(hyper_parameters=7), r"hyper_parameters of .*a.ckpt are int, not a dict of arguments by n"),
+        (
+            lambda c: c.update(hyper_parameters={7: 1}),
+            r"hyper_parameters of .*a.ckpt are dict, not a dict of arguments",
+        ),
         (lambda c: c.pop("hyper_parameters"), r"Model needs the constructor arguments \['width'\], which .* does not"),
     ],
 )

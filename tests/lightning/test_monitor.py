@@ -130,7 +130,9 @@ class TestForeignModule:
         assert monitor.table() == "No task has ended yet."
         fit_tasks(trainer(monitor), Foreign(), [loader(0), loader(1)])
         lines = monitor.table().splitlines()
-        assert [line.split()[:2] for line in lines[1:]] == [["0", "0"], ["1", "0"], ["1", "1"]]
+        assert [line.split()[:2] for line in lines[1:-1]] == [["0", "0"], ["1", "0"], ["1", "1"]]
+        taken = "samples: batch['image'], 1x8x8 in [2.97e-05, 0.0999]; labels: batch['label']; condition: "
+        assert lines[-1] == taken + "batch['label']"
 
 
 class TestDenoiser:
@@ -231,7 +233,7 @@ class TestProbeSource:
         probe = monitor.history[1]["probes"][0]
         seen = 2 if settings.get("fast_dev_run") else 3
         held_out = Images(10, 3).images[:seen].flatten(1).numpy()
-        patterns = Images(0).images[: 4 if settings.get("fast_dev_run") else 12].flatten(1).numpy()
+        patterns = Images(0).images[: 8 if settings.get("fast_dev_run") else 12].flatten(1).numpy()
         expected = numpy_energy(held_out, patterns, 2.0)
         torch.testing.assert_close(probe["energy_start"], torch.from_numpy(expected), rtol=1e-5, atol=1e-6)
         assert not probe["stored"].any()

@@ -4,7 +4,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from hopfield_replay.analysis.images.item import SUFFIXES, Item, utf8_name
+from hopfield_replay.analysis.images.item import Item, utf8_name
+from hopfield_replay.utilities.images import SUFFIXES
 
 
 def read_folder(folder: Path) -> list[Item]:
@@ -79,7 +80,7 @@ def _metadata(folder: Path) -> tuple[dict[Path, str], dict[Path, str]] | None:
 def _row(line: str, where: str) -> tuple[str, str, str | None]:
     try:
         row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers without end
         raise ValueError(f"{where} is not JSON ({error}).") from None
     if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
         raise ValueError(f'{where}: expected {{"file_name": ..., "text": ...}}.')
