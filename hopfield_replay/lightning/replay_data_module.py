@@ -46,7 +46,7 @@ def plain_loader(data: LightningDataModule | Iterable[Any]) -> Iterable[Any] | N
     wrapped: Any = data.wrapped if isinstance(data, ReplayDataModule) else data
     if isinstance(wrapped, _LoaderDataModule):
         return wrapped.loader
-    return None if is_a(wrapped, LightningDataModule) else wrapped  # type: ignore[no-any-return]
+    return None if is_a(wrapped, LightningDataModule) else wrapped
 
 
 class ReplayDataModule(EitherDataModule):

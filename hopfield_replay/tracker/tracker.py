@@ -196,11 +196,6 @@ class ForgettingTracker:
         """What was taken of the batches, in a line; None before the first task was read."""
         return self._reader.taken
 
-    @property
-    def problem(self) -> Exception | None:
-        """Why it cannot be told what the samples of a batch are, where only an encoder of one's own can read it."""
-        return self._reader.problem
-
     def use_columns(self, columns: Columns) -> None:
         """Take the samples, the labels and the condition elsewhere, from the next task on.
 
@@ -323,7 +318,7 @@ class ForgettingTracker:
     def _prepare_choice(
         self, buffer: EnergyReplayBuffer, source: TaskSource, coming: TaskData | None
     ) -> Callable[[], None] | None:
-        """What makes the buffer hold what is replayed in the task that begins; ``coming`` is None where it is unknown."""
+        """What makes the buffer hold what is replayed in the task that begins; ``coming``: None if unknown."""
         if self.generated is not None and self.next_task >= self.generated.first_task:
             drawn = self.generated.draw(self.next_task, self._reader.encoder, source.ready)
             return drawn.prepare_fill(buffer, None if coming is None else coming.vectors)
