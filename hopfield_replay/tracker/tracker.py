@@ -196,11 +196,6 @@ class ForgettingTracker:
         """What was taken of the batches, in a line; None before the first task was read."""
         return self._reader.taken
 
-    @property
-    def problem(self) -> Exception | None:
-        """Why it cannot be told what the samples of a batch are, where only an encoder of one's own can read it."""
-        return self._reader.problem
-
     def use_columns(self, columns: Columns) -> None:
         """Take the samples, the labels and the condition elsewhere, from the next task on.
 
