@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from hopfield_replay.utilities.memory import MAX_BYTES, memory_for
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+ImageFile = Path | BinaryIO
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 MAX_PIXELS = 1 << 26  # of one image, 8192 x 8192
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # others run programs (EPS: Ghostscript)
@@ -20,15 +21,62 @@ _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 _BITS, _MEANING, _WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF
 
 
-def open_image(file: Path, *, max_pixels: int = MAX_PIXELS) -> "Image":
+class ImageHeader(NamedTuple):
+    """What a file says of its image before it is decoded.
+
+    Attributes:
+        format: ``"PNG"``, ``"JPEG"`` and so on.
+        channels: 1 for grey, else 3.
+        height: in pixels, upright.
+        width: in pixels, upright.
+    """
+
+    format: str
+    channels: int
+    height: int
+    width: int
+
+
+def read_header(file: ImageFile, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> ImageHeader:
+    """What :func:`open_image` will give, from the file's header alone.
+
+    Args:
+        file: as there.
+        max_pixels: as there.
+        name: of the file, for messages; None: its path.
+
+    Raises:
+        ValueError: no such image, or larger than max_pixels.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("L", (3, 2)).save(f"{folder}/a.png")
+        ...     read_header(Path(folder, "a.png"))
+        ImageHeader(format='PNG', channels=1, height=2, width=3)
+    """
+    try:
+        with _opened(file) as image:
+            _check_size(image, max_pixels)
+            width, height = image.size
+            if image.getexif().get(0x0112, 1) >= 5:  # turned by a quarter
+                width, height = height, width
+            return ImageHeader(image.format or "", 1 if image.mode in _GREY else 3, height, width)
+    except Exception as error:
+        raise ValueError(f"{name or file} is not an image that can be read ({error}).") from error
+
+
+def open_image(file: ImageFile, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> "Image":
     """An image in mode "L" (grey), "RGB", or "F" (grey of more than 8 bits, scaled to 0 ... 255).
 
     It is turned as its EXIF orientation says; what is transparent shows white; palettes, CMYK and YCbCr become RGB.
     Grey of 16 and of 12 bits (in TIFF) is scaled by what it can hold, so that white is 255.
 
     Args:
-        file: PNG, JPEG, BMP, GIF, WebP, TIFF or PPM.
+        file: PNG, JPEG, BMP, GIF, WebP, TIFF or PPM; its path, or the open file.
         max_pixels: larger images are refused before they are decoded.
+        name: of the file, for messages; None: its path.
 
     Raises:
         ValueError: no such image; larger than max_pixels; several images in one file; numbers whose range no file says
@@ -46,7 +94,7 @@ def open_image(file: Path, *, max_pixels: int = MAX_PIXELS) -> "Image":
     """
     from PIL import ImageOps
 
-    with memory_for(f"{file}", "leave it out, or make it smaller"):
+    with memory_for(f"{name or file}", "leave it out, or make it smaller"):
         try:
             with _opened(file) as image:
                 _check_size(image, max_pixels)
@@ -57,7 +105,7 @@ def open_image(file: Path, *, max_pixels: int = MAX_PIXELS) -> "Image":
         except (MemoryError, RecursionError):
             raise
         except Exception as error:  # every format's decoder fails in its own way on a damaged file
-            raise ValueError(f"{file} is not an image that can be read ({error}).") from error
+            raise ValueError(f"{name or file} is not an image that can be read ({error}).") from error
 
 
 def pixels(image: "Image") -> Tensor:
@@ -118,19 +166,11 @@ def _seen(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _shape(file: Path, max_pixels: int) -> tuple[int, int, int]:
-    """What :func:`open_image` will give, from the file's header alone."""
-    try:
-        with _opened(file) as image:
-            _check_size(image, max_pixels)
-            width, height = image.size
-            turned = image.getexif().get(0x0112, 1) >= 5
-            channels = 1 if image.mode in _GREY else 3
-    except Exception as error:
-        raise ValueError(f"{file} is not an image that can be read ({error}).") from error
-    return (channels, width, height) if turned else (channels, height, width)
+    _, channels, height, width = read_header(file, max_pixels=max_pixels)
+    return channels, height, width
 
 
-def _opened(file: Path) -> Any:
+def _opened(file: ImageFile) -> Any:
     from PIL import Image
 
     with warnings.catch_warnings():
@@ -183,4 +223,13 @@ def _eight_bits(image: "Image") -> "Image":
     return image.convert("L" if grey else "RGB")
 
 
-__all__ = ["MAX_PIXELS", "SUFFIXES", "open_image", "pixels", "read_images"]
+__all__ = [
+    "MAX_PIXELS",
+    "SUFFIXES",
+    "ImageFile",
+    "ImageHeader",
+    "open_image",
+    "pixels",
+    "read_header",
+    "read_images",
+]

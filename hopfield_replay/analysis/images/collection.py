@@ -3,13 +3,17 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 
 from hopfield_replay.analysis.images.item import Item
+from hopfield_replay.utilities.images import pixels
 from hopfield_replay.utilities.progress import track
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _BATCH = 64
 
@@ -39,7 +43,7 @@ class ImageCollection:
     @classmethod
     def of_pixels(
         cls,
-        pixels: Tensor,
+        samples: Tensor,
         *,
         captions: Sequence[str | None] | None = None,
         labels: Sequence[Any] | None = None,
@@ -48,20 +52,20 @@ class ImageCollection:
         """Images that are held in memory.
 
         Args:
-            pixels: (n, channels, height, width), see :class:`Item`.
+            samples: (n, channels, height, width), see :class:`Item`.
             captions: one for each.
             labels: the class of each.
             names: of each; None: their numbers.
 
         Raises:
-            ValueError: pixels of another shape.
+            ValueError: samples of another shape.
         """
-        if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
+        if samples.ndim != 4 or samples.shape[1] not in (1, 3):
             raise ValueError(
-                f"samples of shape {tuple(pixels.shape[1:])} are no images (1 or 3 channels, height, width)."
+                f"samples of shape {tuple(samples.shape[1:])} are no images (1 or 3 channels, height, width)."
             )
-        if pixels.is_floating_point() and bool((pixels < 0).any()):
-            pixels = ((pixels.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)  # one scale for all
+        if samples.is_floating_point() and bool((samples < 0).any()):
+            samples = ((samples.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)  # one scale for all
         return cls(
             [
                 Item(
@@ -70,7 +74,7 @@ class ImageCollection:
                     captions[i] if captions else None,
                     str(labels[i]) if labels is not None else None,
                 )
-                for i, image in enumerate(pixels)
+                for i, image in enumerate(samples)
             ]
         )
 
@@ -93,8 +97,8 @@ class ImageCollection:
     def form(self) -> tuple[tuple[int, int] | None, bool]:
         """The one size (width, height) of all images, None if they have several; and whether all are grey."""
         headers = [item.header() for item in track(self.items, "Looking at images", total=len(self.items))]
-        sizes = {size for _, size, _ in headers}
-        return (sizes.pop() if len(sizes) == 1 else None), all(grey for _, _, grey in headers)
+        sizes = {(header.width, header.height) for header in headers}
+        return (sizes.pop() if len(sizes) == 1 else None), all(header.channels == 1 for header in headers)
 
     def batches(self, size: int | None = None, *, grey: bool | None = None) -> "ImageBatches":
         """All images as batches (b, channels, height, width) in [-1, 1], which can be read again and again.
@@ -125,10 +129,10 @@ class ImageCollection:
 
         shown = []
         for position in positions.tolist():
-            picture = ImageOps.contain(self.items[position].open().convert("RGB"), (size, size))
+            picture = ImageOps.contain(as_kind(self.items[position].open(), grey=False), (size, size))
             square = Image.new("RGB", (size, size), "white")
             square.paste(picture, ((size - picture.width) // 2, (size - picture.height) // 2))
-            shown.append(_tensor(square))
+            shown.append(((pixels(square) + 1.0) * 127.5).round().to(torch.uint8))
         return torch.stack(shown) if shown else torch.zeros(0, 3, size, size, dtype=torch.uint8)
 
 
@@ -148,14 +152,14 @@ class ImageBatches:
     def _read(self, item: Item) -> Tensor:
         from PIL import ImageOps
 
-        image = item.open()
-        image = image.convert("L" if self._grey else "RGB")
+        image = as_kind(item.open(), grey=self._grey)
         if self._size is not None and image.size != (self._size, self._size):
             image = ImageOps.fit(image, (self._size, self._size))
-        return _tensor(image).float() / 127.5 - 1.0
+        return pixels(image)
 
 
-def _tensor(image: Any) -> Tensor:
-    """Bytes (channels, height, width) of a picture."""
-    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return pixels.view(image.height, image.width, -1).permute(2, 0, 1)
+def as_kind(image: "Image", *, grey: bool) -> "Image":
+    """An image of :func:`~hopfield_replay.utilities.images.open_image` in one channel, or in three of 8 bits."""
+    if grey:
+        return image if image.mode in ("L", "F") else image.convert("L")
+    return (image.convert("L") if image.mode == "F" else image).convert("RGB")
