@@ -112,6 +112,8 @@ def decide(module: nn.Module, witness: Witness, means: Means) -> Trust:
             return Trust("given", means.given)
         if finding.verified:
             return Trust("given, verified", means.given)
+        if isinstance(told, Refusal) and told.blind:
+            return Trust("given", means.given, words=f"not verified, {told.reason}")
         return Trust("given", means.given, reasons=(finding.reason,))
     try:
         found = means.find()

@@ -100,11 +100,13 @@ class Refusal:
         reason: in words.
         calls: calls of networks whose samples may be made inside the step.
         draws: what the step drew.
+        blind: whether there was nothing to be seen, so that no denoiser can be compared with anything.
     """
 
     reason: str
     calls: tuple[Call, ...] = ()
     draws: tuple[Draw, ...] = ()
+    blind: bool = False
 
 
 class Witness:
@@ -161,7 +163,7 @@ class Witness:
         """What the step said."""
         calls = [call for call in self._doors.calls if call.answer is not None]
         if not calls:
-            return Refusal("no network was called with samples and a time")
+            return Refusal("no network was called with samples and a time", blind=True)
         found = [(call, evidence) for call in calls if (evidence := self._mixed(call)) is not None]
         if not found:
             return self._inferred(calls) or Refusal(_unmixed(calls), tuple(calls), tuple(self._draws.made))

@@ -145,7 +145,6 @@ def forgetting_rows(history: list[BoundaryRecord]) -> Table:
         "reconstruction": "reconstruction forgetting",
         "reconstruction_p95": "95th percentile",
         "error": "error",
-        "loss_forgetting": "loss forgetting",
         "spearman_rise": "Spearman(energy rise, forgetting)",
     }
     rows = [
