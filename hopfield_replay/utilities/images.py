@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -13,7 +13,6 @@ from hopfield_replay.utilities.memory import MAX_BYTES, memory_for
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ImageFile = Path | BinaryIO
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 MAX_PIXELS = 1 << 26  # of one image, 8192 x 8192
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # others run programs (EPS: Ghostscript)
@@ -21,62 +20,16 @@ _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 _BITS, _MEANING, _WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF
 
 
-class ImageHeader(NamedTuple):
-    """What a file says of its image before it is decoded.
-
-    Attributes:
-        format: ``"PNG"``, ``"JPEG"`` and so on.
-        channels: 1 for grey, else 3.
-        height: in pixels, upright.
-        width: in pixels, upright.
-    """
-
-    format: str
-    channels: int
-    height: int
-    width: int
-
-
-def read_header(file: ImageFile, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> ImageHeader:
-    """What :func:`open_image` will give, from the file's header alone.
-
-    Args:
-        file: as there.
-        max_pixels: as there.
-        name: of the file, for messages; None: its path.
-
-    Raises:
-        ValueError: no such image, or larger than max_pixels.
-
-    Example:
-        >>> import tempfile
-        >>> from PIL import Image
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     Image.new("L", (3, 2)).save(f"{folder}/a.png")
-        ...     read_header(Path(folder, "a.png"))
-        ImageHeader(format='PNG', channels=1, height=2, width=3)
-    """
-    try:
-        with _opened(file) as image:
-            _check_size(image, max_pixels)
-            width, height = image.size
-            if image.getexif().get(0x0112, 1) >= 5:  # turned by a quarter
-                width, height = height, width
-            return ImageHeader(image.format or "", 1 if image.mode in _GREY else 3, height, width)
-    except Exception as error:
-        raise ValueError(f"{name or file} is not an image that can be read ({error}).") from error
-
-
-def open_image(file: ImageFile, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> "Image":
+def open_image(file: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, name: str = "") -> "Image":
     """An image in mode "L" (grey), "RGB", or "F" (grey of more than 8 bits, scaled to 0 ... 255).
 
     It is turned as its EXIF orientation says; what is transparent shows white; palettes, CMYK and YCbCr become RGB.
     Grey of 16 and of 12 bits (in TIFF) is scaled by what it can hold, so that white is 255.
 
     Args:
-        file: PNG, JPEG, BMP, GIF, WebP, TIFF or PPM; its path, or the open file.
+        file: PNG, JPEG, BMP, GIF, WebP, TIFF or PPM; or its bytes as a file that is open.
         max_pixels: larger images are refused before they are decoded.
-        name: of the file, for messages; None: its path.
+        name: of the image, for errors; "": the file's.
 
     Raises:
         ValueError: no such image; larger than max_pixels; several images in one file; numbers whose range no file says
@@ -92,9 +45,12 @@ def open_image(file: ImageFile, *, max_pixels: int = MAX_PIXELS, name: str | Non
         >>> image.mode, image.getpixel((0, 0))
         ('F', 255.0)
     """
-    from PIL import ImageOps
-
-    with memory_for(f"{name or file}", "leave it out, or make it smaller"):
+    try:
+        from PIL import ImageOps
+    except ImportError as error:
+        raise ImportError('Images need Pillow: pip install "hopfield-replay[tensorboard]".') from error
+    name = name or str(file)
+    with memory_for(name, "leave it out, or make it smaller"):
         try:
             with _opened(file) as image:
                 _check_size(image, max_pixels)
@@ -105,11 +61,20 @@ def open_image(file: ImageFile, *, max_pixels: int = MAX_PIXELS, name: str | Non
         except (MemoryError, RecursionError):
             raise
         except Exception as error:  # every format's decoder fails in its own way on a damaged file
-            raise ValueError(f"{name or file} is not an image that can be read ({error}).") from error
+            raise ValueError(f"{name} is not an image that can be read ({error}).") from error
 
 
 def pixels(image: "Image") -> Tensor:
-    """An image of :func:`open_image` as float32 (1 or 3, height, width) in [-1, 1]."""
+    """Numbers of an image of :func:`open_image`, float32 (1 or 3, height, width) in [-1, 1].
+
+    Args:
+        image: in mode "L", "RGB" or "F".
+
+    Example:
+        >>> from PIL import Image
+        >>> pixels(Image.new("RGB", (3, 2), (255, 0, 51)))[:, 0, 0]
+        tensor([ 1.0000, -1.0000, -0.6000])
+    """
     import numpy
 
     found = torch.from_numpy(numpy.array(image, dtype=numpy.float32))
@@ -136,11 +101,8 @@ def read_images(files: Sequence[Path], *, max_pixels: int = MAX_PIXELS, max_byte
         ...     read_images([Path(folder, "a.png")])[0, :, 0, 0]
         tensor([ 1.0000, -1.0000, -0.6000])
     """
-    try:
-        import PIL  # noqa: F401  # only to say how to get it
-    except ImportError as error:
-        raise ImportError('Folders of images need Pillow: pip install "hopfield-replay[examples]".') from error
-    shape = _shape(files[0], max_pixels)
+    _, size, grey = image_header(files[0], max_pixels=max_pixels)
+    shape = (1 if grey else 3, size[1], size[0])
     needed = 4 * len(files) * shape[0] * shape[1] * shape[2]
     if needed > max_bytes:
         raise ValueError(
@@ -165,12 +127,33 @@ def _seen(shape: Sequence[int]) -> tuple[int, ...]:
     return (*shape[1:], shape[0])[: 2 + (shape[0] > 1)]
 
 
-def _shape(file: Path, max_pixels: int) -> tuple[int, int, int]:
-    _, channels, height, width = read_header(file, max_pixels=max_pixels)
-    return channels, height, width
+def image_header(
+    file: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, name: str = ""
+) -> tuple[str, tuple[int, int], bool]:
+    """Format, upright width and height, and whether it is grey: what :func:`open_image` will give, but not decoded.
+
+    Args:
+        file: as there.
+        max_pixels: as there.
+        name: as there.
+
+    Raises:
+        ValueError: no such image, or larger than max_pixels.
+    """
+    try:
+        with _opened(file) as image:
+            _check_size(image, max_pixels)
+            width, height = image.size
+            turned = image.getexif().get(0x0112, 1) >= 5
+            size = (height, width) if turned else (width, height)
+            return image.format or "", size, image.mode in _GREY
+    except ImportError as error:
+        raise ImportError('Images need Pillow: pip install "hopfield-replay[tensorboard]".') from error
+    except Exception as error:
+        raise ValueError(f"{name or file} is not an image that can be read ({error}).") from error
 
 
-def _opened(file: ImageFile) -> Any:
+def _opened(file: Path | BinaryIO) -> Any:
     from PIL import Image
 
     with warnings.catch_warnings():
@@ -223,13 +206,4 @@ def _eight_bits(image: "Image") -> "Image":
     return image.convert("L" if grey else "RGB")
 
 
-__all__ = [
-    "MAX_PIXELS",
-    "SUFFIXES",
-    "ImageFile",
-    "ImageHeader",
-    "open_image",
-    "pixels",
-    "read_header",
-    "read_images",
-]
+__all__ = ["MAX_PIXELS", "SUFFIXES", "image_header", "open_image", "pixels", "read_images"]

@@ -72,12 +72,11 @@ class Place:
         Raises:
             ValueError: a file that cannot be linked from here.
         """
-        form = kept.item.header().format
+        form, _, _ = kept.item.header()
         name = str(Path(folder, f"{kept.rank:0{self._digits}d}{_AS_THEY_ARE.get(form, '.png')}"))
         path, content = self.writing(name), kept.item.content
         if form not in _AS_THEY_ARE:
-            image = kept.item.open()
-            (image.convert("L") if image.mode == "F" else image).save(path)  # 16 bits of grey become 8
+            kept.item.open().save(path)
         elif isinstance(content, Path) and self._files != "copy":
             self._link(content, path)
         else:

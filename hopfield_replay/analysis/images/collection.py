@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -11,9 +11,6 @@ from torch import Tensor
 from hopfield_replay.analysis.images.item import Item
 from hopfield_replay.utilities.images import pixels
 from hopfield_replay.utilities.progress import track
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 _BATCH = 64
 
@@ -97,8 +94,8 @@ class ImageCollection:
     def form(self) -> tuple[tuple[int, int] | None, bool]:
         """The one size (width, height) of all images, None if they have several; and whether all are grey."""
         headers = [item.header() for item in track(self.items, "Looking at images", total=len(self.items))]
-        sizes = {(header.width, header.height) for header in headers}
-        return (sizes.pop() if len(sizes) == 1 else None), all(header.channels == 1 for header in headers)
+        sizes = {size for _, size, _ in headers}
+        return (sizes.pop() if len(sizes) == 1 else None), all(grey for _, _, grey in headers)
 
     def batches(self, size: int | None = None, *, grey: bool | None = None) -> "ImageBatches":
         """All images as batches (b, channels, height, width) in [-1, 1], which can be read again and again.
@@ -129,7 +126,7 @@ class ImageCollection:
 
         shown = []
         for position in positions.tolist():
-            picture = ImageOps.contain(as_kind(self.items[position].open(), grey=False), (size, size))
+            picture = ImageOps.contain(self.items[position].open().convert("RGB"), (size, size))
             square = Image.new("RGB", (size, size), "white")
             square.paste(picture, ((size - picture.width) // 2, (size - picture.height) // 2))
             shown.append(((pixels(square) + 1.0) * 127.5).round().to(torch.uint8))
@@ -152,14 +149,7 @@ class ImageBatches:
     def _read(self, item: Item) -> Tensor:
         from PIL import ImageOps
 
-        image = as_kind(item.open(), grey=self._grey)
+        image = item.open().convert("L" if self._grey else "RGB")
         if self._size is not None and image.size != (self._size, self._size):
             image = ImageOps.fit(image, (self._size, self._size))
         return pixels(image)
-
-
-def as_kind(image: "Image", *, grey: bool) -> "Image":
-    """An image of :func:`~hopfield_replay.utilities.images.open_image` in one channel, or in three of 8 bits."""
-    if grey:
-        return image if image.mode in ("L", "F") else image.convert("L")
-    return (image.convert("L") if image.mode == "F" else image).convert("RGB")

@@ -1,16 +1,15 @@
 """Item: one image, wherever it lies, and what is known of it."""
 
-import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from hopfield_replay.utilities.images import MAX_PIXELS, ImageFile, ImageHeader, open_image, read_header
+from hopfield_replay.utilities.images import MAX_PIXELS, image_header, open_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,6 +29,7 @@ class Item:
         max_pixels: a larger image is refused before it is decoded.
 
     Example:
+        >>> import torch
         >>> Item("noise", torch.rand(3, 4, 6)).open().size  # width, height
         (6, 4)
     """
@@ -51,32 +51,39 @@ class Item:
             return None
         return self.content.read_bytes() if isinstance(self.content, Path) else self.content()
 
-    def header(self) -> ImageHeader:
-        """What it is before it is decoded; its format is empty where there is no file.
+    def header(self) -> tuple[str, tuple[int, int], bool]:
+        """Format (``"PNG"``), upright size (width, height), and whether it is grey, without decoding it.
 
         Raises:
             ValueError: it is no image that can be read.
         """
         if isinstance(self.content, Tensor):
             channels, height, width = self.content.shape
-            return ImageHeader("", channels, height, width)
-        return read_header(self._file(self.content), max_pixels=self.max_pixels, name=self.name)
+            return "", (width, height), channels == 1
+        return image_header(self._file(), max_pixels=self.max_pixels, name=self.name)
 
     def open(self) -> "Image":
-        """The image as :func:`~hopfield_replay.utilities.images.open_image` reads it: upright, on white.
+        """The image as it is to be seen: upright, RGB or grey, with white where it is transparent.
 
         Raises:
-            ValueError: it does not decode, is too large, or its pixels are none.
+            ValueError: it does not decode, or the range of its numbers is not known.
             ImportError: Pillow is not installed.
         """
         if isinstance(self.content, Tensor):
             return _from_pixels(self.content)
-        return open_image(self._file(self.content), max_pixels=self.max_pixels, name=self.name)
+        return _of_eight_bits(open_image(self._file(), max_pixels=self.max_pixels, name=self.name))
 
-    def _file(self, content: Path | Callable[[], bytes]) -> ImageFile:
+    def _file(self) -> Path | BytesIO:
+        """Its file, or the bytes of one.
+
+        Raises:
+            ValueError: its source cannot be read.
+        """
+        if isinstance(self.content, Path):
+            return self.content
         try:
-            return content if isinstance(content, Path) else io.BytesIO(content())
-        except (OSError, ValueError) as error:
+            return BytesIO(self.content())  # type: ignore[operator]  # pixels have no file
+        except Exception as error:  # of an archive that is damaged
             raise ValueError(f"{self.name} is not an image that can be read ({error}).") from error
 
 
@@ -90,8 +97,23 @@ def utf8_name(name: str) -> str:
     return os.fsencode(name).decode("utf-8", errors="backslashreplace")
 
 
-def _from_pixels(pixels: Tensor) -> "Image":
+def _of_eight_bits(image: "Image") -> "Image":
+    """Grey of more bits rounded to eight, which is what is compared and shown; files are handed on as they are."""
+    if image.mode != "F":
+        return image
+    import numpy
     from PIL import Image
+
+    return Image.fromarray(numpy.rint(numpy.asarray(image)).astype(numpy.uint8))
+
+
+def _from_pixels(pixels: Tensor) -> "Image":
+    import torch
+
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError('Images need Pillow: pip install "hopfield-replay[tensorboard]".') from error
 
     if pixels.ndim != 3 or pixels.shape[0] not in (1, 3):
         raise ValueError(f"samples of shape {tuple(pixels.shape)} are no images (1 or 3, height, width).")
@@ -99,6 +121,6 @@ def _from_pixels(pixels: Tensor) -> "Image":
     if found.is_floating_point():
         found = found.float()
         found = (found + 1.0) * 127.5 if bool((found < 0).any()) else found * 255.0
-        found = found.round().clamp(0, 255).to(torch.uint8)
+    found = found.round().clamp(0, 255).to(torch.uint8) if found.is_floating_point() else found
     array = found.permute(1, 2, 0).contiguous().numpy()
     return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
