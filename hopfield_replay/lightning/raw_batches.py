@@ -4,6 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch import Trainer
+from torch import Tensor
+
+from hopfield_replay.utilities.nested import Leaf, map_leaves
 
 
 class RawBatches:
@@ -21,15 +24,15 @@ class RawBatches:
         self.latest: Any = None
         self._plugin: Any = None
 
-    def attach(self, trainer: Trainer) -> None:
-        """Begin to see batches."""
+    def attach(self, trainer: Trainer, *, copies: bool) -> None:
+        """Begin to see batches; ``copies``: as they were, whatever the step does with them in place."""
         self.detach()
         plugin: Any = trainer.precision_plugin
         convert: Callable[[Any], Any] = plugin.convert_input
 
         def convert_input(data: Any) -> Any:
             if trainer.training:
-                self.latest = data
+                self.latest = map_leaves(_copy, data) if copies else data
             return convert(data)
 
         plugin.convert_input = convert_input
@@ -40,6 +43,10 @@ class RawBatches:
         if self._plugin is not None:
             vars(self._plugin).pop("convert_input", None)  # the class's own method is there again
         self._plugin = self.latest = None
+
+
+def _copy(_: str, leaf: Leaf) -> Leaf:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
 __all__ = ["RawBatches"]

@@ -58,7 +58,7 @@ class WatchedTask:
 
     def watch(self, trainer: Trainer) -> None:
         """Begin to see batches."""
-        self._raw.attach(trainer)
+        self._raw.attach(trainer, copies=self.source is not None and self.source.watches_contents)
 
     def close(self) -> None:
         """See batches no more."""
