@@ -311,7 +311,7 @@ class ForgettingMonitor(EitherCallback):
             probes = TaskSource(self._validation(trainer), prepare=source.prepare, limit=1 if quick else None)
         held = None if self.buffer is None else (self.buffer.ids, self.buffer.tasks)
         with _progress(trainer), measuring(trainer, pl_module):
-            trust = self._first.trust(trainer, pl_module, lambda: source.ready(source.some()))
+            trust = self._first.trust(trainer, pl_module, lambda: source.ready(self._some(source)))
             with self._first.averaged(pl_module):
                 self.tracker.end_task(
                     source,
@@ -323,6 +323,13 @@ class ForgettingMonitor(EitherCallback):
                 )
                 self._task.end()
                 self._log.log(trainer, Boundary(self.tracker, held, trust.denoiser, source.ready, trust.read))
+
+    def _some(self, source: TaskSource) -> Any:
+        """A few of the task's samples."""
+        few = source.some()
+        if few is None:
+            raise ValueError(f"Task {self.tracker.next_task} has no training samples: its data set is empty.")
+        return few
 
     def _agree_on_columns(self, stream: ReplayStream | None) -> None:
         """Take over what the datamodule says of its batches."""

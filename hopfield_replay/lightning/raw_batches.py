@@ -4,9 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch import Trainer
-from torch import Tensor
-
-from hopfield_replay.utilities.nested import Leaf, map_leaves
 
 
 class RawBatches:
@@ -24,15 +21,15 @@ class RawBatches:
         self.latest: Any = None
         self._plugin: Any = None
 
-    def attach(self, trainer: Trainer, *, copies: bool) -> None:
-        """Begin to see batches; ``copies``: as they were, whatever the step does with them in place."""
+    def attach(self, trainer: Trainer, take: Callable[[Any], Any]) -> None:
+        """Begin to see batches; ``take`` says what is kept of one, before anything can change it in place."""
         self.detach()
         plugin: Any = trainer.precision_plugin
         convert: Callable[[Any], Any] = plugin.convert_input
 
         def convert_input(data: Any) -> Any:
             if trainer.training:
-                self.latest = map_leaves(_copy, data) if copies else data
+                self.latest = take(data)
             return convert(data)
 
         plugin.convert_input = convert_input
@@ -43,10 +40,6 @@ class RawBatches:
         if self._plugin is not None:
             vars(self._plugin).pop("convert_input", None)  # the class's own method is there again
         self._plugin = self.latest = None
-
-
-def _copy(_: str, leaf: Leaf) -> Leaf:
-    return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
 __all__ = ["RawBatches"]
