@@ -22,6 +22,7 @@ from hopfield_replay.tracker.table import forgetting_table, history_frame
 from hopfield_replay.tracker.task_reader import TaskData, TaskReader, fetch, sample_ids
 from hopfield_replay.utilities.checks import Similarity, check_integer
 from hopfield_replay.utilities.interrupts import to_the_end
+from hopfield_replay.utilities.memory import memory_for
 from hopfield_replay.utilities.progress import track
 from hopfield_replay.utilities.states import DAMAGE, Migration, migrated
 
@@ -58,6 +59,9 @@ class _Measured:
     kept_energies: Tensor | None
     own_energies: Tensor | None
     losses: Tensor | None
+
+
+_LESS_MEMORY = "give an encoder with shorter vectors, fewer samples a task, or a smaller probe_size"
 
 
 class ForgettingTracker:
@@ -216,7 +220,7 @@ class ForgettingTracker:
         data = self._read(source)
         beta = self.settings.calibrated(data.vectors)
         buffer = self.buffer if self.open_task is None else None
-        with self.settings.at(beta):
+        with memory_for(f"the choice before task {self.next_task}", _LESS_MEMORY), self.settings.at(beta):
             refine = None if buffer is None else self._prepare_choice(buffer, source, data.vectors)
 
         def change() -> None:
@@ -276,7 +280,7 @@ class ForgettingTracker:
         if replay_ratio is not None and not 0.0 <= replay_ratio < 1.0:
             raise ValueError(f"replay_ratio must lie in [0, 1), got {replay_ratio}.")
         data = self._read(source)
-        with self.settings.at(beta):
+        with memory_for(f"the boundary of task {self.next_task}", _LESS_MEMORY), self.settings.at(beta):
             used = self.settings.calibrated(data.vectors)
             mixture = Mixture.of(data, self.buffer, replay_ratio)
             meter = None if denoiser is None else self.meter(denoiser, source.prepare, read)
@@ -384,7 +388,8 @@ class ForgettingTracker:
         if self._read_task is not None and self._read_task[0] == task:
             return self._read_task[1]
         dimension = self._probes[0].vectors.shape[1] if self._probes else None
-        data = self._reader.read(task, source, dimension=dimension)
+        with memory_for(f"the vectors of task {task}", _LESS_MEMORY):
+            data = self._reader.read(task, source, dimension=dimension)
         if data.labels is None and self.buffer is not None and self.buffer.groups == "label":
             raise ValueError('groups="label" needs a tensor of integers (n,) in every batch, and found none.')
         return data
