@@ -4,7 +4,7 @@ from hopfield_replay.analysis.audit_findings import Examples
 from hopfield_replay.analysis.audit_report import AuditReport
 from hopfield_replay.analysis.auditing import audit
 from hopfield_replay.analysis.forecasting import Forecast, forecast
-from hopfield_replay.analysis.images import ImageCollection, Item, read_images
+from hopfield_replay.analysis.images import ImageCollection, Item, read_collection
 from hopfield_replay.analysis.selecting import select
 from hopfield_replay.analysis.selection_report import SelectionReport
 from hopfield_replay.utilities.captions import read_captions
@@ -24,6 +24,6 @@ __all__ = [
     "open_image",
     "pixels",
     "read_captions",
-    "read_images",
+    "read_collection",
     "select",
 ]

@@ -109,6 +109,7 @@ def test_second_phase_is_greedy_among_the_candidates_that_were_set_aside(oversam
     assert buffer.ids.tolist() == [held[r] for r in picks]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [None, "task", "label"])
 @pytest.mark.parametrize("refined", [True, False])
 @pytest.mark.parametrize("oversample", [1, 3])

@@ -1,5 +1,7 @@
 """Tiny data, modules and trainers for the tests of the Lightning integration."""
 
+from collections.abc import Mapping
+
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
@@ -83,13 +85,18 @@ def trainer(*callbacks, **settings):
     return Trainer(callbacks=list(callbacks), **{**quiet, **settings})
 
 
+def energies_of(record):
+    """What a record says of the data alone, and not of the model."""
+    return [{k: v for k, v in probe.items() if not k.startswith("loss")} for probe in record["probes"]]
+
+
 def same(a, b):
     """Whether two nestings of tensors and plain Python are equal, apart from times."""
     if isinstance(a, torch.Tensor):
         if not isinstance(b, torch.Tensor) or a.dtype != b.dtype or a.shape != b.shape:
             return False
         return bool(((a == b) | ((a != a) & (b != b))).all())  # nan is what was not observed
-    if isinstance(a, dict):
+    if isinstance(a, Mapping):
         return set(a) == set(b) and all(same(a[key], b[key]) for key in a if key != "seconds")
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(same, a, b))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from hopfield_replay.utilities.images import image_header, open_image
+from hopfield_replay.utilities.images import MAX_PIXELS, image_header, open_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,6 +26,7 @@ class Item:
         caption: its caption; None if it has none.
         label: its class; None if that is not known.
         folder: the folder it lay in, below that of its source.
+        max_pixels: a larger image is refused before it is decoded.
 
     Example:
         >>> import torch
@@ -38,6 +39,7 @@ class Item:
     caption: str | None = None
     label: str | None = None
     folder: str = ""
+    max_pixels: int = MAX_PIXELS
 
     def encoded(self) -> bytes | None:
         """The bytes of its file; None where there is none, but pixels.
@@ -58,7 +60,7 @@ class Item:
         if isinstance(self.content, Tensor):
             channels, height, width = self.content.shape
             return "", (width, height), channels == 1
-        return image_header(self._file(), name=self.name)
+        return image_header(self._file(), max_pixels=self.max_pixels, name=self.name)
 
     def open(self) -> "Image":
         """The image as it is to be seen: upright, RGB or grey, with white where it is transparent.
@@ -69,7 +71,7 @@ class Item:
         """
         if isinstance(self.content, Tensor):
             return _from_pixels(self.content)
-        return _of_eight_bits(open_image(self._file(), name=self.name))
+        return _of_eight_bits(open_image(self._file(), max_pixels=self.max_pixels, name=self.name))
 
     def _file(self) -> Path | BytesIO:
         """Its file, or the bytes of one.
