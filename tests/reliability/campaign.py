@@ -284,7 +284,7 @@ class Watched:
         self.before = set(os.listdir(folder))
 
         def hook(event, arguments):
-            if event in fuzz.RUNS_CODE:
+            if event in fuzz.RUNS_CODE and "libnvidia" not in str(arguments):  # torch looks for a GPU
                 self.ran.append(f"{event} {arguments}"[:200])
 
         sys.addaudithook(hook)
