@@ -345,6 +345,10 @@ class EnergyReplayBuffer:
         Raises:
             ValueError: vectors of another dimension, NaN or infinite values; nothing has changed then.
         """
+        to_the_end(self.prepare_renew(encode))
+
+    def prepare_renew(self, encode: Callable[[Any], Tensor]) -> Callable[[], None]:
+        """All of :meth:`renew` but the change itself, which is returned: short, and to be called once."""
         found = []
         parts = [] if not len(self) else [(self._kept, self._store.get(self._slots))]
         for candidates, samples in [*parts, *([] if self._reserve is None else [self._reserve])]:
@@ -355,10 +359,14 @@ class EnergyReplayBuffer:
                     f"{tuple(vectors.shape)}; one encoder of one dimension must serve all tasks."
                 )
             found.append(vectors)
-        if parts:
-            self._kept = replace(self._kept, vectors=found[0])
-        if self._reserve is not None:
-            self._reserve = (replace(self._reserve[0], vectors=found[-1]), self._reserve[1])
+
+        def change() -> None:
+            if parts:
+                self._kept = replace(self._kept, vectors=found[0])
+            if self._reserve is not None:
+                self._reserve = (replace(self._reserve[0], vectors=found[-1]), self._reserve[1])
+
+        return change
 
     def refine(self, patterns: Tensor, *, masses: Tensor | None = None) -> None:
         """Choose anew, now that the next task is known, among the over-provisioned candidates; then release them.

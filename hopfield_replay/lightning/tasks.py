@@ -61,6 +61,19 @@ class TaskCursor(EitherCallback):
         if has_stopped(_callbacks(trainer)):  # the checkpoint's task was over, and only its boundary is missing
             trainer.should_stop = True
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Put Lightning's counts right, which it loses when a run is resumed from an epoch's last step.
+
+        The epoch at hand is not counted then, nor is the step that had just been done. A checkpoint of such a run would
+        be taken for an earlier one, and a step or a whole epoch be trained twice.
+        """
+        epochs: Any = trainer.fit_loop.epoch_progress
+        if epochs.current.started == epochs.current.processed:
+            epochs.increment_ready()
+            epochs.increment_started()
+        batches = trainer.fit_loop.epoch_loop.batch_progress
+        batches.total.completed = max(batches.total.completed, batches.total.ready - 1)
+
     def state_dict(self) -> dict[str, Any]:
         """The task at hand."""
         return {"task": self.task, "first_step": self.first_step}

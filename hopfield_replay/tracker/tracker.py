@@ -27,6 +27,7 @@ from hopfield_replay.tracker.task_reader import TaskData, TaskReader, sample_ids
 from hopfield_replay.utilities.checks import Similarity, check_integer
 from hopfield_replay.utilities.distributed import warn_once
 from hopfield_replay.utilities.interrupts import to_the_end
+from hopfield_replay.utilities.memory import memory_for
 from hopfield_replay.utilities.progress import track
 from hopfield_replay.utilities.states import DAMAGE, Migration, migrated
 
@@ -63,6 +64,9 @@ class _Measured:
     kept_energies: Tensor | None
     own_energies: Tensor | None
     losses: Tensor | None
+
+
+_LESS_MEMORY = "give an encoder with shorter vectors, fewer samples a task, or a smaller probe_size"
 
 
 class ForgettingTracker:
@@ -255,7 +259,8 @@ class ForgettingTracker:
             self.check_data(self.next_task, source)
         if source.ahead and self._at_hand.encoder_changed(source):
             self._renew(source)
-        data = self._at_hand.read(self.next_task, source, self._dimension)
+        with memory_for(f"the vectors of task {self.next_task}", _LESS_MEMORY):
+            data = self._at_hand.read(self.next_task, source, self._dimension)
         self._check_labels(data)
         self._calibrates |= self.settings.beta is None
         beta = self.settings.beta if data is None else self.settings.calibrated(data.vectors)
@@ -264,7 +269,7 @@ class ForgettingTracker:
         buffer = self.buffer if self.open_task is None else None
         refine = None
         if buffer is not None:
-            with self.settings.at(beta):
+            with memory_for(f"the choice before task {self.next_task}", _LESS_MEMORY), self.settings.at(beta):
                 refine = self._prepare_choice(buffer, source, None if guessed else data)
         self._at_hand.look(source)
 
@@ -370,18 +375,24 @@ class ForgettingTracker:
         if self._at_hand.encoder_changed(source):
             self._renew(source)
             self._at_hand.forget()
-        data = self._at_hand.trained(task, source, self._dimension)
+        with memory_for(f"the vectors of task {task}", _LESS_MEMORY):
+            data = self._at_hand.trained(task, source, self._dimension)
         self._check_labels(data)
+        settled = self.settings.beta
         if self._calibrates and data is not self._at_hand.begun(task):
             self.settings.beta = None  # what it was calibrated on was not all that was trained on
-        with self.settings.at(beta):
-            used = self.settings.calibrated(data.vectors)
-            mixture = Mixture.of(data, self.buffer, replay_ratio)
-            meter = None if denoiser is None else self.meter(denoiser, source.ready, read)
-            losses = None if loss is None else LossMeter(loss, source.ready)
-            measurement = Measurement(data, mixture, self.similarity, used, meter, self.model_energy, losses)
-            measured = self._measure(source, probe_source, measurement, trust)
-            commit = self._prepare_commit(source, data, measured, used, started, settle=beta is None)
+        try:
+            with memory_for(f"the boundary of task {self.next_task}", _LESS_MEMORY), self.settings.at(beta):
+                used = self.settings.calibrated(data.vectors)
+                mixture = Mixture.of(data, self.buffer, replay_ratio)
+                meter = None if denoiser is None else self.meter(denoiser, source.ready, read)
+                losses = None if loss is None else LossMeter(loss, source.ready)
+                measurement = Measurement(data, mixture, self.similarity, used, meter, self.model_energy, losses)
+                measured = self._measure(source, probe_source, measurement, trust)
+                commit = self._prepare_commit(source, data, measured, used, started, settle=beta is None)
+        except BaseException:
+            self.settings.beta = settled
+            raise
         record = to_the_end(commit)  # the buffer and the history belong together
         self._warn_of_other_samples()
         return record
@@ -547,9 +558,15 @@ class ForgettingTracker:
             probe if probe.batch is None else replace(probe, vectors=self._reader.encode(source, probe.batch))
             for probe in self._probes
         ]
-        if self.buffer is not None:
-            self.buffer.renew(lambda samples: self._reader.encode(source, samples))
-        self._probes = probes
+        buffer = self.buffer
+        renew = None if buffer is None else buffer.prepare_renew(lambda samples: self._reader.encode(source, samples))
+
+        def change() -> None:
+            if renew is not None:
+                renew()
+            self._probes = probes
+
+        to_the_end(change)
 
     def remove(self, ids: Tensor | Sequence[int]) -> None:
         """Delete samples from the buffer, from what is followed and from the history, as a deletion request asks.

@@ -5,9 +5,7 @@ import re
 from collections.abc import Iterator
 
 MAX_BYTES = 1 << 32  # that one source of samples, or one model, may take unless the caller allows more
-_REFUSED = re.compile(
-    r"out of memory|can't allocate memory|not enough memory|cannot allocate memory|bad_alloc", re.IGNORECASE
-)
+_HOST = re.compile(r"can't allocate memory|not enough memory|cannot allocate memory|bad_alloc", re.IGNORECASE)
 _BYTES = re.compile(r"(\d+) bytes")
 
 
@@ -20,12 +18,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, MemoryError):
         return True
-    return isinstance(error, RuntimeError | OSError) and _REFUSED.search(str(error)) is not None
+    return (isinstance(error, RuntimeError) and "out of memory" in str(error)) or _of_host(error)
+
+
+def _of_host(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError | OSError) and _HOST.search(str(error)) is not None
 
 
 @contextlib.contextmanager
 def memory_for(what: str, cure: str) -> Iterator[None]:
-    """Say what memory was needed for if it runs out inside the block, and what helps.
+    """Say what memory was needed for if the host's runs out inside the block, and what helps.
 
     Args:
         what: that is made there.
@@ -44,7 +46,7 @@ def memory_for(what: str, cure: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
-        if not is_out_of_memory(error) or "There is not enough memory for" in str(error):
+        if not (isinstance(error, MemoryError) or _of_host(error)) or "There is not enough memory for" in str(error):
             raise
         needed = _BYTES.search(str(error))
         more = f" ({needed[1]} bytes more)" if needed else ""

@@ -26,6 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The number of training batches"),
 ]
 TASKS, STEPS = 3, 6  # of each task
+EVERY = {"n": 2}  # steps between checkpoints
 
 
 class Signal(Callback):
@@ -54,7 +55,9 @@ def run(folder, *callbacks, checkpoints=True, ckpt_path=None):
     folder.mkdir(exist_ok=True)
     buffer = EnergyReplayBuffer(6)
     monitor = ForgettingMonitor(buffer, probe_size=5, beta=1.0)
-    more = [ModelCheckpoint(folder / "checkpoints", save_last=True, every_n_train_steps=2)] if checkpoints else []
+    more = (
+        [ModelCheckpoint(folder / "checkpoints", save_last=True, every_n_train_steps=EVERY["n"])] if checkpoints else []
+    )
     runner = trainer(*callbacks, monitor, *more, default_root_dir=folder, enable_checkpointing=checkpoints)
     module = Foreign()
     data = [ReplayDataModule(Resumable(Images(task), batch_size=4), buffer) for task in range(TASKS)]
@@ -178,6 +181,17 @@ def test_a_newer_checkpoint_is_gone_on_from(slurm):
     again = run(slurm / "cut", ckpt_path="last")
     assert same_run(again, whole)
     assert again["steps"] == STEPS * TASKS - 12
+
+
+@pytest.mark.parametrize("steps", [(4,), (7,), (4, 7), (4, 7, 10, 13), (3, 6, 9, 12, 15, 17)])
+def test_cut_after_checkpoints_of_an_epochs_last_step_no_step_is_done_twice_as_many_times(tmp_path, monkeypatch, steps):
+    """Lightning loses count of the epochs when such a run is resumed, and cut there again."""
+    monkeypatch.setitem(EVERY, "n", STEPS // 2)  # the steps of an epoch
+    whole = run(tmp_path / "whole")
+    for step in steps:
+        with pytest.raises(SystemExit):
+            run(tmp_path / "cut", Leave(step), ckpt_path="last")
+    assert same_run(run(tmp_path / "cut", ckpt_path="last"), whole)
 
 
 def test_files_of_a_requeue_mean_nothing_elsewhere(tmp_path):

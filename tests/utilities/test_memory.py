@@ -45,6 +45,12 @@ try:
     EnergyReplayBuffer(100_000, "random").update(torch.zeros(4, 3000), x, ids=torch.arange(4), task=0)
 except MemoryError as error:
     print(error)
+from hopfield_replay import ForgettingTracker, TaskSource
+wide = torch.zeros(1, 1 << 20).expand(100, -1)
+try:
+    ForgettingTracker(probe_size=2, beta=1.0).begin_task(TaskSource([wide, wide]))
+except MemoryError as error:
+    print(error)
 sys.exit(main(["forecast", sys.argv[1], sys.argv[1]]))
 """
 
@@ -64,6 +70,8 @@ def test_of_the_host_in_a_buffer_and_in_a_command(tmp_path):
         "not enough memory for a buffer of 100000 samples of (3000,) torch.float32 (1200000000 bytes more)"
         in done.stdout
     )
+    assert "not enough memory for the vectors of task 0 (" in done.stdout
+    assert "give an encoder with shorter vectors" in done.stdout
     assert "lower its capacity, or give it a storage folder" in done.stdout
     assert "There is not enough memory for the samples in " in done.stderr
     assert resource.getrlimit(resource.RLIMIT_AS)[0] != 0
