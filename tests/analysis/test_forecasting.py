@@ -86,6 +86,7 @@ def test_marginal_is_what_100_more_would_add():
     assert found.marginal[2] == pytest.approx(everything - means[2], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_no_policy_exceeds_the_certified_optimum_and_greedy_is_recommended():
     old, new = data(n=60)
     found = forecast(old, new, capacities=(4, 8, 16, 32), policies=forecasting_policies())

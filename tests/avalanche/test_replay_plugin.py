@@ -169,6 +169,7 @@ def test_the_mask_is_gone_after_training():
     assert strategy.mb_is_replay is None
 
 
+@pytest.mark.slow
 def test_periodic_evaluation_in_the_middle_leaves_replay_alone():
     seen, _, _ = run("task-free", EnergyReplayPlugin(10), experiences=2, train_epochs=2, eval_every=1)
     assert [int(mask.sum()) for _, mask, _ in seen[1]] == [8, 8, 8, 8, 8, 8, 8, 4] * 2
@@ -190,6 +191,7 @@ def test_wrong_settings_are_named(settings, error, message):
         EnergyReplayPlugin(**settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plugin", ["ours", "stock"])
 def test_an_experience_of_one_sample(plugin):
     images, labels = data(30, classes=3)

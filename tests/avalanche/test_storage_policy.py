@@ -92,6 +92,7 @@ def test_every_policy_and_quota_under_the_stock_plugin(policy, groups):
     assert sizes == {None: [14], "task": [4, 5, 5], "label": [2, 2, 2, 2, 3, 3]}[groups]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_data_set_of_the_buffer_is_like_the_experience(kind):
     stream = list(benchmark(kind, *data()).train_stream)
@@ -248,6 +249,7 @@ def test_whole_numbers_need_an_encoder():
     assert storage.buffer[0][0].dtype == torch.int64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_samples_that_are_not_finite_are_named_before_training(value):
     images, labels = data()

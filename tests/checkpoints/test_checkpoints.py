@@ -295,6 +295,7 @@ def pipeline(folder, seed=0, channels=(4, 8), steps=20):
     return folder
 
 
+@pytest.mark.slow
 def test_pipelines(tmp_path, capsys):
     paths = [pipeline(tmp_path / str(seed), seed) for seed in range(2)]
     before, after = load_versions(*paths)

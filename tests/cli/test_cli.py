@@ -72,6 +72,7 @@ def test_as_a_program_with_a_datamodule_of_the_present_folder(tmp_path):
     assert "20 old samples" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -104,6 +105,7 @@ def test_wrong_usage_is_code_2(arguments, capsys):
     assert "usage: hopfield-replay" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
@@ -313,6 +315,7 @@ def test_one_source_twice(trained, capsys):
     assert "--data names one source twice" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_audit_of_two_pipelines_on_folders_of_images(tmp_path, capsys):
     from tests.checkpoints.test_checkpoints import pipeline
 

@@ -14,6 +14,8 @@ pytest.importorskip("jsonargparse")
 from hopfield_replay.cli import main
 from hopfield_replay.denoisers import CallableDenoiser
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

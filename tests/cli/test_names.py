@@ -50,6 +50,7 @@ def audit(pipelines, data, out):
             "--fail-above", "-1", "--output-dir", str(out)]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Glyph:UserWarning")  # matplotlib's font has not every letter
 def test_an_audit_of_hostile_names_says_one_verdict_and_writes_everything(pipelines, tmp_path, capsys):
     out = tmp_path / "out"
