@@ -72,17 +72,15 @@ class FirstStep:
             witness.__exit__()
         return witness
 
-    def conclude(self, trainer: Trainer, module: LightningModule) -> Trust | None:
+    def conclude(self, trainer: Trainer, module: LightningModule) -> None:
         """Decide, if a step was watched, and say in one line what is measured.
-
-        Returns:
-            What was decided; None if no step was watched.
 
         Raises:
             MisconfigurationException: a given denoiser contradicts the training step, or does not work.
         """
         witness = self.leave()
-        return None if witness is None else self._decide(trainer, module, witness)
+        if witness is not None:
+            self._decide(trainer, module, witness)
 
     def trust(self, trainer: Trainer, module: LightningModule, batch: Callable[[], Any]) -> Trust:
         """What was decided; where no training step was taken (a boundary is made up for), it is taken now, and undone.

@@ -14,7 +14,6 @@ from torch.optim import Optimizer
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
 from hopfield_replay.buffer.replay_stream import ReplayStream, length
 from hopfield_replay.denoisers import Denoiser
-from hopfield_replay.denoisers.trust import Trust
 from hopfield_replay.encoders import Column, Columns
 from hopfield_replay.lightning.first_step import FirstStep, Weights
 from hopfield_replay.lightning.logging import BoundaryLog
@@ -248,13 +247,13 @@ class ForgettingMonitor(EitherCallback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Decide what is measured, before a weight is changed."""
-        self._check_problem(self._first.conclude(trainer, pl_module))
+        self._first.conclude(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Note what was trained on; decide what is measured, where no optimizer took a step."""
-        self._check_problem(self._first.conclude(trainer, pl_module))
+        self._first.conclude(trainer, pl_module)
         self._task.passed()
         if self._task.source is not None and not self._stepped:
             self._stepped = True
@@ -312,8 +311,7 @@ class ForgettingMonitor(EitherCallback):
             probes = TaskSource(self._validation(trainer), prepare=source.prepare, limit=1 if quick else None)
         held = None if self.buffer is None else (self.buffer.ids, self.buffer.tasks)
         with _progress(trainer), measuring(trainer, pl_module):
-            trust = self._first.trust(trainer, pl_module, lambda: source.ready(source.some()))
-            self._check_problem(trust)
+            trust = self._first.trust(trainer, pl_module, lambda: source.ready(self._some(source)))
             with self._first.averaged(pl_module):
                 self.tracker.end_task(
                     source,
@@ -325,6 +323,13 @@ class ForgettingMonitor(EitherCallback):
                 )
                 self._task.end()
                 self._log.log(trainer, Boundary(self.tracker, held, trust.denoiser, source.ready, trust.read))
+
+    def _some(self, source: TaskSource) -> Any:
+        """A few of the task's samples."""
+        few = source.some()
+        if few is None:
+            raise ValueError(f"Task {self.tracker.next_task} has no training samples: its data set is empty.")
+        return few
 
     def _agree_on_columns(self, stream: ReplayStream | None) -> None:
         """Take over what the datamodule says of its batches."""
@@ -343,12 +348,6 @@ class ForgettingMonitor(EitherCallback):
         if self.tracker.taken is not None and not self._said:
             self._said = True
             rank_zero_info(f"ForgettingMonitor takes {self.tracker.taken}")
-
-    def _check_problem(self, trust: Trust | None) -> None:
-        """Refuse a denoiser of which it is not known what it denoises."""
-        problem = self.tracker.problem
-        if problem is not None and trust is not None and trust.denoiser is not None and trust.read is None:
-            raise MisconfigurationException(f"A denoiser is known, but not what it denoises: {problem}") from problem
 
     def _training(self, trainer: Trainer) -> tuple[Iterable[Any], ReplayStream | None]:
         """The task's own loader, and the replay beside it."""

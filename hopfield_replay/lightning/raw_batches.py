@@ -21,15 +21,15 @@ class RawBatches:
         self.latest: Any = None
         self._plugin: Any = None
 
-    def attach(self, trainer: Trainer) -> None:
-        """Begin to see batches."""
+    def attach(self, trainer: Trainer, take: Callable[[Any], Any]) -> None:
+        """Begin to see batches; ``take`` says what is kept of one, before anything can change it in place."""
         self.detach()
         plugin: Any = trainer.precision_plugin
         convert: Callable[[Any], Any] = plugin.convert_input
 
         def convert_input(data: Any) -> Any:
             if trainer.training:
-                self.latest = data
+                self.latest = take(data)
             return convert(data)
 
         plugin.convert_input = convert_input

@@ -146,11 +146,10 @@ def forgetting_rows(history: list[BoundaryRecord]) -> Table:
         "error": "error",
         "spearman_rise": "Spearman(energy rise, forgetting)",
     }
-    rows = [
-        [str(record.task), str(row["task"]), *(_number(row[name]) for name in names)]
-        for record in reversed(history)
-        for row in summarize(record)
-    ]
+    summaries = [(record.task, row) for record in reversed(history) for row in summarize(record)]
+    if any(row["loss"] is not None for _, row in summaries):
+        names |= {"loss_forgetting": "loss forgetting", "loss": "loss"}
+    rows = [[str(task), str(row["task"]), *(_number(row[name]) for name in names)] for task, row in summaries]
     return Table(["after task", "of task", *names.values()], rows)
 
 

@@ -6,12 +6,14 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 
 from hopfield_replay.buffer.replay_stream import ReplayStream
 from hopfield_replay.lightning.limits import batches_of_task
 from hopfield_replay.lightning.preparing import preparing
 from hopfield_replay.lightning.raw_batches import RawBatches
 from hopfield_replay.tracker.source import TaskSource
+from hopfield_replay.utilities.nested import Leaf, map_leaves
 from hopfield_replay.utilities.states import DAMAGE, check_mapping, check_whole
 
 
@@ -58,7 +60,7 @@ class WatchedTask:
 
     def watch(self, trainer: Trainer) -> None:
         """Begin to see batches."""
-        self._raw.attach(trainer)
+        self._raw.attach(trainer, self._own_of)
 
     def close(self) -> None:
         """See batches no more."""
@@ -76,7 +78,13 @@ class WatchedTask:
                 "The training_step takes its batches from dataloader_iter, so that nobody can see which samples are "
                 "trained on; let it take batch."
             )
-        return latest if self._stream is None else self._stream.own(latest)
+        return latest
+
+    def _own_of(self, batch: Any) -> Any:
+        """The loader's part of a batch; as it is now, where it is looked into: the step may change it in place."""
+        own = batch if self._stream is None else self._stream.own(batch)
+        looked_into = self.source is not None and self.source.watches_contents
+        return map_leaves(_copy, own) if looked_into else own
 
     def passed(self) -> None:
         """The batch at hand was trained on."""
@@ -108,6 +116,10 @@ class WatchedTask:
         except DAMAGE as error:
             raise ValueError(f"The state of what has passed is damaged: {error!r}.") from error
         self._state = state
+
+
+def _copy(_: str, leaf: Leaf) -> Leaf:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
 __all__ = ["WatchedTask"]

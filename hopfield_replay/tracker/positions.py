@@ -240,7 +240,9 @@ def _samplers(sampler: Any) -> list[Any]:
     for one in found:
         for value in getattr(one, "__dict__", {}).values():
             inside = (
-                hasattr(value, "__iter__") and hasattr(value, "__dict__") and not isinstance(value, Dataset | Tensor)
+                hasattr(value, "__iter__")
+                and hasattr(value, "__dict__")
+                and not isinstance(value, Dataset | Tensor | type)
             )
             if inside and not any(value is known for known in found):
                 found.append(value)

@@ -45,6 +45,7 @@ def state_without(state: Mapping[str, Any], ids: Tensor) -> dict[str, Any]:
         **state,
         "history": history,
         "probes": left_of(state["probes"], ids),
+        "encoder": None,  # a few samples that it was seen with, which may be among them
         "buffer": None if state["buffer"] is None else buffer_without(state["buffer"], ids),
     }
 

@@ -166,6 +166,11 @@ class TaskSource:
         """Whether what passes can be told by its content from what was read."""
         return self.watched and self.few is not None and not self.few.random
 
+    @property
+    def watches_contents(self) -> bool:
+        """Whether batches are looked into as they pass, and not only counted."""
+        return self.recognises or not self.ahead
+
     def passed(self, batch: Any) -> None:
         """Report a batch that was trained on, as the loader yielded it and without replayed samples.
 
@@ -176,7 +181,7 @@ class TaskSource:
             ValueError, TypeError: samples of another form than those before.
         """
         self.note_form(batch)
-        if self.recognises or not self.ahead:
+        if self.watches_contents:
             self._passed.add(batch, look=self._size() != self._size_at_first)
         else:
             self._passed.batches += 1

@@ -106,6 +106,10 @@ class TaskAtHand:
         if few is not None:
             self._watch.look(few, lambda batch: self._reader.encode(source, batch))
 
+    def forget_samples(self) -> None:
+        """Let go of the samples by which a change of the encoder is noticed."""
+        self._watch = EncoderWatch()
+
     def state_dict(self) -> dict[str, Any]:
         """What is needed to notice a change of the encoder: tensors and plain Python only."""
         return self._watch.state_dict()

@@ -96,7 +96,6 @@ class TaskReader:
 
     Attributes:
         taken: what was taken of the batches, in a line; None before the first.
-        problem: why it cannot be told what the samples are, where only an encoder of one's own can read the batches.
 
     Example:
         >>> reader = TaskReader(None)
@@ -117,7 +116,7 @@ class TaskReader:
         self._given = encoder
         self.keeps = keeps
         self.taken: str | None = None
-        self.problem: Exception | None = None
+        self._untold = False  # what the samples are: only an encoder of one's own can read the batches
         self._checked: int | None = None
         self.use(columns or Columns())
 
@@ -299,18 +298,18 @@ class TaskReader:
     def _taken(self, ready: Any) -> str:
         """What is taken of a batch; energies alone need no more than an encoder that can read it."""
         try:
-            self.problem = None
+            self._untold = False
             return self.columns.describe(ready, _EXTENT)
-        except ValueError as error:
+        except ValueError:
             asked = self.columns.samples is not None or self.columns.condition is not None
             if asked or self._given is None or isinstance(self._given, nn.Module):
                 raise
-            self.problem = error
+            self._untold = True
             return f"samples: as {getattr(self._given, '__qualname__', type(self._given).__name__)} reads them"
 
     def _extent(self, ready: Any, before: tuple[float, float]) -> tuple[float, float]:
         """Least and greatest value so far; of samples that a function computes they are left alone: it may be slow."""
-        if self.problem is not None or callable(self.columns.samples):
+        if self._untold or callable(self.columns.samples):
             return before
         samples = self.columns.samples_of(ready)
         low, high = samples.aminmax() if samples.numel() else (math.inf, -math.inf)

@@ -196,11 +196,6 @@ class ForgettingTracker:
         """What was taken of the batches, in a line; None before the first task was read."""
         return self._reader.taken
 
-    @property
-    def problem(self) -> Exception | None:
-        """Why it cannot be told what the samples of a batch are, where only an encoder of one's own can read it."""
-        return self._reader.problem
-
     def use_columns(self, columns: Columns) -> None:
         """Take the samples, the labels and the condition elsewhere, from the next task on.
 
@@ -577,7 +572,9 @@ class ForgettingTracker:
         ]
 
         def change() -> None:
-            self._probes, self.history[:], self._read_task = probes, history, None
+            self._probes, self.history[:] = probes, history
+            self._at_hand.forget()
+            self._at_hand.forget_samples()
             if remove is not None:
                 remove()
 
@@ -601,6 +598,7 @@ class ForgettingTracker:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that is needed to go on: tensors and plain Python only, loadable with ``weights_only=True``."""
+        nothing_real = self.generated is not None and not self.generated.keep_probes
         return {
             "format": _FORMAT,
             "beta": self.beta,
@@ -608,7 +606,7 @@ class ForgettingTracker:
             "history": [record.to_dict() for record in self.history],
             "probes": [probe.to_dict() for probe in self._probes],
             "buffer": None if self.buffer is None else self.buffer.state_dict(),
-            "encoder": self._at_hand.state_dict(),
+            "encoder": None if nothing_real else self._at_hand.state_dict(),
             "calibrates": self._calibrates,
             "settings": self._asked,
             "data": {str(task): print_of for task, print_of in self._data.items()},

@@ -56,7 +56,7 @@ def _states() -> dict[str, Any]:
     found = {"torch": torch.get_rng_state(), "python": random.getstate()}
     if "numpy" in sys.modules:
         found["numpy"] = sys.modules["numpy"].random.get_state()
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():
         found["cuda"] = torch.cuda.get_rng_state()
     return found
 

@@ -114,7 +114,7 @@ def test_wrong_usage_is_code_2(arguments, capsys):
     ],
 )
 def test_errors_without_a_traceback_unless_asked_for(monkeypatch, capsys, error, code, message):
-    def fail(source):
+    def fail(source, **limits):
         raise error
 
     monkeypatch.setattr("hopfield_replay.cli.datasets.load_data", fail)

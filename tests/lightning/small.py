@@ -85,6 +85,11 @@ def trainer(*callbacks, **settings):
     return Trainer(callbacks=list(callbacks), **{**quiet, **settings})
 
 
+def energies_of(record):
+    """What a record says of the data alone, and not of the model."""
+    return [{k: v for k, v in probe.items() if not k.startswith("loss")} for probe in record["probes"]]
+
+
 def same(a, b):
     """Whether two nestings of tensors and plain Python are equal, apart from times."""
     if isinstance(a, torch.Tensor):

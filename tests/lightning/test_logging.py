@@ -29,7 +29,7 @@ STEPS = [6, 12, 18]  # after each task
 
 def train(denoiser=None, embedding=False, tasks=3, **settings):
     buffer = EnergyReplayBuffer(6)
-    monitor = ForgettingMonitor(buffer, probe_size=5, denoiser=denoiser, embedding=embedding, verify=False)
+    monitor = ForgettingMonitor(buffer, probe_size=5, denoiser=denoiser, embedding=embedding)
     fit_tasks(
         trainer(monitor, **settings), Foreign(), [ReplayDataModule(loader(task), buffer) for task in range(tasks)]
     )
@@ -344,7 +344,7 @@ def test_samples_that_are_latents_or_no_images(tmp_path, shape):
     """Four channels are shown beside each other; what is no image is left out; neither is warned of."""
     data = [TensorDataset(torch.rand(12, *shape) + task) for task in range(2)]
     buffer = EnergyReplayBuffer(5)
-    monitor = ForgettingMonitor(buffer, probe_size=5, denoiser=Shrink(), embedding=True, verify=False)
+    monitor = ForgettingMonitor(buffer, probe_size=5, denoiser=Shrink(), embedding=True)
     fit = trainer(monitor, logger=TensorBoardLogger(tmp_path, name="", version=""))
     fit_tasks(fit, Idle(), [ReplayDataModule(DataLoader(one, batch_size=4), buffer) for one in data])
     tags = set(read(tmp_path).Tags()["images"])

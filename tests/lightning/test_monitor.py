@@ -18,9 +18,6 @@ from tests.lightning.test_replay_loader import filled
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # lightning; tiny data needs none
-    pytest.mark.filterwarnings(
-        "ignore:The denoiser that was given could not be verified"
-    ),  # ours; many are no networks
 ]
 NO_DENOISER = pytest.mark.filterwarnings("ignore:No denoiser was found")  # ours, on modules that have none
 NO_BATCHES = pytest.mark.filterwarnings("ignore:Total length of")  # lightning, before our error
