@@ -80,6 +80,7 @@ def audit(
         MemoryError: not even one sample at a time fits on the device.
 
     Example:
+        >>> import torch
         >>> from hopfield_replay.denoisers import CallableDenoiser, VarianceSchedule
         >>> schedule = VarianceSchedule(torch.linspace(0.99, 0.01, 10))
         >>> right = CallableDenoiser(lambda x, t: torch.zeros_like(x), schedule, prediction_type="sample")

@@ -5,7 +5,7 @@ import math
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_origin
 
 import torch
 from torch import Tensor
@@ -243,6 +243,7 @@ def _samplers(sampler: Any) -> list[Any]:
                 hasattr(value, "__iter__")
                 and hasattr(value, "__dict__")
                 and not isinstance(value, Dataset | Tensor | type)
+                and get_origin(value) is None  # a generic class leaves its alias on what it makes
             )
             if inside and not any(value is known for known in found):
                 found.append(value)

@@ -23,6 +23,9 @@ from tests.lightning.streams import Indexed, Shrink
 pytestmark = [
     pytest.mark.foreign,
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # lightning; tiny data needs none
+    pytest.mark.filterwarnings("ignore:You have overridden .* in `LightningModule`"),  # lightning says which hook runs
+    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),  # the libraries' own archives and images
+    pytest.mark.filterwarnings("ignore:Exception ignored in. <_io.FileIO:pytest.PytestUnraisableExceptionWarning"),
 ]
 N = 24
 

@@ -146,7 +146,8 @@ def test_said_before_a_step_is_trained(name):
     module = Recorder()
     with pytest.raises((ValueError, TypeError, MisconfigurationException), match=message):
         fit(make(), module=module, **settings)
-    assert len(module.batches) <= 1  # where the step itself has to be watched, before an optimizer's
+    watched = name == "the same for a denoiser, where an encoder can read them"  # said once the step was watched
+    assert len(module.batches) <= watched
 
 
 def test_nan_later_in_a_stream_is_said_before_the_step_on_it():

@@ -183,6 +183,7 @@ class Monai(Foreign):
 
     def __init__(self):
         super().__init__()
+        pytest.importorskip("einops")  # monai's networks need it
         inferers = pytest.importorskip("monai.inferers")
         networks = pytest.importorskip("monai.networks.nets")
         schedulers = pytest.importorskip("monai.networks.schedulers")
