@@ -12,7 +12,7 @@ def write_hugging_face(place: Place, kept: Sequence[Kept], settings: Settings) -
     try:
         import datasets
     except ImportError as error:
-        raise ImportError('This format needs Hugging Face datasets: pip install "datasets".') from error
+        raise ImportError('This format needs datasets: pip install "hopfield-replay[datasets]".') from error
     rows = []
     for one in kept:
         written = place.writing(place.image(one))  # in the form that every trainer reads

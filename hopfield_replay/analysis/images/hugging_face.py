@@ -30,7 +30,7 @@ def read_saved_dataset(folder: Path) -> list[Item]:
     try:
         import datasets
     except ImportError as error:
-        raise ImportError('Data sets of Hugging Face need datasets: pip install "datasets".') from error
+        raise ImportError('These data sets need datasets: pip install "hopfield-replay[datasets]".') from error
     try:
         table = datasets.load_from_disk(str(folder)).data
     except Exception as error:  # a dozen kinds, of damaged files
@@ -49,7 +49,7 @@ def read_parquet(files: Sequence[Path]) -> list[Item]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise ImportError('Parquet files need pyarrow: pip install "pyarrow".') from error
+        raise ImportError('Parquet files need pyarrow: pip install "hopfield-replay[datasets]".') from error
     items: list[Item] = []
     for file in files:
         try:
