@@ -10,8 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from hopfield_replay.utilities.captions import read_captions
-from hopfield_replay.utilities.images import SUFFIXES, open_image, pixels
+from hopfield_replay.analysis import IMAGE_SUFFIXES, open_image, pixels, read_captions
 
 
 @dataclass(frozen=True)
@@ -62,9 +61,11 @@ def read_captioned(folder: Path, column: str = "text") -> Captioned:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; give one folder of captioned images for each task.")
-    present = {file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")}
+    present = {
+        file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+    }
     if not present:
-        raise ValueError(f"{folder} holds no images ({', '.join(SUFFIXES)}); a task needs at least one.")
+        raise ValueError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)}); a task needs at least one.")
     metadata = folder / "metadata.jsonl"
     if not metadata.is_file():
         raise ValueError(
@@ -75,7 +76,7 @@ def read_captioned(folder: Path, column: str = "text") -> Captioned:
     for number, name, caption in read_captions(metadata, column):
         if folder / name not in present:
             raise ValueError(
-                f"{metadata}, line {number}: there is no image {name!r} ({', '.join(SUFFIXES)}) in {folder}."
+                f"{metadata}, line {number}: there is no image {name!r} ({', '.join(IMAGE_SUFFIXES)}) in {folder}."
             )
         files.append(folder / name)
         captions.append(caption)

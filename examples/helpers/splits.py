@@ -19,6 +19,7 @@ from hopfield_replay import (
     EnergyReplayBuffer,
     Forecast,
     ForgettingMonitor,
+    GeneratedTask,
     ReplayDataModule,
     calibrate_beta,
     fit_tasks,
@@ -208,6 +209,7 @@ def train_tasks(
     precision: Any = "32-true",
     ema_decay: float | None = None,
     gradient_clip: float | None = None,
+    generated: int = 0,
     callbacks: Sequence[Callback] = (),
     logger: Logger | None = None,
 ) -> tuple[DDPM, ForgettingMonitor]:
@@ -225,6 +227,8 @@ def train_tasks(
         precision: of the Trainer.
         ema_decay: decay of the exponential moving average of the weights, which every task ends with; None: no average.
         gradient_clip: largest norm of the gradient; None: as it comes.
+        generated: so many images that the model draws before each task are chosen from, and no stored ones; 0: stored
+            ones.
         callbacks: for the Trainer, after the monitor.
         logger: for the Trainer; None: no logger.
 
@@ -239,7 +243,10 @@ def train_tasks(
         sampling: Any = after or None  # the buffer knows which there are
         buffer = EnergyReplayBuffer(capacity, name, groups="task", sampling=sampling, seed=seed)
         datamodules = [ReplayDataModule(split, buffer, replay_ratio=replay_ratio) for split in tasks]
-    monitor = ForgettingMonitor(buffer, probe_source="val", seed=seed)
+    drawn = None
+    if generated:
+        drawn = GeneratedTask(lambda count: unlabelled(model, count), generated, keep_probes=True, seed=seed)
+    monitor = ForgettingMonitor(buffer, probe_source="val", generated=drawn, seed=seed)
     # the average comes first, so that the monitor measures it; without a device it would sit on the CPU
     on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
     device = "cuda" if on_gpu else "cpu"
@@ -262,3 +269,9 @@ def train_tasks(
     model = make_model()
     fit_tasks(trainer, model, datamodules)
     return model, monitor
+
+
+def unlabelled(model: DDPM, count: int) -> list[Tensor]:
+    """Images that the model draws, as a batch of its training data; the network does not look at their labels."""
+    seed = int(torch.randint(1 << 31, ()))  # the sampler's default would draw the same images again and again
+    return [model.sample(count, seed=seed).cpu(), torch.zeros(count, dtype=torch.int64)]

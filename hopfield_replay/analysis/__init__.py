@@ -4,11 +4,15 @@ from hopfield_replay.analysis.audit_findings import Examples
 from hopfield_replay.analysis.audit_report import AuditReport
 from hopfield_replay.analysis.auditing import audit
 from hopfield_replay.analysis.forecasting import Forecast, forecast
-from hopfield_replay.analysis.images import ImageCollection, Item, read_images
+from hopfield_replay.analysis.images import ImageCollection, Item, read_collection
 from hopfield_replay.analysis.selecting import select
 from hopfield_replay.analysis.selection_report import SelectionReport
+from hopfield_replay.utilities.captions import read_captions
+from hopfield_replay.utilities.images import SUFFIXES as IMAGE_SUFFIXES
+from hopfield_replay.utilities.images import open_image, pixels
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "AuditReport",
     "Examples",
     "Forecast",
@@ -17,6 +21,9 @@ __all__ = [
     "SelectionReport",
     "audit",
     "forecast",
-    "read_images",
+    "open_image",
+    "pixels",
+    "read_captions",
+    "read_collection",
     "select",
 ]

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from operator import length_hint
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hopfield_replay.analysis.drift import Label
@@ -20,7 +21,7 @@ class Sources:
         self._named = isinstance(data, Mapping)
         parts = dict(data) if isinstance(data, Mapping) else {"": data}
         self._sources = {name: TaskSource(_batches(part)) for name, part in parts.items()}
-        self._counts = dict.fromkeys(parts, 0)
+        self._positions: dict[str, list[Tensor]] = {name: [] for name in parts}  # in its data, of all that was read
 
     @property
     def count(self) -> int | None:
@@ -32,25 +33,27 @@ class Sources:
         """Yield ``(ids, batch)``."""
         start = 0
         for name, source in self._sources.items():
-            self._counts[name] = 0
+            self._positions[name] = []
             for at, batch in source.batches():
-                self._counts[name] += len(at)
-                yield start + at, batch
-            start += self._counts[name]
+                self._positions[name].append(at)
+                yield torch.arange(start, start + len(at)), batch
+                start += len(at)
 
     def tasks(self) -> list[Label] | None:
         """Name of the task of each sample, once the batches were read; None without tasks."""
-        return [name for name, count in self._counts.items() for _ in range(count)] if self._named else None
+        if not self._named:
+            return None
+        return [name for name, read in self._positions.items() for _ in range(sum(map(len, read)))]
 
-    def fetch(self, positions: Tensor) -> Iterable[tuple[Tensor, Any]]:
-        """Yield for each task which of the positions are of it, and their samples in that order."""
+    def fetch(self, ids: Tensor) -> Iterable[tuple[Tensor, Any]]:
+        """Yield for each task which of the ids are of it, and their samples in that order."""
         start = 0
         for name, source in self._sources.items():
-            end = start + self._counts[name]
-            mine = ((positions >= start) & (positions < end)).nonzero().flatten()
+            positions = torch.cat([torch.arange(0), *self._positions[name]])
+            mine = ((ids >= start) & (ids < start + len(positions))).nonzero().flatten()
             if len(mine):
-                yield mine, source.fetch(positions[mine] - start)
-            start = end
+                yield mine, source.fetch(positions[ids[mine] - start])
+            start += len(positions)
 
 
 def _batches(data: Data) -> Iterable[Any]:

@@ -70,8 +70,8 @@ class ReplayMinibatchLoader(ReplayBatches):
         )
         super().__init__(loader, buffer, replay_ratio=replay_ratio, seed=seed)
 
-    def _drawn(self, count: int) -> Any:
-        return minibatch(super()._drawn(count))
+    def _shape(self, replayed: Any) -> Any:
+        return minibatch(replayed)
 
 
 def _as_it_is(batch: Any) -> Any:

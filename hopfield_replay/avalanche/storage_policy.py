@@ -78,6 +78,7 @@ class EnergyPrioritizedBuffer(BalancedExemplarsBuffer):  # type: ignore[misc]  #
         self._tracker = ForgettingTracker(
             self.memory,
             encoder=encoder,
+            labels=_targets,
             probe_size=1,
             followed_tasks=1,  # nobody reads this history, and an online stream has thousands of experiences
             history_size=1,
@@ -189,6 +190,13 @@ class EnergyPrioritizedBuffer(BalancedExemplarsBuffer):  # type: ignore[misc]  #
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_groups": None}  # a second copy of what memory holds
+
+
+def _targets(batch: Any) -> Tensor | None:
+    """The targets of a minibatch (x, y, ...), where they are classes."""
+    targets = [*minibatch(batch)[1:2], None][0]
+    classes = isinstance(targets, Tensor) and targets.ndim == 1 and not targets.is_floating_point()
+    return targets if classes else None
 
 
 class _Group(ExemplarsBuffer):  # type: ignore[misc]  # avalanche is untyped here

@@ -15,6 +15,7 @@ from hopfield_replay.buffer.merging import check_merge, released, renumbered, sh
 from hopfield_replay.buffer.provenance import Provenance
 from hopfield_replay.buffer.reading import read_all
 from hopfield_replay.buffer.removal import as_ids, without
+from hopfield_replay.buffer.reread import Reread
 from hopfield_replay.buffer.storage import SampleStore, check_one_form, check_rows, load_tree, plain, save_tree
 from hopfield_replay.buffer.views import KeptSamples, frame, notebook, rows_of
 from hopfield_replay.functional import energy
@@ -22,7 +23,7 @@ from hopfield_replay.functional.correlation import ranks
 from hopfield_replay.memory.settings import EnergySettings
 from hopfield_replay.policies import Policy, as_policy, requirements
 from hopfield_replay.policies.candidates import Candidates, as_plain, check_join, from_plain, no_candidates, offered
-from hopfield_replay.utilities.checks import Similarity, check_beta, check_integer
+from hopfield_replay.utilities.checks import Similarity, as_matrix, check_beta, check_integer, check_masses
 from hopfield_replay.utilities.interrupts import to_the_end
 from hopfield_replay.utilities.nested import Source, gather_from, rows, take
 from hopfield_replay.utilities.states import DAMAGE, Migration, check_plain, check_unshared, check_whole, migrated
@@ -204,6 +205,7 @@ class EnergyReplayBuffer:
         losses: Tensor | None = None,
         observed: Tensor | None = None,
         beta: float | None = None,
+        weights: Tensor | None = None,
         names: Sequence[str] | None = None,
         task_name: str | None = None,
     ) -> None:
@@ -213,7 +215,8 @@ class EnergyReplayBuffer:
 
         Args:
             batch: the n samples, any nesting of tensors (n, ...) and lists of n strings; or a function that, given
-                positions (m,) in [0, n), returns those samples, so that only the chosen ones are ever read.
+                positions (m,) in [0, n), returns those samples, so that only the chosen ones are ever read. It may
+                return a :class:`~hopfield_replay.buffer.reread.Reread`, where they are not what was offered.
             vectors: (n, d) or (n, *shape), floating and finite: the space of the energies.
             ids: (n,) integers, distinct, none of them kept already.
             task: index of the task, >= 0.
@@ -224,6 +227,7 @@ class EnergyReplayBuffer:
             observed: (len,) energies of the samples kept so far after this task, in the order of :attr:`ids`, for their
                 history; None: none is recorded.
             beta: inverse temperature of the given energies, which becomes the buffer's if it has none yet.
+            weights: (n,) float64, >= 0: how often each was trained on; None: once.
             names: of the samples, such as their files, for their :attr:`provenance`.
             task_name: of the task, likewise.
 
@@ -243,6 +247,7 @@ class EnergyReplayBuffer:
                 losses=losses,
                 observed=observed,
                 beta=beta,
+                weights=weights,
                 names=names,
                 task_name=task_name,
             )
@@ -260,11 +265,14 @@ class EnergyReplayBuffer:
         losses: Tensor | None,
         observed: Tensor | None,
         beta: float | None,
+        weights: Tensor | None = None,
         names: Sequence[str] | None = None,
         task_name: str | None = None,
     ) -> Callable[[], None]:
         """All of :meth:`update` but the change itself, which is returned: short, and to be called once."""
         new = offered(vectors, ids, task, labels, energies, losses, self.seed)
+        if weights is not None:
+            new = replace(new, weights=check_masses(weights.detach().cpu(), new.vectors, "weights"))
         provenance = self.provenance.with_names(task, task_name, ids, names)
         if beta is not None and self.beta is not None and check_beta(beta) != self.beta:
             raise ValueError(f"beta={beta!r} was given, but the buffer's energies are at beta={self.beta!r}.")
@@ -277,7 +285,7 @@ class EnergyReplayBuffer:
         if observed is not None and observed.shape != (len(self),):
             raise ValueError(f"observed must have shape ({len(self)},), got {tuple(observed.shape)}.")
         order = new.ids.argsort()
-        read = batch if callable(batch) else partial(take, batch)
+        read: Callable[[Tensor], Any] = batch if callable(batch) else partial(take, batch)
         if bool((order.diff() != 1).any()):  # sums and ties must not depend on the order in which samples come
             new = new.pick(order)
         reserve, held = self._reserve, self._kept
@@ -303,6 +311,13 @@ class EnergyReplayBuffer:
         pool = self._described(pool, value)
         fresh = torch.arange(len(pool)) >= len(self._kept)
         chosen, spare = choose(pool, fresh, self.policy, self.groups, self.capacity)
+        arrives = torch.cat([chosen, spare])
+        arrives = arrives[arrives >= len(held)]
+        again = read(order[arrives - len(held)]) if len(arrives) else None
+        if isinstance(again, Reread):
+            pool, again = again.correct(pool, arrives), again.samples
+        if len(arrives) and rows(again) != len(arrives):
+            raise ValueError(f"{rows(again)} samples came back for {len(arrives)} positions.")
         if self.sampling == "weight" or self._needs.weights:
             pool = weigh(pool, torch.cat([chosen, spare]), self.groups)
         if observed is not None:
@@ -310,7 +325,9 @@ class EnergyReplayBuffer:
         else:
             seen = self._observed
         sources: list[Source] = [] if reserve is None else [(len(reserve[0]), partial(take, reserve[1]))]
-        commit = self._prepared(pool, chosen, spare, [*sources, (len(new), lambda index: read(order[index]))], seen)
+        places = torch.full((len(new),), -1).index_copy(0, arrives - len(held), torch.arange(len(arrives)))
+        arrivals: Source = (len(new), lambda index: take(again, places[index]))
+        commit = self._prepared(pool, chosen, spare, [*sources, arrivals], seen)
 
         def change() -> None:
             commit()
@@ -318,6 +335,30 @@ class EnergyReplayBuffer:
             self.provenance = provenance.only(self._held_ids())
 
         return change
+
+    def renew(self, encode: Callable[[Any], Tensor]) -> None:
+        """Take the vectors of all samples anew, with an encoder that is no longer what it was.
+
+        Args:
+            encode: maps samples, as they are kept, to vectors (m, d); their energies stay as they were measured.
+
+        Raises:
+            ValueError: vectors of another dimension, NaN or infinite values; nothing has changed then.
+        """
+        found = []
+        parts = [] if not len(self) else [(self._kept, self._store.get(self._slots))]
+        for candidates, samples in [*parts, *([] if self._reserve is None else [self._reserve])]:
+            vectors = as_matrix(encode(samples), "vectors").detach().cpu().to(candidates.vectors.dtype)
+            if vectors.shape != candidates.vectors.shape:
+                raise ValueError(
+                    f"The buffer's vectors were {tuple(candidates.vectors.shape)}, the encoder's are now "
+                    f"{tuple(vectors.shape)}; one encoder of one dimension must serve all tasks."
+                )
+            found.append(vectors)
+        if parts:
+            self._kept = replace(self._kept, vectors=found[0])
+        if self._reserve is not None:
+            self._reserve = (replace(self._reserve[0], vectors=found[-1]), self._reserve[1])
 
     def refine(self, patterns: Tensor, *, masses: Tensor | None = None) -> None:
         """Choose anew, now that the next task is known, among the over-provisioned candidates; then release them.

@@ -6,7 +6,7 @@ from typing import Any
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
 from hopfield_replay.buffer.replay_stream import ReplayRatio, ReplayStream
 from hopfield_replay.utilities.checks import check_loader
-from hopfield_replay.utilities.nested import concatenate, rows
+from hopfield_replay.utilities.nested import rows
 
 
 class ReplayBatches:
@@ -23,6 +23,8 @@ class ReplayBatches:
         replay_ratio: share of every training batch that is replayed, in (0, 1); or a function of task and step with
             values in [0, 1). The task is the one after the newest in the buffer, the step counts the task's batches.
         seed: of the draws; each process draws its own.
+        mark: name of a boolean column (n,) that is added to batches which are dicts: True for replayed samples; None:
+            none.
 
     Attributes:
         replayed: number of replayed samples at the end of the last batch.
@@ -42,10 +44,17 @@ class ReplayBatches:
     """
 
     def __init__(
-        self, loader: Iterable[Any], buffer: EnergyReplayBuffer, *, replay_ratio: ReplayRatio = 0.5, seed: int = 0
+        self,
+        loader: Iterable[Any],
+        buffer: EnergyReplayBuffer,
+        *,
+        replay_ratio: ReplayRatio = 0.5,
+        seed: int = 0,
+        mark: str | None = None,
     ) -> None:
         check_loader(loader)
         self.replayed = 0
+        self.mark = mark
         self._stream = ReplayStream(loader, buffer, replay_ratio, seed)
 
     def __len__(self) -> int:
@@ -66,14 +75,14 @@ class ReplayBatches:
     def __iter__(self) -> Iterator[Any]:
         epoch = self._stream.epoch
         for batch in self._stream.loader:
-            drawn = self._drawn(rows(batch))
-            self.replayed = 0 if drawn is None else rows(drawn)
-            yield batch if drawn is None else concatenate(batch, drawn)
+            joined = self._stream.join(batch, self.mark, self._shape)
+            self.replayed = rows(joined) - rows(batch)
+            yield joined
         self._stream.set_epoch(epoch + 1)
 
-    def _drawn(self, count: int) -> Any:
-        """What is replayed beside a batch of this size; None if nothing is."""
-        return self._stream.draw(count)
+    def _shape(self, replayed: Any) -> Any:
+        """What the buffer holds, as the loader's batches are."""
+        return replayed
 
     def state_dict(self) -> dict[str, Any]:
         """Position of the draws: tensors and plain Python. The loader's position is its own."""

@@ -1,6 +1,6 @@
 """ReplayStream: how much is replayed beside each batch, and which samples."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,7 +8,9 @@ import torch
 
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
 from hopfield_replay.buffer.drawn import Drawn
+from hopfield_replay.encoders import Columns
 from hopfield_replay.utilities.distributed import world
+from hopfield_replay.utilities.nested import concatenate, identity, leaves, rows
 from hopfield_replay.utilities.states import DAMAGE, check_mapping, check_number, check_whole
 
 ReplayRatio = float | Callable[[int, int], float]
@@ -62,6 +64,8 @@ class ReplayStream:
         self._generator: torch.Generator | None = None
         self._owed = 0.0
         self._step = 0  # batches of the epoch
+        self._joined: list[tuple[Any, Any]] = []
+        self.columns: Columns | None = None  # where in a batch the samples are, if whoever joins the batches says so
         if not callable(self.replay_ratio):
             buffer.expect(self.replay_ratio)
 
@@ -136,6 +140,31 @@ class ReplayStream:
             return None
         return self.buffer.sample(count, generator=self._generator, beside=batch_size, ratio=constant)
 
+    def join(self, batch: Any, mark: str | None = None, shape: Callable[[Any], Any] = identity) -> Any:
+        """A batch of the loader with what is replayed beside it.
+
+        Args:
+            batch: of the loader.
+            mark: name of a column that says which samples are replayed; None: none.
+            shape: makes what the buffer holds look like the loader's batches.
+
+        Raises:
+            TypeError: a mark, but batches that are no mappings.
+            ValueError: a mark that is the name of a column; a batch that replayed samples cannot be joined to.
+        """
+        own = rows(batch)
+        replayed = self.draw(own)
+        joined = batch if replayed is None else concatenate(batch, shape(replayed))
+        if mark is not None:
+            joined = marked(joined, mark, own)
+        if joined is not batch:
+            self._joined = [*self._joined[-1:], (joined, batch)]  # a trainer may be one batch ahead
+        return joined
+
+    def own(self, joined: Any) -> Any:
+        """The batch of the loader in one that :meth:`join` has returned lately."""
+        return next((batch for made, batch in self._joined if made is joined), joined)
+
     def state_dict(self) -> dict[str, Any]:
         """Position of the stream: tensors and plain Python."""
         return {
@@ -170,6 +199,33 @@ class ReplayStream:
         self._epoch, self._step, self._owed = epoch, step, owed
         self.buffer.drawn.restore(*drawn.state())
         self._generator = generator if rank == world()[0] else None
+
+
+def marked(batch: Any, mark: str, own: int) -> dict[Any, Any]:
+    """A batch with a boolean column (n,) that is False for its first samples, and True for those that are replayed.
+
+    Args:
+        batch: a mapping.
+        mark: the column's name.
+        own: how many are not replayed.
+
+    Raises:
+        TypeError: a batch that is no mapping.
+        ValueError: a column of that name is there.
+
+    Example:
+        >>> marked({"x": torch.zeros(3, 1)}, "replayed", 2)["replayed"]
+        tensor([False, False,  True])
+    """
+    if not isinstance(batch, Mapping):
+        raise TypeError(
+            f"mark={mark!r} adds a column to batches that are mappings (dicts), got {type(batch).__name__}; let the "
+            "data set return dicts, or leave mark out."
+        )
+    if mark in batch:
+        raise ValueError(f"mark={mark!r} is the name of a column that the batches have: {list(batch)}; choose another.")
+    device = next((leaf.device for _, leaf in leaves(batch) if isinstance(leaf, torch.Tensor)), None)
+    return {**batch, mark: torch.arange(rows(batch), device=device) >= own}
 
 
 def length(loader: Iterable[Any]) -> int:

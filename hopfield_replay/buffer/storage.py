@@ -14,7 +14,7 @@ from torch import Tensor
 from hopfield_replay.utilities.files import replacing
 from hopfield_replay.utilities.locks import InUse, PathLock
 from hopfield_replay.utilities.memory import memory_for
-from hopfield_replay.utilities.nested import Leaf, leaves, map_leaves, rows, take
+from hopfield_replay.utilities.nested import Leaf, as_mapping, is_record, leaves, map_leaves, rows, take
 from hopfield_replay.utilities.states import DAMAGE
 
 
@@ -256,7 +256,9 @@ def _form(leaf: Leaf) -> str:
 
 
 def plain(tree: Any) -> Any:
-    """The same nesting in dict, tuple and list: ``weights_only=True`` does not load a namedtuple's class."""
+    """The same nesting in dict, tuple and list: ``weights_only=True`` loads no class of a namedtuple or a dataclass."""
+    if is_record(tree):
+        tree = as_mapping(tree)
     if isinstance(tree, Mapping):
         return {key: plain(item) for key, item in tree.items()}
     if isinstance(tree, tuple):

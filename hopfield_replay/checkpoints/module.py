@@ -1,6 +1,7 @@
 """A torch module and the weights of one checkpoint."""
 
 import inspect
+from argparse import Namespace
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from importlib import import_module
@@ -110,10 +111,11 @@ def import_model(name: str) -> Callable[..., nn.Module]:
 def _make(make: Callable[..., nn.Module], checkpoint: dict[str, Any], given: dict[str, Any], source: Any) -> nn.Module:
     name = getattr(make, "__name__", str(make))
     parameters = inspect.signature(make).parameters
-    held = checkpoint.get("hyper_parameters") or {}
-    held = dict(held) if isinstance(held, Mapping) else dict(vars(held))  # a Namespace, if a pickle brought one
+    held = _hyper_parameters(checkpoint.get("hyper_parameters"), source)
     whole = checkpoint.get("hparams_name")
-    if whole in parameters and whole != "kwargs":  # save_hyperparameters(hparams): they are one argument together
+    if (
+        isinstance(whole, str) and whole in parameters and whole != "kwargs"
+    ):  # save_hyperparameters(hparams): they are one argument together
         held = {whole: held}
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         held = {key: value for key, value in held.items() if key in parameters}
@@ -148,6 +150,18 @@ def _make(make: Callable[..., nn.Module], checkpoint: dict[str, Any], given: dic
     if not isinstance(module, nn.Module):
         raise ValueError(f"{name} returned {type(module).__name__}, not a torch module.")
     return module
+
+
+def _hyper_parameters(held: Any, source: Any) -> dict[str, Any]:
+    if held is None:
+        return {}
+    if isinstance(held, Namespace):  # if a pickle brought one
+        held = vars(held)
+    if not isinstance(held, Mapping) or not all(isinstance(key, str) for key in held):
+        raise ValueError(
+            f"The hyper_parameters of {source} are {type(held).__name__}, not a dict of arguments by name."
+        )
+    return dict(held)
 
 
 def _load(module: nn.Module, state: Any, source: Any) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser
 
 from hopfield_replay.cli.codes import FINE
+from hopfield_replay.cli.forecast import add_limits
 from hopfield_replay.cli.output import drawn, say, write
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ def add_options(parser: ArgumentParser) -> None:
         help="how often an image is shown in an epoch on average: as often as it stands for others; 1: all alike",
     )  # fmt: skip
     group.add_argument("--prompt", type=str | None, default=None, metavar="TEXT", help="for images without captions")
+    add_limits(parser)
 
 
 def run(options: Any) -> int:
@@ -143,12 +145,12 @@ def _chosen(options: Any, generated: "ImageCollection | None") -> int:
         options.new = options.new or options.old
     else:
         sources = [options.old, *(options.also or [])]
-        parts = [_read(source) for source in sources]
+        parts = [_read(source, options) for source in sources]
     old, labels = _joined(parts, sources)
     encoder, size = _encoder(options)
     report = select(
         old,
-        None if options.new is None else _read(options.new)[0],
+        None if options.new is None else _read(options.new, options)[0],
         keep=options.keep,
         policy=options.policy,
         by=_groups(options.by, parts, sources, labels),
@@ -203,16 +205,16 @@ def _generated(options: Any, scratch: str) -> "ImageCollection":
     return generate_images(pipeline, prompts, count, scratch, seed=options.seed, **settings)
 
 
-def _read(source: str) -> tuple[Any, list[Any] | None]:
+def _read(source: str, options: Any) -> tuple[Any, list[Any] | None]:
     """What a source holds, images where it has any, and the class of each sample."""
-    from hopfield_replay.analysis import ImageCollection, read_images
+    from hopfield_replay.analysis import ImageCollection, read_collection
     from hopfield_replay.cli.datasets import Samples, load_data
 
     path = Path(source)
     if path.is_dir() or path.suffix in (".tar", ".parquet"):
-        images = read_images(path)
+        images = read_collection(path, max_pixels=options.max_pixels)
         return images, images.labels
-    found = load_data(source)
+    found = load_data(source, max_pixels=options.max_pixels, max_bytes=options.max_bytes)
     if not isinstance(found, Samples):
         return found, None
     labels = None if found.labels is None else found.labels.tolist()

@@ -173,7 +173,10 @@ class Witness:
         if problem := several([call for call, _ in taught], calls):
             return Refusal(problem)
         call, evidence = taught[0]
-        chain = [(call, evidence), *((c, e) for c, e in found if _within(c, {id(call)}))]
+        inside = [(c, e) for c, e in found if _within(c, {id(call)})]
+        # a module whose forward only hands on what its network answers is not the network, for denoisers call that one
+        handed_on = [(c, e) for c, e in inside if _same_answer(c, call)][::-1]
+        chain = [*handed_on, (call, evidence), *inside]
         for inner, seen in chain:  # where the outermost does not show its time, a network inside of it may
             for name, times in inner.times.items():
                 reading = read_timetable(self.module, seen.mixture, times)
@@ -248,6 +251,15 @@ def several(taught: Sequence[Call], calls: Sequence[Call]) -> str | None:
         return f"the step trains {len(networks)} networks ({', '.join(networks.values())})"
     times = sum(call.network is taught[0].network for call in calls)
     return f"the step calls its network ({taught[0].path or 'itself'}) {times} times" if times > 1 else None
+
+
+def _same_answer(inner: Call, outer: Call) -> bool:
+    return (
+        inner.answer is not None
+        and outer.answer is not None
+        and inner.answer.shape == outer.answer.shape
+        and torch.equal(inner.answer, outer.answer)
+    )
 
 
 def _within(call: Call, calls: set[int]) -> bool:

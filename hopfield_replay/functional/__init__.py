@@ -15,7 +15,9 @@ from hopfield_replay.functional.ordering import facility_location, herding, k_ce
 from hopfield_replay.functional.quotas import equal_quotas
 from hopfield_replay.functional.responsibilities import effective_patterns, responsibilities
 from hopfield_replay.functional.retrieval import fixed_points, retrieve
+from hopfield_replay.functional.rows import Rows
 from hopfield_replay.functional.selection import Selection, greedy_replay_gain, protected_energy
+from hopfield_replay.functional.sparse_affinity import SparseAffinity
 from hopfield_replay.functional.task_matrix import TaskSummary, task_summary
 from hopfield_replay.functional.tiles import PatternTiles
 from hopfield_replay.functional.token_uniformity import token_cosine, token_residual
@@ -25,7 +27,9 @@ __all__ = [
     "Denoiser",
     "EnergyPass",
     "PatternTiles",
+    "Rows",
     "Selection",
+    "SparseAffinity",
     "StreamedAffinity",
     "TaskSummary",
     "affinity",

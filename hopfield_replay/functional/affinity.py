@@ -8,12 +8,15 @@ only.
 
 import copy
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from hopfield_replay.functional._distances import half_squared_distances
 from hopfield_replay.functional.energy import energy
+from hopfield_replay.functional.rows import Matrix, column_means, pieces
+from hopfield_replay.functional.tiles import PatternTiles
 from hopfield_replay.utilities.checks import (
     Similarity,
     as_matrix,
@@ -22,6 +25,7 @@ from hopfield_replay.utilities.checks import (
     check_finite,
     check_integer,
     check_masses,
+    check_same_space,
     check_similarity,
 )
 
@@ -29,6 +33,7 @@ _CHUNK_ELEMENTS = 1 << 22  # affinities computed at a time: 32 MB
 _MATRIX_ELEMENTS = 1 << 25  # affinities held at a time: 256 MB in float64
 _FINITE = 600.0  # logarithms up to this have a finite exponential in float64, whose largest is e^709
 _FINITE_FLOAT32 = 60.0  # the same in float32, whose largest is e^88, with room for sums
+_HELD = 1 << 25  # numbers of the targets that are kept in float64: 256 MB
 
 
 def replay_mass(k: int, replay_share: float) -> float:
@@ -58,7 +63,7 @@ def replay_mass(k: int, replay_share: float) -> float:
     return replay_share / ((1 - replay_share) * k)
 
 
-def far_task_energy(old: Tensor) -> float:
+def far_task_energy(old: Matrix) -> float:
     r"""Energy of every old sample under a next task that is not known: one constant, that of a far task.
 
     The N samples of a task that has nothing to do with the old ones are about equally far from each of them, say at
@@ -71,7 +76,7 @@ def far_task_energy(old: Tensor) -> float:
     location on squared distances, capped at D^2.
 
     Args:
-        old: old samples, floating, (n, d) or (n, *shape), n >= 2.
+        old: old samples, floating, (n, d) or (n, *shape), n >= 2, or Rows.
 
     Returns:
         D^2 / 2 >= 0, in units of squared distance (distance form).
@@ -85,25 +90,22 @@ def far_task_energy(old: Tensor) -> float:
         >>> far_task_energy(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))  # one pair, at squared distance 25
         12.5
     """
-    matrix = as_matrix(old, "old")
+    matrix = as_matrix(old, "old") if isinstance(old, Tensor) else old
     if len(matrix) < 2:
         raise ValueError(f"old must hold at least two samples to have a distance between them, got {len(matrix)}.")
-    # in parts: a float64 copy of a million samples does not fit everywhere
-    mean = torch.stack([part.sum(0, dtype=torch.float64) for part in _parts(matrix)]).sum(0) / len(matrix)
-    square = sum((part.to(torch.float64) - mean).square().sum().item() for part in _parts(matrix))
+    # in pieces: a float64 copy of a million samples does not fit everywhere
+    sums = [piece.sum(0, dtype=torch.float64) for _, piece in pieces(matrix, _CHUNK_ELEMENTS)]
+    mean = torch.stack(sums).sum(0) / len(matrix)
+    square = sum((piece.to(torch.float64) - mean).square().sum().item() for _, piece in pieces(matrix, _CHUNK_ELEMENTS))
     return square / (len(matrix) - 1)
-
-
-def _parts(matrix: Tensor) -> list[Tensor]:
-    return list(torch.split(matrix, max(1, _CHUNK_ELEMENTS // max(1, matrix.shape[1]))))
 
 
 class StreamedAffinity:
     r"""Affinities that are computed from the vectors when asked for, in memory that does not grow with their number.
 
     Args:
-        targets: samples to protect, floating, (n, d) or (n, *shape).
-        candidates: samples that could be replayed, (C, d) or (C, *shape).
+        targets: samples to protect, floating, (n, d) or (n, *shape), or :class:`~hopfield_replay.functional.rows.Rows`.
+        candidates: samples that could be replayed, (C, d) or (C, *shape), likewise.
         new_energies: energies of the targets under the next task's patterns, (n,) or one number for all, for instance
             ``energy(targets, new, beta)`` when the next task is known and ``far_task_energy(targets)`` when not.
         beta: inverse temperature, > 0.
@@ -126,8 +128,8 @@ class StreamedAffinity:
 
     def __init__(
         self,
-        targets: Tensor,
-        candidates: Tensor,
+        targets: Matrix,
+        candidates: Matrix,
         new_energies: Tensor | float,
         beta: float,
         *,
@@ -137,66 +139,87 @@ class StreamedAffinity:
         check_similarity(similarity)
         self.beta = check_beta(beta)
         self.similarity = similarity
-        x, self._candidates = as_pair(targets, candidates)
-        energies = torch.as_tensor(new_energies, dtype=torch.float64, device=x.device)
-        if energies.ndim and energies.shape != (len(x),):
+        self.targets, self.candidates = _pair(targets, candidates)
+        n, device = len(self.targets), self.targets.device
+        energies = torch.as_tensor(new_energies, dtype=torch.float64, device=device)
+        if energies.ndim and energies.shape != (n,):
             raise ValueError(
-                f"new_energies must be one number or have shape ({len(x)},), one for each target, "
+                f"new_energies must be one number or have shape ({n},), one for each target, "
                 f"got {tuple(energies.shape)}."
             )
         check_finite(energies.reshape(-1), "new_energies")
         if not isinstance(masses, Tensor):
-            masses = torch.full((len(self._candidates),), float(masses), dtype=torch.float64, device=x.device)
-        weights = check_masses(masses, self._candidates)
+            masses = torch.full((len(self.candidates),), float(masses), dtype=torch.float64, device=device)
+        weights = check_masses(masses, self.candidates)
         assert weights is not None
-        self._masses, self._log_masses = weights, weights.log()
+        self._masses, self.log_masses = weights, weights.log()
+        few = self.targets if isinstance(self.targets, Tensor) and self.targets.numel() <= _HELD else None
         # one centre for both: the distances do not see it, rounding does
-        mean = x.mean(0, dtype=torch.float64) if len(x) and similarity == "distance" else x.new_zeros(x.shape[1])
-        self._centre = mean.to(torch.float64)
-        self._x = x.to(torch.float64) - self._centre
-        self._log_inverse = self.beta * energies.expand(len(x))  # -log Z_new of each target
+        self.centre = torch.zeros(self.targets.shape[1], dtype=torch.float64, device=device)
+        if n and similarity == "distance":
+            self.centre = column_means(self.targets) if few is None else few.mean(0, dtype=torch.float64)
+        self._held = None if few is None else few.to(torch.float64) - self.centre
+        self.log_inverse = self.beta * energies.expand(n)  # -log Z_new of each target
         if similarity == "dot":
-            self._log_inverse = self._log_inverse - 0.5 * self.beta * self._x.square().sum(1)
-        self._given = x
+            self.log_inverse = self.log_inverse - self._half_squares().mul_(self.beta)
 
     @property
     def shape(self) -> tuple[int, int]:
         """Numbers of targets and of candidates, (n, C)."""
-        return len(self._x), len(self._candidates)
+        return len(self.targets), len(self.candidates)
 
     @property
     def device(self) -> torch.device:
         """Device of the vectors."""
-        return self._x.device
+        return self.targets.device
 
     def __mul__(self, factor: float) -> "StreamedAffinity":
         """The affinities with every mass multiplied by a factor > 0, as a matrix would be."""
         scaled = copy.copy(self)
-        scaled._masses, scaled._log_masses = self._masses * factor, self._log_masses + math.log(factor)
+        scaled._masses, scaled.log_masses = self._masses * factor, self.log_masses + math.log(factor)
         return scaled
 
     def log_rows(self, index: Tensor) -> Tensor:
         """Log affinities of the candidates ``index`` (b,) to every target, (b, n) float64; -inf for mass 0."""
-        chosen = self._candidates[index].to(torch.float64) - self._centre
-        if self.similarity == "dot":
-            scores = self.beta * (chosen @ self._x.T)
+        chosen = self.candidates[index].to(torch.float64) - self.centre
+        if self._held is not None:
+            scores = self._scores(chosen, self._held)
         else:
-            scores = half_squared_distances(chosen, self._x).mul_(-self.beta)
-        return scores.add_(self._log_inverse).add_(self._log_masses[index, None])
+            scores = chosen.new_empty(len(index), len(self.targets))
+            for start, piece in pieces(self.targets):
+                scores[:, start : start + len(piece)] = self._scores(chosen, piece.to(torch.float64) - self.centre)
+        return scores.add_(self.log_inverse).add_(self.log_masses[index, None])
+
+    def log_sums(self, index: Tensor) -> Tensor:
+        """Log of the affinity of each target to the candidates ``index`` (b,) together, (n,) float64."""
+        chosen = self.candidates[index].to(torch.float64) - self.centre
+        masses = self.log_masses[index, None]
+        numbers = _CHUNK_ELEMENTS * self.targets.shape[1] // max(1, len(index), self.targets.shape[1])
+        sums = [
+            self._scores(chosen, piece.to(torch.float64) - self.centre).add_(masses).logsumexp(0)
+            for _, piece in pieces(self.targets, numbers)
+        ]
+        return self.log_inverse + torch.cat(sums)
+
+    def _scores(self, chosen: Tensor, targets: Tensor) -> Tensor:
+        if self.similarity == "dot":
+            return self.beta * (chosen @ targets.T)
+        return half_squared_distances(chosen, targets).mul_(-self.beta)
 
     def log_totals(self) -> Tensor:
         """Log of the affinity of each target to all candidates together, (n,) float64."""
-        total = energy(
-            self._given,
-            self._candidates,
-            self.beta,
-            masses=self._masses,
-            similarity=self.similarity,
-            normalize=False,
+        stored = (
+            PatternTiles.of_checked(self.candidates, self._masses)
+            if isinstance(self.candidates, Tensor)
+            else PatternTiles(_Weighted(self.candidates, self._masses))
+        )
+        whole = [self.targets] if isinstance(self.targets, Tensor) else self.targets
+        total = torch.cat(
+            [energy(part, stored, self.beta, similarity=self.similarity, normalize=False) for part in whole]
         )
         if self.similarity == "dot":
-            total = total - 0.5 * self._x.square().sum(1)
-        return self._log_inverse - self.beta * total
+            total = total - self._half_squares()
+        return self.log_inverse - self.beta * total
 
     def matrix(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """All affinities, (n, C), whose transpose is contiguous; values too large for ``dtype`` are infinite."""
@@ -205,6 +228,32 @@ class StreamedAffinity:
         for index in torch.split(torch.arange(count, device=self.device), max(1, _CHUNK_ELEMENTS // max(1, n))):
             result[index[0] : index[0] + len(index)] = self.log_rows(index).exp_()
         return result.T
+
+    def _half_squares(self) -> Tensor:
+        """|x|^2 / 2 of each target, (n,) float64."""
+        if self._held is not None:
+            return 0.5 * self._held.square().sum(1)
+        parts = [0.5 * piece.to(torch.float64).square().sum(1) for _, piece in pieces(self.targets)]
+        return torch.cat(parts)
+
+
+class _Weighted:
+    """Patterns in parts with their masses, as PatternTiles reads them."""
+
+    def __init__(self, patterns: Matrix, masses: Tensor) -> None:
+        self._patterns, self._masses = patterns, masses
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return ((piece, self._masses[start : start + len(piece)]) for start, piece in pieces(self._patterns))
+
+
+def _pair(targets: Matrix, candidates: Matrix) -> tuple[Matrix, Matrix]:
+    """Targets and candidates, checked where they are tensors; what lies in parts was checked when it was put there."""
+    if isinstance(targets, Tensor) and isinstance(candidates, Tensor):
+        return as_pair(targets, candidates)
+    checked = [as_matrix(x, n) if isinstance(x, Tensor) else x for x, n in ((targets, "x"), (candidates, "patterns"))]
+    check_same_space(checked[0], checked[1].shape[1], checked[1].device)
+    return checked[0], checked[1]
 
 
 def affinity(
@@ -254,11 +303,20 @@ def affinity(
     Source: the identity of :func:`replay_gain`.
     """
     rows = StreamedAffinity(targets, candidates, new_energies, beta, masses=masses, similarity=similarity)
+    return affinity_matrix(rows, dtype)
+
+
+def affinity_matrix(rows: StreamedAffinity, dtype: torch.dtype = torch.float64) -> Tensor:
+    """The affinities as a matrix, see :func:`affinity`.
+
+    Raises:
+        ValueError: affinities too large for ``dtype``.
+    """
     result = rows.matrix(dtype)
     if result.numel() and not math.isfinite(result.max().item()):
         raise ValueError(
-            f"affinities at beta={beta} are too large for {dtype}. Pass a StreamedAffinity to the selection instead, "
-            "which keeps their logarithms, or use a smaller beta."
+            f"affinities at beta={rows.beta} are too large for {dtype}. Pass a StreamedAffinity to the selection "
+            "instead, which keeps their logarithms, or use a smaller beta."
         )
     return result
 

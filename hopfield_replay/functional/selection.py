@@ -5,11 +5,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from hopfield_replay.functional._gains import ProtectedEnergy
 from hopfield_replay.functional._lazy import LazyGreedy
+from hopfield_replay.functional._sparse_gains import SparseGains
 from hopfield_replay.functional.affinity import StreamedAffinity
 from hopfield_replay.functional.quotas import check_quotas
+from hopfield_replay.functional.sparse_affinity import SparseAffinity
 from hopfield_replay.utilities.checks import check_beta, check_integer
 
 
@@ -22,7 +25,7 @@ class Selection:
         gains: (k,) float64, what each pick added to ``value``.
         protected: (n,) float64, energy that the set protects of each target: (1/beta) log(1 + sum_{r in R} a_kr).
         value: objective that was maximised.
-        upper_bound: no set of this size (and these quotas) is worth more.
+        upper_bound: no set of this size (and these quotas) is worth more; inf where no bound is known.
         mean: weighted mean of ``protected`` over all targets.
         tail: weighted mean of ``protected`` over the tail, the targets most at risk.
 
@@ -50,7 +53,7 @@ class Selection:
 
 
 def greedy_replay_gain(
-    affinity: Tensor | StreamedAffinity,
+    affinity: Tensor | StreamedAffinity | SparseAffinity,
     k: int,
     *,
     weights: Tensor | None = None,
@@ -84,8 +87,10 @@ def greedy_replay_gain(
     whatever was maximised.
 
     Args:
-        affinity: (targets, candidates) matrix a_kr >= 0 (see :func:`affinity`), or a :class:`StreamedAffinity` for sets
-            whose matrix does not fit.
+        affinity: (targets, candidates) matrix a_kr >= 0 (see :func:`affinity`); a :class:`StreamedAffinity` for sets
+            whose matrix does not fit; or a :class:`SparseAffinity`, of which the choice sees what is kept. What is
+            reported with a sparse one that has ``bounds`` is of all affinities; without them it is of those that are
+            kept, and there is no upper bound (inf).
         k: number of candidates to pick, from 1 to C.
         weights: (n,) weight u_k >= 0 of each target; ones if None, so that ``value`` is a total.
         tail_weight: t in [0, 1]: 0 maximises the total over all targets, 1 over the tail only.
@@ -96,7 +101,7 @@ def greedy_replay_gain(
         groups: (C,) integer group of each candidate, counted from 0, to pick from every group its quota.
         quotas: (G,) picks from each group, with sum k; :func:`equal_quotas` if None.
         beta: inverse temperature of the affinity, by which values are divided; with 1 they are in nats.
-        tighten: subgradient steps on the upper bound, >= 0. Some 20 often halve the gap.
+        tighten: subgradient steps on the upper bound, >= 0; none with a sparse affinity. Some 20 often halve the gap.
 
     Returns:
         A :class:`Selection`.
@@ -116,7 +121,7 @@ def greedy_replay_gain(
 
     Source: Nemhauser, Wolsey, Fisher (1978) for the guarantee; Minoux (1978) for lazy evaluation.
     """
-    n, count = affinity.shape if isinstance(affinity, StreamedAffinity) else _check_affinity(affinity)
+    n, count = _check_affinity(affinity) if isinstance(affinity, Tensor) else _known_shape(affinity)
     check_integer(k, "k", 1, count, of="the number of candidates", wrong_type=TypeError)
     beta = check_beta(beta)
     check_integer(tighten, "tighten", 0)
@@ -124,6 +129,8 @@ def greedy_replay_gain(
     tail = _tail(affinity, weights, tail_share, risk)
     group_of, left = check_quotas(groups, quotas, k, count)
 
+    if isinstance(affinity, SparseAffinity):
+        return _sparse(affinity, k, weights, tail, _blend(weights, tail, tail_weight), group_of, list(left), beta)
     function = ProtectedEnergy(affinity, _blend(weights, tail, tail_weight))
     greedy = LazyGreedy(function, group_of, list(left))
     greedy.run(k)
@@ -137,6 +144,36 @@ def greedy_replay_gain(
         gains=torch.tensor(greedy.values, dtype=torch.float64, device=affinity.device) / beta,
         protected=protected,
         value=function.value / beta,
+        upper_bound=upper / beta,
+        mean=_average(protected, weights),
+        tail=_average(protected[tail], weights[tail]),
+    )
+
+
+def _sparse(
+    affinity: SparseAffinity,
+    k: int,
+    weights: Tensor,
+    tail: Tensor,
+    blend: Tensor,
+    groups: list[int],
+    quotas: list[int],
+    beta: float,
+) -> Selection:
+    """Choose by what is kept; what the choice is worth is computed of all affinities where bounds are asked for."""
+    function = SparseGains(affinity, blend)
+    greedy = LazyGreedy(function, groups, list(quotas))
+    greedy.run(k)
+    picks, totals, upper = torch.tensor(greedy.picks), function.totals, math.inf
+    if affinity.dropped is not None:
+        totals = softplus(affinity.rows.log_sums(picks), threshold=40.0)
+        upper = function.upper_bound(picks, totals, torch.tensor(groups), quotas)
+    protected = totals / beta
+    return Selection(
+        indices=picks.to(affinity.device),
+        gains=torch.tensor(greedy.values, dtype=torch.float64) / beta,
+        protected=protected,
+        value=float(blend @ protected),
         upper_bound=upper / beta,
         mean=_average(protected, weights),
         tail=_average(protected[tail], weights[tail]),
@@ -164,7 +201,7 @@ def protected_energy(affinity: Tensor | StreamedAffinity, indices: Tensor, *, be
 
     Source: the identity of :func:`replay_gain`.
     """
-    n, count = affinity.shape if isinstance(affinity, StreamedAffinity) else _check_affinity(affinity)
+    n, count = _check_affinity(affinity) if isinstance(affinity, Tensor) else _known_shape(affinity)
     beta = check_beta(beta)
     chosen = indices.tolist()
     if indices.ndim != 1 or len(set(chosen)) < len(chosen) or not all(0 <= i < count for i in chosen):
@@ -203,12 +240,14 @@ def _blend(weights: Tensor, tail: Tensor, tail_weight: float) -> Tensor:
     return blend
 
 
-def _tail(affinity: Tensor | StreamedAffinity, weights: Tensor, share: float, risk: Tensor | None) -> Tensor:
+def _tail(
+    affinity: Tensor | StreamedAffinity | SparseAffinity, weights: Tensor, share: float, risk: Tensor | None
+) -> Tensor:
     """The targets of positive weight with the highest risk; of equal risk those with the lowest index."""
     if not 0 < share <= 1:
         raise ValueError(f"tail_share must lie in (0, 1], got {share}.")
     if risk is None:
-        risk = affinity.log_totals() if isinstance(affinity, StreamedAffinity) else affinity.sum(1)
+        risk = affinity.sum(1) if isinstance(affinity, Tensor) else affinity.log_totals()
     elif risk.shape != weights.shape or bool(risk.isnan().any()):
         raise ValueError(
             f"risk must be ({len(weights)},), one number for each target and no NaN, got {tuple(risk.shape)}."
@@ -220,6 +259,16 @@ def _tail(affinity: Tensor | StreamedAffinity, weights: Tensor, share: float, ri
 
 def _average(values: Tensor, weights: Tensor) -> float:
     return float((values * weights).sum() / weights.sum())
+
+
+def _known_shape(affinity: StreamedAffinity | SparseAffinity) -> tuple[int, int]:
+    if not isinstance(affinity, StreamedAffinity | SparseAffinity):
+        kind = type(affinity).__name__
+        raise TypeError(
+            f"affinity must be a floating tensor (targets, candidates), a StreamedAffinity or a SparseAffinity, got "
+            f"{kind}."
+        )
+    return affinity.shape
 
 
 def _check_affinity(affinity: Tensor) -> tuple[int, int]:

@@ -32,7 +32,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
-            torch.save(checkpoint, partial)
+            try:
+                torch.save(checkpoint, partial)
+            except RuntimeError as error:  # torch's own writer says so of a full disk
+                if "inline_container" not in str(error) and "Stream" not in str(error):
+                    raise
+                raise OSError(f"{path} could not be written; is the disk full? ({error})") from error
 
 
 def write_atomically(trainer: Trainer) -> None:

@@ -13,7 +13,7 @@ from hopfield_replay.denoisers import Denoiser, find_denoiser
 from hopfield_replay.denoisers.averages import Average, find_averages
 from hopfield_replay.denoisers.trust import Contradiction, Means, Trust, decide, take_step
 from hopfield_replay.denoisers.witness import Witness
-from hopfield_replay.encoders import split_batch
+from hopfield_replay.encoders import Columns
 from hopfield_replay.lightning.own_step import loss_step, measuring, training_step
 from hopfield_replay.utilities.distributed import gather_objects
 
@@ -25,7 +25,7 @@ class FirstStep:
 
     Args:
         denoiser: a Denoiser, or a function from the module to one; None: looked for on the module.
-        samples: maps a prepared batch to what a given or found denoiser denoises; None: its first floating tensor.
+        columns: says where in a prepared batch that is which a given or found denoiser denoises.
         timesteps: of the errors; None: by default.
         weights: which weights are measured, see ForgettingMonitor.
         verify: whether a given denoiser is checked against the training step.
@@ -37,7 +37,7 @@ class FirstStep:
         self,
         denoiser: Denoiser | Callable[[LightningModule], Denoiser] | None,
         *,
-        samples: Callable[[Any], Tensor] | None,
+        columns: Callable[[], Columns],
         timesteps: Sequence[float] | None,
         weights: Weights,
         verify: bool,
@@ -45,7 +45,7 @@ class FirstStep:
         seed: int,
     ) -> None:
         self.denoiser = denoiser
-        self.samples = samples
+        self.columns = columns
         self.timesteps = timesteps
         self.weights = weights
         self.verify = verify
@@ -166,8 +166,7 @@ class FirstStep:
         return self.denoiser(module)  # a class makes one, too
 
     def _split(self, batch: Any) -> tuple[Tensor, Any]:
-        samples, condition = split_batch(batch)
-        return (samples if self.samples is None else self.samples(batch)), condition
+        return self.columns().split(batch)
 
     def _say(self, module: LightningModule, trust: Trust) -> None:
         name, because = type(module).__name__, "; ".join(trust.reasons)

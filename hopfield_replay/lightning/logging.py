@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
-from hopfield_replay.encoders import split_batch
+from hopfield_replay.encoders import Columns
 from hopfield_replay.figures import as_pictures
 from hopfield_replay.lightning.sinks import Sink, sinks
 from hopfield_replay.lightning.views import Boundary, Table, figures, forgetting_rows, histograms, settings
@@ -95,7 +95,7 @@ class BoundaryLog:
                 self._try("settings", partial(sink.table, "0_summary/settings", listed, step))
                 self._try("settings", partial(sink.outcome, given, outcome, step))
             if self.embedding and boundary.buffer is not None:
-                self._try("projector", partial(_embed, sink, boundary.buffer, step))
+                self._try("projector", partial(_embed, sink, boundary.buffer, boundary.tracker.columns, step))
 
     def _try(self, name: str, do: Callable[[], Any]) -> Any:
         try:
@@ -117,7 +117,7 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return {str(name): value for name, value in values.items() if isinstance(value, bool | int | float | str)}
 
 
-def _embed(sink: Sink, buffer: EnergyReplayBuffer, step: int) -> None:
+def _embed(sink: Sink, buffer: EnergyReplayBuffer, where: Columns, step: int) -> None:
     import torch
 
     chosen = torch.arange(min(len(buffer), _EMBEDDED))
@@ -130,7 +130,7 @@ def _embed(sink: Sink, buffer: EnergyReplayBuffer, step: int) -> None:
         [f"{value:.6g}" if isinstance(value, float) else str(value) for value in row]
         for row in zip(*parts, strict=True)
     ]
-    pictures = as_pictures(split_batch(buffer.gather(chosen))[0])
+    pictures = as_pictures(where.inputs_of(buffer.gather(chosen)))
     if pictures is not None:
         pictures = torch.nn.functional.interpolate(pictures.permute(0, 3, 1, 2), (_SPRITE, _SPRITE))
     sink.embedding(buffer.vectors[chosen], Table(columns, rows), pictures, step)

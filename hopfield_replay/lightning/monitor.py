@@ -1,18 +1,20 @@
 """ForgettingMonitor: the callback that keeps the history of a Trainer's task sequence."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
 from hopfield_replay.buffer.replay_stream import ReplayStream, length
 from hopfield_replay.denoisers import Denoiser
+from hopfield_replay.encoders import Column, Columns
 from hopfield_replay.lightning.first_step import FirstStep, Weights
 from hopfield_replay.lightning.logging import BoundaryLog
 from hopfield_replay.lightning.namespaces import EitherCallback
@@ -20,6 +22,7 @@ from hopfield_replay.lightning.own_step import measuring
 from hopfield_replay.lightning.renewal import averaging
 from hopfield_replay.lightning.strategies import check_launcher, check_whole_model
 from hopfield_replay.lightning.views import Boundary
+from hopfield_replay.lightning.watched_task import WatchedTask
 from hopfield_replay.tracker.generated import GeneratedTask
 from hopfield_replay.tracker.record import BoundaryRecord
 from hopfield_replay.tracker.source import TaskSource
@@ -34,16 +37,19 @@ if TYPE_CHECKING:
 class ForgettingMonitor(EitherCallback):
     """Tracks per-sample Hopfield energy and reconstruction error across task boundaries, and fills the buffer.
 
-    One fit is one task. At its start the task's data is read (so bad samples stop the run before a step is spent); at
+    One fit is one task, and a task is what was trained on: the positions that the loader's sampler draws, within the
+    Trainer's limits, or the batches of a stream. At its start the task's data is read (so bad samples stop the run
+    before a step is spent; a stream is looked at as it passes); at
     its end probes of all tasks are measured, the buffer takes its share of the task, and everything is logged. Works
     on any LightningModule: energies need data only; how reconstruction errors are measured is decided on the module's
     own first training step, before an optimizer takes a step, and said in one line. In this order of trust: a denoiser
     that is given; one found on the module (a diffusers network and scheduler); one inferred from the step (its noise
     schedule, its way of counting time and its target); the step itself, asked what it shows its network (latents, text
     embeddings); the rise of the module's own loss with paired draws; energies only. The first two are verified against
-    the step. While something is measured, the whole module is in eval mode. List a weight-averaging callback before
-    this one. Weights are measured in the precision they have, without autocast. ``overfit_batches`` makes the task its
-    first batches; with ``reload_dataloaders_every_n_epochs`` the task is the data that it began with.
+    the step. While something is measured, the whole module is in eval mode and the trainer's flags say so: augmentation
+    that hooks do in training alone is off. List a weight-averaging callback before this one. Weights are measured in
+    the precision they have, without autocast. With ``reload_dataloaders_every_n_epochs`` the task is the data that it
+    began with.
 
     A callback that does something with a boundary's result (saves the buffer, say) is listed after this one and does it
     in on_fit_end: for a run that was killed between a task's last checkpoint and on_train_end, Lightning calls
@@ -55,21 +61,27 @@ class ForgettingMonitor(EitherCallback):
             on the first task.
         similarity: ``"distance"`` or ``"dot"``; None: the buffer's, or ``"distance"`` without a buffer.
         encoder: maps a batch (on the device, after the transfer hooks) to vectors (n, d), the space of the energies: a
-            function of the batch, or a module of its samples; None: the first floating tensor of the batch, flattened.
+            function of the batch, or a module of its samples; None: the samples themselves, flattened.
         denoiser: a Denoiser, or a function from the LightningModule to one; None: looked for on the module, or inferred
             from its training step.
         probe_size: samples of each task that are followed.
         timesteps: timesteps of the reconstruction error; None: 10, 20, 30, 40 and 50 % of the denoiser's range.
         probe_source: ``"train"``, or ``"val"``: probes come from the task's (first) validation loader, so that they
             were never trained on.
-        samples: maps a batch to what the model denoises, where that is not its first floating tensor (e.g.
-            ``LatentEncoder(vae).features`` for a latent model whose batches hold pixels).
+        samples: what the model denoises: a name or an index in the batch, or a function of it (e.g.
+            ``LatentEncoder(vae).features`` for a latent model whose batches hold pixels); None: by the rules of
+            :class:`hopfield_replay.encoders.Columns`.
+        labels: a name, an index or a function of the batch as the loader yields it; None: by the rules; False: none.
+        condition: a name, an index or a function of the batch; None: the batch without the samples; False: none.
         draws: noise draws at each timestep, >= 1.
         model_energy: also record each probe's energy under the model itself (ELBO form).
         followed_tasks: only the newest tasks' probes are measured, this many, so that the work at a boundary does not
             grow with the number of tasks; None: those of all tasks.
         history_size: only the newest records stay in :attr:`history`, this many, so that checkpoints do not grow; None:
             all.
+        reserve: of a stream, or of a small random part of a data set, so many samples are chosen as they are trained on
+            (uniformly, and all of fewer): they are what is measured and kept from.
+        scratch: folder for these samples, as memory-mapped files; None: in memory.
         embedding: also show the buffer's vectors in TensorBoard's projector.
         weights: ``"auto"``: where the module keeps one average of its trained weights (ema_pytorch, diffusers'
             EMAModel, LitEma, AveragedModel, a copy named ema), that is measured, unless a denoiser is given; ``"ema"``:
@@ -78,6 +90,7 @@ class ForgettingMonitor(EitherCallback):
         loss_draws: random draws of the module's own loss for each sample, where that is what is measured.
         generated: replay what the model itself generates, where no old data may be kept.
         seed: of the probes and of the noise.
+        allow_changes: a checkpoint may be resumed with other settings, or with other data; otherwise that is an error.
 
     Raises:
         MisconfigurationException: a strategy under which boundaries cannot be measured (ddp_spawn, sharded models);
@@ -103,17 +116,22 @@ class ForgettingMonitor(EitherCallback):
         probe_size: int = 512,
         timesteps: Sequence[int] | None = None,
         probe_source: Literal["train", "val"] = "train",
-        samples: Callable[[Any], Tensor] | None = None,
+        samples: Column | None = None,
+        labels: Column | Literal[False] | None = None,
+        condition: Column | Literal[False] | None = None,
         draws: int = 1,
         model_energy: bool = False,
         followed_tasks: int | None = None,
         history_size: int | None = None,
+        reserve: int = 4096,
+        scratch: str | os.PathLike[str] | None = None,
         embedding: bool = False,
         weights: Weights = "auto",
         verify: bool = True,
         loss_draws: int = 64,
         generated: GeneratedTask | None = None,
         seed: int = 0,
+        allow_changes: bool = False,
     ) -> None:
         if weights not in get_args(Weights):
             raise ValueError(f"weights must be one of {get_args(Weights)}, got {weights!r}.")
@@ -133,18 +151,22 @@ class ForgettingMonitor(EitherCallback):
             probe_size=probe_size,
             timesteps=timesteps,
             samples=samples,
+            labels=labels,
+            condition=condition,
             draws=draws,
             model_energy=model_energy,
             followed_tasks=followed_tasks,
             history_size=history_size,
             generated=generated,
             seed=seed,
+            allow_changes=allow_changes,
         )
         self.denoiser = denoiser
         self.probe_source = probe_source
+        self._of_datamodule = False  # the columns are
         self._first = FirstStep(
             denoiser,
-            samples=samples,
+            columns=lambda: self.tracker.columns,
             timesteps=self.tracker.timesteps,
             weights=weights,
             verify=verify,
@@ -153,7 +175,9 @@ class ForgettingMonitor(EitherCallback):
         )
         self._log = BoundaryLog(embedding)
         self._ran = False
+        self._said = self._stepped = False
         self._begun: Iterable[Any] | None = None
+        self._task = WatchedTask(reserve, scratch)
 
     @property
     def buffer(self) -> EnergyReplayBuffer | None:
@@ -177,7 +201,7 @@ class ForgettingMonitor(EitherCallback):
         """Refuse strategies under which a boundary cannot be measured."""
         if stage != "fit":
             return
-        self._ran, self._begun = False, None
+        self._ran, self._begun, self._stepped = False, None, False
         check_launcher(trainer.strategy)
         check_whole_model(trainer.strategy)
         if late := averaging(_after(trainer, self)):
@@ -200,11 +224,20 @@ class ForgettingMonitor(EitherCallback):
             self._validation(trainer)
         if (generated := self.tracker.generated) is not None and generated.module is None:
             generated.module = pl_module
+        self._agree_on_columns(stream)
+        source = self._task.begin(trainer, pl_module, loader, stream)
         with _progress(trainer), measuring(trainer, pl_module):
-            self.tracker.begin_task(self._task(trainer, loader))
+            self.tracker.begin_task(source)
+        self._say_what_was_taken()
+        self._task.watch(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Watch the first training step."""
+        """Look at a stream as it passes, so that what is wrong with it costs no step; watch the first training step."""
+        source = self._task.source
+        if source is not None and not source.ahead:
+            with measuring(trainer, pl_module):
+                self.tracker.check_batch(source, self._task.own())
+            self._say_what_was_taken()
         self._first.watch(trainer, pl_module, batch)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
@@ -219,12 +252,22 @@ class ForgettingMonitor(EitherCallback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Decide what is measured, where no optimizer took a step."""
+        """Note what was trained on; decide what is measured, where no optimizer took a step."""
         self._first.conclude(trainer, pl_module)
+        self._task.passed()
+        if self._task.source is not None and not self._stepped:
+            self._stepped = True
+            with _progress(trainer), measuring(trainer, pl_module):
+                self.tracker.check_encoder(self._task.source)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Watch no longer."""
         self._first.leave()
+        self._task.close()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Watch no longer."""
+        self._task.close()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure, choose and log."""
@@ -254,16 +297,21 @@ class ForgettingMonitor(EitherCallback):
             )
 
     def _end_task(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        loader, _ = self._training(trainer)
+        self._task.close()
+        loader, stream = self._training(trainer)
         if self._begun is not None and self._begun is not loader:  # reload_dataloaders_every_n_epochs
-            loader = self._same_data(self._begun, loader)
+            self._same_data(self._begun, loader)
+        source = self._task.source
+        if source is None:  # the boundary that a crash cut off
+            self._agree_on_columns(stream)
+            source = self._task.begin(trainer, pl_module, loader, stream)
         probes = None
         if self.probe_source == "val":
-            probes = self._source(trainer, self._validation(trainer))
+            quick: bool = trainer.fast_dev_run  # type: ignore[attr-defined]  # public, but not annotated upstream
+            probes = TaskSource(self._validation(trainer), prepare=source.prepare, limit=1 if quick else None)
         held = None if self.buffer is None else (self.buffer.ids, self.buffer.tasks)
-        source = self._task(trainer, loader)
         with _progress(trainer), measuring(trainer, pl_module):
-            trust = self._first.trust(trainer, pl_module, lambda: source.prepare(next(source.batches())[1]))
+            trust = self._first.trust(trainer, pl_module, lambda: source.ready(self._some(source)))
             with self._first.averaged(pl_module):
                 self.tracker.end_task(
                     source,
@@ -273,8 +321,33 @@ class ForgettingMonitor(EitherCallback):
                     loss=trust.loss,
                     trust=str(trust),
                 )
-                boundary = Boundary(self.tracker, held, trust.denoiser, trainer.strategy.batch_to_device, trust.read)
-                self._log.log(trainer, boundary)
+                self._task.end()
+                self._log.log(trainer, Boundary(self.tracker, held, trust.denoiser, source.ready, trust.read))
+
+    def _some(self, source: TaskSource) -> Any:
+        """A few of the task's samples."""
+        few = source.some()
+        if few is None:
+            raise ValueError(f"Task {self.tracker.next_task} has no training samples: its data set is empty.")
+        return few
+
+    def _agree_on_columns(self, stream: ReplayStream | None) -> None:
+        """Take over what the datamodule says of its batches."""
+        given = None if stream is None else stream.columns
+        if given is None or given == self.tracker.columns:
+            return
+        if self.tracker.columns != Columns() and not self._of_datamodule:
+            raise MisconfigurationException(
+                f"ForgettingMonitor has {self.tracker.columns}, but the task's ReplayDataModule has {given}; say in "
+                "one place where samples, labels and condition are."
+            )
+        self._of_datamodule = True
+        self.tracker.use_columns(given)
+
+    def _say_what_was_taken(self) -> None:
+        if self.tracker.taken is not None and not self._said:
+            self._said = True
+            rank_zero_info(f"ForgettingMonitor takes {self.tracker.taken}")
 
     def _training(self, trainer: Trainer) -> tuple[Iterable[Any], ReplayStream | None]:
         """The task's own loader, and the replay beside it."""
@@ -301,37 +374,23 @@ class ForgettingMonitor(EitherCallback):
             )
         return loaders  # type: ignore[no-any-return]
 
-    def _same_data(self, begun: Iterable[Any], now: Iterable[Any]) -> Iterable[Any]:
-        """The loader that the task began with: all of its samples are known by their positions in that one."""
+    def _same_data(self, begun: Iterable[Any], now: Iterable[Any]) -> None:
+        """Say that a task is the data that it began with."""
         before, after = (length(getattr(loader, "dataset", loader)) for loader in (begun, now))
         if before != after:
             rank_zero_warn(
                 f"The training data of task {self.tracker.next_task} was reloaded and changed, from {before} to "
                 f"{after} samples: only the first are measured and kept. Give each data set its own task in fit_tasks."
             )
-        return begun
-
-    def _task(self, trainer: Trainer, loader: Iterable[Any]) -> TaskSource:
-        """What the model trains on: all of the task's data, but for overfit_batches, which repeats its first batches.
-
-        (limit_train_batches takes other samples in every epoch, where the loader shuffles.)
-        """
-        overfit: float = trainer.overfit_batches  # type: ignore[attr-defined]  # public, but not annotated upstream
-        return self._source(
-            trainer, loader, int(trainer.num_training_batches) * trainer.world_size if overfit else None
-        )
-
-    def _source(self, trainer: Trainer, loader: Iterable[Any], limit: int | None = None) -> TaskSource:
-        quick: bool = trainer.fast_dev_run  # type: ignore[attr-defined]  # public, but not annotated upstream
-        return TaskSource(loader, prepare=trainer.strategy.batch_to_device, limit=1 if quick else limit)
 
     def state_dict(self) -> dict[str, Any]:
-        """The history, the buffer, and how much of the task at hand was replayed so far."""
-        return self.tracker.state_dict()
+        """The history, the buffer, how much of the task at hand was replayed so far, and what of it was trained on."""
+        return {**self.tracker.state_dict(), "passed": self._task.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the history and the buffer of a checkpoint."""
         self.tracker.load_state_dict(state_dict)
+        self._task.load_state_dict(state_dict.get("passed"))
         if self.buffer is not None and "counts" in state_dict:  # where the tracker's first format kept them
             self.buffer.drawn.restore(*state_dict["counts"])
 

@@ -1,7 +1,7 @@
 """ReplayDataModule: somebody's LightningDataModule, with replay in its training batches."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
 from hopfield_replay.buffer.replay_stream import ReplayRatio, check_replay_ratio
+from hopfield_replay.encoders import Column, Columns
 from hopfield_replay.lightning.monitor import ForgettingMonitor
 from hopfield_replay.lightning.namespaces import EitherDataModule, is_a, kinds
 from hopfield_replay.lightning.replay_loader import ReplayLoader
@@ -40,6 +41,14 @@ class _LoaderDataModule(EitherDataModule):
         return self.loader
 
 
+def plain_loader(data: LightningDataModule | Iterable[Any]) -> Iterable[Any] | None:
+    """The training loader of a task, where it is there without a datamodule having to prepare it; else None."""
+    wrapped: Any = data.wrapped if isinstance(data, ReplayDataModule) else data
+    if isinstance(wrapped, _LoaderDataModule):
+        return wrapped.loader
+    return None if is_a(wrapped, LightningDataModule) else wrapped
+
+
 class ReplayDataModule(EitherDataModule):
     """Wraps a datamodule (or a training loader) so that its training batches carry replayed samples.
 
@@ -53,6 +62,11 @@ class ReplayDataModule(EitherDataModule):
         replay_ratio: share of every training batch that is replayed, in (0, 1); or a function of task and step, see
             :class:`ReplayLoader`.
         seed: of the draws.
+        mark: name of a boolean column (n,) that is added to batches which are dicts: True for replayed samples, so that
+            a module can weigh its loss; None: none.
+        samples: what the model denoises, for the monitor: see :class:`ForgettingMonitor`, which then need not say it.
+        labels: the same of the labels.
+        condition: the same of the condition.
 
     Raises:
         ValueError: replay_ratio outside (0, 1).
@@ -75,6 +89,10 @@ class ReplayDataModule(EitherDataModule):
         *,
         replay_ratio: ReplayRatio = 0.5,
         seed: int = 0,
+        mark: str | None = None,
+        samples: Column | None = None,
+        labels: Column | Literal[False] | None = None,
+        condition: Column | Literal[False] | None = None,
     ) -> None:
         if buffer is not None and not isinstance(buffer, EnergyReplayBuffer):
             raise TypeError(f"buffer must be an EnergyReplayBuffer or None, got {type(buffer).__name__}.")
@@ -94,6 +112,9 @@ class ReplayDataModule(EitherDataModule):
         self.buffer = buffer
         self.replay_ratio = check_replay_ratio(replay_ratio)
         self.seed = seed
+        self.mark = mark
+        columns = Columns(samples, labels, condition)
+        self.columns = None if columns == Columns() else columns
         self.prepare_data_per_node = datamodule.prepare_data_per_node
         self.allow_zero_length_dataloader_with_multiple_devices = (
             datamodule.allow_zero_length_dataloader_with_multiple_devices
@@ -136,7 +157,14 @@ class ReplayDataModule(EitherDataModule):
     def train_dataloader(self) -> ReplayLoader:
         """The wrapped training loader with replay."""
         buffer = self._monitored() if self.buffer is None else self.buffer
-        loader = ReplayLoader(self.wrapped.train_dataloader(), buffer, replay_ratio=self.replay_ratio, seed=self.seed)
+        loader = ReplayLoader(
+            self.wrapped.train_dataloader(),
+            buffer,
+            replay_ratio=self.replay_ratio,
+            seed=self.seed,
+            mark=self.mark,
+            columns=self.columns,
+        )
         if self.trainer is not None and self.trainer.current_epoch > 0:  # reloaded every n epochs, or by a finder
             loader.stream.set_epoch(self.trainer.current_epoch)  # after a finder Lightning does not
         return loader

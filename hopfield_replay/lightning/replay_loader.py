@@ -7,8 +7,8 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
 from hopfield_replay.buffer.replay_stream import ReplayRatio, ReplayStream
+from hopfield_replay.encoders import Columns
 from hopfield_replay.lightning.namespaces import EitherLoader, is_a
-from hopfield_replay.utilities.nested import concatenate, rows
 
 
 class ReplayLoader(EitherLoader):
@@ -25,6 +25,9 @@ class ReplayLoader(EitherLoader):
             values in [0, 1). The task is the one after the newest in the buffer. The step, epoch * len(loader) + batch,
             counts the task's batches (of a loader without length: those of the epoch).
         seed: of the draws; each rank draws its own.
+        mark: name of a boolean column (n,) that is added to batches which are dicts: True for replayed samples, so that
+            a module can weigh its loss; None: none.
+        columns: what in a batch is the sample, the label and the condition, for the monitor; None: the monitor says.
 
     Raises:
         ValueError: replay_ratio outside (0, 1).
@@ -41,7 +44,14 @@ class ReplayLoader(EitherLoader):
     """
 
     def __init__(
-        self, loader: Iterable[Any], buffer: EnergyReplayBuffer, *, replay_ratio: ReplayRatio = 0.5, seed: int = 0
+        self,
+        loader: Iterable[Any],
+        buffer: EnergyReplayBuffer,
+        *,
+        replay_ratio: ReplayRatio = 0.5,
+        seed: int = 0,
+        mark: str | None = None,
+        columns: Columns | None = None,
     ) -> None:
         if is_a(loader, CombinedLoader) or isinstance(loader, dict | list | tuple):
             raise TypeError(
@@ -49,9 +59,10 @@ class ReplayLoader(EitherLoader):
                 "one loader."
             )
         self.stream = ReplayStream(loader, buffer, replay_ratio, seed)
+        self.stream.columns = columns
+        self.mark = mark
         super().__init__([loader, self.stream], mode="min_size")
 
     def __next__(self) -> Any:
         (batch, stream), batch_idx, dataloader_idx = super().__next__()
-        replayed = stream.draw(rows(batch))
-        return (batch if replayed is None else concatenate(batch, replayed)), batch_idx, dataloader_idx
+        return stream.join(batch, self.mark), batch_idx, dataloader_idx

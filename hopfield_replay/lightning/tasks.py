@@ -1,7 +1,8 @@
 """fit_tasks: one Trainer, one fit for each task, resumable at the right task."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from hopfield_replay.lightning.checkpoints import check_resumes, position, resolve, write_atomically
+from hopfield_replay.lightning.monitor import ForgettingMonitor
 from hopfield_replay.lightning.namespaces import EitherCallback, is_a
 from hopfield_replay.lightning.renewal import check_renewable, has_stopped, renew
+from hopfield_replay.lightning.replay_data_module import plain_loader
 from hopfield_replay.lightning.requeue import Requeue
 from hopfield_replay.lightning.run_folder import alone_in_folders
 from hopfield_replay.lightning.strategies import check_launcher
+from hopfield_replay.tracker.source import TaskSource
 
 
 class TaskCursor(EitherCallback):
@@ -26,6 +30,7 @@ class TaskCursor(EitherCallback):
         self.steps_per_task = -1
         self.resumes: str | None = None
         self.least_steps_per_task: int | None = None
+        self.earlier: list[Iterable[Any] | None] = []  # of a resumed run: the loaders of the tasks before
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse processes that would train different tasks: they could not see one another's checkpoints."""
@@ -45,6 +50,10 @@ class TaskCursor(EitherCallback):
 
         Not earlier: while optimizers are configured, trainer.estimated_stepping_batches must see the task's own limit.
         """
+        for monitor in _monitors(trainer):
+            for task, loader in enumerate(self.earlier):
+                if loader is not None and monitor.tracker.next_task == self.task:
+                    monitor.tracker.check_data(task, TaskSource(loader))
         if self.steps_per_task > 0:
             trainer.fit_loop.epoch_loop.max_steps = self.first_step + self.steps_per_task
         if self.least_steps_per_task is not None:
@@ -67,6 +76,7 @@ def fit_tasks(
     datamodules: Sequence[LightningDataModule | Iterable[Any]],
     *,
     ckpt_path: str | os.PathLike[str] | None = None,
+    allow_changes: bool = False,
     weights_only: bool | None = None,
 ) -> None:
     """Train on one task after the other: ``trainer.fit`` for each, with fresh limits each time.
@@ -95,12 +105,14 @@ def fit_tasks(
             (with a logger they need a ``dirpath``, for the logger's folder is another in every run), or, if a kill has
             torn or removed that, the newest whole checkpoint beside it. As long as there is none the first task begins,
             with a warning: a job that is started again and again can always pass ``"last"``.
+        allow_changes: the checkpoint may have been written with other data (of the task at hand, or of finished ones
+            that are plain loaders) or with other settings of the monitor and its buffer; otherwise that is an error.
         weights_only: how checkpoints are loaded, as in ``trainer.fit``: False also loads what torch does not know to be
             harmless, such as the classes, partials and configs that ``save_hyperparameters()`` puts into them. Only for
             checkpoints of your own.
 
     Raises:
-        ValueError: no tasks; a checkpoint file that is damaged.
+        ValueError: no tasks; a checkpoint file that is damaged, or that was written with other data or settings.
         TypeError: one datamodule in place of a list.
         MisconfigurationException: a checkpoint that was not written under fit_tasks, or of a task that is not there, or
             that holds what weights_only does not load; a strategy that cannot fit twice (ddp_spawn); what loads
@@ -136,7 +148,7 @@ def fit_tasks(
     check_launcher(trainer.strategy)
     check_resumes(trainer)
     write_atomically(trainer)
-    with alone_in_folders(trainer):
+    with alone_in_folders(trainer), _changes(trainer, allow_changes):
         _fit_all(trainer, model, datamodules, cursor, requeue, ckpt_path, weights_only)
 
 
@@ -161,6 +173,7 @@ def _fit_all(
         for task in range(start, len(datamodules)):
             cursor.task = task
             cursor.resumes = Path(ckpt_path).name if ckpt_path is not None and task == start else None
+            cursor.earlier = [plain_loader(data) for data in datamodules[:start]] if cursor.resumes else []
             if task > start or ckpt_path is None:
                 cursor.first_step = trainer.global_step
                 trainer.fit_loop.epoch_progress.reset()
@@ -181,6 +194,24 @@ def _fit_all(
         cursor.steps_per_task, cursor.least_steps_per_task = -1, None
         trainer.fit_loop.epoch_loop.max_steps = steps_per_task
         trainer.fit_loop.epoch_loop.min_steps = least_steps_per_task
+
+
+@contextmanager
+def _changes(trainer: Trainer, allow: bool) -> Iterator[None]:
+    """Let the monitors take over states of other data and settings inside, if that is allowed."""
+    trackers = [monitor.tracker for monitor in _monitors(trainer)]
+    before = [tracker.allow_changes for tracker in trackers]
+    for tracker in trackers:
+        tracker.allow_changes |= allow
+    try:
+        yield
+    finally:
+        for tracker, value in zip(trackers, before, strict=True):
+            tracker.allow_changes = value
+
+
+def _monitors(trainer: Trainer) -> list[ForgettingMonitor]:
+    return [callback for callback in _callbacks(trainer) if isinstance(callback, ForgettingMonitor)]
 
 
 def _callbacks(trainer: Trainer) -> list[Callback]:

@@ -11,7 +11,6 @@ from torch import Tensor
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
 from hopfield_replay.buffer.choice import place_in_group
 from hopfield_replay.denoisers import Denoiser
-from hopfield_replay.encoders import split_batch
 from hopfield_replay.figures import (
     buffer_turnover,
     energy_against_forgetting,
@@ -219,7 +218,12 @@ def most_forgotten(boundary: Boundary) -> "Figure | None":
         if batch is None:
             return None
         one = take(batch, torch.tensor([place]))
-        shown.append((split_batch(one)[0], *meter.reconstruct(one, entry.ids[[place]], record.timesteps[column])))
+        shown.append(
+            (
+                boundary.tracker.columns.inputs_of(one),
+                *meter.reconstruct(one, entry.ids[[place]], record.timesteps[column]),
+            )
+        )
         before, after = (float(error[place, column]) for error in (entry.error_start, entry.error) if error is not None)
         captions.append(f"task {entry.task}\n{before:.2g} to\n{after:.2g}")
     clean, noisy, denoised = (torch.cat([part.cpu() for part in parts]) for parts in zip(*shown, strict=True))
@@ -244,7 +248,7 @@ def contents(boundary: Boundary) -> "Figure | None":
     rows = []
     for task in buffer.tasks.unique().tolist()[-_TASKS:]:
         mine = (buffer.tasks == task).nonzero().flatten()
-        samples = split_batch(buffer.gather(mine[:_PER_TASK]))[0]
+        samples = boundary.tracker.columns.inputs_of(buffer.gather(mine[:_PER_TASK]))
         rows.append((f"task {task}: {min(len(mine), _PER_TASK)} of {len(mine)} kept", samples))
     return picture_rows(rows, title=f"The buffer after task {boundary.record.task}", narrow=True)
 

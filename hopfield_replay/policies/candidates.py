@@ -7,6 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from hopfield_replay.functional.rows import Matrix, Rows, joined
 from hopfield_replay.utilities.checks import Similarity, as_matrix, check_finite, check_integer
 from hopfield_replay.utilities.states import check_mapping
 
@@ -19,7 +20,7 @@ class Candidates:
         ids: (n,) int64, one for each sample, stable over its life.
         tasks: (n,) int64, the task that each sample came from.
         energies: (n,) float64, leave-one-out energy of each sample under its task's patterns; +inf: nothing is near.
-        vectors: (n, d), the space of the energies.
+        vectors: (n, d), the space of the energies. A policy that says ``reads_in_pieces`` takes them from ``rows``.
         keys: (n,) float64 in (0, 1), a uniform random number that belongs to the sample's id for good.
         labels: (n,) int64, or None.
         losses: (n,) float64, the model's loss on each sample, or None.
@@ -29,6 +30,8 @@ class Candidates:
         similarity: of the energies.
         places: how many samples share the replay, >= 1.
         replay_ratio: share of each batch that will be replayed, as the loader says; None while that is unknown.
+        memory: bytes that a choice may take.
+        device: where products are computed; None: where the vectors are.
 
     Example:
         >>> c = Candidates(ids=torch.tensor([7, 9]), tasks=torch.tensor([0, 1]), energies=torch.tensor([1.0, 2.0]),
@@ -50,6 +53,8 @@ class Candidates:
     similarity: Similarity = "distance"
     places: int = 1
     replay_ratio: float | None = None
+    memory: int = 1 << 30
+    device: torch.device | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -64,8 +69,10 @@ class Candidates:
         return replace(self, **changed)  # type: ignore[arg-type]
 
     def pick(self, index: Tensor) -> Self:
-        """The candidates at these positions."""
-        return self.map(lambda _, value: value[index])
+        """The candidates at these positions; vectors in parts stay where they are."""
+        found = self.map(lambda _, value: value[index])
+        rows = self.rows
+        return found if isinstance(rows, Tensor) else replace(found, vectors=rows.pick(index))  # type: ignore[arg-type]
 
     def join(self, other: "Candidates") -> Self:
         """These candidates, then the others. What only one side knows is dropped, but for weights, which are 1 then."""
@@ -78,9 +85,18 @@ class Candidates:
             and isinstance(getattr(theirs, field.name), Tensor)
             else None
             for field in fields(self)
-            if field.name in _PER_SAMPLE
+            if field.name in _PER_SAMPLE and field.name != "vectors"
         }
-        return replace(mine, **both)  # type: ignore[arg-type]
+        return replace(mine, **{**both, "vectors": joined(mine.rows, theirs.rows)})  # type: ignore[arg-type]
+
+    @property
+    def rows(self) -> Matrix:
+        """The vectors (n, d) where they are: a tensor, or, of a task that is not held in memory, Rows."""
+        return self.vectors
+
+    def held(self) -> Self:
+        """The same with all vectors in memory."""
+        return replace(self, vectors=self.rows[:])
 
     def weighted(self) -> Self:
         """The same with weights that are not None."""
@@ -94,7 +110,7 @@ def no_candidates() -> Candidates:
 
 
 def offered(
-    vectors: Tensor,
+    vectors: Matrix,
     ids: Tensor,
     task: int,
     labels: Tensor | None,
@@ -108,8 +124,10 @@ def offered(
         ValueError: shapes that do not fit, no samples, duplicate ids, NaN values, infinite losses.
         TypeError: vectors that are not floating, ids or labels that are not integers.
     """
-    matrix = as_matrix(vectors, "vectors").detach().cpu()
-    matrix = matrix if matrix.dtype == torch.float64 else matrix.to(torch.float32)
+    matrix: Matrix = vectors  # rows in parts were checked as they were read
+    if not isinstance(vectors, Rows):
+        tensor = as_matrix(vectors, "vectors").detach().cpu()
+        matrix = tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
     n = len(matrix)
     ids = _integers(ids, n, "ids")
     if n == 0:
@@ -126,7 +144,7 @@ def offered(
         ids,
         torch.full((n,), task, dtype=torch.int64),
         torch.zeros(n, dtype=torch.float64) if energies is None else _reals(energies, ids, "energies"),
-        matrix,
+        matrix,  # type: ignore[arg-type]  # see Candidates.rows
         sample_keys(ids, seed),
         labels,
         None if losses is None else _finite(_reals(losses, ids, "losses"), ids),
@@ -189,7 +207,7 @@ _DTYPES = {"ids": torch.int64, "tasks": torch.int64, "labels": torch.int64, "vec
 
 
 def as_plain(candidates: Candidates) -> dict[str, Tensor | None]:
-    """The per-sample tensors as a dict, which ``weights_only=True`` loads."""
+    """The per-sample tensors as a dict, which ``weights_only=True`` loads; all vectors are in memory."""
     return {name: getattr(candidates, name) for name in _PER_SAMPLE}
 
 
@@ -243,5 +261,7 @@ def check_join(kept: Candidates, others: Candidates) -> None:
 
 
 _PER_SAMPLE = tuple(
-    f.name for f in fields(Candidates) if f.name not in ("beta", "similarity", "places", "replay_ratio")
+    f.name
+    for f in fields(Candidates)
+    if f.name not in ("beta", "similarity", "places", "replay_ratio", "memory", "device")
 )

@@ -6,13 +6,22 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hopfield_replay.functional import Selection, StreamedAffinity, far_task_energy, greedy_replay_gain, replay_mass
-from hopfield_replay.functional.affinity import matrix_or_streamed
+from hopfield_replay.functional import (
+    Selection,
+    SparseAffinity,
+    StreamedAffinity,
+    far_task_energy,
+    greedy_replay_gain,
+    replay_mass,
+)
+from hopfield_replay.functional.affinity import affinity_matrix
+from hopfield_replay.functional.rows import pieces
 from hopfield_replay.policies.candidates import Candidates
+from hopfield_replay.policies.shortlist import Shortlist
 from hopfield_replay.utilities.checks import check_integer
 
 DEFAULT_REPLAY_RATIO = 0.5  # while nobody has said which share will be replayed
-_TARGETS = 8192  # samples whose protection is counted; of larger tasks an even share, which changes the choice little
+_ERROR, _CERTIFIED_ERROR = 0.3, 0.05  # of log affinities, in nats: enough to choose by, and for a bound
 
 
 class GreedyGain:
@@ -23,6 +32,11 @@ class GreedyGain:
     optimum; the picks are nested. It runs in two phases. At the end of a task the next one is unknown, and counts as a
     far task: the gain becomes coverage. ``oversample`` times as many samples as there are places are set aside; when
     the next task's data is known, the choice is made anew among them with the energies under that data.
+
+    Up to 5792 samples all affinities are computed. Of more, the largest of each sample are found by projections of the
+    vectors, as many as ``Candidates.memory`` holds and the choice needs (see
+    :class:`~hopfield_replay.functional.SparseAffinity`); of more than 65,536 samples as many random ones compete, and
+    of more than 262,144 the protection of as many random ones counts.
 
     Args:
         replay_ratio: share of the batches that will be replayed, which sets the mass of each kept sample, in (0, 1);
@@ -46,6 +60,7 @@ class GreedyGain:
     """
 
     needs_weights = True
+    reads_in_pieces = True
 
     def __init__(
         self,
@@ -62,47 +77,74 @@ class GreedyGain:
         self.tail_weight = {"mean": 0.0, "tail": 1.0, "blend": 0.5}[objective]
         self.oversample = check_oversample(oversample)
 
+    @property
+    def needs_energies(self) -> bool:
+        """Only for the tail."""
+        return self.tail_weight > 0
+
     def select(self, candidates: Candidates, k: int) -> Tensor:
         """The greedy set of size k, best first."""
-        return self.selection(candidates, k).indices
+        return self._selection(candidates, k, certified=False).indices
 
     def selection(self, candidates: Candidates, k: int, *, tighten: int = 0) -> Selection:
-        """The greedy set with its certificate: value, upper bound on the optimum and guaranteed share."""
+        """The greedy set with its certificate: value, upper bound on the optimum and guaranteed share.
+
+        Where not all samples compete or count (see the class), of those that do.
+        """
+        return self._selection(candidates, k, certified=True, tighten=tighten)
+
+    def _selection(self, candidates: Candidates, k: int, *, certified: bool, tighten: int = 0) -> Selection:
         if len(candidates) < 2:  # nothing to choose, and no distances to choose by
             return _whole(len(candidates))
         by_id = candidates.ids.argsort()  # ties go to the smaller id, so that every arrival gives one choice
         if bool((by_id.diff() != 1).any()):
             candidates = candidates.pick(by_id)  # a copy, of which a million vectors can do without
-        vectors = candidates.vectors
-        targets = torch.arange(0, len(vectors), -(-len(vectors) // _TARGETS))
-        if candidates.next_energies is not None:
-            energies: Tensor | float = candidates.next_energies[targets]
-            risk = candidates.next_energies[targets] - candidates.energies[targets]
-        elif candidates.similarity == "distance":
-            energies, risk = far_task_energy(vectors), candidates.energies[targets]
-        else:  # dot form: unit-norm patterns of an unrelated task have <x, xi> about 0
-            energies, risk = 0.5 * vectors[targets].to(torch.float64).square().sum(1), candidates.energies[targets]
-        ratio = self.replay_ratio if self.replay_ratio is not None else candidates.replay_ratio
-        # not of k: a mass that changes would not be nested
-        mass = replay_mass(candidates.places, DEFAULT_REPLAY_RATIO if ratio is None else ratio)
-        rows = StreamedAffinity(
-            vectors[targets],
-            vectors,
-            energies,
-            candidates.beta,
-            masses=mass,
-            similarity=candidates.similarity,
-        )
+        short = Shortlist.of(candidates, k, max(1, k // self.oversample))
+        own, after = candidates.energies[short.counted], candidates.next_energies
+        risk = own if after is None else after[short.counted] - own
         found = greedy_replay_gain(
-            matrix_or_streamed(rows),
+            self._affinities(candidates, short, certified),
             k,
-            weights=None if candidates.weights is None else candidates.weights[targets],
+            weights=short.weights,
             tail_weight=self.tail_weight,
             risk=risk.nan_to_num(posinf=torch.finfo(torch.float64).max),
             beta=candidates.beta,
             tighten=tighten,
         )
-        return replace(found, indices=by_id[found.indices])
+        return replace(found, indices=by_id[short.competing[found.indices]])
+
+    def _affinities(
+        self, candidates: Candidates, short: Shortlist, certified: bool
+    ) -> Tensor | StreamedAffinity | SparseAffinity:
+        """Of the samples that count to those that compete: all of them where they are few."""
+        targets = short.pick(candidates.rows, short.counted)
+        energies: Tensor | float
+        if candidates.next_energies is not None:
+            energies = candidates.next_energies[short.counted]
+        elif candidates.similarity == "distance":
+            energies = far_task_energy(candidates.rows)
+        else:  # dot form: unit-norm patterns of an unrelated task have <x, xi> about 0
+            energies = torch.cat([0.5 * piece.to(torch.float64).square().sum(1) for _, piece in pieces(targets)])
+        ratio = self.replay_ratio if self.replay_ratio is not None else candidates.replay_ratio
+        rows = StreamedAffinity(
+            targets,
+            short.pick(candidates.rows, short.competing),
+            energies,
+            candidates.beta,
+            # not of k: a mass that changes would not be nested
+            masses=replay_mass(candidates.places, DEFAULT_REPLAY_RATIO if ratio is None else ratio),
+            similarity=candidates.similarity,
+        )
+        if short.listed is None:
+            return affinity_matrix(rows) if float(rows.log_totals().max()) < 600.0 else rows  # exp stays finite
+        return SparseAffinity(
+            rows,
+            short.listed,
+            own=short.own,
+            error=_CERTIFIED_ERROR if certified else _ERROR,
+            bounds=certified,
+            device=candidates.device,
+        )
 
 
 def check_oversample(oversample: int) -> int:

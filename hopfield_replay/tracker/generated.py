@@ -155,16 +155,17 @@ class Generated:
     vectors: Tensor
     labels: Tensor | None
 
-    def prepare_fill(self, buffer: EnergyReplayBuffer, coming: Tensor) -> Callable[[], None]:
+    def prepare_fill(self, buffer: EnergyReplayBuffer, coming: Tensor | None) -> Callable[[], None]:
         """What makes the buffer's policy's choice among them all that the buffer holds.
 
         Args:
             buffer: of which nothing stays.
-            coming: vectors (N, d) of the task that begins.
+            coming: vectors (N, d) of the task that begins; None where they are not known yet.
         """
         twin = buffer.resized(buffer.capacity)
         twin.clear()
         ids = sample_ids(self.task, torch.arange(len(self.vectors)) + _GENERATED)
         twin.update(self.batch, self.vectors, ids=ids, task=self.task, labels=self.labels, task_name="generated")
-        twin.refine(coming)
+        if coming is not None:
+            twin.refine(coming)
         return buffer.prepare_load(twin.state_dict())

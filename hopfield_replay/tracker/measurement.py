@@ -41,12 +41,13 @@ class Mixture:
         """That of a task and what was replayed beside it; ``replay_ratio`` None: as it was drawn."""
         own = len(data.ids)
         if buffer is None or not len(buffer):
-            return cls(data.vectors, None, data.ids, own, 0.0)
+            return cls(data.vectors, data.masses, data.ids, own, 0.0)
         if replay_ratio is None:
             replay_ratio = buffer.drawn.share(gather_objects)
         if not replay_ratio:
-            return cls(data.vectors, None, data.ids, own, 0.0)
-        new = torch.full((own,), (1.0 - replay_ratio) / own, dtype=torch.float64)
+            return cls(data.vectors, data.masses, data.ids, own, 0.0)
+        shares = torch.ones(own, dtype=torch.float64) if data.masses is None else data.masses
+        new = (1.0 - replay_ratio) * shares / shares.sum()
         return cls(
             torch.cat([data.vectors, buffer.vectors.to(data.vectors.dtype)]),
             torch.cat([new, replay_ratio * buffer.draw_shares]),
@@ -105,14 +106,17 @@ class Measurement:
 
     def own_energies(self) -> Tensor:
         """Leave-one-out energies (n,) of the task's samples under one another."""
-        vectors = self.data.vectors
-        return energy(vectors, vectors, self.beta, similarity=self.similarity, exclude=torch.arange(len(vectors)))
+        vectors, own = self.data.vectors, torch.arange(len(self.data.ids))
+        return energy(vectors, vectors, self.beta, masses=self.data.masses, similarity=self.similarity, exclude=own)
 
     def n_eff(self) -> float:
         """Median leave-one-out number of effective patterns."""
         vectors = self.data.vectors
         few = torch.arange(len(vectors))[:: max(1, len(vectors) // _ASKED)]
-        shared = effective_patterns(vectors[few], vectors, self.beta, similarity=self.similarity, exclude=few)
+        masses = self.data.masses
+        shared = effective_patterns(
+            vectors[few], vectors, self.beta, masses=masses, similarity=self.similarity, exclude=few
+        )
         return float(shared.median())
 
     def again(self, probe: ProbeSet) -> ProbeSet:
@@ -127,15 +131,15 @@ class Measurement:
             loss=self._losses(probe.batch),
         )
 
-    def first(self, task: int, followed: Followed) -> ProbeSet:
-        """The probe set of the task that ends."""
+    def first(self, task: int, followed: Followed, *, keeps: bool) -> ProbeSet:
+        """The probe set of the task that ends; ``keeps``: the samples themselves, also where no errors are measured."""
         error, model_energy = self._errors(followed.batch, followed.ids)
         energies, losses = self.energies(followed.vectors, followed.ids), self._losses(followed.batch)
         return ProbeSet(
             task=task,
             ids=followed.ids,
             vectors=followed.vectors,
-            batch=None if self.meter is None and self.loss_meter is None else followed.batch,
+            batch=followed.batch if keeps or self.meter is not None or self.loss_meter is not None else None,
             density=self._density(followed),
             stored=torch.isin(followed.ids, self.mixture.replayed),
             energy=energies,

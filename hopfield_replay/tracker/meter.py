@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.denoisers import Denoiser
-from hopfield_replay.encoders import split_batch
+from hopfield_replay.encoders import Column, Columns
 from hopfield_replay.functional import elbo_weights, reconstruction_error
 from hopfield_replay.functional._diffusion_arguments import check_samples, windows
 from hopfield_replay.functional._diffusion_arguments import take as part_of
@@ -106,7 +106,8 @@ class ErrorMeter:
         timesteps: where it is measured; None: 10, 20, 30, 40 and 50 % of the denoiser's range.
         noise_seed: the same before and after.
         prepare: what happens to a batch on its way to the model.
-        samples: maps a prepared batch to what the model denoises; None: the batch's first floating tensor.
+        samples: what in a prepared batch the model denoises, as a name, an index or a function; or where all is in a
+            batch (:class:`~hopfield_replay.encoders.Columns`); None: by its rules.
         draws: noise draws at each timestep, >= 1.
         read: maps a prepared batch to what the model denoises and its condition, in place of the first floating tensor
             and the rest; without ``samples``.
@@ -121,7 +122,7 @@ class ErrorMeter:
         timesteps: Sequence[float] | None,
         noise_seed: int,
         prepare: Callable[[Any], Any],
-        samples: Callable[[Any], Tensor] | None = None,
+        samples: Column | Columns | None = None,
         draws: int = 1,
         read: Callable[[Any], tuple[Tensor, Any]] | None = None,
     ) -> None:
@@ -131,7 +132,7 @@ class ErrorMeter:
         self.draws = draws
         self.chunk_size = 128  # samples that go through the model at a time; halved where the device has no memory
         self._prepare = prepare
-        self._samples = samples
+        self._columns = samples if isinstance(samples, Columns) else Columns(samples)
         self._read = read
 
     def of_batch(self, batch: Any, ids: Tensor) -> tuple[Tensor, int]:
@@ -177,13 +178,7 @@ class ErrorMeter:
     def _ready(self, batch: Any) -> tuple[Tensor, Any]:
         """What the model denoises of a batch, on its device, and the condition."""
         ready = self._prepare(batch)
-        if self._read is not None:
-            return self._read(ready)
-        x, condition = split_batch(ready)
-        if self._samples is not None:
-            with torch.no_grad():
-                x = self._samples(ready)
-        return x, condition
+        return self._columns.split(ready) if self._read is None else self._read(ready)
 
     def of_probes(self, batch: Any, ids: Tensor) -> tuple[Tensor, int]:
         """As :meth:`of_batch`, of samples that every rank holds; each measures its share of them."""

@@ -1,5 +1,6 @@
 """TaskReader: a task's data as vectors with stable ids, the same in every process."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -7,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hopfield_replay.buffer.storage import plain
-from hopfield_replay.encoders import as_encoder, first_labels, vectors_of
+from hopfield_replay.buffer.storage import check_one_form, plain
+from hopfield_replay.encoders import Columns, as_encoder, vectors_of
 from hopfield_replay.policies.candidates import sample_keys
+from hopfield_replay.tracker.contents import contents
 from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.utilities.distributed import broadcast, gather_objects, gather_rows, raise_on_all_ranks, world
 from hopfield_replay.utilities.progress import track
+from hopfield_replay.utilities.randomness import OwnRandomness
 
 _TASK_BITS = 40  # sample id = task << 40 | held out << 39 | position
 _HELD_OUT = 1 << 39
@@ -42,11 +45,30 @@ class TaskData:
         vectors: (n, d) float32, the space of the energies.
         ids: (n,) int64.
         labels: (n,) int64; None if not every batch has them.
+        masses: (n,) float64, how often each is trained on, relative to the others; None: equally often.
     """
 
     vectors: Tensor
     ids: Tensor
     labels: Tensor | None
+    masses: Tensor | None = None
+
+    @property
+    def positions(self) -> Tensor:
+        """(n,) int64, where they are in the task's data."""
+        return self.ids & (_HELD_OUT - 1)
+
+    def at(self, index: Tensor) -> "TaskData":
+        """The samples at these places (m,)."""
+        labels = None if self.labels is None else self.labels[index]
+        return TaskData(
+            self.vectors[index], self.ids[index], labels, None if self.masses is None else self.masses[index]
+        )
+
+    def join(self, other: "TaskData") -> "TaskData":
+        """These samples, then the others; what only one side knows is dropped."""
+        labels = None if self.labels is None or other.labels is None else torch.cat([self.labels, other.labels])
+        return TaskData(torch.cat([self.vectors, other.vectors]), torch.cat([self.ids, other.ids]), labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,39 +91,88 @@ class TaskReader:
 
     Args:
         encoder: maps a prepared batch to vectors (n, d); see ForgettingTracker.
+        columns: what in a batch is the sample, the label and the condition.
+        keeps: samples will be kept, so that all batches must be of one form.
+
+    Attributes:
+        taken: what was taken of the batches, in a line; None before the first.
 
     Example:
-        >>> data = TaskReader(None).read(2, TaskSource([torch.rand(3, 1, 4, 4)]))
+        >>> reader = TaskReader(None)
+        >>> data = reader.read(2, TaskSource([torch.ones(3, 1, 4, 4)]))
         >>> data.vectors.shape, data.ids - (2 << 40), data.labels
         (torch.Size([3, 16]), tensor([0, 1, 2]), None)
+        >>> reader.taken
+        'samples: batch, 1x4x4 in [1, 1]; labels: none; condition: none'
     """
 
-    def __init__(self, encoder: Callable[[Any], Tensor] | nn.Module | None) -> None:
-        self.encoder = as_encoder(encoder)
+    def __init__(
+        self,
+        encoder: Callable[[Any], Tensor] | nn.Module | None,
+        columns: Columns | None = None,
+        *,
+        keeps: bool = False,
+    ) -> None:
+        self._given = encoder
+        self.keeps = keeps
+        self.taken: str | None = None
+        self._untold = False  # what the samples are: only an encoder of one's own can read the batches
+        self._checked: int | None = None
+        self.use(columns or Columns())
+
+    def use(self, columns: Columns) -> None:
+        """Read with other columns."""
+        self.columns = columns
+        self.encoder = as_encoder(self._given, columns)
+
+    @property
+    def encodes(self) -> bool:
+        """Whether the vectors are more than the samples themselves."""
+        return self._given is not None
+
+    def encode(self, source: TaskSource, batch: Any) -> Tensor:
+        """Vectors (n, d) of a batch as its loader yields it, float32 on the CPU; the training's random numbers stay."""
+        with OwnRandomness(0):
+            return vectors_of(self.encoder, source.ready(batch)).cpu()
 
     def read(
         self,
         task: int,
         source: TaskSource,
+        positions: Tensor | None = None,
+        masses: Tensor | None = None,
         *,
         dimension: int | None = None,
     ) -> TaskData:
-        """All samples of a task.
+        """The samples of a task.
 
         Args:
             task: its number.
             source: its training data; under DDP this process's share, which may be empty.
+            positions: (n,) which of them, ascending; None: all that the loader draws from.
+            masses: (n,) of these.
             dimension: of the vectors of earlier tasks, if there were any.
 
         Raises:
-            ValueError: an empty task, NaN or infinite samples (their positions are named), samples of another size.
-            TypeError: a batch in which no floating tensor is found; an encoder that does not return vectors.
+            ValueError: an empty task, NaN or infinite samples (their positions are named), samples of another size;
+                batches of which it cannot be told what the samples or the labels are.
+            TypeError: an encoder that does not return vectors.
         """
+        every = positions is None
+        if positions is None:
+            positions, masses = _drawn(source)
         none = torch.arange(0)  # a process may hold no sample
-        positions, vectors, labels, bad = [none], list[Tensor](), list[Tensor | None]([none]), [none]
+        where, vectors, labels, bad = [none], list[Tensor](), list[Tensor | None]([none]), [none]
+        numbers = [none]
+        form: Any = None
+        extent = (math.inf, -math.inf)
         with raise_on_all_ranks(f"reading task {task}"):
-            for at, batch in track(source.batches(), f"Reading task {task}"):
-                found = vectors_of(self.encoder, source.prepare(batch)).cpu()
+            batches = source.batches() if every and source.positions is not None else source.batches(positions)
+            for at, batch in track(batches, f"Reading task {task}"):
+                source.note_form(batch)
+                with OwnRandomness(0):
+                    ready = source.ready(batch)
+                    found = vectors_of(self.encoder, ready).cpu()
                 if len(found) != len(at):
                     raise ValueError(f"encoder must return a vector for each sample, got {len(found)} for {len(at)}.")
                 dimension = found.shape[1] if dimension is None else dimension
@@ -111,28 +182,81 @@ class TaskReader:
                         f"data), but those before have {dimension}; all need one shape. Resize them, or pass "
                         "encoder=."
                     )
+                if form is None:
+                    form, taken = batch, self._taken(ready)
+                elif self.keeps:
+                    check_one_form(form, batch)
+                if self.taken is None:
+                    extent = self._extent(ready, extent)
                 bad.append(at[~torch.isfinite(found).all(1)])
-                positions.append(at)
+                where.append(at)
                 vectors.append(found)
-                labels.append(first_labels(batch, len(at)))
+                labels.append(self.columns.labels_of(batch, len(at)))
+                if every and source.recognises:
+                    numbers.append(contents(batch, len(at)))
         # what every rank must come to the same conclusion from
         told = gather_objects((vectors[0].shape[1] if vectors else None, all(label is not None for label in labels)))
         sizes = sorted({size for size, _ in told if size is not None})
         if not sizes:
-            raise ValueError(f"Task {task} has no training samples: its data set is empty.")
+            raise ValueError(f"Task {task} has no training samples: its data set is empty, or its sampler yields none.")
         if len(sizes) > 1:
             raise ValueError(
                 f"Task {task} has samples of {' and '.join(map(str, sizes))} numbers; all need one shape. Resize them, "
                 "or pass encoder=."
             )
-        where = gather_rows(torch.cat(positions))
-        _refuse(gather_rows(torch.cat(bad)), len(where), f"Task {task}")
-        order = where.argsort()
+        _refuse(gather_rows(torch.cat(bad)), len(positions), f"Task {task}")
+        if self.taken is None:
+            lows, highs = zip(*gather_objects(extent), strict=True)
+            texts = [text for text in gather_objects(None if form is None else taken) if text is not None]
+            self.taken = texts[0].replace(_EXTENT, _range(min(lows), max(highs)))
+        order = gather_rows(torch.cat(where)).argsort()
         named = None
         if all(labelled for _, labelled in told):
             named = gather_rows(torch.cat(labels))[order]  # type: ignore[arg-type]
+        if every and source.recognises:
+            source.expect(positions, gather_rows(torch.cat(numbers))[order])
         own = torch.cat(vectors) if vectors else torch.empty(0, sizes[0])
-        return TaskData(gather_rows(own)[order], sample_ids(task, where[order]), named)
+        return TaskData(gather_rows(own)[order], sample_ids(task, positions), named, masses)
+
+    def check(self, task: int, source: TaskSource, batch: Any, *, dimension: int | None = None) -> None:
+        """Look at a batch that passes: the first one of a task in full, the others for NaN and infinity alone.
+
+        Args:
+            task: its number.
+            source: its data.
+            batch: as the loader yields it.
+            dimension: of the vectors of earlier tasks, if there were any.
+
+        Raises:
+            ValueError, TypeError: as :meth:`read`.
+        """
+        if self._checked != task:
+            source.note_form(batch)
+            with OwnRandomness(0):
+                ready = source.ready(batch)
+                found = vectors_of(self.encoder, ready).cpu()
+            if dimension is not None and found.shape[1] != dimension:
+                raise ValueError(
+                    f"Task {task} has samples of {found.shape[1]} numbers, but those before have {dimension}; all need "
+                    "one shape. Resize them, or pass encoder=."
+                )
+            self.columns.labels_of(batch, len(found))
+            taken = self._taken(ready)
+            if self.taken is None:
+                self.taken = taken.replace(_EXTENT, _range(*self._extent(ready, (math.inf, -math.inf))))
+            bad = (~torch.isfinite(found).all(1)).nonzero().flatten()
+            self._checked = task
+        else:
+            try:
+                samples = self.columns.inputs_of(batch)
+            except (ValueError, TypeError):  # the batch becomes readable on its way to the model
+                return
+            bad = (~torch.isfinite(samples).flatten(1).all(1)).nonzero().flatten()
+        if len(bad):
+            raise ValueError(
+                f"Task {task} holds NaN or infinite values: in {len(bad)} samples of a batch of its stream (rows "
+                f"{bad[:5].tolist()}). Repair or remove them."
+            )
 
     def probes(
         self,
@@ -157,11 +281,9 @@ class TaskReader:
         Raises:
             ValueError, TypeError: as :meth:`read`.
         """
-        positions = ids - sample_ids(task, torch.zeros(1))
+        positions = ids & (_HELD_OUT - 1)
         if held_out is not None:
-            with raise_on_all_ranks(f"reading the probes of task {task}"):
-                found = [at for at, _ in track(held_out.batches(), f"Reading probes of task {task}")]
-            positions = gather_rows(torch.cat([torch.arange(0), *found])).sort().values
+            positions, _ = held_out.trained()
             if not len(positions):
                 raise ValueError(f"The probe data of task {task} is empty.")
         all_ids = sample_ids(task, positions, held_out=held_out is not None)
@@ -169,9 +291,42 @@ class TaskReader:
         read = source if held_out is None else held_out
         batch = fetch(read, positions[chosen])
         with raise_on_all_ranks(f"encoding the probes of task {task}"):
-            vectors = vectors_of(self.encoder, read.prepare(batch)).cpu()
+            vectors = self.encode(read, batch)
         _refuse(positions[chosen][~torch.isfinite(vectors).all(1)], len(chosen), f"The probe data of task {task}")
         return Followed(all_ids[chosen], vectors, plain(batch))
+
+    def _taken(self, ready: Any) -> str:
+        """What is taken of a batch; energies alone need no more than an encoder that can read it."""
+        try:
+            self._untold = False
+            return self.columns.describe(ready, _EXTENT)
+        except ValueError:
+            asked = self.columns.samples is not None or self.columns.condition is not None
+            if asked or self._given is None or isinstance(self._given, nn.Module):
+                raise
+            self._untold = True
+            return f"samples: as {getattr(self._given, '__qualname__', type(self._given).__name__)} reads them"
+
+    def _extent(self, ready: Any, before: tuple[float, float]) -> tuple[float, float]:
+        """Least and greatest value so far; of samples that a function computes they are left alone: it may be slow."""
+        if self._untold or callable(self.columns.samples):
+            return before
+        samples = self.columns.samples_of(ready)
+        low, high = samples.aminmax() if samples.numel() else (math.inf, -math.inf)
+        return min(before[0], float(low)), max(before[1], float(high))
+
+
+_EXTENT = " in [?]"
+
+
+def _range(low: float, high: float) -> str:
+    return f" in [{low:.3g}, {high:.3g}]" if low <= high else ""
+
+
+def _drawn(source: TaskSource) -> tuple[Tensor, Tensor | None]:
+    """All that the loader draws from; of a stream, what is chosen from it in one pass."""
+    positions = source.positions
+    return source.trained() if positions is None else (positions.values, positions.masses)
 
 
 def fetch(source: TaskSource, positions: Tensor) -> Any:

@@ -10,17 +10,22 @@ from torch import Tensor, nn
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
 from hopfield_replay.buffer.removal import as_ids
 from hopfield_replay.denoisers import Denoiser
+from hopfield_replay.encoders import Column, Columns
 from hopfield_replay.memory.settings import EnergySettings
 from hopfield_replay.policies import requirements
+from hopfield_replay.tracker.fingerprint import check_same_data, check_same_settings, fingerprint, named
 from hopfield_replay.tracker.generated import GeneratedTask
 from hopfield_replay.tracker.measurement import Measurement, Mixture
 from hopfield_replay.tracker.meter import ErrorMeter, LossMeter
+from hopfield_replay.tracker.read_again import ReadAgain
 from hopfield_replay.tracker.record import BoundaryRecord, ProbeRecord, ProbeSet, history_from
 from hopfield_replay.tracker.removal import left_of
 from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.tracker.table import forgetting_table, history_frame
-from hopfield_replay.tracker.task_reader import TaskData, TaskReader, fetch, sample_ids
+from hopfield_replay.tracker.task_at_hand import TaskAtHand
+from hopfield_replay.tracker.task_reader import TaskData, TaskReader, sample_ids
 from hopfield_replay.utilities.checks import Similarity, check_integer
+from hopfield_replay.utilities.distributed import warn_once
 from hopfield_replay.utilities.interrupts import to_the_end
 from hopfield_replay.utilities.progress import track
 from hopfield_replay.utilities.states import DAMAGE, Migration, migrated
@@ -80,12 +85,15 @@ class ForgettingTracker:
             on the first task's patterns. Tracker and buffer share one beta.
         similarity: ``"distance"`` or ``"dot"``; None: the buffer's, or ``"distance"`` without a buffer.
         encoder: maps a prepared batch to vectors (n, d), the space of the energies: a function of the batch, or a
-            module (such as a diffusers autoencoder) of its samples; None: the first floating tensor of the batch,
-            flattened.
+            module (such as a diffusers autoencoder) of its samples; None: the samples themselves, flattened.
         probe_size: samples of each task that are followed, >= 1.
         timesteps: timesteps of the reconstruction error; None: 10, 20, 30, 40 and 50 % of the denoiser's range.
-        samples: maps a prepared batch to what the model denoises, where that is not the batch's first floating tensor
-            (e.g. ``LatentEncoder(vae).features`` for a latent model whose batches hold pixels).
+        samples: what the model denoises: a name or an index in the batch, or a function of the prepared batch (e.g.
+            ``LatentEncoder(vae).features`` for a latent model whose batches hold pixels); None: by the rules of
+            :class:`hopfield_replay.encoders.Columns`.
+        labels: a name, an index or a function of the batch as the loader yields it; None: by the rules; False: none.
+        condition: a name, an index or a function of the prepared batch; None: the batch without the samples; False:
+            none.
         draws: noise draws at each timestep, >= 1.
         model_energy: also record each probe's energy under the model (ELBO form) from the errors at the timesteps.
         followed_tasks: only the newest tasks' probes are measured, this many, so that the work at a boundary does not
@@ -94,6 +102,8 @@ class ForgettingTracker:
             all. >= 1.
         generated: replay what the model itself generates, where no old data may be kept; None: replay stored samples.
         seed: of the probes and of the noise.
+        allow_changes: a state may be loaded into a run with other settings, and go on with other data; otherwise that
+            is an error.
 
     Attributes:
         history: a :class:`~hopfield_replay.tracker.BoundaryRecord` for each finished task (the newest
@@ -125,13 +135,16 @@ class ForgettingTracker:
         encoder: Callable[[Any], Tensor] | nn.Module | None = None,
         probe_size: int = 512,
         timesteps: Sequence[int] | None = None,
-        samples: Callable[[Any], Tensor] | None = None,
+        samples: Column | None = None,
+        labels: Column | Literal[False] | None = None,
+        condition: Column | Literal[False] | None = None,
         draws: int = 1,
         model_energy: bool = False,
         followed_tasks: int | None = None,
         history_size: int | None = None,
         generated: GeneratedTask | None = None,
         seed: int = 0,
+        allow_changes: bool = False,
     ) -> None:
         if buffer is not None and not isinstance(buffer, EnergyReplayBuffer):
             raise TypeError(f"buffer must be an EnergyReplayBuffer or None, got {type(buffer).__name__}.")
@@ -149,10 +162,9 @@ class ForgettingTracker:
         else:
             buffer.settings.agree(beta, similarity, "the buffer", type(self).__name__)
         self.buffer = buffer
-        self._reader = TaskReader(encoder)
+        self._reader = TaskReader(encoder, Columns(samples, labels, condition), keeps=buffer is not None)
         self.probe_size = probe_size
         self.timesteps = None if timesteps is None else list(timesteps)
-        self.samples = samples
         self.draws = draws
         self.model_energy = model_energy
         self.followed_tasks = followed_tasks
@@ -164,7 +176,33 @@ class ForgettingTracker:
         self.history: list[BoundaryRecord] = []
         self.open_task: int | None = None
         self._probes: list[ProbeSet] = []
-        self._read_task: tuple[int, TaskData] | None = None
+        self._at_hand = TaskAtHand(self._reader)
+        self.allow_changes = allow_changes
+        self._asked = self._as_asked(encoder)
+        self._data: dict[int, dict[str, Any]] = {}  # fingerprint of each task's data
+        self._calibrates = (
+            False  # beta was calibrated on the task at hand, and is again if its data turns out otherwise
+        )
+        self._warned = False
+        self._unlike: str | None = None
+
+    @property
+    def columns(self) -> Columns:
+        """What in a batch is the sample, the label and the condition."""
+        return self._reader.columns
+
+    @property
+    def taken(self) -> str | None:
+        """What was taken of the batches, in a line; None before the first task was read."""
+        return self._reader.taken
+
+    def use_columns(self, columns: Columns) -> None:
+        """Take the samples, the labels and the condition elsewhere, from the next task on.
+
+        Args:
+            columns: where they are in a batch.
+        """
+        self._reader.use(columns)
 
     @property
     def settings(self) -> EnergySettings:
@@ -210,30 +248,81 @@ class ForgettingTracker:
                 task for which the buffer has no place.
             TypeError: a batch in which no floating tensor is found.
         """
-        self._read_task = None  # a task that was begun and given up is no longer the one at hand
+        self._at_hand.forget()  # a task that was begun and given up is no longer the one at hand
         if self.buffer is not None and self.generated is None:
             self.buffer.check_place(self.next_task)
-        data = self._read(source)
-        beta = self.settings.calibrated(data.vectors)
+        if self.open_task is not None:  # a resumed run
+            self.check_data(self.next_task, source)
+        if source.ahead and self._at_hand.encoder_changed(source):
+            self._renew(source)
+        data = self._at_hand.read(self.next_task, source, self._dimension)
+        self._check_labels(data)
+        self._calibrates |= self.settings.beta is None
+        beta = self.settings.beta if data is None else self.settings.calibrated(data.vectors)
+        guessed = source.positions is not None and source.positions.guessed
+        print_of, task = fingerprint(source), self.next_task
         buffer = self.buffer if self.open_task is None else None
-        with self.settings.at(beta):
-            refine = None if buffer is None else self._prepare_choice(buffer, source, data.vectors)
+        refine = None
+        if buffer is not None:
+            with self.settings.at(beta):
+                refine = self._prepare_choice(buffer, source, None if guessed else data)
+        self._at_hand.look(source)
 
         def change() -> None:
             self.settings.beta = beta
-            if buffer is not None and refine is not None:
-                refine()
+            if buffer is not None:
+                if refine is not None:
+                    refine()
                 buffer.drawn.clear()
-            self._read_task = (self.next_task, data)
-            self.open_task = self.next_task
+            self._at_hand.keep(task, data)
+            self._data[task] = print_of
+            self.open_task = task
 
         to_the_end(change)
 
-    def _prepare_choice(self, buffer: EnergyReplayBuffer, source: TaskSource, coming: Tensor) -> Callable[[], None]:
-        """What makes the buffer hold what is replayed in the task that begins, now that its data is known."""
-        if self.generated is None or self.next_task < self.generated.first_task:
-            return buffer.prepare_refine(coming)
-        return self.generated.draw(self.next_task, self._reader.encoder, source.prepare).prepare_fill(buffer, coming)
+    def check_batch(self, source: TaskSource, batch: Any) -> None:
+        """Look at a batch of a stream that is going to be trained on: what is wrong with it is said before it costs.
+
+        Args:
+            source: as at :meth:`begin_task`.
+            batch: as the loader yields it.
+
+        Raises:
+            ValueError, TypeError: as :meth:`begin_task`.
+        """
+        self._reader.check(self.next_task, source, batch, dimension=self._dimension)
+
+    def check_encoder(self, source: TaskSource) -> bool:
+        """Read the task at hand again if the encoder is no longer what it was when the task began.
+
+        To be called after the first training step: some modules rescale what they encode by the first batch.
+
+        Args:
+            source: as at :meth:`begin_task`.
+
+        Returns:
+            Whether it has changed.
+        """
+        task = self.next_task
+        if self._at_hand.begun(task) is None or not self._at_hand.encoder_changed(source):
+            return False
+        self._renew(source)
+        data = self._at_hand.read(task, source, self._dimension)
+        if self._calibrates and data is not None:
+            self.settings.beta = None
+            self.settings.beta = self.settings.calibrated(data.vectors)
+        self._at_hand.look(source)
+        self._at_hand.keep(task, data)
+        return True
+
+    def _prepare_choice(
+        self, buffer: EnergyReplayBuffer, source: TaskSource, coming: TaskData | None
+    ) -> Callable[[], None] | None:
+        """Fills the buffer with what is replayed in the task that begins; ``coming``: None where unknown."""
+        if self.generated is not None and self.next_task >= self.generated.first_task:
+            drawn = self.generated.draw(self.next_task, self._reader.encoder, source.ready)
+            return drawn.prepare_fill(buffer, None if coming is None else coming.vectors)
+        return None if coming is None else buffer.prepare_refine(coming.vectors, masses=coming.masses)
 
     def end_task(
         self,
@@ -275,16 +364,34 @@ class ForgettingTracker:
         started = time.perf_counter()
         if replay_ratio is not None and not 0.0 <= replay_ratio < 1.0:
             raise ValueError(f"replay_ratio must lie in [0, 1), got {replay_ratio}.")
-        data = self._read(source)
+        task = self.next_task
+        if self._at_hand.begun(task) is None and self.open_task == task:  # in another process, or a stream
+            self.check_data(task, source)
+        if self._at_hand.encoder_changed(source):
+            self._renew(source)
+            self._at_hand.forget()
+        data = self._at_hand.trained(task, source, self._dimension)
+        self._check_labels(data)
+        if self._calibrates and data is not self._at_hand.begun(task):
+            self.settings.beta = None  # what it was calibrated on was not all that was trained on
         with self.settings.at(beta):
             used = self.settings.calibrated(data.vectors)
             mixture = Mixture.of(data, self.buffer, replay_ratio)
-            meter = None if denoiser is None else self.meter(denoiser, source.prepare, read)
-            losses = None if loss is None else LossMeter(loss, source.prepare)
+            meter = None if denoiser is None else self.meter(denoiser, source.ready, read)
+            losses = None if loss is None else LossMeter(loss, source.ready)
             measurement = Measurement(data, mixture, self.similarity, used, meter, self.model_energy, losses)
             measured = self._measure(source, probe_source, measurement, trust)
             commit = self._prepare_commit(source, data, measured, used, started, settle=beta is None)
-        return to_the_end(commit)  # the buffer and the history belong together
+        record = to_the_end(commit)  # the buffer and the history belong together
+        self._warn_of_other_samples()
+        return record
+
+    def _warn_of_other_samples(self) -> None:
+        """Say once that samples which were read again were others; after the boundary, which must not be lost."""
+        unlike, self._unlike = self._unlike, None
+        if unlike is not None and not self._warned:
+            self._warned = True
+            warn_once(unlike)
 
     def _measure(
         self, source: TaskSource, probe_source: TaskSource | None, measurement: Measurement, trust: str | None
@@ -296,7 +403,8 @@ class ForgettingTracker:
             task, source, measurement.data.ids, size=self.probe_size, seed=self.seed, held_out=probe_source
         )
         probes = [measurement.again(probe) for probe in track(earlier, f"Forgetting after task {task}")]
-        probes.append(measurement.first(task, new))
+        keeps = self._at_hand.moves or self._reader.encodes  # what an encoder makes of them may change
+        probes.append(measurement.first(task, new, keeps=keeps))
         record = BoundaryRecord(
             task=task,
             beta=measurement.beta,
@@ -317,7 +425,7 @@ class ForgettingTracker:
                 raise ValueError(
                     "This buffer's policy needs the model's loss on every sample, but no denoiser is known."
                 )
-            batches = track(source.batches(), f"Losses of task {task}")
+            batches = track(source.batches(measurement.data.positions), f"Losses of task {task}")
             losses = every.losses((at, batch, sample_ids(task, at)) for at, batch in batches)
         return _Measured(
             probes,
@@ -332,11 +440,12 @@ class ForgettingTracker:
     ) -> Callable[[], BoundaryRecord]:
         """Let the buffer choose; what is returned makes its choice true and remembers what was measured."""
         update = None
+        again = ReadAgain(self._reader, source, measured.record.task, data, beta, self.similarity)
         if self.buffer is not None and self.generated is not None:
             update = self.buffer.prepare_clear()
         elif self.buffer is not None:
             update = self.buffer.prepare_update(
-                lambda chosen: fetch(source, chosen),
+                again,
                 data.vectors,
                 ids=data.ids,
                 task=measured.record.task,
@@ -345,7 +454,10 @@ class ForgettingTracker:
                 losses=measured.losses,
                 observed=measured.kept_energies,
                 beta=beta,
+                weights=None if data.masses is None else data.masses * (len(data.masses) / data.masses.sum()),
             )
+        self._at_hand.look(source)
+        self._unlike = again.warning()
         record = replace(measured.record, seconds=time.perf_counter() - started)
         probes = measured.probes if self.generated is None or self.generated.keep_probes else []
 
@@ -355,7 +467,8 @@ class ForgettingTracker:
                 update()
                 self.buffer.drawn.clear()
             self.settings.beta = settled
-            self._probes, self.open_task, self._read_task = probes, None, None
+            self._probes, self.open_task, self._calibrates = probes, None, False
+            self._at_hand.forget()
             self.history.append(record)
             if self.history_size is not None:
                 del self.history[: -self.history_size]
@@ -376,18 +489,67 @@ class ForgettingTracker:
             prepare: what happens to a batch on its way to it.
             read: as at :meth:`end_task`.
         """
-        return ErrorMeter(denoiser, self.timesteps, self.seed, prepare, self.samples, self.draws, read)
+        return ErrorMeter(denoiser, self.timesteps, self.seed, prepare, self.columns, self.draws, read)
 
-    def _read(self, source: TaskSource) -> TaskData:
-        """The samples of the task at hand, read once."""
-        task = self.next_task
-        if self._read_task is not None and self._read_task[0] == task:
-            return self._read_task[1]
-        dimension = self._probes[0].vectors.shape[1] if self._probes else None
-        data = self._reader.read(task, source, dimension=dimension)
-        if data.labels is None and self.buffer is not None and self.buffer.groups == "label":
-            raise ValueError('groups="label" needs a tensor of integers (n,) in every batch, and found none.')
-        return data
+    def _as_asked(self, encoder: Any) -> dict[str, Any]:
+        """The settings that a resumed run must share."""
+        found = {
+            "beta": "auto" if self.beta is None else self.beta,
+            "similarity": self.similarity,
+            "seed": self.seed,
+            "timesteps": self.timesteps,
+            "draws": self.draws,
+            "encoder": named(encoder),
+        }
+        if self.buffer is not None:
+            found |= {
+                "policy": named(self.buffer.policy),
+                "groups": self.buffer.groups,
+                "sampling": self.buffer.sampling,
+                "buffer_seed": self.buffer.seed,
+            }
+        return found
+
+    def check_data(self, task: int, source: TaskSource) -> None:
+        """Refuse data of a task that has begun, or ended, in a loaded state and is not what it was.
+
+        Args:
+            task: its number.
+            source: its data.
+
+        Raises:
+            ValueError: other data; both are named.
+        """
+        if not self.allow_changes:
+            check_same_data(task, fingerprint(source), self._data)
+
+    @property
+    def _dimension(self) -> int | None:
+        """Of the vectors so far."""
+        return self._probes[0].vectors.shape[1] if self._probes else None
+
+    def _check_labels(self, data: TaskData | None) -> None:
+        if data is not None and data.labels is None and self.buffer is not None and self.buffer.groups == "label":
+            raise ValueError(
+                'groups="label" needs a tensor of integers (n,) in every batch, and found none that is called label, '
+                "labels, y, target, class, class_label or cls, or is the second of a pair. Say where it is with "
+                "labels=."
+            )
+
+    def _renew(self, source: TaskSource) -> None:
+        """Take all vectors that are held anew, with the encoder as it is now."""
+        warn_once(
+            f"The encoder is no longer what it was (seen in task {self.next_task}): the vectors of the task, of the "
+            "buffer and of the followed samples are taken anew. Energies from before the change are those of another "
+            "space, and rises across it compare the two; a frozen encoder has one."
+        )
+        probes = [
+            probe if probe.batch is None else replace(probe, vectors=self._reader.encode(source, probe.batch))
+            for probe in self._probes
+        ]
+        if self.buffer is not None:
+            self.buffer.renew(lambda samples: self._reader.encode(source, samples))
+        self._probes = probes
 
     def remove(self, ids: Tensor | Sequence[int]) -> None:
         """Delete samples from the buffer, from what is followed and from the history, as a deletion request asks.
@@ -418,7 +580,8 @@ class ForgettingTracker:
 
     def table(self) -> str:
         """Mean intrinsic and reconstruction forgetting of every task after every task, as text."""
-        return forgetting_table(self.history)
+        table = forgetting_table(self.history)
+        return table if self.taken is None or not self.history else f"{table}\n{self.taken}"
 
     def history_frame(self, *, samples: bool = False) -> "pd.DataFrame":
         """The history as a tidy pandas DataFrame, see :func:`hopfield_replay.tracker.history_frame`.
@@ -440,6 +603,10 @@ class ForgettingTracker:
             "history": [record.to_dict() for record in self.history],
             "probes": [probe.to_dict() for probe in self._probes],
             "buffer": None if self.buffer is None else self.buffer.state_dict(),
+            "encoder": self._at_hand.state_dict(),
+            "calibrates": self._calibrates,
+            "settings": self._asked,
+            "data": {str(task): print_of for task, print_of in self._data.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -459,6 +626,14 @@ class ForgettingTracker:
                 f"The state was written {'without' if state['buffer'] is None else 'with'} a buffer, but this run is "
                 f"{'without' if self.buffer is None else 'with'} one; resume with the same configuration."
             )
+        if not self.allow_changes:
+            check_same_settings(state.get("settings", {}), self._settings_for(state))
+        at_hand = TaskAtHand(self._reader)
+        at_hand.load_state_dict(state.get("encoder"))
+        try:
+            data = {int(task): dict(print_of) for task, print_of in state.get("data", {}).items()}
+        except DAMAGE as error:
+            raise ValueError(f"The state of the tracker is damaged: {error!r}.") from error
         load_buffer = None if self.buffer is None else self.buffer.prepare_load(state["buffer"])
 
         def change() -> None:
@@ -468,6 +643,12 @@ class ForgettingTracker:
                 self.settings.beta = state["beta"]
             self.open_task = state["open_task"]
             self.history, self._probes = history, probes
-            self._read_task = None
+            self._at_hand, self._data = at_hand, data
+            self._calibrates = bool(state.get("calibrates", False))
 
         to_the_end(change)
+
+    def _settings_for(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of this run; a beta that is the one which the state's run has calibrated is no other."""
+        same = self._asked["beta"] == state["beta"]
+        return {**self._asked, "beta": state.get("settings", {}).get("beta")} if same else self._asked

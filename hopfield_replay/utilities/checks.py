@@ -102,7 +102,16 @@ def as_matrix(x: Tensor, name: str) -> Tensor:
     return matrix
 
 
-def check_same_space(queries: Tensor, dimension: int, device: torch.device) -> None:
+class Shaped(Protocol):
+    """Vectors of any kind: their shape, and on which device they are."""
+
+    @property
+    def shape(self) -> torch.Size: ...  # noqa: D102
+    @property
+    def device(self) -> torch.device: ...  # noqa: D102
+
+
+def check_same_space(queries: Shaped, dimension: int, device: torch.device) -> None:
     """Queries and patterns must have one dimension and live on one device."""
     if queries.shape[1] != dimension:
         raise ValueError(
@@ -122,7 +131,7 @@ def as_pair(x: Tensor, patterns: Tensor) -> tuple[Tensor, Tensor]:
     return queries, stored
 
 
-def check_masses(masses: Tensor | None, patterns: Tensor, name: str = "masses") -> Tensor | None:
+def check_masses(masses: Tensor | None, patterns: "Stored", name: str = "masses") -> Tensor | None:
     """Return masses as float64 of shape (N,); non-negative and finite."""
     if masses is None:
         return None

@@ -14,6 +14,11 @@ def float64_device(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type in WITHOUT_FLOAT64 else device
 
 
+def widest(device: torch.device) -> torch.dtype:
+    """The widest floating dtype of a device."""
+    return torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
+
+
 def where_float64_is(x: Tensor) -> Tensor:
     """The tensor itself, or a copy on the CPU if its device has no float64."""
     return x.to(float64_device(x.device))

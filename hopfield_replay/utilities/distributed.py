@@ -1,5 +1,6 @@
 """The few collectives that a tracker needs; without a process group each is the identity."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -72,6 +73,12 @@ def raise_on_all_ranks(what: str) -> Iterator[None]:
     for rank, message in enumerate(errors):
         if message is not None:
             raise RuntimeError(f"Process {rank} failed while {what}: {message}")
+
+
+def warn_once(message: str) -> None:
+    """Warn the user, in the first process alone."""
+    if world()[0] == 0:
+        warnings.warn(message, UserWarning, stacklevel=3)
 
 
 def broadcast(value: Any) -> Any:

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -20,15 +20,16 @@ _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 _BITS, _MEANING, _WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF
 
 
-def open_image(file: Path, *, max_pixels: int = MAX_PIXELS) -> "Image":
+def open_image(file: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, name: str = "") -> "Image":
     """An image in mode "L" (grey), "RGB", or "F" (grey of more than 8 bits, scaled to 0 ... 255).
 
     It is turned as its EXIF orientation says; what is transparent shows white; palettes, CMYK and YCbCr become RGB.
     Grey of 16 and of 12 bits (in TIFF) is scaled by what it can hold, so that white is 255.
 
     Args:
-        file: PNG, JPEG, BMP, GIF, WebP, TIFF or PPM.
+        file: PNG, JPEG, BMP, GIF, WebP, TIFF or PPM; or its bytes as a file that is open.
         max_pixels: larger images are refused before they are decoded.
+        name: of the image, for errors; "": the file's.
 
     Raises:
         ValueError: no such image; larger than max_pixels; several images in one file; numbers whose range no file says
@@ -44,9 +45,12 @@ def open_image(file: Path, *, max_pixels: int = MAX_PIXELS) -> "Image":
         >>> image.mode, image.getpixel((0, 0))
         ('F', 255.0)
     """
-    from PIL import ImageOps
-
-    with memory_for(f"{file}", "leave it out, or make it smaller"):
+    try:
+        from PIL import ImageOps
+    except ImportError as error:
+        raise ImportError('Images need Pillow: pip install "hopfield-replay[tensorboard]".') from error
+    name = name or str(file)
+    with memory_for(name, "leave it out, or make it smaller"):
         try:
             with _opened(file) as image:
                 _check_size(image, max_pixels)
@@ -57,11 +61,20 @@ def open_image(file: Path, *, max_pixels: int = MAX_PIXELS) -> "Image":
         except (MemoryError, RecursionError):
             raise
         except Exception as error:  # every format's decoder fails in its own way on a damaged file
-            raise ValueError(f"{file} is not an image that can be read ({error}).") from error
+            raise ValueError(f"{name} is not an image that can be read ({error}).") from error
 
 
 def pixels(image: "Image") -> Tensor:
-    """An image of :func:`open_image` as float32 (1 or 3, height, width) in [-1, 1]."""
+    """Numbers of an image of :func:`open_image`, float32 (1 or 3, height, width) in [-1, 1].
+
+    Args:
+        image: in mode "L", "RGB" or "F".
+
+    Example:
+        >>> from PIL import Image
+        >>> pixels(Image.new("RGB", (3, 2), (255, 0, 51)))[:, 0, 0]
+        tensor([ 1.0000, -1.0000, -0.6000])
+    """
     import numpy
 
     found = torch.from_numpy(numpy.array(image, dtype=numpy.float32))
@@ -88,11 +101,8 @@ def read_images(files: Sequence[Path], *, max_pixels: int = MAX_PIXELS, max_byte
         ...     read_images([Path(folder, "a.png")])[0, :, 0, 0]
         tensor([ 1.0000, -1.0000, -0.6000])
     """
-    try:
-        import PIL  # noqa: F401  # only to say how to get it
-    except ImportError as error:
-        raise ImportError('Folders of images need Pillow: pip install "hopfield-replay[examples]".') from error
-    shape = _shape(files[0], max_pixels)
+    _, size, grey = image_header(files[0], max_pixels=max_pixels)
+    shape = (1 if grey else 3, size[1], size[0])
     needed = 4 * len(files) * shape[0] * shape[1] * shape[2]
     if needed > max_bytes:
         raise ValueError(
@@ -117,20 +127,33 @@ def _seen(shape: Sequence[int]) -> tuple[int, ...]:
     return (*shape[1:], shape[0])[: 2 + (shape[0] > 1)]
 
 
-def _shape(file: Path, max_pixels: int) -> tuple[int, int, int]:
-    """What :func:`open_image` will give, from the file's header alone."""
+def image_header(
+    file: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, name: str = ""
+) -> tuple[str, tuple[int, int], bool]:
+    """Format, upright width and height, and whether it is grey: what :func:`open_image` will give, but not decoded.
+
+    Args:
+        file: as there.
+        max_pixels: as there.
+        name: as there.
+
+    Raises:
+        ValueError: no such image, or larger than max_pixels.
+    """
     try:
         with _opened(file) as image:
             _check_size(image, max_pixels)
             width, height = image.size
             turned = image.getexif().get(0x0112, 1) >= 5
-            channels = 1 if image.mode in _GREY else 3
+            size = (height, width) if turned else (width, height)
+            return image.format or "", size, image.mode in _GREY
+    except ImportError as error:
+        raise ImportError('Images need Pillow: pip install "hopfield-replay[tensorboard]".') from error
     except Exception as error:
-        raise ValueError(f"{file} is not an image that can be read ({error}).") from error
-    return (channels, width, height) if turned else (channels, height, width)
+        raise ValueError(f"{name or file} is not an image that can be read ({error}).") from error
 
 
-def _opened(file: Path) -> Any:
+def _opened(file: Path | BinaryIO) -> Any:
     from PIL import Image
 
     with warnings.catch_warnings():
@@ -183,4 +206,4 @@ def _eight_bits(image: "Image") -> "Image":
     return image.convert("L" if grey else "RGB")
 
 
-__all__ = ["MAX_PIXELS", "SUFFIXES", "open_image", "pixels", "read_images"]
+__all__ = ["MAX_PIXELS", "SUFFIXES", "image_header", "open_image", "pixels", "read_images"]

@@ -1,10 +1,11 @@
-"""Batches as any nesting of dicts, tuples and lists, whose leaves have one row for each sample.
+"""Batches as any nesting of dicts, tuples, lists and dataclasses, whose leaves have one row for each sample.
 
 A leaf is a tensor of shape (n, ...) or a list or tuple of n strings (captions; the default collate function of a
 DataLoader makes a tuple of them when a sample is a tuple).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +22,26 @@ def identity(batch: Any) -> Any:
 
 def _is_text(tree: Any) -> bool:
     return type(tree) in (list, tuple) and len(tree) > 0 and all(isinstance(item, str) for item in tree)
+
+
+def is_record(tree: Any) -> bool:
+    """Whether a part of a batch is a dataclass."""
+    return is_dataclass(tree) and not isinstance(tree, type)
+
+
+def as_mapping(tree: Any) -> dict[str, Any]:
+    """The fields of a dataclass by name, as they are."""
+    return {field.name: getattr(tree, field.name) for field in fields(tree)}
+
+
+def without_subclass(tensor: Tensor) -> Tensor:
+    """The tensor itself; of a subclass (such as MONAI's MetaTensor) its values alone, whose rows can be taken freely.
+
+    Example:
+        >>> without_subclass(torch.nn.Parameter(torch.ones(1), requires_grad=False)).__class__.__name__
+        'Tensor'
+    """
+    return tensor if type(tensor) is Tensor else torch.Tensor.as_subclass(tensor, Tensor)
 
 
 def walk(tree: Any, path: str = "batch", *, whole: Callable[[Any], bool] = _is_text) -> Iterator[tuple[str, Any]]:
@@ -43,6 +64,9 @@ def walk(tree: Any, path: str = "batch", *, whole: Callable[[Any], bool] = _is_t
     elif isinstance(tree, tuple | list):
         for index, item in enumerate(tree):
             yield from walk(item, f"{path}[{index}]", whole=whole)
+    elif is_record(tree):
+        for key, item in as_mapping(tree).items():
+            yield from walk(item, f"{path}.{key}", whole=whole)
     else:
         yield path, tree
 
@@ -67,8 +91,12 @@ def map_leaves(
 ) -> Any:
     """Apply ``function(path, item, *other_items)`` to what :func:`walk` yields, in the same containers.
 
-    Mappings become dicts; ``others`` must have the structure of ``tree``.
+    Mappings become dicts; ``others`` must have the structure of ``tree``, where a dict may stand for a dataclass.
     """
+    if is_record(tree) and not whole(tree):
+        parts = [as_mapping(other) if is_record(other) else other for other in others]
+        return replace(tree, **map_leaves(function, as_mapping(tree), *parts, path=path, whole=whole))
+    others = tuple(as_mapping(other) if is_record(other) else other for other in others)
     if isinstance(tree, Mapping) and not whole(tree):
         for other in others:
             if not isinstance(other, Mapping) or set(other) != set(tree):
@@ -116,7 +144,8 @@ def rows(tree: Any) -> int:
     for path, leaf in kept[1:]:
         if len(leaf) != len(first):
             raise ValueError(
-                f"{path} has {len(leaf)} rows, but {first_path} has {len(first)}; every leaf needs one row a sample."
+                f"{path} has {len(leaf)} rows, but {first_path} has {len(first)}; every leaf needs one row a sample. "
+                "Pad or drop the others in the collate_fn."
             )
     return len(first)
 
@@ -126,7 +155,7 @@ def take(tree: Any, index: Tensor) -> Any:
 
     def pick(_: str, leaf: Leaf) -> Leaf:
         if isinstance(leaf, Tensor):
-            return leaf[index.to(leaf.device)]
+            return without_subclass(leaf)[index.to(leaf.device)]
         return type(leaf)(leaf[i] for i in index.tolist())
 
     return map_leaves(pick, tree)
@@ -140,14 +169,33 @@ def concatenate(first: Any, second: Any) -> Any:
             if a.shape[1:] != b.shape[1:] or a.dtype != b.dtype:
                 raise ValueError(
                     f"{path} cannot be joined: {_describe(a)} and {_describe(b)}. All tasks must yield samples of one "
-                    "shape and dtype."
+                    "shape and dtype: resize images, and pad texts to one length."
                 )
-            return torch.cat([a, b.to(a.device)])
+            return torch.cat([without_subclass(a), without_subclass(b).to(a.device)])
         if _is_text(a) and _is_text(b):
             return type(a)([*a, *b])
         raise ValueError(f"{path} is {_describe(a)} in one batch and {_describe(b)} in the other.")
 
     return map_leaves(join, first, second)
+
+
+def shaped_like(form: Any, batch: Any) -> Any:
+    """A batch in the containers of another one: named tuples and dataclasses, which come out of a file as plain ones.
+
+    Args:
+        form: a batch of the same nesting.
+        batch: what is put into its containers; comes back as it is if the nesting is another one.
+
+    Example:
+        >>> from collections import namedtuple
+        >>> Pair = namedtuple("Pair", "x y")
+        >>> shaped_like(Pair(torch.zeros(1), torch.zeros(1)), (torch.ones(2), torch.zeros(2)))
+        Pair(x=tensor([1., 1.]), y=tensor([0., 0.]))
+    """
+    try:
+        return map_leaves(lambda _, __, leaf: leaf, form, batch)
+    except (ValueError, TypeError, LookupError):
+        return batch
 
 
 def gather_from(sources: Sequence[Source], positions: Tensor) -> Any:

@@ -26,7 +26,7 @@ def random_states_kept(seed: int | None = None) -> Iterator[None]:
     """
     numpy = sys.modules.get("numpy")
     python, arrays = random.getstate(), None if numpy is None else numpy.random.get_state()
-    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+    cuda = torch.cuda.is_initialized()
     mps = torch.backends.mps.is_available()
     with torch.random.fork_rng(range(torch.cuda.device_count()) if cuda else []):
         apple = torch.mps.get_rng_state() if mps else None

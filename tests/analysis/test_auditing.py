@@ -275,6 +275,7 @@ def report_of_digits():
                  old_data=x[:30], new_data=x[30:] + 0.5)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_page_is_whole_and_needs_nothing_from_elsewhere():
     pytest.importorskip("matplotlib")
     report = report_of_digits()

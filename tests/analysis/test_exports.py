@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hopfield_replay.analysis import ImageCollection, read_images, select
+from hopfield_replay.analysis import ImageCollection, read_collection, select
 from hopfield_replay.analysis.exports import FORMATS, export
 from hopfield_replay.analysis.exports import place as places
 from hopfield_replay.analysis.exports.repeats import apportion, largest_error
@@ -39,7 +39,7 @@ def pictures(folder, count=14, captions=True, suffix=".png"):
 
 @pytest.fixture(scope="module")
 def chosen(tmp_path_factory):
-    images = read_images(pictures(tmp_path_factory.mktemp("data") / "old"))
+    images = read_collection(pictures(tmp_path_factory.mktemp("data") / "old"))
     return select(images, keep=5), images
 
 
@@ -86,7 +86,7 @@ def test_imagefolder_is_read_by_datasets_itself(chosen, tmp_path):
     assert [row["weight"] for row in rows] == report.weights.tolist()
     assert [row["source"] for row in rows] == [images[at].name for at in report.indices.tolist()]
     assert [row["image"].tobytes() for row in rows] == [images[at].open().tobytes() for at in report.indices.tolist()]
-    again = read_images(tmp_path / "out")  # and by this library
+    again = read_collection(tmp_path / "out")  # and by this library
     assert [item.caption for item in again] == [row["text"] for row in rows]
 
 
@@ -97,7 +97,7 @@ def test_datasets_load_what_was_saved(chosen, tmp_path):
     found = datasets.load_from_disk(str(tmp_path / "out"))
     assert found["rank"][:] == [1, 2, 3, 4, 5]
     assert [row["image"].tobytes() for row in found] == [images[at].open().tobytes() for at in report.indices.tolist()]
-    assert [item.caption for item in read_images(tmp_path / "out")] == found["text"][:]
+    assert [item.caption for item in read_collection(tmp_path / "out")] == found["text"][:]
     assert not list((tmp_path / "out").glob("*.png"))
 
 
@@ -105,7 +105,7 @@ def test_datasets_load_what_was_saved(chosen, tmp_path):
 def test_images_without_captions_need_a_prompt_where_the_trainer_does(tmp_path, form):
     if form == "hf":
         pytest.importorskip("datasets")
-    images = read_images(pictures(tmp_path / "old", captions=False))
+    images = read_collection(pictures(tmp_path / "old", captions=False))
     report = select(images, keep=3)
     if form in ("imagefolder", "json", "hf"):
         assert export(report, images, tmp_path / "bare", form).images == 3
@@ -156,7 +156,7 @@ def test_what_not_every_trainer_reads_becomes_png_and_names_that_lie_are_mended(
     Image.new("L", (6, 6)).save(tmp_path / "jpeg.jpg")
     (folder / "jpeg.png").write_bytes((tmp_path / "jpeg.jpg").read_bytes())  # a JPEG by another name
     (folder / "jpeg.txt").write_text("black")
-    images = read_images(folder)
+    images = read_collection(folder)
     export(select(images, keep=15), images, tmp_path / "out", "kohya", files="symlink")
     found = [row[0] for row in trainers.kohya(tmp_path / "out")]
     assert sorted(path.suffix for path in found) == [".jpg"] + [".png"] * 14
@@ -197,7 +197,7 @@ def test_nothing_is_left_of_an_export_that_fails(tmp_path, form):
     if form == "hf":
         pytest.importorskip("datasets")
     folder = pictures(tmp_path / "old")
-    images = read_images(folder)
+    images = read_collection(folder)
     report = select(images, keep=5)
     images[report.indices[-1]].content.write_bytes(b"no image any more")
     with pytest.raises(ValueError, match="not an image that can be read"):
@@ -227,7 +227,7 @@ def test_bad_settings_are_refused(chosen, tmp_path, change, error, message):
 def test_names_that_are_no_utf8_do_no_harm(tmp_path):
     folder = pictures(tmp_path / "old", captions=False)
     Image.new("L", (6, 6)).save(os.fsdecode(bytes(folder) + b"/\xff\x1b.png"), format="PNG")
-    images = read_images(folder)
+    images = read_collection(folder)
     report = select(images, keep=15)
     export(report, images, tmp_path / "out", "json")
     rows = json.loads((tmp_path / "out" / "replay.json").read_text(encoding="utf-8"))

@@ -32,6 +32,7 @@ def protected(old, after, chosen, ratio):
     return np.array(result)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streamed", [False, True])
 def test_numbers_are_those_of_the_formulas(monkeypatch, streamed):
     old, new = data()
@@ -74,6 +75,7 @@ def share(size, at):
     return odds / (1 + odds) / 0.4
 
 
+@pytest.mark.slow
 def test_marginal_is_what_100_more_would_add():
     old, new = data(n=260)
     found = forecast(old, new, beta=BETA, capacities=(20, 120, 220), policies=())

@@ -34,6 +34,7 @@ class Classifier(LightningModule):
         return torch.nn.functional.cross_entropy(self.layer(batch[0]), batch[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [None, "task", "label"])
 @pytest.mark.parametrize("policy", ["greedy_gain", "high_energy", "random", "proportional"])
 @pytest.mark.filterwarnings("ignore:No denoiser was found:UserWarning")  # of a classifier
@@ -70,6 +71,7 @@ def test_both_doors_keep_the_same_samples(policy, groups):
         assert x[0].equal(stream[task].dataset[i - (task << 40)][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [None, "task", "label"])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_policy_and_quota_under_the_stock_plugin(policy, groups):
@@ -114,6 +116,7 @@ def test_the_data_set_of_the_buffer_is_like_the_experience(kind):
         assert sum(len(part) for part in kept.task_set.values()) == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_stock_replay_of_every_kind(kind):
     """The stock plugin mixes the buffer's items with new ones in its own minibatches, without a warning."""
@@ -130,6 +133,7 @@ def test_stock_replay_of_every_kind(kind):
         seen.clear()
 
 
+@pytest.mark.slow
 def test_kept_samples_are_copies_and_the_data_is_let_go():
     images = torch.randn(50, 3)
     dataset = make_avalanche_dataset(TensorDataset(images))

@@ -223,6 +223,15 @@ def changed(folder, change):
             lambda c: c["state_dict"]["layer.weight"].fill_(torch.nan),
             r"NaN or infinite weights in 1 tensors \(first: layer.weight\)",
         ),
+        (
+            lambda c: c.update(hyper_parameters=torch.ones(2)),
+            r"hyper_parameters of .*a.ckpt are Tensor, not a dict of arg",
+        ),
+        (lambda c: c.update(hyper_parameters=7), r"hyper_parameters of .*a.ckpt are int, not a dict of arguments by n"),
+        (
+            lambda c: c.update(hyper_parameters={7: 1}),
+            r"hyper_parameters of .*a.ckpt are dict, not a dict of arguments",
+        ),
         (lambda c: c.pop("hyper_parameters"), r"Model needs the constructor arguments \['width'\], which .* does not"),
     ],
 )
@@ -358,6 +367,7 @@ def lora(source, folder, kind):
     return live.unet.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["diffusers", "peft"])
 def test_lora_weights_are_merged_into_their_base(stable_diffusion, tmp_path, kind):
     live = lora(stable_diffusion, tmp_path / "lora", kind)
@@ -374,6 +384,7 @@ def test_lora_weights_are_merged_into_their_base(stable_diffusion, tmp_path, kin
         load_versions(tmp_path / "lora", stable_diffusion)
 
 
+@pytest.mark.slow
 def test_latents_and_captions_of_a_pipeline(stable_diffusion):
     version, _ = load_versions(stable_diffusion, stable_diffusion, device="cpu")
     images = torch.rand(2, 1, 16, 16) * 2 - 1
@@ -388,6 +399,7 @@ def test_latents_and_captions_of_a_pipeline(stable_diffusion):
     np.testing.assert_allclose(version.decode(bare["samples"]), wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_lora_weights_that_do_not_fit(stable_diffusion, tmp_path):
     lora(stable_diffusion, tmp_path / "lora", "diffusers")
     path = next((tmp_path / "lora").iterdir())

@@ -13,6 +13,8 @@ from helpers import latent_diffusion, tiny_pipeline
 from helpers.captioned import read_captioned
 from hopfield_replay.denoisers import find_denoiser
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def pipeline(tiny):

@@ -135,6 +135,7 @@ def test_bad_arms(policies):
         study.parse_arms(policies, [20])
 
 
+@pytest.mark.slow
 def test_jobs_run_and_are_summed_up(tmp_path):
     arms = study.parse_arms(["none", "random", "greedy_gain"], [4, 8])
     jobs = study.list_jobs(SETTINGS, arms, [0])

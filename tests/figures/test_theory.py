@@ -17,6 +17,8 @@ from hopfield_replay.figures import (
 )
 from tests.figures.readable import check_readable
 
+pytestmark = pytest.mark.slow
+
 PLACES = ("pattern", "fixed point")
 
 

@@ -1,10 +1,13 @@
 """What holds for every set of patterns, searched for counterexamples."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hopfield_replay.functional import effective_patterns, energy, energy_rise, responsibilities, retrieve
+
+pytestmark = pytest.mark.slow
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
 

@@ -10,6 +10,8 @@ from hopfield_replay.functional import ddim_denoise, retrieve
 from hopfield_replay.guidance import MemoryGuidance
 from tests.functional.mixture import Mixture
 
+pytestmark = pytest.mark.slow
+
 WIDTH, N = 0.15, 1000
 STEPS = list(range(999, 0, -20))
 

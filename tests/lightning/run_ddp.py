@@ -44,7 +44,7 @@ if __name__ == "__main__":
         "weight": whole.layer.weight.detach(),
         "seen": whole.seen,
         "resumed_buffer": again.buffer.state_dict(),
-        "resumed_history": again.history,
+        "resumed_history": [record.to_dict() for record in again.history],
         "resumed_weight": resumed.layer.weight.detach(),
     }
     torch.save(result, folder / f"rank{rank}.pt")

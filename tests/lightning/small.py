@@ -1,5 +1,7 @@
 """Tiny data, modules and trainers for the tests of the Lightning integration."""
 
+from collections.abc import Mapping
+
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
@@ -94,7 +96,7 @@ def same(a, b):
         if not isinstance(b, torch.Tensor) or a.dtype != b.dtype or a.shape != b.shape:
             return False
         return bool(((a == b) | ((a != a) & (b != b))).all())  # nan is what was not observed
-    if isinstance(a, dict):
+    if isinstance(a, Mapping):
         return set(a) == set(b) and all(same(a[key], b[key]) for key in a if key != "seconds")
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(same, a, b))

@@ -8,6 +8,7 @@ import copy
 import math
 import random
 from collections import namedtuple
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -69,6 +70,7 @@ class Net(nn.Module):
 
 
 class Style(LightningModule):
+    settings: ClassVar[dict] = {}  # what its user has to say to the monitor
     form, shape, level = "tuple", (1, SIDE, SIDE), "inferred"
     warns = None  # what a warning must say
     manual = False
@@ -568,6 +570,7 @@ class SuperResolution(Tutorial):
     """The denoised tensor is the second of the batch; the first is shown to the network beside it."""
 
     form = "two images"
+    settings: ClassVar[dict] = {"samples": "high"}  # the batch holds two
 
     class Net(nn.Module):
         def __init__(self):

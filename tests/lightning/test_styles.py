@@ -25,6 +25,7 @@ def run(style, *, lr=0.05, tasks=2, **settings):
     torch.manual_seed(1)
     module = style()
     module.lr = lr
+    settings = {**style.settings, **settings}
     monitor = ForgettingMonitor(probe_size=6, loss_draws=8, **settings)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -109,7 +110,10 @@ def test_training_is_the_same_without_the_monitor(style):
             )
         return module.state_dict(), torch.get_rng_state(), {name: vars(module).get(name) for name in ("count", "seen")}
 
-    (alone, state, own), (watched, same_state, same) = weights(), weights(ForgettingMonitor(probe_size=4, loss_draws=2))
+    (alone, state, own), (watched, same_state, same) = (
+        weights(),
+        weights(ForgettingMonitor(probe_size=4, loss_draws=2, **style.settings)),
+    )
     assert alone.keys() == watched.keys()
     assert all(torch.equal(alone[name], watched[name]) for name in alone)
     assert torch.equal(state, same_state)

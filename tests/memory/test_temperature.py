@@ -141,6 +141,7 @@ def test_a_good_beta_raises_no_warning():
     assert [text for text in found.warnings if "merged" not in text and "needs beta" not in text] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factor", "words"), [(1e-4, "too small to be informative"), (1e4, "Stored patterns answer for themselves")]
 )
@@ -171,6 +172,7 @@ def batches(x, size=7):
     return [x[i : i + size] for i in range(0, len(x), size)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("similarity", ["distance", "dot"])
 def test_patterns_in_batches_are_calibrated_and_diagnosed_as_the_whole(similarity):
     x = torch.from_numpy(np.random.default_rng(3).normal(size=(60, 5)))

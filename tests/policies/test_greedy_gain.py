@@ -2,13 +2,15 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from hopfield_replay import GreedyGain
-from hopfield_replay.policies import greedy_gain
+from hopfield_replay.functional import Rows
+from hopfield_replay.policies import shortlist
 from hopfield_replay.policies.candidates import Candidates, sample_keys
 from tests.functional import numpy_energy as reference
 
@@ -100,13 +102,20 @@ def test_tail_counts_the_tenth_that_is_most_at_risk(objective, known):
     assert GreedyGain(objective=objective).select(candidates, 4).tolist() == literal_greedy(a, 4, weights, 0.6)
 
 
-def test_the_streamed_choice_is_that_of_the_matrix(monkeypatch):
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_the_choice_from_sparse_affinities_is_that_of_the_matrix_where_all_are_listed(in_parts, monkeypatch):
     x, new, _ = draw(2, n=40)
     for candidates in (pool(x), pool(x, new=new)):
-        whole = GreedyGain().select(candidates, 10)
+        whole = GreedyGain().selection(candidates, 10)
         with monkeypatch.context() as patch:
-            patch.setattr(greedy_gain, "matrix_or_streamed", lambda rows: rows)
-            assert torch.equal(GreedyGain().select(candidates, 10), whole)
+            patch.setattr(shortlist, "_MATRIX", 0)
+            patch.setattr(shortlist, "_LEAST", 40)
+            many = replace(candidates, vectors=Rows(*candidates.vectors.split(7))) if in_parts else candidates
+            found = GreedyGain().selection(many, 10)
+            assert torch.equal(GreedyGain().select(many, 10), whole.indices)
+        assert torch.equal(found.indices, whole.indices)
+        assert found.value == pytest.approx(whole.value, rel=1e-9)
+        assert whole.value < found.upper_bound <= whole.upper_bound * 1.001
 
 
 def test_affinities_beyond_float64_are_streamed():
@@ -116,11 +125,37 @@ def test_affinities_beyond_float64_are_streamed():
     assert math.isfinite(found.value)
 
 
-def test_fewer_targets_than_samples(monkeypatch):
-    x, _, _ = draw(7, n=30)
-    monkeypatch.setattr(greedy_gain, "_TARGETS", 10)
-    a = affinities(x, 0.6, unknown(x), 1 / 3)[::3]
-    assert GreedyGain().select(pool(x), 5).tolist() == literal_greedy(a, 5, np.ones(10), 0.6)
+def test_where_there_are_too_many_samples_a_random_share_counts_and_competes(monkeypatch):
+    x, _, weights = draw(7, n=60)
+    weights[5:] = 1.0  # five samples stand for others
+    for name, value in {"_MATRIX": 0, "_COUNTED": 30, "_COMPETING": 40, "_LEAST": 40}.items():
+        monkeypatch.setattr(shortlist, name, value)
+    candidates = pool(x, weights=torch.from_numpy(weights))
+    short = shortlist.Shortlist.of(candidates, 5, 5)
+    assert len(short.counted) == 30
+    assert len(short.competing) == 40
+    assert set(torch.arange(5)[torch.from_numpy(weights[:5] > 1)].tolist()) <= set(short.counted.tolist())
+    assert float(short.weights.sum()) == pytest.approx(weights.sum())
+    assert torch.equal(short.competing[short.own[short.own >= 0]], short.counted[short.own >= 0])
+    assert not torch.isin(short.counted[short.own < 0], short.competing).any()
+    a = affinities(x, 0.6, unknown(x), 1 / 3)[short.counted.numpy()][:, short.competing.numpy()]
+    expected = short.competing[literal_greedy(a, 5, short.weights.numpy(), 0.6)]
+    policy = GreedyGain(oversample=1)
+    assert policy.select(candidates, 5).tolist() == expected.tolist()
+    shuffled = torch.randperm(60, generator=torch.Generator().manual_seed(0))
+    again = policy.select(candidates.pick(shuffled), 5)
+    assert shuffled[again].tolist() == expected.tolist()  # of the ids and the seed, not of the order
+
+
+def test_less_memory_means_shorter_lists_among_fewer():
+    ids = torch.arange(50_000)
+    none = torch.zeros(50_000, dtype=torch.float64)
+    candidates = Candidates(ids, ids, none, none[:, None], sample_keys(ids, 0))
+    much, little = (shortlist.Shortlist.of(replace(candidates, memory=m), 2000, 500) for m in (1 << 30, 1 << 26))
+    assert much.listed == 3 * 50_000 // 500
+    assert len(much.competing) == 50_000
+    assert little.listed * 24 * 50_000 <= 1 << 25
+    assert 2000 <= len(little.competing) < 50_000
 
 
 def test_equal_gains_go_to_the_smaller_id_in_any_order():

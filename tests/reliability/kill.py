@@ -30,13 +30,12 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback
 
 import hopfield_replay.buffer.buffer
-import hopfield_replay.lightning.checkpoints
+import hopfield_replay.tracker.task_reader
 import hopfield_replay.utilities.files
 from hopfield_replay import EnergyReplayBuffer, ForgettingTracker
 from hopfield_replay.buffer.storage import SampleStore
 from hopfield_replay.policies import POLICIES
 from hopfield_replay.tracker.meter import ErrorMeter
-from hopfield_replay.tracker.task_reader import TaskReader
 from tests.lightning.small import same
 from tests.reliability import worker
 
@@ -101,7 +100,7 @@ def after(real, *args, **options):
 
 MOMENTS = {  # what is wrapped, and how the process dies in it
     "inside a batch": (Hooks, "on_after_backward", before),
-    "while a task is read": (TaskReader, "_encode", after),
+    "while a task is read": (hopfield_replay.tracker.task_reader, "vectors_of", after),
     "before the second phase": (EnergyReplayBuffer, "prepare_refine", before),
     "after the second phase": (EnergyReplayBuffer, "prepare_refine", half_of_a_boundary),
     "between the last checkpoint and on_train_end": (Hooks, "on_train_end", before),
@@ -111,8 +110,8 @@ MOMENTS = {  # what is wrapped, and how the process dies in it
     "inside the commit": (EnergyReplayBuffer, "prepare_update", half_of_a_boundary),
     "after the record": (ForgettingTracker, "end_task", after),
     "while a checkpoint is written": (torch, "save", half_of_a_checkpoint),
-    "before a checkpoint has its name": (hopfield_replay.lightning.checkpoints, "publish", before),
-    "after a checkpoint has its name": (hopfield_replay.lightning.checkpoints, "publish", after),
+    "before a checkpoint has its name": (hopfield_replay.utilities.files, "publish", before),
+    "after a checkpoint has its name": (hopfield_replay.utilities.files, "publish", after),
     "before an old checkpoint goes": (TorchCheckpointIO, "remove_checkpoint", before),
     "after an old checkpoint has gone": (TorchCheckpointIO, "remove_checkpoint", after),
     "while a buffer file is written": (safetensors.torch, "save_file", half_of_a_buffer_file),
@@ -134,7 +133,7 @@ def trap(moment, at, counts):
 
     @functools.wraps(real)
     def wrapped(*args, **options):
-        if moment == "while a checkpoint is written" and ".ckpt" not in str(args[1]):
+        if name in ("save", "publish") and (".ckpt" in str(args[1])) != ("a checkpoint" in moment):
             return real(*args, **options)
         counts[moment] += 1
         return kill(real, *args, **options) if counts[moment] == at + 1 else real(*args, **options)
@@ -199,6 +198,8 @@ def losses(folder, reference):
             lost.append(f"{name} differs")
     for steps in attempts:
         for entry in steps:
+            if entry["step"] >= len(reference.steps):
+                continue  # taken once more, to see what a boundary that is made up for measures, and undone
             if entry != reference.steps[entry["step"]]:
                 lost.append(f"step {entry['step']} differs")
         if steps and reached >= 0:

@@ -14,6 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hopfield_replay import EnergyReplayBuffer
 from tests.utilities.test_nested import same
 
+pytestmark = pytest.mark.slow
+
 WORD = (1 << 64) - 1
 
 

@@ -154,9 +154,9 @@ def tracked(x, others):
         return batch.to(x.device)
 
     for data in (x, others):
-        source, held = TaskSource([data]), (tracker.buffer.ids, tracker.buffer.tasks)
-        tracker.begin_task(source, prepare=prepare)
-        record = tracker.end_task(source, denoiser=model(x), replay_ratio=0.3, prepare=prepare)
+        source, held = TaskSource([data], prepare=prepare), (tracker.buffer.ids, tracker.buffer.tasks)
+        tracker.begin_task(source)
+        record = tracker.end_task(source, denoiser=model(x), replay_ratio=0.3)
         for probe in record["probes"]:
             found += [probe["energy"], probe["error"], probe["density"], probe["model_energy"]]
     for draw in figures(Boundary(tracker, held, model(x), prepare)).values():

@@ -22,6 +22,8 @@ from tests.lightning.small import Foreign, loader, trainer
 from tests.reliability.fuzz import Bomb, full_buffer, make_stream, make_tracker
 from tests.utilities.test_nested import same
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from tests.reliability.kill import MOMENTS, RESUMING
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -11,6 +11,8 @@ from hopfield_replay import EnergyReplayBuffer, ForgettingTracker, TaskSource
 from tests.utilities.test_interrupts import Stop
 from tests.utilities.test_nested import same
 
+pytestmark = pytest.mark.slow
+
 
 def images(task, n=12):
     return torch.randn(n, 3, generator=torch.Generator().manual_seed(task))

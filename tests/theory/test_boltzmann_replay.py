@@ -6,6 +6,8 @@ import torch
 from hopfield_replay.theory import HopfieldBoltzmann, Rotation, cluster_and_outlier, reproduce_boltzmann
 from hopfield_replay.theory.boltzmann_replay import run_regime
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def result():

@@ -107,7 +107,7 @@ def test_reconstructions_are_those_of_the_errors():
 
     class Adding(Shrinking):
         def predict_clean(self, noisy, timestep, condition=None):
-            return 0.5 * noisy + condition[0].view(-1, 1, 1, 1)
+            return 0.5 * noisy + condition[1].view(-1, 1, 1, 1)  # all of the batch, as the samples are none of it
 
     def double(batch):
         return (batch[0] * 2, batch[1])

@@ -2,6 +2,6 @@
 
 from hopfield_replay.analysis.images.collection import ImageCollection
 from hopfield_replay.analysis.images.item import Item
-from hopfield_replay.analysis.images.reading import read_images
+from hopfield_replay.analysis.images.reading import read_collection
 
-__all__ = ["ImageCollection", "Item", "read_images"]
+__all__ = ["ImageCollection", "Item", "read_collection"]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.analysis.images.item import Item
+from hopfield_replay.utilities.images import pixels
 from hopfield_replay.utilities.progress import track
 
 _BATCH = 64
@@ -39,7 +40,7 @@ class ImageCollection:
     @classmethod
     def of_pixels(
         cls,
-        pixels: Tensor,
+        samples: Tensor,
         *,
         captions: Sequence[str | None] | None = None,
         labels: Sequence[Any] | None = None,
@@ -48,20 +49,20 @@ class ImageCollection:
         """Images that are held in memory.
 
         Args:
-            pixels: (n, channels, height, width), see :class:`Item`.
+            samples: (n, channels, height, width), see :class:`Item`.
             captions: one for each.
             labels: the class of each.
             names: of each; None: their numbers.
 
         Raises:
-            ValueError: pixels of another shape.
+            ValueError: samples of another shape.
         """
-        if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
+        if samples.ndim != 4 or samples.shape[1] not in (1, 3):
             raise ValueError(
-                f"samples of shape {tuple(pixels.shape[1:])} are no images (1 or 3 channels, height, width)."
+                f"samples of shape {tuple(samples.shape[1:])} are no images (1 or 3 channels, height, width)."
             )
-        if pixels.is_floating_point() and bool((pixels < 0).any()):
-            pixels = ((pixels.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)  # one scale for all
+        if samples.is_floating_point() and bool((samples < 0).any()):
+            samples = ((samples.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)  # one scale for all
         return cls(
             [
                 Item(
@@ -70,7 +71,7 @@ class ImageCollection:
                     captions[i] if captions else None,
                     str(labels[i]) if labels is not None else None,
                 )
-                for i, image in enumerate(pixels)
+                for i, image in enumerate(samples)
             ]
         )
 
@@ -128,7 +129,7 @@ class ImageCollection:
             picture = ImageOps.contain(self.items[position].open().convert("RGB"), (size, size))
             square = Image.new("RGB", (size, size), "white")
             square.paste(picture, ((size - picture.width) // 2, (size - picture.height) // 2))
-            shown.append(_tensor(square))
+            shown.append(((pixels(square) + 1.0) * 127.5).round().to(torch.uint8))
         return torch.stack(shown) if shown else torch.zeros(0, 3, size, size, dtype=torch.uint8)
 
 
@@ -148,14 +149,7 @@ class ImageBatches:
     def _read(self, item: Item) -> Tensor:
         from PIL import ImageOps
 
-        image = item.open()
-        image = image.convert("L" if self._grey else "RGB")
+        image = item.open().convert("L" if self._grey else "RGB")
         if self._size is not None and image.size != (self._size, self._size):
             image = ImageOps.fit(image, (self._size, self._size))
-        return _tensor(image).float() / 127.5 - 1.0
-
-
-def _tensor(image: Any) -> Tensor:
-    """Bytes (channels, height, width) of a picture."""
-    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return pixels.view(image.height, image.width, -1).permute(2, 0, 1)
+        return pixels(image)

@@ -4,7 +4,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from hopfield_replay.analysis.images.item import SUFFIXES, Item, utf8_name
+from hopfield_replay.analysis.images.item import Item, utf8_name
+from hopfield_replay.utilities.captions import read_captions
+from hopfield_replay.utilities.images import SUFFIXES
 
 
 def read_folder(folder: Path) -> list[Item]:
@@ -48,12 +50,12 @@ def empty_subfolders(folder: Path) -> list[str]:
 
 def _beside(files: Sequence[Path]) -> dict[Path, str]:
     texts = {file: file.with_suffix(".txt") for file in files}
-    return {file: _text(text).strip() for file, text in texts.items() if text.is_file()}
+    return {file: _text(text) for file, text in texts.items() if text.is_file()}
 
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")  # some editors put a byte-order mark first
+        return file.read_text(encoding="utf-8-sig").strip()  # some editors put a byte-order mark first
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 ({error}); save it in that encoding.") from None
 
@@ -64,26 +66,14 @@ def _metadata(folder: Path) -> tuple[dict[Path, str], dict[Path, str]] | None:
     labels: dict[Path, str] = {}
     sources = sorted(folder.rglob("metadata.jsonl"))
     for source in sources:
-        for number, line in enumerate(_text(source).split("\n"), start=1):  # splitlines would also part at U+2028
-            if line.strip():
-                name, caption, label = _row(line, f"{source}, line {number}")
-                file = source.parent / name
-                if not file.is_file():
-                    raise ValueError(f"{source}, line {number}: there is no file {name!r} beside it.")
-                captions[file] = caption
-                if label is not None:
-                    labels[file] = label
+        lines = source.read_bytes().split(b"\n")
+        for number, name, caption in read_captions(source):
+            file = source.parent / name
+            if not file.is_file():
+                raise ValueError(f"{source}, line {number}: there is no file {name!r} beside it.")
+            if captions.setdefault(file, caption) != caption:
+                raise ValueError(f"{source}, line {number}: {name} has another caption above.")
+            label = json.loads(lines[number - 1].removeprefix(b"\xef\xbb\xbf")).get("label")
+            if label is not None:
+                labels[file] = str(label)
     return (captions, labels) if sources else None
-
-
-def _row(line: str, where: str) -> tuple[str, str, str | None]:
-    try:
-        row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{where} is not JSON ({error}).") from None
-    if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-        raise ValueError(f'{where}: expected {{"file_name": ..., "text": ...}}.')
-    if not isinstance(row.get("text"), str):
-        raise ValueError(f'{where}: {row["file_name"]!r} has no caption "text" (it has {sorted(row)}).')
-    label = row.get("label")
-    return row["file_name"], row["text"], None if label is None else str(label)

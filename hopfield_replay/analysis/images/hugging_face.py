@@ -99,11 +99,19 @@ def _bytes(column: Any, row: int, source: Path) -> bytes:
     value = column[row].as_py()
     if isinstance(value, Mapping):
         if value["bytes"] is None and value["path"]:  # not embedded: a file beside the data set
-            return Path(source.parent, value["path"]).read_bytes()
+            return _beside(source.parent, value["path"]).read_bytes()
         value = value["bytes"]
     if value is None:
         raise ValueError("the row holds no image")
     return bytes(value)
+
+
+def _beside(folder: Path, name: str) -> Path:
+    """A file below a folder; a data set of unknown origin must not name any other."""
+    file = Path(folder, name).resolve()
+    if not file.is_relative_to(folder.resolve()):
+        raise ValueError(f"it names a file outside of its folder, {name!r}")
+    return file
 
 
 def _class_names(metadata: Any) -> list[str]:

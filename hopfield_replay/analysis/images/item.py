@@ -1,20 +1,18 @@
 """Item: one image, wherever it lies, and what is known of it."""
 
-import io
 import os
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from hopfield_replay.utilities.images import MAX_PIXELS, image_header, open_image
+
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # others run programs (EPS: Ghostscript)
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +26,7 @@ class Item:
         caption: its caption; None if it has none.
         label: its class; None if that is not known.
         folder: the folder it lay in, below that of its source.
+        max_pixels: a larger image is refused before it is decoded.
 
     Example:
         >>> import torch
@@ -40,6 +39,7 @@ class Item:
     caption: str | None = None
     label: str | None = None
     folder: str = ""
+    max_pixels: int = MAX_PIXELS
 
     def encoded(self) -> bytes | None:
         """The bytes of its file; None where there is none, but pixels.
@@ -60,22 +60,31 @@ class Item:
         if isinstance(self.content, Tensor):
             channels, height, width = self.content.shape
             return "", (width, height), channels == 1
-        with _Opened(self) as image:
-            across = image.getexif().get(0x0112, 1) >= 5  # EXIF's orientation: turned by 90 degrees
-            size = image.size[::-1] if across else image.size
-            return image.format or "", size, image.mode in ("1", "L")
+        return image_header(self._file(), max_pixels=self.max_pixels, name=self.name)
 
     def open(self) -> "Image":
         """The image as it is to be seen: upright, RGB or grey, with white where it is transparent.
 
         Raises:
-            ValueError: it does not decode, or has more than 8 bits a channel.
+            ValueError: it does not decode, or the range of its numbers is not known.
             ImportError: Pillow is not installed.
         """
         if isinstance(self.content, Tensor):
             return _from_pixels(self.content)
-        with _Opened(self) as image:
-            return _upright(image, self.name)
+        return _of_eight_bits(open_image(self._file(), max_pixels=self.max_pixels, name=self.name))
+
+    def _file(self) -> Path | BytesIO:
+        """Its file, or the bytes of one.
+
+        Raises:
+            ValueError: its source cannot be read.
+        """
+        if isinstance(self.content, Path):
+            return self.content
+        try:
+            return BytesIO(self.content())  # type: ignore[operator]  # pixels have no file
+        except Exception as error:  # of an archive that is damaged
+            raise ValueError(f"{self.name} is not an image that can be read ({error}).") from error
 
 
 def utf8_name(name: str) -> str:
@@ -88,52 +97,23 @@ def utf8_name(name: str) -> str:
     return os.fsencode(name).decode("utf-8", errors="backslashreplace")
 
 
-class _Opened:
-    """An image file that is open, and whose errors say whose they are."""
+def _of_eight_bits(image: "Image") -> "Image":
+    """Grey of more bits rounded to eight, which is what is compared and shown; files are handed on as they are."""
+    if image.mode != "F":
+        return image
+    import numpy
+    from PIL import Image
 
-    def __init__(self, item: Item) -> None:
-        self._item = item
-
-    def __enter__(self) -> Any:
-        pillow = _pillow()
-        content = self._item.content
-        try:
-            file = content if isinstance(content, Path) else io.BytesIO(content())  # type: ignore[operator]  # no pixels
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", pillow.DecompressionBombWarning)
-                self._image = pillow.open(file, formats=_FORMATS)
-        except Exception as error:  # every format's reader fails in its own way on a damaged file
-            raise ValueError(f"{self._item.name} is not an image that can be read ({error}).") from error
-        return self._image
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        self._image.close()
-        if isinstance(error, Exception) and not isinstance(error, ValueError):
-            raise ValueError(f"{self._item.name} does not decode as an image ({error}).") from error
-
-
-def _pillow() -> Any:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError('Images need Pillow: pip install "hopfield-replay[tensorboard]".') from error
-    return Image
-
-
-def _upright(image: "Image", name: str) -> "Image":
-    from PIL import ImageOps
-
-    if image.mode[0] in "IF":  # Pillow would cut every value above 255 to white
-        raise ValueError(f"{name} has more than 8 bits a channel (mode {image.mode}); convert it to 8 bits.")
-    image = ImageOps.exif_transpose(image)
-    if image.has_transparency_data:  # any colour may lie under it, often black
-        layer = image.convert("RGBA")
-        image = _pillow().alpha_composite(_pillow().new("RGBA", layer.size, "white"), layer)
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+    return Image.fromarray(numpy.rint(numpy.asarray(image)).astype(numpy.uint8))
 
 
 def _from_pixels(pixels: Tensor) -> "Image":
     import torch
+
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError('Images need Pillow: pip install "hopfield-replay[tensorboard]".') from error
 
     if pixels.ndim != 3 or pixels.shape[0] not in (1, 3):
         raise ValueError(f"samples of shape {tuple(pixels.shape)} are no images (1 or 3, height, width).")
@@ -143,5 +123,4 @@ def _from_pixels(pixels: Tensor) -> "Image":
         found = (found + 1.0) * 127.5 if bool((found < 0).any()) else found * 255.0
     found = found.round().clamp(0, 255).to(torch.uint8) if found.is_floating_point() else found
     array = found.permute(1, 2, 0).contiguous().numpy()
-    picture: Image = _pillow().fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
-    return picture
+    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)

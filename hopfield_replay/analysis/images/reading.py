@@ -1,6 +1,7 @@
 """Where images lie, and who reads them there."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from hopfield_replay.analysis.images.collection import ImageCollection
@@ -8,9 +9,11 @@ from hopfield_replay.analysis.images.folder import read_folder
 from hopfield_replay.analysis.images.hugging_face import is_saved_dataset, read_parquet, read_saved_dataset
 from hopfield_replay.analysis.images.item import Item
 from hopfield_replay.analysis.images.shards import read_shards
+from hopfield_replay.utilities.checks import check_integer
+from hopfield_replay.utilities.images import MAX_PIXELS
 
 
-def read_images(source: str | os.PathLike[str]) -> ImageCollection:
+def read_collection(source: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> ImageCollection:
     """Read which images there are, with captions and classes; none is decoded yet. Nothing in a file is run.
 
     Args:
@@ -18,6 +21,7 @@ def read_images(source: str | os.PathLike[str]) -> ImageCollection:
             ``{"file_name": ..., "text": ...}`` or from text files of the same names); a folder that
             ``datasets.Dataset.save_to_disk`` wrote; a ``.parquet`` file or a folder of them with a column of encoded
             images; a webdataset ``.tar`` or a folder of them.
+        max_pixels: a larger image is refused before it is decoded.
 
     Raises:
         ValueError: nothing there, no images, captions for some of them only, files that cannot be read.
@@ -29,14 +33,14 @@ def read_images(source: str | os.PathLike[str]) -> ImageCollection:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     Image.new("L", (4, 4)).save(folder + "/black.png")
         ...     _ = Path(folder, "black.txt").write_text("a black square")
-        ...     found = read_images(folder)
+        ...     found = read_collection(folder)
         >>> found[0].name, found[0].caption
         ('black.png', 'a black square')
     """
     path = Path(source)
     if not path.exists():
         raise ValueError(f"{os.fspath(source)!r} does not exist.")
-    items = _read(path)
+    items = [replace(item, max_pixels=check_integer(max_pixels, "max_pixels", 1)) for item in _read(path)]
     bare = [item.name for item in items if item.caption is None]
     if bare and len(bare) < len(items):
         raise ValueError(

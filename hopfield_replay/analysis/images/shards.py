@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from hopfield_replay.analysis.images.item import SUFFIXES, Item, utf8_name
+from hopfield_replay.analysis.images.item import Item, utf8_name
+from hopfield_replay.utilities.images import SUFFIXES
 
 _CAPTIONS = ("txt", "caption", "text")
 _LABELS = ("cls", "label")

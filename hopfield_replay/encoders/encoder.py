@@ -1,77 +1,20 @@
-"""How a batch becomes samples, and samples become the vectors of the energies."""
+"""Encoders: how samples become the vectors of the energies."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from hopfield_replay.encoders.columns import Columns, split_batch
 from hopfield_replay.functional.denoiser import evaluating
 from hopfield_replay.utilities.checks import check_integer
-from hopfield_replay.utilities.nested import walk
 
 Encoder = Callable[[Any], Tensor]
 
 
-def split_batch(batch: Any) -> tuple[Tensor, Any]:
-    """Part a batch into its samples, the first floating tensor, and its condition, all the rest.
-
-    Args:
-        batch: a tensor, or any nesting of tuples, lists and mappings, in the order of which "first" is meant.
-
-    Returns:
-        The samples (n, *shape), and the batch without them: None if nothing is left.
-
-    Raises:
-        ValueError: the batch holds no floating tensor with a batch dimension.
-
-    Example:
-        >>> split_batch((torch.zeros(2, 3), torch.tensor([4, 5])))
-        (tensor([[0., 0., 0.],
-                [0., 0., 0.]]), [tensor([4, 5])])
-    """
-    samples, rest = _part(batch)
-    if samples is None:
-        raise ValueError(
-            f"the batch ({type(batch).__name__}) holds no floating tensor of samples (n, *shape). Convert images to "
-            "floats in the dataset's transform, or pass an encoder that reads such batches."
-        )
-    return samples, rest
-
-
-def _part(batch: Any) -> tuple[Tensor | None, Any]:
-    if isinstance(batch, Tensor):
-        return (batch, None) if batch.is_floating_point() and batch.ndim > 1 else (None, batch)
-    if isinstance(batch, Mapping):
-        for key, value in batch.items():
-            samples, left = _part(value)
-            if samples is not None:
-                rest = {name: left if name == key else item for name, item in batch.items()}
-                return samples, {name: item for name, item in rest.items() if name != key or item is not None} or None
-    elif isinstance(batch, list | tuple):
-        for index, value in enumerate(batch):
-            samples, left = _part(value)
-            if samples is not None:
-                kept = [] if left is None else [left]
-                return samples, [*batch[:index], *kept, *batch[index + 1 :]] or None
-    return None, batch
-
-
-def first_labels(batch: Any, n: int) -> Tensor | None:
-    """The first tensor of integers (n,) in a batch, int64 on the CPU, or None.
-
-    Example:
-        >>> first_labels((torch.zeros(2, 3), torch.tensor([4, 5])), 2)
-        tensor([4, 5])
-    """
-    for _, item in walk(batch):
-        if isinstance(item, Tensor) and item.shape == (n,) and not (item.is_floating_point() or item.is_complex()):
-            return item.cpu().to(torch.int64)
-    return None
-
-
 def pixels(batch: Any) -> Tensor:
-    """Encode a batch as its own samples: the first floating tensor, flattened to (n, d). Cached latents work as well.
+    """Encode a batch as its own samples, flattened to (n, d). Cached latents work as well.
 
     Example:
         >>> pixels({"label": torch.tensor([1]), "image": torch.zeros(1, 3, 4, 4)}).shape
@@ -239,12 +182,13 @@ def vectors_of(encoder: Encoder, batch: Any) -> Tensor:
     return vectors.detach().flatten(1).float()
 
 
-def as_encoder(encoder: Encoder | nn.Module | None) -> Encoder:
+def as_encoder(encoder: Encoder | nn.Module | None, columns: Columns | None = None) -> Encoder:
     """Turn what a user passes into a function from a batch to vectors (n, d).
 
     Args:
-        encoder: None for :func:`pixels`; a diffusers autoencoder; any other module, which gets the samples of the
-            batch; or a function, which gets the whole batch.
+        encoder: None for the samples themselves; a diffusers autoencoder; any other module, which gets the samples of
+            the batch; or a function, which gets the whole batch.
+        columns: where the samples are in a batch; None: by the rules.
 
     Raises:
         TypeError: none of these.
@@ -252,23 +196,22 @@ def as_encoder(encoder: Encoder | nn.Module | None) -> Encoder:
     Example:
         >>> as_encoder(None) is pixels
         True
+        >>> as_encoder(None, Columns(samples="b"))({"a": torch.zeros(2, 3), "b": torch.ones(2, 1, 2)})
+        tensor([[1., 1.],
+                [1., 1.]])
     """
     if encoder is None:
-        return pixels
+        if columns is None or columns.samples is None:
+            return pixels
+        return lambda batch: columns.samples_of(batch).flatten(1)
     if isinstance(encoder, nn.Module):
-        return LatentEncoder(encoder) if _is_autoencoder(encoder) else ModuleEncoder(encoder)
+        encoder = LatentEncoder(encoder) if _is_autoencoder(encoder) else ModuleEncoder(encoder)
+    if isinstance(encoder, ModuleEncoder) and columns is not None and columns.samples is not None:
+        of_samples = encoder
+        return lambda batch: of_samples(columns.inputs_of(batch))
     if callable(encoder):
         return encoder
     raise TypeError(f"encoder must be None, a torch module or a function of the batch, got {type(encoder).__name__}.")
 
 
-__all__ = [
-    "Encoder",
-    "LatentEncoder",
-    "ModuleEncoder",
-    "as_encoder",
-    "first_labels",
-    "pixels",
-    "split_batch",
-    "vectors_of",
-]
+__all__ = ["Encoder", "LatentEncoder", "ModuleEncoder", "as_encoder", "pixels", "vectors_of"]

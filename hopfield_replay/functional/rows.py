@@ -1,0 +1,160 @@
+"""Rows: the vectors of many samples, which lie where there is room and are read a piece at a time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+_NUMBERS = 1 << 22  # of a piece: 16 MB in float32
+
+
+class Part(Protocol):
+    """Some rows (m, d): a tensor, in memory or a mapped file, or anything else that gives its rows as a tensor."""
+
+    @property
+    def shape(self) -> torch.Size: ...  # noqa: D102
+    @property
+    def dtype(self) -> torch.dtype: ...  # noqa: D102
+    @property
+    def device(self) -> torch.device: ...  # noqa: D102
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: Tensor | slice) -> Tensor: ...
+
+
+class Rows:
+    """A matrix (n, d) in parts that are never put together.
+
+    Args:
+        parts: matrices of one dimension, dtype and device, at least one.
+
+    Raises:
+        ValueError: no parts, or parts that do not fit together.
+
+    Example:
+        >>> rows = Rows(torch.eye(2), torch.zeros(3, 2))
+        >>> rows.shape, rows[torch.tensor([4, 1])], rows[1:3]
+        (torch.Size([5, 2]), tensor([[0., 0.],
+                [0., 1.]]), tensor([[0., 1.],
+                [0., 0.]]))
+    """
+
+    def __init__(self, *parts: Part) -> None:
+        if not parts:
+            raise ValueError("Rows need at least one part.")
+        forms = {(part.shape[1], part.dtype, part.device) for part in parts if len(part.shape) == 2}
+        if len(forms) != 1 or any(len(part.shape) != 2 for part in parts):
+            told = [f"{tuple(part.shape)} {part.dtype} on {part.device}" for part in parts]
+            raise ValueError(f"parts must be matrices of one dimension, dtype and device, got {', '.join(told)}.")
+        self.parts = parts
+        ((self._dimension, self.dtype, self.device),) = forms
+        self._ends = torch.tensor([len(part) for part in parts]).cumsum(0)
+
+    @property
+    def shape(self) -> torch.Size:
+        """(n, d)."""
+        return torch.Size((len(self), self._dimension))
+
+    @property
+    def ndim(self) -> int:
+        """2."""
+        return 2
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: Tensor | slice) -> Tensor:
+        if isinstance(index, slice):
+            index = torch.arange(*index.indices(len(self)))
+        index = index.cpu()
+        if len(self.parts) == 1:
+            return self.parts[0][index]
+        which = torch.searchsorted(self._ends, index, right=True)
+        found = torch.empty(len(index), self._dimension, dtype=self.dtype, device=self.device)
+        for number, (part, end) in enumerate(zip(self.parts, self._ends.tolist(), strict=True)):
+            here = (which == number).nonzero().flatten()
+            if len(here):
+                found[here] = part[index[here] - (end - len(part))]
+        return found
+
+    def pick(self, index: Tensor) -> "Rows":
+        """The rows (m,) at these positions, which are read when they are asked for; nothing is copied."""
+        return Rows(_Picked(self, index.cpu()))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """The rows in pieces of bounded size, as :class:`~hopfield_replay.functional.PatternTiles` reads them."""
+        return (piece for _, piece in pieces(self))
+
+
+@dataclass(frozen=True, eq=False)
+class _Picked:
+    """Some rows of others."""
+
+    rows: Rows
+    index: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((len(self.index), self.rows.shape[1]))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.rows.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.rows.device
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, index: Tensor | slice) -> Tensor:
+        return self.rows[self.index[index]]
+
+
+Matrix = Tensor | Rows
+
+
+def picked(matrix: Matrix, index: Tensor) -> Matrix:
+    """The rows (m,) at these positions: a copy of a tensor's, and of others where they are."""
+    return matrix[index] if isinstance(matrix, Tensor) else matrix.pick(index)
+
+
+def pieces(matrix: Matrix, numbers: int = _NUMBERS) -> Iterator[tuple[int, Tensor]]:
+    """Yield ``(index of the first row, rows)`` of consecutive pieces of at most ``numbers`` numbers each.
+
+    Args:
+        matrix: (n, d).
+        numbers: in a piece; a row that is larger is a piece of its own.
+
+    Example:
+        >>> [(start, len(piece)) for start, piece in pieces(torch.zeros(5, 2), numbers=4)]
+        [(0, 2), (2, 2), (4, 1)]
+    """
+    step = max(1, numbers // max(1, matrix.shape[1]))
+    start = 0
+    for part in matrix.parts if isinstance(matrix, Rows) else (matrix,):
+        for first in range(0, len(part), step):
+            piece = part[first : first + step]
+            yield start + first, piece
+        start += len(part)
+
+
+def joined(first: Matrix, second: Matrix) -> Matrix:
+    """The rows of both; two tensors make a tensor, all else is left where it is."""
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return torch.cat([first, second.to(first.dtype)])
+    parts = [part for matrix in (first, second) for part in (matrix.parts if isinstance(matrix, Rows) else (matrix,))]
+    return Rows(*(part.to(first.dtype) if isinstance(part, Tensor) else part for part in parts if len(part)))
+
+
+def column_means(matrix: Matrix) -> Tensor:
+    """Mean of the rows, (d,) float64."""
+    total = torch.zeros(matrix.shape[1], dtype=torch.float64, device=matrix.device)
+    for _, piece in pieces(matrix):
+        total += piece.sum(0, dtype=torch.float64)
+    return total / max(1, len(matrix))
+
+
+__all__ = ["Matrix", "Part", "Rows", "column_means", "joined", "picked", "pieces"]
