@@ -40,18 +40,27 @@ def test_there_are_no_other_kinds_of_blocks():
 @pytest.mark.slow
 def test_python_and_yaml_blocks(here):
     import torch
-    from diffusers import AutoencoderKL
+    from diffusers import AutoencoderKL, DDPMScheduler
 
     from hopfield_replay.denoisers import CallableDenoiser
+    from tests.denoisers.networks import text_unet
     from tests.readme_model import Data, Model
 
     model = Model()
+    pictures = torch.utils.data.DataLoader(
+        [{"pixel_values": torch.rand(3, 8, 8), "input_ids": torch.arange(3) + i % 2} for i in range(12)], batch_size=4
+    )
     names = {
         "__name__": "readme",
         "model": model,
         "datamodules": [Data(0), Data(1)],
         "vae": AutoencoderKL(block_out_channels=(4,), norm_num_groups=2, latent_channels=2),
         "denoiser": CallableDenoiser(model, model.alphas_cumprod),
+        "loss_of": lambda batch: model.training_step(batch, 0),
+        "train_dataloader": pictures,
+        "unet": text_unet(in_channels=2, out_channels=2),
+        "noise_scheduler": DDPMScheduler(),
+        "text_encoder": lambda words: (torch.nn.functional.one_hot(words, 12).float(),),
         "stored": torch.rand(9, 1, 8, 8),
         "loaders": [Data(0).train_dataloader(), Data(1).train_dataloader()],
         "train_step": model.training_step_of_ones_own,

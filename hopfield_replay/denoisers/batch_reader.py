@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.denoisers.inferred import Shared, others
-from hopfield_replay.denoisers.witness import Place, Testimony, tensors_in
+from hopfield_replay.denoisers.witness import Place, Statement, tensors_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class BatchReader:
         return samples, {name: _filled(value, batch) for name, value in self.arguments.items()}
 
 
-def batch_reader(testimony: Testimony, batch: Any) -> BatchReader | None:
+def batch_reader(testimony: Statement, batch: Any) -> BatchReader | None:
     """A reader for the batches of a step that was witnessed; None if the step makes what its network is shown.
 
     Args:

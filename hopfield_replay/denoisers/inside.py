@@ -12,7 +12,7 @@ from hopfield_replay.denoisers.draws import Draw, Law
 from hopfield_replay.denoisers.mixing import mixture
 from hopfield_replay.denoisers.own_step import Step, at_the_door, middle
 from hopfield_replay.denoisers.timetable import Reading, Timetable, read_timetable
-from hopfield_replay.denoisers.witness import Refusal, Testimony, several, taught_by
+from hopfield_replay.denoisers.witness import Refusal, Statement, several, taught_by
 
 _RUNS = 3  # steps with other times
 _OTHER = 1e-3  # amounts of noise that differ by more are of other times
@@ -20,7 +20,7 @@ _OTHER = 1e-3  # amounts of noise that differ by more are of other times
 _TIMES: tuple[tuple[Law, ...], ...] = (("normal", "uniform", "integers"), ("integers",), ("uniform",), ("normal",))
 
 
-def look_inside(step: Step, module: nn.Module, batch: Any, refusal: Refusal) -> Testimony | Refusal:
+def look_inside(step: Step, module: nn.Module, batch: Any, refusal: Refusal) -> Statement | Refusal:
     """What a step does with samples that it makes itself.
 
     The step is called again and stopped at the network's door: once with every random draw at the middle of its law, so
@@ -99,7 +99,7 @@ def _is_noise(draw: Draw, clean: Tensor) -> bool:
     return draw.law == "normal" and draw.values.shape == clean.shape
 
 
-def _testify(call: Call, refusal: Refusal, which: int, time: int | str, timetable: Timetable) -> Testimony:
+def _testify(call: Call, refusal: Refusal, which: int, time: int | str, timetable: Timetable) -> Statement:
     """The step that was witnessed, in the light of what was found."""
     drawn = [draw.values for draw in refusal.draws if _is_noise(draw, call.shown)]
     amounts = torch.tensor([timetable.shown(value) for value in call.times[time].tolist()], dtype=torch.float64)
@@ -108,7 +108,7 @@ def _testify(call: Call, refusal: Refusal, which: int, time: int | str, timetabl
     drawn_noise = drawn[which].to("cpu", torch.float64)
     clean = (call.shown.to("cpu", torch.float64) - noise.view(shape) * drawn_noise) / signal.view(shape)
     reading = Reading(timetable, signal, noise, 1.0, 0.0)
-    return Testimony(call, None, drawn_noise, clean, reading, time, taught_by(call, clean, drawn_noise, reading))
+    return Statement(call, None, drawn_noise, clean, reading, time, taught_by(call, clean, drawn_noise, reading))
 
 
 __all__ = ["look_inside"]

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_EXACT = {torch.float16: 1e-2, torch.bfloat16: 3e-2}  # relative residual of a mixture, by precision
+# by precision the relative residual of a mixture, and the error of its amounts, relative to their sum with a number:
+# in half precision 1 - alpha_bar has lost most of its digits before its root is taken
+_EXACT = {torch.float16: (1e-2, 1e-2, 1.0), torch.bfloat16: (3e-2, 1.5e-2, 1.0)}
+_EXACT_OTHERS = (1e-3, 1e-4, 0.05)
 _ROWS = 64  # samples of a batch that are looked at
 
 
@@ -21,6 +24,8 @@ class Mixture:
         residual: (n,) the part that is neither, relative to x_t.
         usable: (n,) bool: A and S can be told apart.
         tolerance: the residual of an exact mixture is below it.
+        closeness: error of the amounts by rounding, relative to their sum with ``floor``.
+        floor: see there.
     """
 
     signal: Tensor
@@ -29,6 +34,8 @@ class Mixture:
     residual: Tensor
     usable: Tensor
     tolerance: float
+    closeness: float = 1e-4
+    floor: float = 0.05
 
     @property
     def exact(self) -> bool:
@@ -61,8 +68,8 @@ def mixture(shown: Tensor, clean: Tensor, noise: Tensor) -> Mixture:
     usable = torch.linalg.matrix_rank(design, rtol=1e-4) == design.shape[2]
     if len(columns) == 2:
         found = torch.cat([found, torch.zeros_like(found[:, :1])], dim=1)
-    tolerance = max(_EXACT.get(value.dtype, 1e-3) for value in (shown, clean, noise))
-    return Mixture(found[:, 0], found[:, 2], found[:, 1], (x - fitted).norm(dim=1) / size, usable, tolerance)
+    limits = max(_EXACT.get(value.dtype, _EXACT_OTHERS) for value in (shown, clean, noise))
+    return Mixture(found[:, 0], found[:, 2], found[:, 1], (x - fitted).norm(dim=1) / size, usable, *limits)
 
 
 @dataclass(frozen=True)

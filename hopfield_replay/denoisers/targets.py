@@ -64,11 +64,13 @@ class Teaching:
 
     Attributes:
         target: the one that it points to; None if none is sure.
-        agreement: of each target's name, from 0 to 1: how far the gradient points away from it.
+        agreement: of each target's name, from -1 to 1: how far the gradient points away from it.
+        squared: whether the loss is a squared error, as far as that can be seen, so that these are cosines.
     """
 
     target: Target | None
     agreement: dict[str, float]
+    squared: bool = True
 
     def said(self) -> str:
         """The two best agreements, in words."""
@@ -128,7 +130,9 @@ def read_target(
     second = max((agreement[name] for name in rivals), default=-1.0)
     sure = agreement[best] >= _LIKELY and 1 - agreement[best] <= (1 - second) / 3 and agreement[best] > second
     alike = [target for target in TARGETS if target.name in differences and target.name not in rivals]
-    return Teaching(alike[0] if sure else None, agreement)  # of targets that differ by a factor the most usual one
+    return Teaching(
+        alike[0] if sure else None, agreement, agreement is cosines
+    )  # of targets that differ by a factor the most usual one
 
 
 def _taught(grad: Tensor, difference: Tensor) -> Tensor:

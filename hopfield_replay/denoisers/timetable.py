@@ -141,21 +141,17 @@ def _explains(timetable: Timetable, found: Mixture, times: Tensor) -> Reading | 
     except (ValueError, OverflowError, ZeroDivisionError):
         return None
     signal, noise = torch.tensor(pairs, dtype=torch.float64).reshape(-1, 2).T
-    use = found.usable
-    close = found.tolerance / 10
-    if not bool(((found.noise.abs() - noise)[use].abs() <= close * (noise + 0.05)[use]).all()):
-        return None
-    weight = signal[use].square().sum()
-    if weight <= 1e-6:
-        return None
+    use, close = found.usable, found.closeness
+
+    def near(given: Tensor, wanted: Tensor, unit: float = 1.0) -> bool:
+        return bool(((given - unit * wanted).abs() <= close * abs(unit) * (wanted + found.floor))[use].all())
+
+    weight = signal[use].square().sum().clamp(min=1e-9)
     scale = float((found.signal * signal)[use].sum() / weight)
     shift = float((found.offset * signal)[use].sum() / weight)
-    unit = abs(scale) or 1.0
-    if abs(scale) < 1e-3:
+    if abs(scale) < 1e-3 or not near(found.noise.abs(), noise) or not near(found.signal, signal, scale):
         return None
-    if not bool(((found.signal - scale * signal)[use].abs() <= close * unit * (1 + signal[use])).all()):
-        return None
-    if not bool(((found.offset - shift * signal)[use].abs() <= close * unit * (1 + signal[use])).all()):
+    if not bool(((found.offset - shift * signal).abs() <= 2 * close * (abs(scale) + abs(shift)))[use].all()):
         return None
     scale, shift = (1.0, 0.0) if abs(scale - 1) < close and abs(shift) < close else (scale, shift)
     return Reading(timetable, signal, noise, scale, shift)

@@ -13,7 +13,7 @@ from hopfield_replay.denoisers.inside import look_inside
 from hopfield_replay.denoisers.own_step import Step, StepReader, copied, traceless
 from hopfield_replay.denoisers.paired_loss import PairedLoss, scalar_in
 from hopfield_replay.denoisers.verification import Finding, verify
-from hopfield_replay.denoisers.witness import Refusal, Testimony, Witness
+from hopfield_replay.denoisers.witness import Refusal, Statement, Witness
 from hopfield_replay.functional.denoiser import Denoiser, undisturbed
 from hopfield_replay.functional.diffusion import reconstruction_error
 from hopfield_replay.functional.noise_levels import default_timesteps
@@ -145,7 +145,7 @@ def decide(module: nn.Module, witness: Witness, means: Means) -> Trust:
 
 
 def _inferred(
-    told: Testimony, reader: Read | None, module: nn.Module, batch: Any, means: Means
+    told: Statement, reader: Read | None, module: nn.Module, batch: Any, means: Means
 ) -> tuple[InferredDenoiser | None, str]:
     """The denoiser that follows from a complete testimony, or what keeps it from being measured."""
     if reader is None:
@@ -158,7 +158,7 @@ def _inferred(
     return (None, problem) if problem else (denoiser, "")
 
 
-def _reader(told: Testimony | Refusal, module: nn.Module, batch: Any, step: Step | None) -> Read | None:
+def _reader(told: Statement | Refusal, module: nn.Module, batch: Any, step: Step | None) -> Read | None:
     if isinstance(told, Refusal):
         return None
     direct = batch_reader(told, batch)
@@ -168,7 +168,7 @@ def _reader(told: Testimony | Refusal, module: nn.Module, batch: Any, step: Step
 
 
 def _verified(
-    denoiser: Denoiser, told: Testimony | Refusal, reader: Read | None, module: nn.Module, batch: Any, means: Means
+    denoiser: Denoiser, told: Statement | Refusal, reader: Read | None, module: nn.Module, batch: Any, means: Means
 ) -> Finding:
     """Whether a denoiser does what the step does, after it was seen to work at all."""
     problem = dry_run(denoiser, means.split, module, batch, means.timesteps)
@@ -204,7 +204,7 @@ def _try_loss(loss: PairedLoss, batch: Any) -> str:
     return "" if bool(found.isfinite().all()) else "its own loss is not finite"
 
 
-def _attempt(do: Callable[[], Testimony | Refusal], otherwise: Refusal) -> Testimony | Refusal:
+def _attempt(do: Callable[[], Statement | Refusal], otherwise: Refusal) -> Statement | Refusal:
     try:
         return do()
     except Exception as error:  # somebody's step, called once more than it expects

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hopfield_replay.denoisers.doors import Call, Doors
 from hopfield_replay.denoisers.targets import TARGETS
-from hopfield_replay.denoisers.witness import Testimony
+from hopfield_replay.denoisers.witness import Statement
 from hopfield_replay.functional._diffusion_arguments import take
 from hopfield_replay.functional.denoiser import Denoiser, undisturbed
 from hopfield_replay.functional.noise_levels import timestep_of
@@ -36,7 +36,7 @@ class Finding:
 
 
 def verify(
-    denoiser: Denoiser, samples: Tensor, condition: Any, testimony: Testimony, module: nn.Module, clean: Tensor
+    denoiser: Denoiser, samples: Tensor, condition: Any, testimony: Statement, module: nn.Module, clean: Tensor
 ) -> Finding:
     """Compare a denoiser with a training step, at the noise levels that the step drew.
 
@@ -80,7 +80,7 @@ def verify(
     return Finding()
 
 
-def _samples_differ(samples: Tensor, clean: Tensor, testimony: Testimony) -> str:
+def _samples_differ(samples: Tensor, clean: Tensor, testimony: Statement) -> str:
     given, seen = samples.detach().to("cpu", torch.float64), clean.detach().to("cpu", torch.float64)
     if testimony.reading.timetable is None and testimony.place is None:
         return ""
@@ -93,7 +93,7 @@ def _samples_differ(samples: Tensor, clean: Tensor, testimony: Testimony) -> str
 
 
 def _row_differs(
-    denoiser: Denoiser, samples: Tensor, condition: Any, testimony: Testimony, module: nn.Module, row: int, step: float
+    denoiser: Denoiser, samples: Tensor, condition: Any, testimony: Statement, module: nn.Module, row: int, step: float
 ) -> str | None:
     """What differs for one sample, in words; empty if nothing does; None if the network is not called."""
     one = slice(row, row + 1)
@@ -120,7 +120,7 @@ def _row_differs(
     return _taught_otherwise(call, found, signal, noise, testimony)
 
 
-def _taught_otherwise(call: Call, found: Tensor, signal: float, noise: float, testimony: Testimony) -> str:
+def _taught_otherwise(call: Call, found: Tensor, signal: float, noise: float, testimony: Statement) -> str:
     assert call.answer is not None
     assert testimony.target is not None
     width = 1.0 if testimony.reading.timetable is None else testimony.reading.timetable.sigma_data
@@ -142,7 +142,7 @@ def _taught_otherwise(call: Call, found: Tensor, signal: float, noise: float, te
     return f"{taught}, the denoiser takes it for {other or 'something else'}"
 
 
-def _conditions_differ(call: Call, testimony: Testimony, row: int) -> str:
+def _conditions_differ(call: Call, testimony: Statement, row: int) -> str:
     """Compare the tensors that the network is shown beside samples and time."""
     if testimony.time is None:
         return ""
@@ -159,7 +159,7 @@ def _conditions_differ(call: Call, testimony: Testimony, row: int) -> str:
     return ""
 
 
-def _conditions(call: Call, testimony: Testimony) -> dict[str, Tensor]:
+def _conditions(call: Call, testimony: Statement) -> dict[str, Tensor]:
     assert testimony.time is not None
     skipped = {call.name(call.noisy), testimony.call.name(testimony.time)}
     return {name: value for name, value in call.named.items() if isinstance(value, Tensor) and name not in skipped}

@@ -41,7 +41,7 @@ class Place:
 
 
 @dataclass(frozen=True, eq=False)
-class Testimony:
+class Statement:
     """What a training step does with its samples and its network.
 
     Attributes:
@@ -159,7 +159,7 @@ class Witness:
         self._doors.close()
         self._draws.stopped = True
 
-    def testimony(self) -> Testimony | Refusal:
+    def testimony(self) -> Statement | Refusal:
         """What the step said."""
         calls = [call for call in self._doors.calls if call.answer is not None]
         if not calls:
@@ -199,7 +199,7 @@ class Witness:
                     return _Evidence(place, clean, noise, fitted)
         return None
 
-    def _inferred(self, calls: Sequence[Call]) -> Testimony | Refusal | None:
+    def _inferred(self, calls: Sequence[Call]) -> Statement | Refusal | None:
         """What follows where the noise was not seen being drawn."""
         for call in calls:
             for place, clean in self._samples(call.shown.shape):
@@ -207,7 +207,7 @@ class Witness:
                 if found is not None:
                     if problem := several([call], calls):
                         return Refusal(problem)
-                    return Testimony(call, place, found.noise, found.clean, found.reading, found.time, found.teaching)
+                    return Statement(call, place, found.noise, found.clean, found.reading, found.time, found.teaching)
         return None
 
     def _samples(self, shape: torch.Size) -> list[tuple[Place, Tensor]]:
@@ -229,11 +229,11 @@ class _Evidence:
     mixture: Mixture
 
 
-def _testify(call: Call, evidence: _Evidence, time: int | str | None, reading: Reading) -> Testimony:
+def _testify(call: Call, evidence: _Evidence, time: int | str | None, reading: Reading) -> Statement:
     clean = evidence.clean.to("cpu", torch.float64) * reading.scale + reading.shift
     signs = evidence.mixture.noise.sign()
     noise = evidence.noise.to("cpu", torch.float64) * float(signs[evidence.mixture.usable][0])
-    return Testimony(call, evidence.place, noise, clean, reading, time, taught_by(call, clean, noise, reading))
+    return Statement(call, evidence.place, noise, clean, reading, time, taught_by(call, clean, noise, reading))
 
 
 def taught_by(call: Call, clean: Tensor, noise: Tensor, reading: Reading) -> Teaching:
@@ -289,4 +289,4 @@ def tensors_in(batch: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Place, 
             yield from tensors_in(value, (*path, index))
 
 
-__all__ = ["Place", "Refusal", "Testimony", "Witness", "several", "taught_by", "tensors_in"]
+__all__ = ["Place", "Refusal", "Statement", "Witness", "several", "taught_by", "tensors_in"]

@@ -1,6 +1,7 @@
 """What interrupts a change arrives after it, or before it has begun: signals, and exceptions from other threads."""
 
 import ctypes
+import gc
 import os
 import random
 import signal
@@ -145,6 +146,7 @@ def interrupted_at(line, change):
         return trace
 
     before = sys.gettrace()
+    gc.disable()  # what a callback of the collector raises is swallowed
     sys.settrace(trace)
     try:
         change()
@@ -153,6 +155,7 @@ def interrupted_at(line, change):
         return True
     finally:
         sys.settrace(before)
+        gc.enable()
 
 
 def test_hit_before_any_of_its_lines_a_change_is_whole_or_not_made():
