@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.witness
 
-For modules of each level, on 8x8 images, with the probes of one task: milliseconds of the decision (once), of the probes
-at a boundary, and both as a share of an epoch over 2,000 samples; and the time of a step after the first, with and
-without the monitor (1.00: nothing).
+For modules of each level, on 8x8 images, with the probes of one task: milliseconds of the decision (once), of the
+probes at a boundary, and both as a share of an epoch over 2,000 samples; and the time of a step after the first, with
+and without the monitor (1.00: nothing).
 """
 
 import statistics
@@ -18,7 +18,12 @@ from hopfield_replay import ForgettingMonitor
 from hopfield_replay.lightning.first_step import FirstStep
 from tests.lightning.styles import Labelled, SelfConditioning, TextToImage, Tutorial, loader
 
-LEVELS = {"inferred": Tutorial, "inferred, conditional": Labelled, "own step": TextToImage, "paired loss": SelfConditioning}
+LEVELS = {
+    "inferred": Tutorial,
+    "inferred, conditional": Labelled,
+    "own step": TextToImage,
+    "paired loss": SelfConditioning,
+}
 SAMPLES, PROBES, REPEATS = 2000, 256, 3
 
 
@@ -88,7 +93,12 @@ def measure(style):
     finally:
         FirstStep._decide = decide
     without = train(style)
-    return took["decision"], took["boundary"], sum(without), statistics.median(with_it[5:]) / statistics.median(without[5:])
+    return (
+        took["decision"],
+        took["boundary"],
+        sum(without),
+        statistics.median(with_it[5:]) / statistics.median(without[5:]),
+    )
 
 
 def main():
