@@ -8,14 +8,13 @@ only.
 
 import copy
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from hopfield_replay.functional._distances import half_squared_distances
 from hopfield_replay.functional.energy import energy
-from hopfield_replay.functional.rows import Matrix, column_means, pieces
+from hopfield_replay.functional.rows import Matrix, Weighted, column_means, pieces
 from hopfield_replay.functional.tiles import PatternTiles
 from hopfield_replay.utilities.checks import (
     Similarity,
@@ -211,7 +210,7 @@ class StreamedAffinity:
         stored = (
             PatternTiles.of_checked(self.candidates, self._masses)
             if isinstance(self.candidates, Tensor)
-            else PatternTiles(_Weighted(self.candidates, self._masses))
+            else PatternTiles(Weighted(self.candidates, self._masses))
         )
         whole = [self.targets] if isinstance(self.targets, Tensor) else self.targets
         total = torch.cat(
@@ -235,16 +234,6 @@ class StreamedAffinity:
             return 0.5 * self._held.square().sum(1)
         parts = [0.5 * piece.to(torch.float64).square().sum(1) for _, piece in pieces(self.targets)]
         return torch.cat(parts)
-
-
-class _Weighted:
-    """Patterns in parts with their masses, as PatternTiles reads them."""
-
-    def __init__(self, patterns: Matrix, masses: Tensor) -> None:
-        self._patterns, self._masses = patterns, masses
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return ((piece, self._masses[start : start + len(piece)]) for start, piece in pieces(self._patterns))
 
 
 def _pair(targets: Matrix, candidates: Matrix) -> tuple[Matrix, Matrix]:
