@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hopfield_replay.functional._distances import half_squared_distances
 from hopfield_replay.functional.energy import energy
-from hopfield_replay.functional.rows import Matrix, Weighted, column_means, pieces
+from hopfield_replay.functional.rows import Matrix, column_means, pieces
 from hopfield_replay.functional.tiles import PatternTiles
 from hopfield_replay.utilities.checks import (
     Similarity,
@@ -207,11 +207,7 @@ class StreamedAffinity:
 
     def log_totals(self) -> Tensor:
         """Log of the affinity of each target to all candidates together, (n,) float64."""
-        stored = (
-            PatternTiles.of_checked(self.candidates, self._masses)
-            if isinstance(self.candidates, Tensor)
-            else PatternTiles(Weighted(self.candidates, self._masses))
-        )
+        stored = PatternTiles.of_rows(self.candidates, self._masses)
         whole = [self.targets] if isinstance(self.targets, Tensor) else self.targets
         total = torch.cat(
             [energy(part, stored, self.beta, similarity=self.similarity, normalize=False) for part in whole]

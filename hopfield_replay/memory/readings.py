@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hopfield_replay.functional import PatternTiles, effective_patterns, energy
 from hopfield_replay.functional._distances import half_squared_distances
-from hopfield_replay.functional.rows import Matrix, Weighted, column_means, pieces
+from hopfield_replay.functional.rows import Matrix, column_means, pieces
 from hopfield_replay.utilities.checks import Similarity
 
 _SCORES = 1 << 25  # pairwise numbers held during the calibration: 256 MB
@@ -159,13 +159,6 @@ def self_responsibility(
     half = 0.5 * x.to(torch.float64).square().sum(1)
     score = beta * (half + total) if similarity == "dot" else beta * total  # score of itself less log-sum-exp
     return (masses.log() + score).exp()
-
-
-def tiles_of(patterns: Matrix, masses: Tensor | None) -> PatternTiles:
-    """Patterns and their masses as the energies read them, wherever they are."""
-    if isinstance(patterns, Tensor):
-        return PatternTiles(patterns, masses=masses)
-    return PatternTiles(patterns if masses is None else Weighted(patterns, masses))
 
 
 def nearby(queries: Tensor, patterns: PatternTiles, similarity: Similarity, count: int = 64) -> PatternTiles:

@@ -21,7 +21,6 @@ from hopfield_replay.memory.readings import (
     self_responsibility,
     spread_indices,
     streamed,
-    tiles_of,
 )
 from hopfield_replay.utilities.checks import Similarity, as_matrix, check_beta, check_masses, check_similarity
 
@@ -246,7 +245,7 @@ def diagnose(
         raise ValueError(f"queries must be at least 2, got {queries}.")
     weights = None if isinstance(stored, PatternTiles) else check_masses(masses, stored)
     index = spread_indices(len(stored), queries)
-    tiles = stored if isinstance(stored, PatternTiles) else tiles_of(stored, weights)
+    tiles = stored if isinstance(stored, PatternTiles) else PatternTiles.of_rows(stored, weights)
     asked, own_masses = rows_of(tiles, index)
     index = index.to(asked.device)
     shared = effective_patterns(asked, tiles, beta, similarity=similarity, exclude=index)

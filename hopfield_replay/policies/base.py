@@ -42,6 +42,8 @@ class Requirements:
         weights: whether it chooses for all samples that were seen, so that a kept one stands for its neighbours; what
             is replayed is then drawn by weight, unless ``sampling`` says otherwise.
         random: whether its choice is a draw, the same for the same seed.
+        in_pieces: whether it reads no vectors, or takes them from ``Candidates.rows`` a piece at a time; the vectors of
+            a task are put into memory for it otherwise.
         replay_ratio: the share of replay that it was made for; None: that of the loader which replays.
 
     Example:
@@ -55,13 +57,14 @@ class Requirements:
     weights: bool = False
     random: bool = False
     replay_ratio: float | None = None
+    in_pieces: bool = False
 
 
 def requirements(policy: Policy) -> Requirements:
     """What a policy needs, from the attributes that it has.
 
-    Read are ``oversample``, ``needs_energies``, ``needs_losses``, ``needs_weights``, ``is_random`` and
-    ``replay_ratio``; those that are missing are as in :class:`Requirements`.
+    Read are ``oversample``, ``needs_energies``, ``needs_losses``, ``needs_weights``, ``is_random``, ``replay_ratio``
+    and ``reads_in_pieces``; those that are missing are as in :class:`Requirements`.
 
     Args:
         policy: an object with ``select``.
@@ -79,4 +82,5 @@ def requirements(policy: Policy) -> Requirements:
         weights=getattr(policy, "needs_weights", default.weights),
         random=getattr(policy, "is_random", default.random),
         replay_ratio=getattr(policy, "replay_ratio", default.replay_ratio),
+        in_pieces=getattr(policy, "reads_in_pieces", default.in_pieces),
     )
