@@ -4,12 +4,13 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.functional._engine.scores import exact_float32
-from hopfield_replay.functional.rows import Matrix, column_means, pieces
-from hopfield_replay.utilities.device import without_autocast
+from hopfield_replay.functional.rows import Matrix, pieces
+from hopfield_replay.utilities.device import widest, without_autocast
 
 _MORE = 22  # are looked for beside the k nearest
 _BLOCK = 1 << 23  # numbers of a piece, and of the products with it: 32 MB each
 _DIFFERENCES = 1 << 22  # numbers of differences at a time: 32 MB in float64
+_SAMPLED = 512  # rows whose mean is the centre
 _UNIT = 2.0**-24  # relative rounding of float32
 _SUM = 8.0  # a sum of d products is off by more than so many times sqrt(d) roundings with a chance of 3e-14
 
@@ -32,7 +33,9 @@ class Nearest:
 
     def __init__(self, queries: Tensor, patterns: Matrix, k: int, exclude: Tensor | None) -> None:
         self._queries, self._patterns, self._k, self._exclude = queries, patterns, k, exclude
-        self._centre = column_means(patterns)
+        # any vector near them serves as the centre; float32, so that subtracting it rounds each difference once
+        some = patterns[:: max(1, -(-len(patterns) // _SAMPLED))]
+        self._centre = some.to(widest(some.device)).mean(0).float()
         self._more = min(k + _MORE, len(patterns))
 
     def distances(self) -> Tensor:
@@ -59,7 +62,7 @@ class Nearest:
         largest = 0.0
         numbers = min(_BLOCK, _BLOCK // max(1, len(which)) * self._patterns.shape[1])
         for start, piece in pieces(self._patterns, numbers):
-            near = piece.to(torch.float64).sub_(self._centre).to(dtype)
+            near = piece.to(torch.promote_types(piece.dtype, dtype)).sub(self._centre).to(dtype)
             half = 0.5 * near.square().sum(1)
             largest = max(largest, float(half.max()))
             with exact_float32(device), without_autocast(device):
