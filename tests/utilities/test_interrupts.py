@@ -20,7 +20,7 @@ def raise_in(thread, kind):
 
 @pytest.fixture(autouse=True)
 def no_collector():
-    """No garbage collection meanwhile: what is raised in a callback of the collector (hypothesis has one) is swallowed."""
+    """No garbage collection: what is raised in a callback of the collector (hypothesis has one) is swallowed."""
     gc.disable()
     yield
     gc.enable()
