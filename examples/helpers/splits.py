@@ -239,9 +239,7 @@ def train_tasks(
     buffer = None
     datamodules: list[LightningDataModule] = list(tasks)
     if policy != "none":
-        name, _, after = policy.partition("+")
-        sampling: Any = after or None  # the buffer knows which there are
-        buffer = EnergyReplayBuffer(capacity, name, groups="task", sampling=sampling, seed=seed)
+        buffer = make_buffer(policy, capacity, seed)
         datamodules = [ReplayDataModule(split, buffer, replay_ratio=replay_ratio) for split in tasks]
     drawn = None
     if generated:
@@ -269,6 +267,18 @@ def train_tasks(
     model = make_model()
     fit_tasks(trainer, model, datamodules)
     return model, monitor
+
+
+def make_buffer(policy: str, capacity: int, seed: int = 0) -> EnergyReplayBuffer:
+    """The buffer of an arm: every task has an equal share, and samples are drawn as after the "+", or as by default.
+
+    Example:
+        >>> make_buffer("herding", 20).sampling, make_buffer("herding+weight", 20).sampling
+        ('uniform', 'weight')
+    """
+    name, _, after = policy.partition("+")
+    sampling: Any = after or None  # the buffer knows which there are
+    return EnergyReplayBuffer(capacity, name, groups="task", sampling=sampling, seed=seed)
 
 
 def unlabelled(model: DDPM, count: int) -> list[Tensor]:

@@ -40,7 +40,7 @@ class EnergyPrioritizedBuffer(BalancedExemplarsBuffer):  # type: ignore[misc]  #
         beta: inverse temperature; ``"auto"`` calibrates it on the first experience of at least 3 samples.
         similarity: ``"distance"`` or ``"dot"``.
         encoder: maps a minibatch ``[x, y, ...]``, on the strategy's device, to vectors (n, d), the space of the
-            energies; None: the first floating tensor, flattened.
+            energies; None: its samples, flattened, by the rules of :class:`hopfield_replay.encoders.Columns`.
         seed: of the random policies and of the draws.
 
     Attributes:

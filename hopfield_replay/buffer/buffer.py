@@ -705,7 +705,7 @@ class EnergyReplayBuffer:
                 samples are held until the choice is made.
             capacity: how many are kept, >= 1.
             policy: as of the class.
-            encoder: maps a batch to vectors; None: the first floating tensor of the batch, flattened.
+            encoder: maps a batch to vectors; None: its samples, flattened, by the rules of :class:`Columns`.
             names: of all samples, in the loader's order.
             task_name: of the data set.
             settings: as of the class.

@@ -355,7 +355,7 @@ class ForgettingTracker:
             beta: inverse temperature of this boundary alone, for a task too small to calibrate one on; None: that of
                 the whole sequence.
             read: maps a prepared batch to what the denoiser denoises and its condition, where these are not what
-                ``samples`` says, or the first floating tensor, and the rest.
+                ``samples`` and ``condition``, or the rules, say.
             loss: maps a prepared batch to a loss (n,) of each sample, with the same draws every time: where no denoiser
                 is known, its rise is the loss forgetting.
             trust: how errors came to be measured, for the record.
