@@ -129,10 +129,10 @@ def test_correlations_use_the_boundary_and_average_both_orders():
     assert similar["rise"]["mean"] == pytest.approx((expected("similar") + expected("similar_reversed")) / 2)
 
 
-@pytest.mark.parametrize("policies", [["nonsense"], ["random@some"], ["random@0"], ["random+weights"], ["best_by_label"]])
-def test_bad_arms(policies):
+@pytest.mark.parametrize("policy", ["nonsense", "random@some", "random@0", "random+weights", "best_by_label"])
+def test_bad_arms(policy):
     with pytest.raises(ValueError, match=r"unknown policies|whole number|at least 1"):
-        study.parse_arms(policies, [20])
+        study.parse_arms([policy], [20])
 
 
 def test_arms_with_a_sampling_and_with_equal_shares_for_classes():
