@@ -94,6 +94,7 @@ def run_arm(
         write_figure(folder / f"energy_against_forgetting_{policy}.png", figure)
     return {
         "policy": policy,
+        "drawn": "" if monitor.buffer is None else monitor.buffer.sampling,
         "seconds": time.perf_counter() - started,
         "buffer_bytes": 0 if monitor.buffer is None else monitor.buffer.nbytes,
         "tasks": [task_summary(record) for record in monitor.history],
@@ -131,13 +132,22 @@ def paired_interval(first: list[Tensor], second: list[Tensor]) -> tuple[float, f
 
 def report(arms: list[dict[str, Any]]) -> str:
     """The table, and which differences between arms are within noise."""
-    headers = ["policy", "intrinsic", "reconstruction", "95th percentile", "error, new task", "buffer kB", "seconds"]
+    headers = [
+        "policy",
+        "drawn by",
+        "intrinsic",
+        "reconstruction",
+        "95th percentile",
+        "error, new task",
+        "buffer kB",
+        "seconds",
+    ]
     rows = []
     for arm in arms:
         last = arm["tasks"][-1]
         cells = [f"{last['intrinsic_forgetting']:.3f}", f"{last['reconstruction_forgetting']:.4f}"]
         cells += [f"{last['reconstruction_forgetting_p95']:.4f}", f"{last['error_current_task']:.4f}"]
-        rows.append([arm["policy"], *cells, f"{arm['buffer_bytes'] / 1024:.1f}", f"{arm['seconds']:.0f}"])
+        rows.append([arm["policy"], arm["drawn"], *cells, f"{arm['buffer_bytes'] / 1024:.1f}", f"{arm['seconds']:.0f}"])
     lines = [
         "Forgetting after the last task, over the held-out probes of all earlier tasks (rise since each was learned):",
         markdown_table(headers, rows),

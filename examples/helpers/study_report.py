@@ -6,6 +6,7 @@ from typing import Any
 
 from helpers.digit_classifier import GenerativeDistance
 from helpers.files import write_figure
+from helpers.splits import make_buffer
 from helpers.study_job import Settings, class_distances, images_of, read_results, task_distance
 from helpers.study_statistics import (
     MEASURES,
@@ -94,12 +95,22 @@ def by_policy(summary: dict[str, Any]) -> str:
     """What each policy forgets, keeps and generates."""
     extractor = summary["extractor"]
     count = max(row["reconstruction"]["seeds"] for row in summary["policies"]) if summary["policies"] else 0
-    heads = ["policy", "kept", "seeds", "reconstruction forgetting", "difference", "worst 10 %", "difference"]
+    heads = [
+        "policy",
+        "drawn by",
+        "kept",
+        "seeds",
+        "reconstruction forgetting",
+        "difference",
+        "worst 10 %",
+        "difference",
+    ]
     heads += ["training images", "difference"]
     heads += ["error, new task", "difference", extractor["name"], "difference", "share of earlier tasks"]
     rows = []
     for row in summary["policies"]:
-        cells = [row["policy"], str(row["capacity"]), str(row["reconstruction"]["seeds"])]
+        drawn = "" if row["policy"] == "none" else make_buffer(row["policy"], max(1, row["capacity"])).sampling
+        cells = [row["policy"], drawn, str(row["capacity"]), str(row["reconstruction"]["seeds"])]
         against = row.get("against_random")
         for name in ("reconstruction", "worst_tenth", "seen", "new_task_error", "distance"):
             digits = 1 if name == "distance" else 4
@@ -110,7 +121,8 @@ def by_policy(summary: dict[str, Any]) -> str:
         f"{summary['jobs']} runs on {', '.join(summary['devices'])}. After the last task, held-out images of all "
         f"earlier tasks; mean over up to {count} seeds [95 % bootstrap interval over seeds]. With this few seeds such "
         "an interval is somewhat too narrow (about 84 % coverage for 5). Differences are paired by seed, against "
-        "random at the same capacity; negative means less.\n\n"
+        "random at the same capacity; negative means less. Drawn by: how kept samples are drawn for replay; "
+        "policies that are drawn otherwise differ in two things.\n\n"
         f"{markdown_table(heads, rows)}\n\n"
         f"{extractor['name']}: Frechet distance of {extractor['generated']} generated images to real images of all "
         f"tasks, in the 32 features of a classifier trained on this data ({100 * extractor['accuracy']:.1f} % "

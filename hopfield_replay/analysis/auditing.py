@@ -59,7 +59,7 @@ def audit(
         old_data: what the first version was trained on, tensor or batches: gives each sample's Hopfield energy under
             it. A sample that is in it itself is left out of its own energy.
         new_data: what the second one was trained on since: gives the energy's rise. Needs ``old_data``.
-        encoder: maps a batch to the vectors of the energies; None: the first floating tensor of the batch, flattened.
+        encoder: maps a batch to the vectors of the energies; None: its samples (:class:`Columns`).
         beta: inverse temperature of the energies, or ``"auto"``: calibrated on the old data.
         similarity: form of the energies, ``"distance"`` or ``"dot"``.
         timesteps: where errors are measured; None: 10, 20, 30, 40 and 50 % of the first version's range.

@@ -149,7 +149,7 @@ def forecast(
     Args:
         old: what the model knows: a tensor (n, *shape), or batches (a DataLoader, a list); n >= 4.
         new: what it will be trained on, likewise.
-        encoder: maps a batch to vectors; None: the first floating tensor of the batch, flattened.
+        encoder: maps a batch to vectors; None: its samples, flattened, by the rules of :class:`Columns`.
         beta: inverse temperature, or ``"auto"``: a median leave-one-out n_eff of 5 on the old samples.
         similarity: ``"distance"`` or ``"dot"``.
         capacities: buffer sizes, rising, each >= 1; those above the number of old samples are left out.

@@ -63,7 +63,7 @@ def select(
         policy: a name (see ``hopfield_replay.policies.POLICIES``) or an object with ``select(candidates, k)``.
         by: equal shares, taken in turns, for each ``"label"``, or for each of the groups named here, (n,) names or
             numbers; None: all compete.
-        encoder: maps a batch to vectors; None: the first floating tensor of the batch, flattened.
+        encoder: maps a batch to vectors; None: its samples, flattened, by the rules of :class:`Columns`.
         beta: inverse temperature, or ``"auto"``: a median leave-one-out n_eff of 5 on the old samples.
         similarity: ``"distance"`` or ``"dot"``.
         pool: choose among so many drawn at random; None: among all.

@@ -20,7 +20,7 @@ def read_vectors(
 
     Args:
         data: a tensor (n, *shape), or batches.
-        encoder: maps a batch to vectors; None: its first floating tensor, flattened.
+        encoder: maps a batch to vectors; None: its samples, flattened, by the rules of :class:`Columns`.
         name: of the data, for messages.
 
     Raises:

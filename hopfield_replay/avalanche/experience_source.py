@@ -60,7 +60,7 @@ def read_vectors(dataset: Any, encoder: Callable[[Any], Tensor] | None, device: 
 
     Args:
         dataset: with at least one sample.
-        encoder: maps a minibatch to vectors; None: its first floating tensor, flattened.
+        encoder: maps a minibatch to vectors; None: its samples, flattened, by the rules of :class:`Columns`.
         device: of the encoder.
     """
     vectors = []

@@ -117,8 +117,8 @@ class IntrinsicForgetting(_Rise):
     Args:
         beta: inverse temperature; ``"auto"`` calibrates it on the first experience.
         similarity: ``"distance"`` or ``"dot"``.
-        encoder: maps a minibatch ``[x, y, ...]``, on the strategy's device, to vectors (n, d); None: the first floating
-            tensor, flattened.
+        encoder: maps a minibatch ``[x, y, ...]``, on the strategy's device, to vectors (n, d); None: its
+            samples, flattened, by the rules of :class:`hopfield_replay.encoders.Columns`.
 
     Raises:
         ValueError: a beta or similarity out of range.

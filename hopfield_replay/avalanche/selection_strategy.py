@@ -28,8 +28,8 @@ class EnergySelectionStrategy(ExemplarsSelectionStrategy):  # type: ignore[misc]
         limit: how many the policy puts in order, e.g. the buffer's max_size; the rest follow as they come. None: all.
         beta: inverse temperature; ``"auto"`` calibrates it on the first call with at least 3 new samples.
         similarity: ``"distance"`` or ``"dot"``.
-        encoder: maps a minibatch ``[x, y, ...]``, on the strategy's device, to vectors (n, d); None: the first floating
-            tensor, flattened.
+        encoder: maps a minibatch ``[x, y, ...]``, on the strategy's device, to vectors (n, d); None: its
+            samples, flattened, by the rules of :class:`hopfield_replay.encoders.Columns`.
         seed: of the random policies.
 
     Raises:

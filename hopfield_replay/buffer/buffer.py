@@ -18,7 +18,7 @@ from hopfield_replay.buffer.removal import as_ids, without
 from hopfield_replay.buffer.reread import Reread
 from hopfield_replay.buffer.storage import SampleStore, check_one_form, check_rows, load_tree, plain, save_tree
 from hopfield_replay.buffer.views import KeptSamples, frame, notebook, rows_of
-from hopfield_replay.functional import energy
+from hopfield_replay.functional import energy, predicted_rises, rise_weights
 from hopfield_replay.functional.correlation import ranks
 from hopfield_replay.functional.rows import Matrix, Rows, picked, pieces
 from hopfield_replay.functional.tiles import PatternTiles
@@ -34,10 +34,15 @@ from hopfield_replay.utilities.states import DAMAGE, Migration, check_plain, che
 if TYPE_CHECKING:
     import pandas as pd
 
-_FORMAT = "hopfield-replay buffer 4"  # of the state; raised when its parts change
+_FORMAT = "hopfield-replay buffer 5"  # of the state; raised when its parts change
 _MIGRATIONS: dict[str, Migration] = {
     "hopfield-replay buffer 2": lambda state: {**state, "format": "hopfield-replay buffer 3", "drawn": [0, 0, None]},
-    "hopfield-replay buffer 3": lambda state: {**state, "format": _FORMAT, "names": Provenance().state()},
+    "hopfield-replay buffer 3": lambda state: {
+        **state,
+        "format": "hopfield-replay buffer 4",
+        "names": Provenance().state(),
+    },
+    "hopfield-replay buffer 4": lambda state: {**state, "format": _FORMAT},  # of no rises
 }
 
 
@@ -65,11 +70,14 @@ class EnergyReplayBuffer:
             many samples each stands for may drop old tasks altogether.
         sampling: how samples are drawn: ``"uniform"``; ``"weight"``: in proportion to how many of the samples offered
             so far each stands for, those to which it is the nearest kept one of its group, so that what is replayed has
-            the density of what was seen; or by priority: sample i with chances proportional to 1/rank. Rank 1 has the
+            the density of what was seen; ``"rise_weight"``: the same, times 1 + dE / mean dE, where dE is the rise of
+            the energy of what a sample stands for, predicted from the next task's data when that is known (see
+            :meth:`refine` and :func:`~hopfield_replay.functional.rise_weights`), and the mean that of its task, so that
+            every task keeps its share; or by priority: sample i with chances proportional to 1/rank. Rank 1 has the
             highest energy (``"energy"``), the highest rise at the last boundary (``"rise"``), or the first pick of each
             group (``"gain"``: greedy_gain picks in the order of falling gain). Equal values share their mean rank.
-            None: ``"weight"`` for a policy with ``needs_weights``, such as greedy_gain, else ``"uniform"``: to compare
-            two policies alone, give both the same.
+            None: ``"rise_weight"`` for a policy with ``needs_rises``, ``"weight"`` for one with ``needs_weights``, such
+            as greedy_gain, else ``"uniform"``: to compare two policies alone, give both the same.
         beta: inverse temperature of energies that are computed here; ``"auto"`` calibrates it at the first update.
         similarity: ``"distance"`` or ``"dot"``, of energies that are computed here.
         seed: of the random policies and of :meth:`sample`.
@@ -103,7 +111,7 @@ class EnergyReplayBuffer:
         *,
         groups: Literal["task", "label"] | None = "task",
         storage: str | os.PathLike[str] | None = None,
-        sampling: Literal["uniform", "weight", "energy", "rise", "gain"] | None = None,
+        sampling: Literal["uniform", "weight", "rise_weight", "energy", "rise", "gain"] | None = None,
         beta: float | Literal["auto"] = "auto",
         similarity: Similarity = "distance",
         seed: int = 0,
@@ -114,14 +122,18 @@ class EnergyReplayBuffer:
             raise ValueError(f"capacity must be at least 1, got {capacity}. For no replay, use no buffer.")
         if groups not in (None, "task", "label"):
             raise ValueError(f'groups must be None, "task" or "label", got {groups!r}.')
-        if sampling not in (None, "uniform", "weight", "energy", "rise", "gain"):
-            raise ValueError(f'sampling must be "uniform", "weight", "energy", "rise" or "gain", got {sampling!r}.')
+        if sampling not in (None, "uniform", "weight", "rise_weight", "energy", "rise", "gain"):
+            raise ValueError(
+                f'sampling must be "uniform", "weight", "rise_weight", "energy", "rise" or "gain", got {sampling!r}.'
+            )
         self.settings = EnergySettings(beta, similarity)
         self.capacity = capacity
         self.policy = as_policy(policy)
         self.groups = groups
         self._needs = requirements(self.policy)
-        self.sampling = sampling if sampling is not None else "weight" if self._needs.weights else "uniform"
+        if sampling is None:
+            sampling = "rise_weight" if self._needs.rises else "weight" if self._needs.weights else "uniform"
+        self.sampling = sampling
         self.seed = seed
         self.drawn = Drawn()
         self.replay_ratio: float | None = None
@@ -197,6 +209,14 @@ class EnergyReplayBuffer:
     def nbytes(self) -> int:
         """Bytes of the store and of the vectors."""
         return self._store.nbytes + self._kept.vectors.nbytes
+
+    @property
+    def predicted_rises(self) -> Tensor | None:
+        """(len,) float64, mean predicted rise of what each stands for, under the task at hand; None while unknown.
+
+        Known from :meth:`refine` to the next :meth:`update`, with ``sampling="rise_weight"``.
+        """
+        return self._kept.rises
 
     def update(
         self,
@@ -331,7 +351,7 @@ class EnergyReplayBuffer:
             pool = replace(pool, energies=self._pool_energies(pool, own, asked, value))
         if len(arrives) and rows(again) != len(arrives):
             raise ValueError(f"{rows(again)} samples came back for {len(arrives)} positions.")
-        if self.sampling == "weight" or self._needs.weights:
+        if self._weighs:
             pool = weigh(pool, torch.cat([chosen, spare]), self.groups)
         if observed is not None:
             seen = torch.cat([self._observed, observed.detach().cpu().to(torch.float64)[:, None]], dim=1)
@@ -384,7 +404,9 @@ class EnergyReplayBuffer:
     def refine(self, patterns: Matrix, *, masses: Tensor | None = None) -> None:
         """Choose anew, now that the next task is known, among the over-provisioned candidates; then release them.
 
-        Does nothing for policies without a second phase, and when there is nothing in reserve.
+        With ``sampling="rise_weight"`` the rises that this task will cause are predicted anew for all samples, those of
+        earlier tasks too, and draws follow them. Otherwise it does nothing for policies without a second phase, and
+        when there is nothing in reserve.
 
         Args:
             patterns: vectors (N, d) or (N, *shape) of the next task, N >= 1.
@@ -397,11 +419,12 @@ class EnergyReplayBuffer:
 
     def prepare_refine(self, patterns: Matrix, *, masses: Tensor | None = None) -> Callable[[], None]:
         """All of :meth:`refine` but the change itself, which is returned: short, and to be called once."""
-        if self._reserve is None:
+        risen = self.sampling == "rise_weight" and len(self) > 0
+        if self._reserve is None and not risen:
             return lambda: None
         if not len(patterns):
             raise ValueError("The next task has no patterns to refine the choice with (an empty data set?).")
-        spares, samples = self._reserve
+        spares, samples = (self._kept.pick(torch.arange(0)), None) if self._reserve is None else self._reserve
         pool = self._kept.join(spares)
         beta = 1.0 if self.beta is None else self.beta
         known = None if masses is None else masses.detach().cpu()
@@ -412,10 +435,23 @@ class EnergyReplayBuffer:
             near = patterns.detach().cpu().to(pool.vectors.dtype)
             next_energies = energy(pool.vectors, near, beta, masses=known, similarity=self.similarity)
         pool = self._described(replace(pool, next_energies=next_energies), beta)
+        if risen:
+            pool = replace(pool, rises=predicted_rises(pool.energies, next_energies))
+        if self._reserve is None:
+            kept = replace(self._kept, rises=pool.rises)
+            return lambda: self._take_kept(kept)
         fresh = torch.arange(len(pool)) >= len(self._kept)
         chosen, _ = choose(pool, fresh, self.policy, self.groups, self.capacity)
         pool = weigh(pool, chosen, self.groups)
         return self._prepared(pool, chosen, chosen[:0], [(len(spares), partial(take, samples))], self._observed)
+
+    def _take_kept(self, kept: Candidates) -> None:
+        self._kept, self._edges = kept, None
+
+    @property
+    def _weighs(self) -> bool:
+        """Whether it counts how many samples each stands for."""
+        return self.sampling in ("weight", "rise_weight") or self._needs.weights
 
     @property
     def observed(self) -> Tensor:
@@ -570,11 +606,15 @@ class EnergyReplayBuffer:
     @property
     def draw_shares(self) -> Tensor:
         """(len,) float64, the chance of each sample in a draw; they sum to 1."""
-        if self.sampling == "weight":
+        if self.sampling in ("weight", "rise_weight"):
             # what stands in reserve is never drawn: the kept ones stand for it
-            weights = released(self._kept, self._reserve, self.groups).weighted().weights
-            assert weights is not None
-            chances = weights
+            kept = released(self._kept, self._reserve, self.groups).weighted()
+            assert kept.weights is not None
+            chances = kept.weights
+            if kept.rises is not None:
+                chances = chances * rise_weights(
+                    kept.rises, masses=chances, groups=kept.tasks, temper=self._needs.temper
+                )
         elif self.sampling == "uniform":
             chances = torch.ones(len(self), dtype=torch.float64)
         elif self.sampling == "gain":
@@ -691,7 +731,7 @@ class EnergyReplayBuffer:
                 samples are held until the choice is made.
             capacity: how many are kept, >= 1.
             policy: as of the class.
-            encoder: maps a batch to vectors; None: the first floating tensor of the batch, flattened.
+            encoder: maps a batch to vectors; None: its samples, flattened, by the rules of :class:`Columns`.
             names: of all samples, in the loader's order.
             task_name: of the data set.
             settings: as of the class.
@@ -831,7 +871,7 @@ class EnergyReplayBuffer:
         beta = other.beta if self.beta is None else self.beta
         pool = self._described(own.join(theirs) if len(own) else theirs, 1.0 if beta is None else beta)
         chosen, _ = choose(pool, shared_groups(pool, len(own), self.groups), self.policy, self.groups, self.capacity)
-        if self.sampling == "weight" or self._needs.weights:
+        if self._weighs:
             pool = weigh(pool, chosen, self.groups)
         commit = self._prepared(pool, chosen, chosen[:0], [(len(theirs), other.gather)], self._observed)
 

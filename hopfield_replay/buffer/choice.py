@@ -64,12 +64,14 @@ def weigh(pool: Candidates, stays: Tensor, groups: Literal["task", "label"] | No
         groups: what the groups are; None: one group.
 
     Returns:
-        The pool with new weights, of the same sum within each group and 0 for those that go.
+        The pool with new weights, of the same sum within each group and 0 for those that go; rises that are known
+        become the mean over what each stands for.
     """
     pool = pool.weighted()
     assert pool.weights is not None
     group = group_index(pool, groups)
     weights = torch.zeros_like(pool.weights)
+    rises = None if pool.rises is None else pool.rises.clone()
     for number in range(int(group.max()) + 1):
         members, left = (group == number).nonzero().flatten(), stays[group[stays] == number]
         if not len(left):  # in a state written with other groups
@@ -77,8 +79,12 @@ def weigh(pool: Candidates, stays: Tensor, groups: Literal["task", "label"] | No
         vectors, step = pool.rows[left], max(256, min(_ROWS, _NUMBERS // max(1, pool.rows.shape[1])))
         nearest = torch.cat([torch.cdist(pool.rows[part], vectors).argmin(1) for part in members.split(step)])
         nearest[torch.searchsorted(members, left)] = torch.arange(len(left))  # even beside an identical one
-        weights[left] = torch.zeros(len(left), dtype=torch.float64).index_add(0, nearest, pool.weights[members])
-    return replace(pool, weights=weights)
+        none = torch.zeros(len(left), dtype=torch.float64)
+        weights[left] = none.index_add(0, nearest, pool.weights[members])
+        if rises is not None and pool.rises is not None:
+            total = none.index_add(0, nearest, pool.weights[members] * pool.rises[members])
+            rises[left] = torch.where(weights[left] > 0, total / weights[left], rises[left])
+    return replace(pool, weights=weights, rises=rises)
 
 
 def group_index(pool: Candidates, groups: Literal["task", "label"] | None) -> Tensor:

@@ -44,7 +44,7 @@ def verify(
 
     Args:
         buffer: the buffer.
-        encoder: that its vectors were made with; None: the first floating tensor of a sample, flattened.
+        encoder: that its vectors were made with; None: its samples, flattened, by the rules of :class:`Columns`.
         tolerance: of the difference of a number in a vector, in parts of the largest one in all vectors.
 
     Example:

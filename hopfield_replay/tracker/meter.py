@@ -109,8 +109,8 @@ class ErrorMeter:
         samples: what in a prepared batch the model denoises, as a name, an index or a function; or where all is in a
             batch (:class:`~hopfield_replay.encoders.Columns`); None: by its rules.
         draws: noise draws at each timestep, >= 1.
-        read: maps a prepared batch to what the model denoises and its condition, in place of the first floating tensor
-            and the rest; without ``samples``.
+        read: maps a prepared batch to what the model denoises and its condition, in place of
+            ``samples`` and the rules.
 
     Raises:
         ValueError: no timesteps are given, and the denoiser has no number of them and none of the usual noise levels.

@@ -195,6 +195,7 @@ class ForgettingTracker:
         self.allow_changes = allow_changes
         self._asked = self._as_asked(encoder)
         self._data: dict[int, dict[str, Any]] = {}  # fingerprint of each task's data
+        self._resumed = False  # the open task was begun in another process, or before the state was loaded
         self._calibrates = (
             False  # beta was calibrated on the task at hand, and is again if its data turns out otherwise
         )
@@ -266,7 +267,7 @@ class ForgettingTracker:
         self._at_hand.forget()  # a task that was begun and given up is no longer the one at hand
         if self.buffer is not None and self.generated is None:
             self.buffer.check_place(self.next_task)
-        if self.open_task is not None:  # a resumed run
+        if self._resumed:
             self.check_data(self.next_task, source)
         if source.ahead and self._at_hand.encoder_changed(source):
             self._renew(source)
@@ -274,7 +275,7 @@ class ForgettingTracker:
             data = self._at_hand.read(self.next_task, source, self._dimension)
         self._check_labels(data)
         self._check_room(data)
-        self._calibrates |= self.settings.beta is None
+        calibrates = self._calibrates or self.settings.beta is None
         beta = self.settings.beta if data is None else self.settings.calibrated(data.vectors)
         guessed = source.positions is not None and source.positions.guessed
         print_of, task = fingerprint(source), self.next_task
@@ -283,17 +284,18 @@ class ForgettingTracker:
         if buffer is not None:
             with memory_for(f"the choice before task {self.next_task}", _LESS_MEMORY), self.settings.at(beta):
                 refine = self._prepare_choice(buffer, source, None if guessed else data)
-        self._at_hand.look(source)
+        look = self._at_hand.prepare_look(source)
 
         def change() -> None:
-            self.settings.beta = beta
+            self.settings.beta, self._calibrates = beta, calibrates
+            look()
             if buffer is not None:
                 if refine is not None:
                     refine()
                 buffer.drawn.clear()
             self._at_hand.keep(task, data)
             self._data[task] = print_of
-            self.open_task = task
+            self.open_task, self._resumed = task, False
 
         to_the_end(change)
 
@@ -325,11 +327,17 @@ class ForgettingTracker:
             return False
         self._renew(source)
         data = self._at_hand.read(task, source, self._dimension)
+        beta = self.settings.beta
         if self._calibrates and data is not None:
-            self.settings.beta = None
-            self.settings.beta = self.settings.calibrated(data.vectors)
-        self._at_hand.look(source)
-        self._at_hand.keep(task, data)
+            beta = EnergySettings("auto", self.similarity).calibrated(data.vectors)
+        look = self._at_hand.prepare_look(source)
+
+        def change() -> None:
+            self.settings.beta = beta
+            look()
+            self._at_hand.keep(task, data)
+
+        to_the_end(change)
         return True
 
     def _prepare_choice(
@@ -367,7 +375,7 @@ class ForgettingTracker:
             beta: inverse temperature of this boundary alone, for a task too small to calibrate one on; None: that of
                 the whole sequence.
             read: maps a prepared batch to what the denoiser denoises and its condition, where these are not what
-                ``samples`` says, or the first floating tensor, and the rest.
+                ``samples`` and ``condition``, or the rules, say.
             loss: maps a prepared batch to a loss (n,) of each sample, with the same draws every time: where no denoiser
                 is known, its rise is the loss forgetting.
             trust: how errors came to be measured, for the record.
@@ -481,7 +489,7 @@ class ForgettingTracker:
                 beta=beta,
                 weights=None if data.masses is None else data.masses * (len(data.masses) / data.masses.sum()),
             )
-        self._at_hand.look(source)
+        look = self._at_hand.prepare_look(source)
         self._unlike = again.warning()
         record = replace(measured.record, seconds=time.perf_counter() - started)
         probes = measured.probes if self.generated is None or self.generated.keep_probes else []
@@ -493,6 +501,7 @@ class ForgettingTracker:
                 self.buffer.drawn.clear()
             self.settings.beta = settled
             self._probes, self.open_task, self._calibrates = probes, None, False
+            look()
             self._at_hand.forget()
             self.history.append(record)
             if self.history_size is not None:
@@ -690,6 +699,7 @@ class ForgettingTracker:
             if state["beta"] is not None:
                 self.settings.beta = state["beta"]
             self.open_task = state["open_task"]
+            self._resumed = self.open_task is not None
             self.history, self._probes = history, probes
             self._at_hand, self._data = at_hand, data
             self._calibrates = bool(state.get("calibrates", False))

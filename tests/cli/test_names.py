@@ -85,6 +85,7 @@ def test_labels_of_figures_are_drawn_letter_by_letter():
         picture_rows([("row", torch.rand(2, 1, 4, 4))], captions=[name, "x"]).canvas.draw()
 
 
+@pytest.mark.slow
 def test_a_terminal_that_knows_few_letters_and_a_matplotlibrc_beside_the_data(pipelines, tmp_path):
     data = images(tmp_path / "data", ["grün", "猫"])
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\n")

@@ -107,6 +107,7 @@ def test_a_sequence_of_tasks(pl, tmp_path):
     assert list(tmp_path.rglob("views"))
 
 
+@pytest.mark.slow
 def test_both_give_the_same_numbers(tmp_path):
     first, second = (run(pl, tmp_path / pl.__name__)[1] for pl in (lightning.pytorch, pytorch_lightning))
     for one, other in zip(first.history, second.history, strict=True):
@@ -116,6 +117,7 @@ def test_both_give_the_same_numbers(tmp_path):
     assert torch.equal(first.buffer.ids, second.buffer.ids)
 
 
+@pytest.mark.slow
 def test_last_is_found_and_gone_on_from(tmp_path):
     class Stop(callbacks.Callback):
         def on_train_epoch_start(self, trainer, pl_module):
@@ -138,6 +140,7 @@ def test_last_is_found_and_gone_on_from(tmp_path):
     ],
     ids=["dataclass", "partial", "class"],
 )
+@pytest.mark.slow
 def test_hyperparameters_that_are_not_allow_listed_are_told_from_damage(tmp_path, hparams):
     run(pytorch_lightning, tmp_path, tasks=2, hparams=hparams)
     last = tmp_path / "kept" / "last.ckpt"

@@ -100,8 +100,6 @@ NEXT = {"logger": None, "enable_checkpointing": None, "enable_progress_bar": Non
         ({"precision": "bf16-true"}, 12, 12),
         ({"precision": "64-true"}, 12, 12),
         ({"accumulate_grad_batches": 2}, 8, 12),
-        ({"limit_train_batches": 2}, 8, 8),
-        ({"limit_train_batches": 0.5}, 4, 4),
         ({"val_check_interval": 2}, 12, 12),
         ({"val_check_interval": 0.34}, 12, 12),
         ({"val_check_interval": 4, "check_val_every_n_epoch": None}, 12, 12),

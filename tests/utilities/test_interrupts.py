@@ -18,6 +18,14 @@ def raise_in(thread, kind):
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(kind))
 
 
+@pytest.fixture(autouse=True)
+def no_collector():
+    """No garbage collection: what is raised in a callback of the collector (hypothesis has one) is swallowed."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
 class Stop(BaseException):
     """What a library that limits time raises in another thread."""
 
@@ -146,7 +154,6 @@ def interrupted_at(line, change):
         return trace
 
     before = sys.gettrace()
-    gc.disable()  # what a callback of the collector raises is swallowed
     sys.settrace(trace)
     try:
         change()
@@ -155,7 +162,6 @@ def interrupted_at(line, change):
         return True
     finally:
         sys.settrace(before)
-        gc.enable()
 
 
 def test_hit_before_any_of_its_lines_a_change_is_whole_or_not_made():
