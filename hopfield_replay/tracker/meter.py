@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,44 +15,11 @@ from hopfield_replay.functional._diffusion_arguments import take as part_of
 from hopfield_replay.functional._paired_noise import paired_noise
 from hopfield_replay.functional.denoiser import undisturbed
 from hopfield_replay.functional.noise_levels import default_timesteps
+from hopfield_replay.utilities.device import in_chunks_that_fit
 from hopfield_replay.utilities.distributed import gather_rows, raise_on_all_ranks, world
 from hopfield_replay.utilities.nested import rows, take
 
 _CHUNK = 256  # samples that are prepared (moved to the device) at a time
-_Result = TypeVar("_Result")
-
-
-def in_chunks_that_fit(measure: Callable[[int], _Result], chunk_size: int) -> tuple[_Result, int]:
-    """Call ``measure(chunk_size)``, and with half as many samples at a time whenever the device has no memory left.
-
-    Returns:
-        What it measured, and the chunk size that fitted.
-
-    Raises:
-        MemoryError: not even one sample at a time fits.
-
-    Example:
-        >>> def measure(chunk_size):
-        ...     if chunk_size > 3:
-        ...         raise torch.OutOfMemoryError("no memory")
-        ...     return "measured"
-        >>> in_chunks_that_fit(measure, 16)
-        ('measured', 2)
-    """
-    while True:
-        try:
-            return measure(chunk_size), chunk_size
-        except torch.OutOfMemoryError as error:
-            said = str(error).splitlines()[0]
-        # past the handler, so that the traceback no longer holds the tensors that are in the way
-        if chunk_size == 1:
-            raise MemoryError(
-                f"The model does not fit into the device's memory, not even with one sample at a time ({said}). Free "
-                "memory on the device, or measure on another one (the CPU: slower, but it fits)."
-            )
-        chunk_size //= 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
 
 def _shares(count: int) -> tuple[Tensor, Sequence[Tensor]]:
