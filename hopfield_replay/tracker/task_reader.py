@@ -257,22 +257,23 @@ class TaskReader:
         with raise_on_all_ranks(f"holding task {task}"):
             rows = store.rows() if len(own) else torch.empty(0, sizes[0])
         place = float64_device(place if self._device is None else self._device)
-        return TaskData(self._gathered(rows, own, order), sample_ids(task, positions), named, masses, place)
+        return TaskData(self._gathered(rows, own), sample_ids(task, positions), named, masses, place)
 
-    def _gathered(self, rows: Matrix, where: Tensor, order: Tensor) -> Matrix:
-        """The rows of all processes, each of which holds every so manieth one, in the order of their positions."""
-        if world()[1] == 1:
-            return rows if bool((order.diff() == 1).all()) else picked(rows, order)
-        if all(gather_objects(isinstance(rows, Tensor))):
-            return gather_rows(rows[:])[order]
-        step = max(1, (_PIECE // world()[1]) // rows.shape[1])
-        store = VectorStore(self.memory, self._scratch)
-        for start in range(0, max(gather_objects(len(rows))), step):
-            part = slice(start, start + step)
-            found = gather_rows(rows[part])[gather_rows(where[part]).argsort()]
-            with raise_on_all_ranks("holding what all processes have read"):
-                store.add(found)
-        return store.rows()
+    def _gathered(self, rows: Matrix, where: Tensor) -> Matrix:
+        """The rows of all processes, some of each at a time, in the order of their positions."""
+        if world()[1] > 1:
+            step = max(1, (_PIECE // world()[1]) // rows.shape[1])
+            store, places = VectorStore(self.memory, self._scratch), []
+            for start in range(0, max(gather_objects(len(rows))), step):
+                part = slice(start, start + step)
+                found, at = gather_rows(rows[part]), gather_rows(where[part])
+                order = at.argsort()  # each process holds every so manieth one
+                places.append(at[order])
+                with raise_on_all_ranks("holding what all processes have read"):
+                    store.add(found[order])
+            rows, where = store.rows(), torch.cat(places)
+        order = where.argsort()
+        return rows if bool((order.diff() == 1).all()) else picked(rows, order)
 
     def check(self, task: int, source: TaskSource, batch: Any, *, dimension: int | None = None) -> None:
         """Look at a batch that passes: the first one of a task in full, the others for NaN and infinity alone.

@@ -1,0 +1,59 @@
+"""Two processes come to the results of one where vectors lie in files, with uneven shares and an empty one."""
+
+import datetime
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader, TensorDataset
+
+from hopfield_replay import EnergyReplayBuffer, ForgettingTracker, TaskSource
+from hopfield_replay.functional.rows import Rows
+from tests.utilities.test_nested import same
+
+pytestmark = pytest.mark.slow
+
+SIZE, SMALL = 2, 1 << 20  # 64 KiB stay in memory: 273 vectors of 60 numbers
+COUNTS = (547, 401, 300, 2, 1)  # one share or both in memory; all; a share that is empty
+
+
+def sequence(policy):
+    """A tracker's state and what its tasks' vectors were held in."""
+    tracker = ForgettingTracker(EnergyReplayBuffer(20, policy=policy), beta=0.1, probe_size=30, memory=SMALL)
+    kinds = []
+    for task, count in enumerate(COUNTS):
+        images = torch.randn(count, 60, generator=torch.Generator().manual_seed(task)) + task
+        source = TaskSource(DataLoader(TensorDataset(images), batch_size=50))
+        tracker.begin_task(source)
+        kinds.append(isinstance(tracker._at_hand.begun(task).vectors, Rows))
+        assert torch.equal(tracker._at_hand.begun(task).vectors[:], images)
+        tracker.end_task(source)
+    history = [{**record.to_dict(), "seconds": 0.0} for record in tracker.history]
+    return {"kinds": kinds, "history": history, "buffer": tracker.buffer.state_dict()}
+
+
+def sequences():
+    return [sequence(policy) for policy in ("greedy_gain", "random", "high_energy")]
+
+
+def work(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/store",
+        rank=rank,
+        world_size=SIZE,
+        timeout=datetime.timedelta(seconds=120),
+    )
+    torch.save(sequences(), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_history_and_buffer_are_those_of_one_process(tmp_path):
+    torch.multiprocessing.spawn(work, args=(str(tmp_path),), nprocs=SIZE)
+    alone = sequences()
+    assert alone[0]["kinds"] == [True, True, True, False, False]
+    for rank in range(SIZE):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for theirs, expected in zip(found, alone, strict=True):
+            assert same(theirs, expected)
