@@ -31,7 +31,7 @@ class Nearest:
     Source: Higham, Mary, "A new approach to probabilistic rounding error analysis" (2019), theorem 2.4, for the bound.
     """
 
-    def __init__(self, queries: Tensor, patterns: Matrix, k: int, exclude: Tensor | None) -> None:
+    def __init__(self, queries: Matrix, patterns: Matrix, k: int, exclude: Tensor | None) -> None:
         self._queries, self._patterns, self._k, self._exclude = queries, patterns, k, exclude
         # any vector near them serves as the centre; float32, so that subtracting it rounds each difference once
         some = patterns[:: max(1, -(-len(patterns) // _SAMPLED))]

@@ -23,11 +23,11 @@ def _distances(queries: Tensor, stored: Tensor) -> Tensor:
     return torch.cdist(queries.to(torch.float64), stored, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def knn_distance(x: Tensor, patterns: Matrix, k: int = 10, *, exclude: Tensor | None = None) -> Tensor:
+def knn_distance(x: Matrix, patterns: Matrix, k: int = 10, *, exclude: Tensor | None = None) -> Tensor:
     """Distance of each sample to its k-th nearest pattern: large where the patterns are sparse.
 
     Args:
-        x: samples, floating, (n, d) or (n, *shape).
+        x: samples, floating, (n, d) or (n, *shape), or Rows.
         patterns: (N, d) or (N, *shape), on the same device; or Rows, which are read a piece at a time.
         k: which neighbour, >= 1.
         exclude: (n,) index of the pattern that x[i] itself is, -1 for none.
@@ -50,15 +50,17 @@ def knn_distance(x: Tensor, patterns: Matrix, k: int = 10, *, exclude: Tensor | 
     Source: Loftsgaarden and Quesenberry (1965), the k-nearest-neighbour density; Ramaswamy, Rastogi and Shim (2000),
     outliers by this distance.
     """
+    queries: Matrix
     stored: Matrix
-    if isinstance(patterns, Tensor):
+    if isinstance(x, Tensor) and isinstance(patterns, Tensor):
         queries, stored = as_pair(x, patterns)
     else:
-        queries, stored = as_matrix(x, "x"), patterns
+        queries = as_matrix(x, "x") if isinstance(x, Tensor) else x
+        stored = as_matrix(patterns, "patterns") if isinstance(patterns, Tensor) else patterns
         check_same_space(queries, stored.shape[1], stored.device)
     index = check_exclude(exclude, len(queries), stored)
     _check_k(k, len(stored) - (index is not None), "patterns")
-    if not isinstance(stored, Tensor) or stored.numel() > _HELD:
+    if not isinstance(queries, Tensor) or not isinstance(stored, Tensor) or stored.numel() > _HELD:
         return Nearest(queries, stored, k, index).distances()
     stored = stored.to(torch.float64)
     centre = stored.mean(0)

@@ -1,14 +1,44 @@
 """Orders of samples by their geometry: what other replay policies keep, best first."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from hopfield_replay.functional._distances import half_squared_distances
 from hopfield_replay.functional._lazy import LazyGreedy
+from hopfield_replay.functional.rows import Matrix, column_means, pieces
 from hopfield_replay.utilities.checks import as_matrix, check_integer
 
+_HELD = 1 << 25  # numbers of vectors that stay in float64: 256 MB
+_PIECE = 1 << 20  # numbers of a piece of more of them
 _CHUNK_ELEMENTS = 1 << 22  # distances, or vector entries, held at a time: 32 MB
 _KEPT_ELEMENTS = 1 << 27  # distances that facility_location keeps instead of computing them again: 512 MB
+
+
+class _Points:
+    """Vectors in float64: all at once where they are few, and else a piece at a time, anew for every pass."""
+
+    def __init__(self, vectors: Matrix, k: int) -> None:
+        matrix = as_matrix(vectors, "vectors") if isinstance(vectors, Tensor) else vectors
+        check_integer(k, "k", 1, len(matrix), of="the number of vectors", wrong_type=TypeError)
+        self._matrix, self.device = matrix, matrix.device
+        self._held = matrix[:].to(torch.float64) if matrix.shape.numel() <= _HELD else None
+        self.mean = column_means(matrix) if self._held is None else self._held.mean(0)
+
+    def __len__(self) -> int:
+        return len(self._matrix)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Vector (d,) at a place."""
+        return self._matrix[index : index + 1].to(torch.float64)[0] if self._held is None else self._held[index]
+
+    def each(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """A number for each vector, (n,), of a function from some vectors (m, d) to (m,)."""
+        if self._held is not None:
+            return function(self._held)
+        return torch.cat([function(piece.to(torch.float64)) for _, piece in pieces(self._matrix, _PIECE)])
 
 
 def _centred(vectors: Tensor, k: int) -> Tensor:
@@ -22,13 +52,13 @@ def _distances(points: Tensor, point: Tensor) -> Tensor:
     return torch.cdist(points, point[None], compute_mode="donot_use_mm_for_euclid_dist")[:, 0]
 
 
-def k_center(vectors: Tensor, k: int, *, start: int | None = None) -> Tensor:
+def k_center(vectors: Matrix, k: int, *, start: int | None = None) -> Tensor:
     r"""Farthest-first order: each pick is the vector farthest from all picked before.
 
     The first k picks cover all vectors within at most twice the smallest radius that k centres can reach.
 
     Args:
-        vectors: floating, (n, d) or (n, *shape).
+        vectors: floating, (n, d) or (n, *shape); or Rows, read once for each pick.
         k: number of picks, from 1 to n.
         start: first pick; the vector nearest to the mean if None.
 
@@ -46,16 +76,16 @@ def k_center(vectors: Tensor, k: int, *, start: int | None = None) -> Tensor:
     Source: Gonzalez (1985), Clustering to minimize the maximum intercluster distance; Sener, Savarese,
     arXiv:1708.00489 (core-sets).
     """
-    centred = _centred(vectors, k)
-    points = as_matrix(vectors, "vectors").to(torch.float64)  # centring would round equal distances apart
+    points = _Points(vectors, k)
     if start is None:
-        start = int(centred.square().sum(1).argmin())
+        start = int(points.each(lambda rows: (rows - points.mean).square().sum(1)).argmin())
     elif not 0 <= start < len(points):
         raise ValueError(f"start must be an index in [0, {len(points)}), got {start}.")
     picks = [start]
-    nearest = points.new_full((len(points),), torch.inf)
+    nearest = torch.full((len(points),), torch.inf, dtype=torch.float64, device=points.device)
     while len(picks) < k:
-        nearest = torch.minimum(nearest, _distances(points, points[picks[-1]]))
+        last = points[picks[-1]]  # not centred, which would round equal distances apart
+        nearest = torch.minimum(nearest, points.each(partial(_distances, point=last)))
         nearest[picks[-1]] = -1.0  # below every distance: never again, not even beside duplicates
         picks.append(int(nearest.argmax()))
     return torch.tensor(picks, device=points.device)
@@ -138,14 +168,19 @@ def facility_location(vectors: Tensor, k: int) -> Tensor:
     return torch.tensor(greedy.picks, device=points.device)
 
 
-def herding(vectors: Tensor, k: int) -> Tensor:
+def _along(rows: Tensor, direction: Tensor, centre: Tensor) -> Tensor:
+    """Products of the centred rows with a direction."""
+    return (rows - centre) @ direction
+
+
+def herding(vectors: Matrix, k: int) -> Tensor:
     r"""Herding: each pick brings the mean of the picks closest to the mean of all vectors.
 
     Pick t minimises |mean - (x + x_{s_1} + ... + x_{s_{t-1}}) / t| among the vectors not yet picked. For vectors of one
     norm this is Welling's herding, argmax <w, x> with w <- w + mean - x.
 
     Args:
-        vectors: floating, (n, d) or (n, *shape).
+        vectors: floating, (n, d) or (n, *shape); or Rows, read once for each pick.
         k: number of picks, from 1 to n.
 
     Returns:
@@ -161,16 +196,17 @@ def herding(vectors: Tensor, k: int) -> Tensor:
 
     Source: Welling (2009), Herding dynamical weights to learn; Rebuffi et al., arXiv:1611.07725 (exemplars of iCaRL).
     """
-    points = _centred(vectors, k)  # the mean is now 0, and pick t minimises |x|^2 + 2 <x, sum of the picks>
-    norms = points.square().sum(1)
-    total = torch.zeros_like(points[0])
+    points = _Points(vectors, k)  # around their mean pick t minimises |x|^2 + 2 <x, sum of the picks>
+    norms = points.each(lambda rows: (rows - points.mean).square().sum(1))
+    total = torch.zeros_like(points.mean)
     free = torch.ones(len(points), dtype=torch.bool, device=points.device)
     picks: list[int] = []
     for _ in range(k):
-        scores = norms + 2 * (points @ total)
+        along = points.each(partial(_along, direction=total, centre=points.mean))
+        scores = norms + 2 * along
         slack = 1e-12 * float(scores.abs().max())  # rounding of the products must not decide between duplicates
         best = free & (scores <= scores[free].min() + slack)
         picks.append(int(best.nonzero()[0]))
         free[picks[-1]] = False
-        total += points[picks[-1]]
+        total = total + (points[picks[-1]] - points.mean)
     return torch.tensor(picks, device=points.device)

@@ -1,11 +1,13 @@
 """The policies that others are measured against: by energy, by chance, by distance, by loss."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hopfield_replay.functional import knn_distance, proportional
+from hopfield_replay.functional.rows import picked
 from hopfield_replay.policies.candidates import Candidates
 from hopfield_replay.policies.greedy_gain import check_oversample
 from hopfield_replay.utilities.checks import check_integer
@@ -193,6 +195,7 @@ class NearestNeighbour:
     """
 
     needs_energies = False
+    reads_in_pieces = True
 
     def __init__(self, neighbours: int = 10) -> None:
         check_integer(neighbours, "neighbours", 1)
@@ -202,7 +205,7 @@ class NearestNeighbour:
         """The k largest distances to the k-th nearest other candidate."""
         if len(candidates) < 2:
             return torch.arange(k)
-        vectors = candidates.vectors
+        vectors = candidates.rows
         own = torch.arange(len(vectors), device=vectors.device)
         distances = knn_distance(vectors, vectors, min(self.neighbours, len(vectors) - 1), exclude=own)
         return _best(distances, candidates.ids, k)
@@ -213,6 +216,7 @@ class ByVectors:
 
     Args:
         order: maps vectors (n, d) and k to positions (k,), best first.
+        in_pieces: whether it also takes vectors as Rows, and reads them a piece at a time.
 
     Example:
         >>> from hopfield_replay.functional import k_center
@@ -224,10 +228,13 @@ class ByVectors:
 
     needs_energies = False
 
-    def __init__(self, order: Callable[[Tensor, int], Tensor]) -> None:
+    def __init__(self, order: Callable[[Any, int], Tensor], *, in_pieces: bool = False) -> None:
         self.order = order
+        self.reads_in_pieces = in_pieces
 
     def select(self, candidates: Candidates, k: int) -> Tensor:
         """The first k of the order; candidates are sorted by id first, so that every arrival gives one choice."""
         by_id = candidates.ids.argsort()
-        return by_id[self.order(candidates.vectors[by_id], k)]
+        sorted_already = bool((by_id.diff() == 1).all())
+        rows = candidates.rows
+        return by_id[self.order(rows if sorted_already else picked(rows, by_id), k)]

@@ -28,9 +28,9 @@ _POLICIES: dict[str, Callable[[], "Policy"]] = {
     "proportional": Proportional,
     "nearest_neighbour": NearestNeighbour,
     "k_means": KMeans,
-    "k_center": lambda: ByVectors(k_center),
+    "k_center": lambda: ByVectors(k_center, in_pieces=True),
     "facility_location": lambda: ByVectors(facility_location),
-    "herding": lambda: ByVectors(herding),
+    "herding": lambda: ByVectors(herding, in_pieces=True),
     "high_loss": HighLoss,
 }
 POLICIES = tuple(_POLICIES)

@@ -66,6 +66,8 @@ ROWS = {
     "20k-latents-reservoir": Row(20_000, LATENT, "reservoir"),
     "200k-reservoir": Row(200_000, CIFAR, "reservoir", streamed=True),
     "200k-greedy": Row(200_000, CIFAR, "greedy_gain", streamed=True),
+    "200k-indexed-reservoir": Row(200_000, CIFAR, "reservoir"),
+    "200k-indexed-greedy": Row(200_000, CIFAR, "greedy_gain"),
     "1M-random": Row(10**6, MNIST, "random", streamed=True, data_limit=3.0),
     "1M-greedy": Row(10**6, MNIST, "greedy_gain", streamed=True, data_limit=3.0),
 }

@@ -31,6 +31,10 @@ def test_the_distance_to_the_kth_neighbour_of_rows(d, k, far):
     expected = literal(wide[asked], wide, k, exclude)
     found = knn_distance(torch.from_numpy(patterns[asked]), rows, k, exclude=torch.from_numpy(exclude))
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=0)
+    own = torch.arange(300)
+    np.testing.assert_allclose(
+        knn_distance(rows, rows, k, exclude=own), literal(wide, wide, k, own.numpy()), rtol=1e-9, atol=0
+    )
     np.testing.assert_allclose(
         knn_distance(torch.from_numpy(patterns[asked]), rows, k), literal(wide[asked], wide, k), rtol=1e-9, atol=0
     )

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hopfield_replay.functional import facility_location, herding, k_center, knn_distance, neighbours, ordering
+from hopfield_replay.functional import Rows, facility_location, herding, k_center, knn_distance, neighbours, ordering
 
 
 @st.composite
@@ -156,3 +156,18 @@ def test_of_equal_vectors_the_lowest_index_comes_first(order):
     picks = order(doubled, 14).tolist()
     assert sorted(picks) == list(range(14))
     assert all(picks.index(i) < picks.index(i + 7) for i in range(7))
+
+
+@pytest.mark.parametrize("order", [k_center, herding])
+@pytest.mark.parametrize("held", [0, 1 << 25])
+def test_orders_of_vectors_in_parts(order, held, monkeypatch):
+    """Read a piece at a time for each pick: the same picks, also among duplicates."""
+    points = torch.randn(120, 5, generator=torch.Generator().manual_seed(0))
+    points[60:90] = points[:30]
+    expected = order(points, 25)
+    monkeypatch.setattr(ordering, "_HELD", held)
+    monkeypatch.setattr(ordering, "_PIECE", 35)
+    assert torch.equal(order(Rows(*points.split([50, 70])), 25), expected)
+    assert torch.equal(order(points, 25), expected)
+    with pytest.raises((ValueError, TypeError), match="k must"):
+        order(Rows(points), 121)

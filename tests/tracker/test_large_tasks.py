@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingTracker, TaskSource
 from hopfield_replay.functional.rows import Rows
-from hopfield_replay.policies import HighEnergy, requirements
+from hopfield_replay.policies import HighEnergy, balanced, requirements
 from hopfield_replay.tracker.measurement import Measurement
 from tests.functional import numpy_energy as reference
 
@@ -29,7 +29,13 @@ def run(policy, **options):
     return tracker
 
 
-@pytest.mark.parametrize("policy", ["random", "greedy_gain", "high_energy", "high_rise", "nearest_neighbour"])
+POLICIES = (
+    *("random", "greedy_gain", "high_energy", "high_rise", "nearest_neighbour", "k_center", "herding"),
+    *("facility_location", "proportional", balanced("herding", by="task")),
+)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
 def test_a_task_in_files_gives_what_it_gives_in_memory(policy, tmp_path):
     files, memory = run(policy, beta=0.1, memory=SMALL, scratch=tmp_path), run(policy, beta=0.1)
     assert isinstance(files._at_hand.begun(2).vectors, Rows)
