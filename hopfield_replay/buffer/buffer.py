@@ -108,7 +108,8 @@ class EnergyReplayBuffer:
         if groups not in (None, "task", "label"):
             raise ValueError(f'groups must be None, "task" or "label", got {groups!r}.')
         if sampling not in (None, *SAMPLINGS):
-            raise ValueError(f"sampling must be one of {', '.join(map(repr, SAMPLINGS))}, or None, got {sampling!r}.")
+            known = ", ".join(f'"{name}"' for name in SAMPLINGS)
+            raise ValueError(f"sampling must be {known} or None, got {sampling!r}.")
         self.settings = EnergySettings(beta, similarity)
         self.capacity = capacity
         self.policy = as_policy(policy)
