@@ -124,7 +124,7 @@ def _possible(weights: Tensor, like: Tensor, again: bool) -> Tensor:
     """The middle one of the indices that can be drawn, whatever their weights; without replacement the first ones."""
     can = (weights > 0).to(torch.uint8)
     if not again and like.shape[-1] > 1:
-        return can.argsort(-1, descending=True, stable=True)[..., : like.shape[-1]]
+        return can.argsort(dim=-1, descending=True, stable=True)[..., : like.shape[-1]]
     rank = can.cumsum(-1, dtype=torch.int64)
     return (2 * rank >= rank[..., -1:]).to(torch.uint8).argmax(-1, keepdim=True).expand_as(like)
 

@@ -66,7 +66,7 @@ def loss_of(result: Any) -> float:
     value = scalar_in(result)
     if value is None:
         raise ValueError(f"the training step returned no loss, but {type(result).__name__}.")
-    return float(value)
+    return float(value.detach())
 
 
 def is_loss(result: Any) -> bool:

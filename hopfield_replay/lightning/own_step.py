@@ -48,11 +48,11 @@ def counted(trainer: Trainer, counts: tuple[int, int] | None) -> Iterator[None]:
         yield
         return
     loop = trainer.fit_loop.epoch_loop
-    steps = (
+    steps: tuple[Any, Any] = (
         loop.automatic_optimization.optim_progress.optimizer.step.total,
         loop.manual_optimization.optim_step_progress.total,
     )
-    epochs = trainer.fit_loop.epoch_progress.current
+    epochs: Any = trainer.fit_loop.epoch_progress.current  # annotated upstream as what it derives from
     before, epoch = [step.completed for step in steps], epochs.processed
     for step in steps:
         step.completed = counts[0]
@@ -77,7 +77,7 @@ def silent(trainer: Trainer, module: LightningModule, heard: dict[str, float] | 
 
     def log(name: str, value: Any, *_: Any, **__: Any) -> None:
         if heard is not None and isinstance(value, Tensor | float | int):
-            heard[name] = float(value)
+            heard[name] = float(value.detach() if isinstance(value, Tensor) else value)
 
     def log_dict(values: Mapping[str, Any], *_: Any, **__: Any) -> None:
         for name, value in values.items():

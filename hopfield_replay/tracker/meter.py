@@ -51,8 +51,8 @@ def in_chunks_that_fit(measure: Callable[[int], _Result], chunk_size: int) -> tu
         # past the handler, so that the traceback no longer holds the tensors that are in the way
         if chunk_size == 1:
             raise ModelDoesNotFit(
-                f"The model does not fit into the device's memory, not even with one sample at a time ({said}). Free "
-                "memory on the device, or measure on another one (the CPU: slower, but it fits)."
+                f"There is not enough memory for the model on its device, not even with one sample at a time ({said}). "
+                "Free memory on the device, or measure on another one (the CPU: slower, but it fits)."
             )
         chunk_size //= 2
         if torch.cuda.is_available():
