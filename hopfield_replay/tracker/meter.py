@@ -15,11 +15,15 @@ from hopfield_replay.functional._diffusion_arguments import take as part_of
 from hopfield_replay.functional._paired_noise import paired_noise
 from hopfield_replay.functional.denoiser import undisturbed
 from hopfield_replay.functional.noise_levels import default_timesteps
-from hopfield_replay.utilities.distributed import gather_rows, raise_on_all_ranks, world
+from hopfield_replay.utilities.distributed import SharedError, gather_rows, raise_on_all_ranks, world
 from hopfield_replay.utilities.nested import rows, take
 
 _CHUNK = 256  # samples that are prepared (moved to the device) at a time
 _Result = TypeVar("_Result")
+
+
+class ModelDoesNotFit(SharedError, MemoryError):
+    """A model and one sample do not fit into the device's memory."""
 
 
 def in_chunks_that_fit(measure: Callable[[int], _Result], chunk_size: int) -> tuple[_Result, int]:
@@ -29,7 +33,7 @@ def in_chunks_that_fit(measure: Callable[[int], _Result], chunk_size: int) -> tu
         What it measured, and the chunk size that fitted.
 
     Raises:
-        MemoryError: not even one sample at a time fits.
+        ModelDoesNotFit: not even one sample at a time fits.
 
     Example:
         >>> def measure(chunk_size):
@@ -46,9 +50,9 @@ def in_chunks_that_fit(measure: Callable[[int], _Result], chunk_size: int) -> tu
             said = str(error).splitlines()[0]
         # past the handler, so that the traceback no longer holds the tensors that are in the way
         if chunk_size == 1:
-            raise MemoryError(
-                f"The model does not fit into the device's memory, not even with one sample at a time ({said}). Free "
-                "memory on the device, or measure on another one (the CPU: slower, but it fits)."
+            raise ModelDoesNotFit(
+                f"There is not enough memory for the model on its device, not even with one sample at a time ({said}). "
+                "Free memory on the device, or measure on another one (the CPU: slower, but it fits)."
             )
         chunk_size //= 2
         if torch.cuda.is_available():
