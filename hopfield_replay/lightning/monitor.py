@@ -228,7 +228,7 @@ class ForgettingMonitor(EitherCallback):
         if (generated := self.tracker.generated) is not None and generated.module is None:
             generated.module = pl_module
         self._agree_on_columns(stream)
-        source = self._task.begin(trainer, pl_module, loader, stream)
+        source = self._task.begin(trainer, pl_module, loader, stream, lambda: self.tracker.reads_by_functions)
         with _progress(trainer), measuring(trainer, pl_module):
             self.tracker.begin_task(source)
         self._say_what_was_taken()
@@ -306,7 +306,7 @@ class ForgettingMonitor(EitherCallback):
         source = self._task.source
         if source is None:  # the boundary that a crash cut off
             self._agree_on_columns(stream)
-            source = self._task.begin(trainer, pl_module, loader, stream)
+            source = self._task.begin(trainer, pl_module, loader, stream, lambda: self.tracker.reads_by_functions)
         probes = None
         if self.probe_source == "val":
             quick: bool = trainer.fast_dev_run  # type: ignore[attr-defined]  # public, but not annotated upstream

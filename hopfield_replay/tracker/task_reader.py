@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hopfield_replay.buffer.storage import check_one_form, plain
-from hopfield_replay.encoders import Columns, as_encoder, vectors_of
+from hopfield_replay.encoders import Columns, ModuleEncoder, as_encoder, vectors_of
 from hopfield_replay.policies.candidates import sample_keys
 from hopfield_replay.tracker.contents import contents
 from hopfield_replay.tracker.source import TaskSource
@@ -129,6 +129,12 @@ class TaskReader:
     def encodes(self) -> bool:
         """Whether the vectors are more than the samples themselves."""
         return self._given is not None
+
+    @property
+    def reads_by_functions(self) -> bool:
+        """Whether functions of the user's are asked where samples, condition or vectors are."""
+        given = self._given is not None and not isinstance(self._given, nn.Module | ModuleEncoder)
+        return given or callable(self.columns.samples) or callable(self.columns.condition)
 
     def encode(self, source: TaskSource, batch: Any) -> Tensor:
         """Vectors (n, d) of a batch as its loader yields it, float32 on the CPU; the training's random numbers stay."""
