@@ -24,6 +24,7 @@ from helpers.run_folder import check_run
 from helpers.splits import PRESETS, Split, load, split_classes, unknown_policies
 from hopfield_replay import EnergyReplayBuffer, ForgettingTracker, ReplayBatches, TaskSource
 from hopfield_replay.denoisers import DiffusersDenoiser
+from hopfield_replay.policies import POLICIES
 
 
 @dataclass
@@ -135,7 +136,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output-dir", type=Path, default=Path("runs/accelerate_digits"), help="checkpoints, results")
     args = parser.parse_args()
-    if wrong := unknown_policies([args.policy]) or ("+" in args.policy and f"no arm of a study: {args.policy}"):
+    if wrong := unknown_policies([args.policy]) or (
+        args.policy not in ("none", *POLICIES) and f"no arm of a study: {args.policy}"
+    ):
         parser.error(wrong)
     for name, least in (("capacity", 1), ("tasks", 2), ("epochs", 1), ("batch_size", 1)):
         if getattr(args, name) < least:

@@ -26,8 +26,10 @@ from hopfield_replay import (
     forecast,
 )
 from hopfield_replay.functional import Correlation, energy, spearman_interval
-from hopfield_replay.policies import POLICIES
+from hopfield_replay.policies import POLICIES, Policy, balanced
 from hopfield_replay.tracker import BoundaryRecord
+
+_SAMPLINGS = ("uniform", "weight", "rise_weight", "energy", "rise", "gain")
 
 
 @dataclass(frozen=True)
@@ -133,9 +135,12 @@ def split_classes(tasks: int) -> list[list[int]]:
 
 
 def unknown_policies(policies: Sequence[str]) -> str:
-    """What is wrong with these policies (each may end in "+uniform" or "+weight"), or an empty string."""
-    names = {policy: policy.removesuffix("+uniform").removesuffix("+weight") for policy in policies if policy != "none"}
-    unknown = [policy for policy, name in names.items() if name not in POLICIES]
+    """What is wrong with these policies (see :func:`make_buffer`), or an empty string."""
+    unknown = []
+    for policy in policies:
+        name, _, after = policy.partition("+")
+        if policy != "none" and (name.removesuffix("_by_label") not in POLICIES or after not in ("", *_SAMPLINGS)):
+            unknown.append(policy)
     return f"unknown policies {unknown}; choose from none, {', '.join(POLICIES)}" if unknown else ""
 
 
@@ -216,7 +221,8 @@ def train_tasks(
     """Train a new DDPM on one task after the other under one policy ("none": no replay).
 
     Args:
-        policy: the replay policy, or "none"; "herding+weight": with ``sampling="weight"``.
+        policy: the replay policy, or "none"; "herding+weight": with ``sampling="weight"``; see
+            :func:`make_buffer`.
         tasks: in this order.
         make_model: makes the model; called after the random generators are seeded.
         capacity: samples kept in all.
@@ -272,13 +278,16 @@ def train_tasks(
 def make_buffer(policy: str, capacity: int, seed: int = 0) -> EnergyReplayBuffer:
     """The buffer of an arm: every task has an equal share, and samples are drawn as after the "+", or as by default.
 
+    "random_by_label" is random with an equal share for every class, too.
+
     Example:
-        >>> make_buffer("herding", 20).sampling, make_buffer("herding+weight", 20).sampling
+        >>> make_buffer("herding", 20).sampling, make_buffer("random_by_label+weight", 20).sampling
         ('uniform', 'weight')
     """
     name, _, after = policy.partition("+")
     sampling: Any = after or None  # the buffer knows which there are
-    return EnergyReplayBuffer(capacity, name, groups="task", sampling=sampling, seed=seed)
+    chooser: str | Policy = balanced(name.removesuffix("_by_label"), by="label") if name.endswith("_by_label") else name
+    return EnergyReplayBuffer(capacity, chooser, groups="task", sampling=sampling, seed=seed)
 
 
 def unlabelled(model: DDPM, count: int) -> list[Tensor]:

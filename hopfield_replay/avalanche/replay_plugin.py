@@ -31,8 +31,9 @@ class EnergyReplayPlugin(ReplayPlugin):  # type: ignore[misc]  # avalanche is un
             ``similarity`` and ``encoder``.
         groups: who shares the buffer equally.
         sampling: which of them are replayed: ``"uniform"``, in proportion to the ``"weight"`` of each (how many samples
-            it stands for), or with priority for a high ``"energy"`` or a high ``"rise"`` of the energy since the sample
-            was stored; None: ``"weight"`` for greedy_gain, else ``"uniform"``.
+            it stands for), by ``"rise_weight"`` (that, and the rise of their energy that the experience will cause), or
+            with priority for a high ``"energy"`` or a high ``"rise"`` of the energy since the sample was stored; None:
+            what fits the policy, see :class:`~hopfield_replay.EnergyReplayBuffer`.
         beta: inverse temperature.
         similarity: of the energies.
         encoder: from minibatches to vectors.
@@ -60,7 +61,7 @@ class EnergyReplayPlugin(ReplayPlugin):  # type: ignore[misc]  # avalanche is un
         replay_ratio: ReplayRatio = 0.5,
         policy: str | Policy = "greedy_gain",
         groups: Literal["task", "label"] | None = "task",
-        sampling: Literal["uniform", "weight", "energy", "rise"] | None = None,
+        sampling: Literal["uniform", "weight", "rise_weight", "energy", "rise"] | None = None,
         beta: float | Literal["auto"] = "auto",
         similarity: Similarity = "distance",
         encoder: Callable[[Any], Tensor] | None = None,

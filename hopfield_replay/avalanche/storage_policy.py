@@ -34,8 +34,9 @@ class EnergyPrioritizedBuffer(BalancedExemplarsBuffer):  # type: ignore[misc]  #
         policy: a name (see ``hopfield_replay.policies.POLICIES``) or an object with ``select(candidates, k)``.
         groups: equal shares for each ``"task"`` (experience) or ``"label"`` (target), or None: all samples compete. In
             online streams, with more experiences than places, ``"task"`` is an error.
-        sampling: how :class:`EnergyReplayPlugin` draws from the buffer: ``"uniform"``, ``"weight"``, ``"energy"`` or
-            ``"rise"``; None: ``"weight"`` for greedy_gain, else ``"uniform"``. The stock plugin draws uniformly.
+        sampling: how :class:`EnergyReplayPlugin` draws from the buffer: ``"uniform"``, ``"weight"``,
+            ``"rise_weight"``, ``"energy"`` or ``"rise"``; None: what fits the policy, see
+            :class:`~hopfield_replay.EnergyReplayBuffer`. The stock plugin draws uniformly.
         beta: inverse temperature; ``"auto"`` calibrates it on the first experience of at least 3 samples.
         similarity: ``"distance"`` or ``"dot"``.
         encoder: maps a minibatch ``[x, y, ...]``, on the strategy's device, to vectors (n, d), the space of the
@@ -65,7 +66,7 @@ class EnergyPrioritizedBuffer(BalancedExemplarsBuffer):  # type: ignore[misc]  #
         policy: str | Policy = "greedy_gain",
         *,
         groups: Literal["task", "label"] | None = "task",
-        sampling: Literal["uniform", "weight", "energy", "rise"] | None = None,
+        sampling: Literal["uniform", "weight", "rise_weight", "energy", "rise"] | None = None,
         beta: float | Literal["auto"] = "auto",
         similarity: Similarity = "distance",
         encoder: Callable[[Any], Tensor] | None = None,

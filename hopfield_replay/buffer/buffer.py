@@ -9,33 +9,30 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hopfield_replay.buffer.choice import choose, group_index, place_in_group, weigh
+from hopfield_replay.buffer.choice import choose, weigh
+from hopfield_replay.buffer.drawing import SAMPLINGS, WEIGHTED, Sampling, positions, shares
 from hopfield_replay.buffer.drawn import Drawn
 from hopfield_replay.buffer.merging import check_merge, released, renumbered, shared_groups
 from hopfield_replay.buffer.provenance import Provenance
 from hopfield_replay.buffer.reading import read_all
 from hopfield_replay.buffer.removal import as_ids, without
 from hopfield_replay.buffer.reread import Reread
-from hopfield_replay.buffer.storage import SampleStore, check_one_form, check_rows, load_tree, plain, save_tree
+from hopfield_replay.buffer.state import FORMAT, read_state
+from hopfield_replay.buffer.storage import SampleStore, load_tree, plain, save_tree
 from hopfield_replay.buffer.views import KeptSamples, frame, notebook, rows_of
-from hopfield_replay.functional import energy
-from hopfield_replay.functional.correlation import ranks
+from hopfield_replay.functional import energy, predicted_rises
+from hopfield_replay.functional.rows import Matrix, Rows, picked, pieces
+from hopfield_replay.functional.tiles import PatternTiles
 from hopfield_replay.memory.settings import EnergySettings
+from hopfield_replay.memory.vector_store import MEMORY
 from hopfield_replay.policies import Policy, as_policy, requirements
-from hopfield_replay.policies.candidates import Candidates, as_plain, check_join, from_plain, no_candidates, offered
+from hopfield_replay.policies.candidates import Candidates, as_plain, no_candidates, offered
 from hopfield_replay.utilities.checks import Similarity, as_matrix, check_beta, check_integer, check_masses
 from hopfield_replay.utilities.interrupts import to_the_end
 from hopfield_replay.utilities.nested import Source, gather_from, rows, take
-from hopfield_replay.utilities.states import DAMAGE, Migration, check_plain, check_unshared, check_whole, migrated
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_FORMAT = "hopfield-replay buffer 4"  # of the state; raised when its parts change
-_MIGRATIONS: dict[str, Migration] = {
-    "hopfield-replay buffer 2": lambda state: {**state, "format": "hopfield-replay buffer 3", "drawn": [0, 0, None]},
-    "hopfield-replay buffer 3": lambda state: {**state, "format": _FORMAT, "names": Provenance().state()},
-}
 
 
 class EnergyReplayBuffer:
@@ -62,11 +59,14 @@ class EnergyReplayBuffer:
             many samples each stands for may drop old tasks altogether.
         sampling: how samples are drawn: ``"uniform"``; ``"weight"``: in proportion to how many of the samples offered
             so far each stands for, those to which it is the nearest kept one of its group, so that what is replayed has
-            the density of what was seen; or by priority: sample i with chances proportional to 1/rank. Rank 1 has the
+            the density of what was seen; ``"rise_weight"``: the same, times 1 + dE / mean dE, where dE is the rise of
+            the energy of what a sample stands for, predicted from the next task's data when that is known (see
+            :meth:`refine` and :func:`~hopfield_replay.functional.rise_weights`), and the mean that of its task, so that
+            every task keeps its share; or by priority: sample i with chances proportional to 1/rank. Rank 1 has the
             highest energy (``"energy"``), the highest rise at the last boundary (``"rise"``), or the first pick of each
             group (``"gain"``: greedy_gain picks in the order of falling gain). Equal values share their mean rank.
-            None: ``"weight"`` for a policy with ``needs_weights``, such as greedy_gain, else ``"uniform"``: to compare
-            two policies alone, give both the same.
+            None: ``"rise_weight"`` for a policy with ``needs_rises``, ``"weight"`` for one with ``needs_weights``, such
+            as greedy_gain, else ``"uniform"``: to compare two policies alone, give both the same.
         beta: inverse temperature of energies that are computed here; ``"auto"`` calibrates it at the first update.
         similarity: ``"distance"`` or ``"dot"``, of energies that are computed here.
         seed: of the random policies and of :meth:`sample`.
@@ -76,6 +76,7 @@ class EnergyReplayBuffer:
         drawn: how much of the task at hand was replayed so far.
         replay_ratio: share of each batch that will be replayed, as the loader that draws says; None while none does.
         provenance: names of the tasks and of the samples that are held, where they are known.
+        memory: bytes that a choice may take; a ForgettingTracker sets its own.
 
     Raises:
         ValueError: a capacity below 1, an unknown policy, groups or similarity.
@@ -99,7 +100,7 @@ class EnergyReplayBuffer:
         *,
         groups: Literal["task", "label"] | None = "task",
         storage: str | os.PathLike[str] | None = None,
-        sampling: Literal["uniform", "weight", "energy", "rise", "gain"] | None = None,
+        sampling: Sampling | None = None,
         beta: float | Literal["auto"] = "auto",
         similarity: Similarity = "distance",
         seed: int = 0,
@@ -110,14 +111,17 @@ class EnergyReplayBuffer:
             raise ValueError(f"capacity must be at least 1, got {capacity}. For no replay, use no buffer.")
         if groups not in (None, "task", "label"):
             raise ValueError(f'groups must be None, "task" or "label", got {groups!r}.')
-        if sampling not in (None, "uniform", "weight", "energy", "rise", "gain"):
-            raise ValueError(f'sampling must be "uniform", "weight", "energy", "rise" or "gain", got {sampling!r}.')
+        if sampling not in (None, *SAMPLINGS):
+            known = ", ".join(f'"{name}"' for name in SAMPLINGS)
+            raise ValueError(f"sampling must be {known} or None, got {sampling!r}.")
         self.settings = EnergySettings(beta, similarity)
         self.capacity = capacity
         self.policy = as_policy(policy)
         self.groups = groups
         self._needs = requirements(self.policy)
-        self.sampling = sampling if sampling is not None else "weight" if self._needs.weights else "uniform"
+        if sampling is None:
+            sampling = "rise_weight" if self._needs.rises else "weight" if self._needs.weights else "uniform"
+        self.sampling = sampling
         self.seed = seed
         self.drawn = Drawn()
         self.replay_ratio: float | None = None
@@ -130,6 +134,7 @@ class EnergyReplayBuffer:
         self._edges: Tensor | None = None  # of the draws, until what is kept changes
         self._newest = -1
         self.provenance = Provenance()
+        self.memory = MEMORY
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -192,6 +197,14 @@ class EnergyReplayBuffer:
     def nbytes(self) -> int:
         """Bytes of the store and of the vectors."""
         return self._store.nbytes + self._kept.vectors.nbytes
+
+    @property
+    def predicted_rises(self) -> Tensor | None:
+        """(len,) float64, mean predicted rise of what each stands for, under the task at hand; None while unknown.
+
+        Known from :meth:`refine` to the next :meth:`update`, with ``sampling="rise_weight"``.
+        """
+        return self._kept.rises
 
     def update(
         self,
@@ -256,7 +269,7 @@ class EnergyReplayBuffer:
     def prepare_update(
         self,
         batch: Any,
-        vectors: Tensor,
+        vectors: Matrix,
         *,
         ids: Tensor,
         task: int,
@@ -269,7 +282,10 @@ class EnergyReplayBuffer:
         names: Sequence[str] | None = None,
         task_name: str | None = None,
     ) -> Callable[[], None]:
-        """All of :meth:`update` but the change itself, which is returned: short, and to be called once."""
+        """All of :meth:`update` but the change itself, which is returned: short, and to be called once.
+
+        Vectors may also come as :class:`~hopfield_replay.functional.Rows`, which were checked before.
+        """
         new = offered(vectors, ids, task, labels, energies, losses, self.seed)
         if weights is not None:
             new = replace(new, weights=check_masses(weights.detach().cpu(), new.vectors, "weights"))
@@ -294,9 +310,9 @@ class EnergyReplayBuffer:
             if task != self._newest:  # the next task came without a second phase
                 reserve, stay = None, torch.arange(len(self))
                 held = weigh(held, stay, self.groups).pick(stay)
-        if len(held) and held.vectors.shape[1:] != new.vectors.shape[1:]:
+        if len(held) and held.vectors.shape[1:] != new.rows.shape[1:]:
             raise ValueError(
-                f"vectors have dimension {new.vectors.shape[1]}, but the buffer holds vectors of dimension "
+                f"vectors have dimension {new.rows.shape[1]}, but the buffer holds vectors of dimension "
                 f"{held.vectors.shape[1]}; use one encoder for all tasks."
             )
         if torch.isin(new.ids, held.ids).any():
@@ -304,10 +320,11 @@ class EnergyReplayBuffer:
             raise ValueError(f"ids {known[:5].tolist()} are already in the buffer; give each sample its own id.")
         pool = held.join(new) if len(held) else new
         own = (pool.tasks == task).nonzero().flatten()
-        calibrated = check_beta(beta) if self.beta is None and beta is not None else self._calibrated(pool.pick(own))
+        calibrated = check_beta(beta) if self.beta is None and beta is not None else self._calibrated(pool, own)
         value = 1.0 if calibrated is None else calibrated
-        if energies is None:
-            pool = replace(pool, energies=self._pool_energies(pool, own, value))
+        later = energies is None and not self._needs.energies  # those of the samples that stay are enough
+        if energies is None and not later:
+            pool = replace(pool, energies=self._pool_energies(pool, own, own, value))
         pool = self._described(pool, value)
         fresh = torch.arange(len(pool)) >= len(self._kept)
         chosen, spare = choose(pool, fresh, self.policy, self.groups, self.capacity)
@@ -316,9 +333,13 @@ class EnergyReplayBuffer:
         again = read(order[arrives - len(held)]) if len(arrives) else None
         if isinstance(again, Reread):
             pool, again = again.correct(pool, arrives), again.samples
+        elif later:
+            stay = torch.cat([chosen, spare])
+            asked = stay[pool.tasks[stay] == task]
+            pool = replace(pool, energies=self._pool_energies(pool, own, asked, value))
         if len(arrives) and rows(again) != len(arrives):
             raise ValueError(f"{rows(again)} samples came back for {len(arrives)} positions.")
-        if self.sampling == "weight" or self._needs.weights:
+        if self._weighs:
             pool = weigh(pool, torch.cat([chosen, spare]), self.groups)
         if observed is not None:
             seen = torch.cat([self._observed, observed.detach().cpu().to(torch.float64)[:, None]], dim=1)
@@ -368,10 +389,12 @@ class EnergyReplayBuffer:
 
         return change
 
-    def refine(self, patterns: Tensor, *, masses: Tensor | None = None) -> None:
+    def refine(self, patterns: Matrix, *, masses: Tensor | None = None) -> None:
         """Choose anew, now that the next task is known, among the over-provisioned candidates; then release them.
 
-        Does nothing for policies without a second phase, and when there is nothing in reserve.
+        With ``sampling="rise_weight"`` the rises that this task will cause are predicted anew for all samples, those of
+        earlier tasks too, and draws follow them. Otherwise it does nothing for policies without a second phase, and
+        when there is nothing in reserve.
 
         Args:
             patterns: vectors (N, d) or (N, *shape) of the next task, N >= 1.
@@ -382,28 +405,41 @@ class EnergyReplayBuffer:
         """
         to_the_end(self.prepare_refine(patterns, masses=masses))
 
-    def prepare_refine(self, patterns: Tensor, *, masses: Tensor | None = None) -> Callable[[], None]:
+    def prepare_refine(self, patterns: Matrix, *, masses: Tensor | None = None) -> Callable[[], None]:
         """All of :meth:`refine` but the change itself, which is returned: short, and to be called once."""
-        if self._reserve is None:
+        risen = self.sampling == "rise_weight" and len(self) > 0
+        if self._reserve is None and not risen:
             return lambda: None
         if not len(patterns):
             raise ValueError("The next task has no patterns to refine the choice with (an empty data set?).")
-        spares, samples = self._reserve
+        spares, samples = (self._kept.pick(torch.arange(0)), None) if self._reserve is None else self._reserve
         pool = self._kept.join(spares)
         beta = 1.0 if self.beta is None else self.beta
-        coming = patterns.detach().cpu().to(pool.vectors.dtype)
-        next_energies = energy(
-            pool.vectors,
-            coming,
-            beta,
-            masses=None if masses is None else masses.detach().cpu(),
-            similarity=self.similarity,
-        )
+        known = None if masses is None else masses.detach().cpu()
+        if isinstance(patterns, Rows):
+            coming = PatternTiles.of_rows(patterns, check_masses(known, patterns))
+            next_energies = energy(pool.vectors, coming, beta, similarity=self.similarity)
+        else:
+            near = patterns.detach().cpu().to(pool.vectors.dtype)
+            next_energies = energy(pool.vectors, near, beta, masses=known, similarity=self.similarity)
         pool = self._described(replace(pool, next_energies=next_energies), beta)
+        if risen:
+            pool = replace(pool, rises=predicted_rises(pool.energies, next_energies))
+        if self._reserve is None:
+            kept = replace(self._kept, rises=pool.rises)
+            return lambda: self._take_kept(kept)
         fresh = torch.arange(len(pool)) >= len(self._kept)
         chosen, _ = choose(pool, fresh, self.policy, self.groups, self.capacity)
         pool = weigh(pool, chosen, self.groups)
         return self._prepared(pool, chosen, chosen[:0], [(len(spares), partial(take, samples))], self._observed)
+
+    def _take_kept(self, kept: Candidates) -> None:
+        self._kept, self._edges = kept, None
+
+    @property
+    def _weighs(self) -> bool:
+        """Whether it counts how many samples each stands for."""
+        return self.sampling in WEIGHTED or self._needs.weights
 
     @property
     def observed(self) -> Tensor:
@@ -426,7 +462,7 @@ class EnergyReplayBuffer:
         stays = chosen < kept
         every = [(kept, lambda index: self._store.get(self._slots[index])), *sources]
         arrivals = gather_from(every, chosen[~stays]) if bool((~stays).any()) else None
-        reserve = (pool.pick(spare), gather_from(every, spare)) if len(spare) else None
+        reserve = (pool.pick(spare).held(), gather_from(every, spare)) if len(spare) else None
         slots = torch.full((len(chosen),), -1, dtype=torch.int64)
         slots[stays] = self._slots[chosen[stays]]
         occupied = torch.zeros(self.capacity, dtype=torch.bool)
@@ -435,7 +471,7 @@ class EnergyReplayBuffer:
         write = None if arrivals is None else self._store.prepare_put(arrivals, slots[~stays])
         history = torch.full((len(chosen), seen.shape[1]), torch.nan, dtype=torch.float64)
         history[stays] = seen[chosen[stays]]
-        now_kept = replace(pool.pick(chosen), next_energies=None)
+        now_kept = replace(pool.pick(chosen).held(), next_energies=None)
 
         def commit() -> None:
             if write is not None:
@@ -448,7 +484,12 @@ class EnergyReplayBuffer:
     def _described(self, pool: Candidates, beta: float) -> Candidates:
         """The pool with what a policy may want to know of the run."""
         return replace(
-            pool, beta=beta, similarity=self.similarity, places=self.capacity, replay_ratio=self.replay_ratio
+            pool,
+            beta=beta,
+            similarity=self.similarity,
+            places=self.capacity,
+            replay_ratio=self.replay_ratio,
+            memory=self.memory,
         )
 
     def check_place(self, task: int) -> None:
@@ -486,24 +527,33 @@ class EnergyReplayBuffer:
             )
         self.replay_ratio = replay_ratio
 
-    def _calibrated(self, pool: Candidates) -> float | None:
-        """The buffer's beta; before one is known, calibrated on these candidates; None where that cannot be."""
-        if self.beta is not None or len(pool) < 4:
+    def _calibrated(self, pool: Candidates, own: Tensor) -> float | None:
+        """The buffer's beta; before one is known, calibrated on candidates of the pool; None where that cannot be."""
+        if self.beta is not None or len(own) < 4:
             return self.beta
         try:
-            return self.settings.calibrated(pool.vectors)
+            return self.settings.calibrated(picked(pool.rows, own))
         except ValueError:  # identical samples: every beta gives them one energy
             return None
 
-    def _pool_energies(self, pool: Candidates, own: Tensor, beta: float) -> Tensor:
-        """Energies of the pool, those of ``own`` renewed: leave-one-out under the vectors of ``own``."""
-        vectors = pool.vectors[own]
+    def _pool_energies(self, pool: Candidates, own: Tensor, asked: Tensor, beta: float) -> Tensor:
+        """Energies of the pool, those of ``asked`` renewed: leave-one-out under the vectors of ``own``, ascending."""
+        vectors = picked(pool.rows, own)
+        patterns, at = PatternTiles.of_rows(vectors), torch.searchsorted(own, asked)
+        every, similarity = len(asked) == len(vectors), self.similarity
         found = pool.energies.clone()
-        found[own] = energy(vectors, vectors, beta, similarity=self.similarity, exclude=torch.arange(len(own)))
-        if bool(found.isnan().any()):  # inf - inf
-            raise ValueError(
-                f"Values up to {float(vectors.abs().max()):.3g} are too large for energies; scale vectors."
+        if isinstance(vectors, Tensor):
+            found[asked] = energy(vectors if every else vectors[at], patterns, beta, similarity=similarity, exclude=at)
+        else:
+            found[asked] = torch.cat(
+                [
+                    energy(queries, patterns, beta, similarity=similarity, exclude=at[start : start + len(queries)])
+                    for start, queries in pieces(vectors.pick(at))
+                ]
             )
+        if bool(found.isnan().any()):  # inf - inf
+            largest = max(float(piece.abs().max()) for _, piece in pieces(vectors))
+            raise ValueError(f"Values up to {largest:.3g} are too large for energies; scale vectors.")
         return found
 
     def draw(
@@ -533,29 +583,17 @@ class EnergyReplayBuffer:
             self.drawn.alone += n
         else:
             self.drawn.add(new=beside, replayed=n, ratio=ratio)
-        generator = self._generator if generator is None else generator
-        points = torch.rand(n, dtype=torch.float64, generator=generator)
-        if self.sampling == "uniform":
-            return (points * len(self)).to(torch.int64).clamp_(max=len(self) - 1)
-        if self._edges is None:
+        if self._edges is None and self.sampling != "uniform":
             self._edges = self.draw_shares.cumsum(0)
-        return torch.searchsorted(self._edges, points * self._edges[-1], right=True).clamp_(max=len(self) - 1)
+        return positions(n, len(self), self._edges, self._generator if generator is None else generator)
 
     @property
     def draw_shares(self) -> Tensor:
         """(len,) float64, the chance of each sample in a draw; they sum to 1."""
-        if self.sampling == "weight":
-            # what stands in reserve is never drawn: the kept ones stand for it
-            weights = released(self._kept, self._reserve, self.groups).weighted().weights
-            assert weights is not None
-            chances = weights
-        elif self.sampling == "uniform":
-            chances = torch.ones(len(self), dtype=torch.float64)
-        elif self.sampling == "gain":
-            chances = 1.0 / place_in_group(group_index(self._kept, self.groups))
-        else:
-            chances = 1.0 / ranks(-(self.energies if self.sampling == "energy" else self.rises))
-        return chances / chances.sum()
+        # what stands in reserve is never drawn: the kept ones stand for it
+        weighted = self.sampling in WEIGHTED
+        kept = released(self._kept, self._reserve, self.groups).weighted() if weighted else self._kept
+        return shares(kept, self.sampling, self.groups, self.rises, self._needs.temper)
 
     def gather(self, positions: Tensor) -> Any:
         """The samples at these positions, as copies, in the nesting they came in."""
@@ -575,7 +613,7 @@ class EnergyReplayBuffer:
     def state_dict(self) -> dict[str, Any]:
         """Everything that is needed to go on: tensors and plain Python only, loadable with ``weights_only=True``."""
         return {
-            "format": _FORMAT,
+            "format": FORMAT,
             "beta": self.beta,
             "newest_task": self._newest,
             "generator": self._generator.get_state(),
@@ -599,50 +637,24 @@ class EnergyReplayBuffer:
 
     def prepare_load(self, state: Mapping[str, Any]) -> Callable[[], None]:
         """All of :meth:`load_state_dict` but the change itself, which is returned: short, and to be called once."""
-        state = migrated(state, _FORMAT, _MIGRATIONS, "an EnergyReplayBuffer")
-        try:
-            check_plain(state)
-            check_unshared(state)
-            kept = no_candidates() if state["kept"] is None else from_plain(state["kept"])
-            reserve = None
-            if state["reserve"] is not None:
-                reserve = (from_plain(state["reserve"]), state["reserve_samples"])
-                check_rows(state["reserve_samples"], len(reserve[0]))
-                check_join(kept, reserve[0])
-                check_one_form(state["samples"], state["reserve_samples"])
-            if len(kept):
-                check_rows(state["samples"], len(kept))
-            elif state["samples"] is not None:
-                raise ValueError("samples of no ids")
-            newest = check_whole(state["newest_task"], "newest_task", -1)
-            observed = state["observed"].cpu()
-            drawn = Drawn()
-            drawn.restore(*state["drawn"])
-            beta = None if state["beta"] is None else check_beta(state["beta"])
-            provenance = Provenance.from_state(state["names"])
-            if observed.ndim != 2 or len(observed) != len(kept) or observed.dtype != torch.float64:
-                raise ValueError(f"observed has shape {tuple(observed.shape)} for {len(kept)} samples")
-            torch.Generator().set_state(state["generator"].cpu())
-        except DAMAGE as error:
-            raise ValueError(f"The state of the buffer is damaged: {error!r}.") from error
-        if len(kept) > self.capacity:
+        found = read_state(state)
+        if len(found.kept) > self.capacity:
             raise ValueError(
-                f"The state holds {len(kept)} samples, more than this buffer's capacity of {self.capacity}."
+                f"The state holds {len(found.kept)} samples, more than this buffer's capacity of {self.capacity}."
             )
-        if self.groups == "label" and len(kept) and kept.labels is None:
+        if self.groups == "label" and len(found.kept) and found.kept.labels is None:
             raise ValueError('The state holds samples without labels, but this buffer has groups="label".')
-        exchange = self._store.prepare_refill(state["samples"])
-        generator = state["generator"].cpu()
+        exchange = self._store.prepare_refill(found.samples)
 
         def change() -> None:
             exchange()
-            self._generator.set_state(generator)
-            self._slots = torch.arange(len(kept))
-            self._observed = observed
-            self._reserve, self._edges = reserve, None
-            self.settings.beta, self._newest = beta, newest
-            self._kept, self.provenance = kept, provenance
-            self.drawn.restore(*drawn.state())
+            self._generator.set_state(found.generator)
+            self._slots = torch.arange(len(found.kept))
+            self._observed = found.observed
+            self._reserve, self._edges = found.reserve, None
+            self.settings.beta, self._newest = found.beta, found.newest
+            self._kept, self.provenance = found.kept, found.provenance
+            self.drawn.restore(*found.drawn)
 
         return change
 
@@ -805,7 +817,7 @@ class EnergyReplayBuffer:
         beta = other.beta if self.beta is None else self.beta
         pool = self._described(own.join(theirs) if len(own) else theirs, 1.0 if beta is None else beta)
         chosen, _ = choose(pool, shared_groups(pool, len(own), self.groups), self.policy, self.groups, self.capacity)
-        if self.sampling == "weight" or self._needs.weights:
+        if self._weighs:
             pool = weigh(pool, chosen, self.groups)
         commit = self._prepared(pool, chosen, chosen[:0], [(len(theirs), other.gather)], self._observed)
 

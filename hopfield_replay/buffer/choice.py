@@ -10,6 +10,8 @@ from hopfield_replay.functional import equal_quotas
 from hopfield_replay.policies import Policy, requirements
 from hopfield_replay.policies.candidates import Candidates
 
+_ROWS, _NUMBERS = 4096, 1 << 24  # of a piece: as many rows, or as many numbers, whichever is less
+
 
 def choose(
     pool: Candidates, fresh: Tensor, policy: Policy, groups: Literal["task", "label"] | None, capacity: int
@@ -35,14 +37,15 @@ def choose(
         raise ValueError(
             f"{count} groups ({groups}) cannot share a capacity of {capacity}; raise the capacity to at least {count}."
         )
-    oversample = requirements(policy).oversample
+    needs = requirements(policy)
     chosen, spare = [], []
     for number, quota in enumerate(equal_quotas(group, min(capacity, len(pool))).tolist()):
         members = (group == number).nonzero().flatten()
         if bool(fresh[members].any()):
-            more = min(len(members), quota * oversample)
+            more = min(len(members), quota * needs.oversample)
             # no copy of a million vectors where all are of one group
-            picks = policy.select(pool if len(members) == len(pool) else pool.pick(members), more)
+            offered = pool if len(members) == len(pool) else pool.pick(members)
+            picks = policy.select(offered if needs.in_pieces else offered.held(), more)
             if len(picks) != more or len(picks.unique()) != more or not _inside(picks, len(members)):
                 raise ValueError(f"{policy!r} must select {more} distinct candidates, got {picks.tolist()}.")
             chosen.append(members[picks[:quota]])
@@ -61,21 +64,27 @@ def weigh(pool: Candidates, stays: Tensor, groups: Literal["task", "label"] | No
         groups: what the groups are; None: one group.
 
     Returns:
-        The pool with new weights, of the same sum within each group and 0 for those that go.
+        The pool with new weights, of the same sum within each group and 0 for those that go; rises that are known
+        become the mean over what each stands for.
     """
     pool = pool.weighted()
     assert pool.weights is not None
     group = group_index(pool, groups)
     weights = torch.zeros_like(pool.weights)
+    rises = None if pool.rises is None else pool.rises.clone()
     for number in range(int(group.max()) + 1):
         members, left = (group == number).nonzero().flatten(), stays[group[stays] == number]
         if not len(left):  # in a state written with other groups
             continue
-        vectors = pool.vectors[left]
-        nearest = torch.cat([torch.cdist(pool.vectors[part], vectors).argmin(1) for part in members.split(4096)])
+        vectors, step = pool.rows[left], max(256, min(_ROWS, _NUMBERS // max(1, pool.rows.shape[1])))
+        nearest = torch.cat([torch.cdist(pool.rows[part], vectors).argmin(1) for part in members.split(step)])
         nearest[torch.searchsorted(members, left)] = torch.arange(len(left))  # even beside an identical one
-        weights[left] = torch.zeros(len(left), dtype=torch.float64).index_add(0, nearest, pool.weights[members])
-    return replace(pool, weights=weights)
+        none = torch.zeros(len(left), dtype=torch.float64)
+        weights[left] = none.index_add(0, nearest, pool.weights[members])
+        if rises is not None and pool.rises is not None:
+            total = none.index_add(0, nearest, pool.weights[members] * pool.rises[members])
+            rises[left] = torch.where(weights[left] > 0, total / weights[left], rises[left])
+    return replace(pool, weights=weights, rises=rises)
 
 
 def group_index(pool: Candidates, groups: Literal["task", "label"] | None) -> Tensor:

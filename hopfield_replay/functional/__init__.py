@@ -8,6 +8,7 @@ from hopfield_replay.functional.draws import proportional
 from hopfield_replay.functional.energy import EnergyPass, energy, energy_and_retrieval, energy_rise
 from hopfield_replay.functional.forgetting import expected_rise, replay_gain, susceptibility
 from hopfield_replay.functional.hopfield_attention import hopfield_attention
+from hopfield_replay.functional.k_medoids import k_means_medoids
 from hopfield_replay.functional.likelihood import log_likelihood
 from hopfield_replay.functional.model_energy import elbo_weights, model_energy, timestep_of_beta, timesteps_between
 from hopfield_replay.functional.neighbours import knn_distance, precision_recall
@@ -15,6 +16,7 @@ from hopfield_replay.functional.ordering import facility_location, herding, k_ce
 from hopfield_replay.functional.quotas import equal_quotas
 from hopfield_replay.functional.responsibilities import effective_patterns, responsibilities
 from hopfield_replay.functional.retrieval import fixed_points, retrieve
+from hopfield_replay.functional.rise_weights import predicted_rises, rise_weights
 from hopfield_replay.functional.rows import Rows
 from hopfield_replay.functional.selection import Selection, greedy_replay_gain, protected_energy
 from hopfield_replay.functional.sparse_affinity import SparseAffinity
@@ -48,11 +50,13 @@ __all__ = [
     "herding",
     "hopfield_attention",
     "k_center",
+    "k_means_medoids",
     "knn_distance",
     "log_likelihood",
     "model_energy",
     "multistep_reconstruction_error",
     "precision_recall",
+    "predicted_rises",
     "proportional",
     "protected_energy",
     "ranks",
@@ -61,6 +65,7 @@ __all__ = [
     "replay_mass",
     "responsibilities",
     "retrieve",
+    "rise_weights",
     "spearman",
     "spearman_interval",
     "susceptibility",

@@ -26,7 +26,7 @@ class Selection:
         protected: (n,) float64, energy that the set protects of each target: (1/beta) log(1 + sum_{r in R} a_kr).
         value: objective that was maximised.
         upper_bound: no set of this size (and these quotas) is worth more; inf where no bound is known.
-        mean: weighted mean of ``protected`` over all targets.
+        mean: weighted mean of ``protected`` over all targets, without ``importance``.
         tail: weighted mean of ``protected`` over the tail, the targets most at risk.
 
     Example:
@@ -57,6 +57,7 @@ def greedy_replay_gain(
     k: int,
     *,
     weights: Tensor | None = None,
+    importance: Tensor | None = None,
     tail_weight: float = 0.0,
     tail_share: float = 0.1,
     risk: Tensor | None = None,
@@ -83,8 +84,9 @@ def greedy_replay_gain(
 
     **The objectives.** The tail are the ceil(tail_share n) targets of highest risk. It is fixed beforehand: then every
     blend of mean and tail is a weighting of the targets, w_k = u_k [(1 - t) + t 1_tail(k) sum u / sum_tail u], and
-    stays submodular, which the mean over the worst targets *after* replay would not. Mean and tail are reported
-    whatever was maximised.
+    stays submodular, which the mean over the worst targets *after* replay would not. ``importance`` multiplies these
+    weights, as by the rises that :func:`rise_weights` tells of. ``value``, ``gains`` and the certificate are of what
+    was maximised; mean and tail are reported of the u_k alone, whatever that was.
 
     Args:
         affinity: (targets, candidates) matrix a_kr >= 0 (see :func:`affinity`); a :class:`StreamedAffinity` for sets
@@ -93,6 +95,7 @@ def greedy_replay_gain(
             kept, and there is no upper bound (inf).
         k: number of candidates to pick, from 1 to C.
         weights: (n,) weight u_k >= 0 of each target; ones if None, so that ``value`` is a total.
+        importance: (n,) >= 0, how much more each target counts in what is maximised; ones if None.
         tail_weight: t in [0, 1]: 0 maximises the total over all targets, 1 over the tail only.
         tail_share: share of the targets that make up the tail, in (0, 1].
         risk: (n,) how badly each target would fare without replay, for instance :func:`energy_rise`; only its order
@@ -127,11 +130,14 @@ def greedy_replay_gain(
     check_integer(tighten, "tighten", 0)
     weights = _check_weights(weights, n, affinity.device)
     tail = _tail(affinity, weights, tail_share, risk)
+    blend = _blend(weights, tail, tail_weight)
+    if importance is not None:
+        blend = _check_weights(blend * _check_weights(importance, n, affinity.device, "importance"), n, affinity.device)
     group_of, left = check_quotas(groups, quotas, k, count)
 
     if isinstance(affinity, SparseAffinity):
-        return _sparse(affinity, k, weights, tail, _blend(weights, tail, tail_weight), group_of, list(left), beta)
-    function = ProtectedEnergy(affinity, _blend(weights, tail, tail_weight))
+        return _sparse(affinity, k, weights, tail, blend, group_of, list(left), beta)
+    function = ProtectedEnergy(affinity, blend)
     greedy = LazyGreedy(function, group_of, list(left))
     greedy.run(k)
     a_priori = 1 - (1 - 1 / k) ** k if len(left) == 1 else 0.5
@@ -288,12 +294,12 @@ def _check_affinity(affinity: Tensor) -> tuple[int, int]:
     return affinity.shape[0], affinity.shape[1]
 
 
-def _check_weights(weights: Tensor | None, n: int, device: torch.device) -> Tensor:
+def _check_weights(weights: Tensor | None, n: int, device: torch.device, name: str = "weights") -> Tensor:
     if weights is None:
         return torch.ones(n, dtype=torch.float64, device=device)
     if weights.shape != (n,):
-        raise ValueError(f"weights must have shape ({n},), one for each target, got {tuple(weights.shape)}.")
+        raise ValueError(f"{name} must have shape ({n},), one for each target, got {tuple(weights.shape)}.")
     weights = weights.to(device=device, dtype=torch.float64)
     if not (float(weights.min()) >= 0 and 0 < float(weights.sum()) < math.inf):
-        raise ValueError("weights must be finite and not negative, and not all zero.")
+        raise ValueError(f"{name} must be finite and not negative, and not all zero.")
     return weights

@@ -15,6 +15,7 @@ from hopfield_replay.policies.baselines import (
 )
 from hopfield_replay.policies.candidates import Candidates
 from hopfield_replay.policies.greedy_gain import GreedyGain
+from hopfield_replay.policies.k_means import KMeans
 from hopfield_replay.policies.named import POLICIES, as_policy
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "HighEnergy",
     "HighLoss",
     "HighRise",
+    "KMeans",
     "LowEnergy",
     "NearestNeighbour",
     "Policy",

@@ -31,8 +31,11 @@ class Balanced:
         self.needs_energies = needs.energies
         self.needs_losses = needs.losses
         self.needs_weights = needs.weights
+        self.needs_rises = needs.rises
+        self.temper = needs.temper
         self.is_random = needs.random
         self.replay_ratio = needs.replay_ratio
+        self.reads_in_pieces = needs.in_pieces
 
     def select(self, candidates: Candidates, k: int) -> Tensor:
         """The first of every group, then the second of every group, until k are chosen."""

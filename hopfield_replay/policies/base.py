@@ -41,7 +41,12 @@ class Requirements:
         losses: whether it needs the model's loss on every candidate.
         weights: whether it chooses for all samples that were seen, so that a kept one stands for its neighbours; what
             is replayed is then drawn by weight, unless ``sampling`` says otherwise.
+        rises: whether what it keeps is drawn by the predicted rise of what it stands for, too, once the next task is
+            known, unless ``sampling`` says otherwise.
+        temper: exponent of the rises in these draws, >= 0.
         random: whether its choice is a draw, the same for the same seed.
+        in_pieces: whether it reads no vectors, or takes them from ``Candidates.rows`` a piece at a time; the vectors of
+            a task are put into memory for it otherwise.
         replay_ratio: the share of replay that it was made for; None: that of the loader which replays.
 
     Example:
@@ -53,15 +58,18 @@ class Requirements:
     energies: bool = True
     losses: bool = False
     weights: bool = False
+    rises: bool = False
+    temper: float = 1.0
     random: bool = False
     replay_ratio: float | None = None
+    in_pieces: bool = False
 
 
 def requirements(policy: Policy) -> Requirements:
     """What a policy needs, from the attributes that it has.
 
-    Read are ``oversample``, ``needs_energies``, ``needs_losses``, ``needs_weights``, ``is_random`` and
-    ``replay_ratio``; those that are missing are as in :class:`Requirements`.
+    Read are ``oversample``, ``needs_energies``, ``needs_losses``, ``needs_weights``, ``needs_rises``, ``temper``,
+    ``is_random``, ``replay_ratio`` and ``reads_in_pieces``; those that are missing are as in :class:`Requirements`.
 
     Args:
         policy: an object with ``select``.
@@ -77,6 +85,9 @@ def requirements(policy: Policy) -> Requirements:
         energies=getattr(policy, "needs_energies", default.energies),
         losses=getattr(policy, "needs_losses", default.losses),
         weights=getattr(policy, "needs_weights", default.weights),
+        rises=getattr(policy, "needs_rises", default.rises),
+        temper=getattr(policy, "temper", default.temper),
         random=getattr(policy, "is_random", default.random),
         replay_ratio=getattr(policy, "replay_ratio", default.replay_ratio),
+        in_pieces=getattr(policy, "reads_in_pieces", default.in_pieces),
     )

@@ -25,6 +25,8 @@ class Candidates:
         labels: (n,) int64, or None.
         losses: (n,) float64, the model's loss on each sample, or None.
         weights: (n,) float64, how many of the samples offered so far each stands for; ones if None.
+        rises: (n,) float64, >= 0, predicted energy rise under the task at hand, the mean over what each stands for, or
+            None while that is unknown.
         next_energies: (n,) float64, energy of each sample under the next task's patterns, or None while it is unknown.
         beta: inverse temperature of the energies.
         similarity: of the energies.
@@ -48,6 +50,7 @@ class Candidates:
     labels: Tensor | None = None
     losses: Tensor | None = None
     weights: Tensor | None = None
+    rises: Tensor | None = None
     next_energies: Tensor | None = None
     beta: float = 1.0
     similarity: Similarity = "distance"
@@ -202,7 +205,8 @@ def sample_keys(ids: Tensor, seed: int) -> Tensor:
 
 
 _MOST = 2.0**53  # samples that all weights together can stand for
-_OPTIONAL = ("labels", "losses", "weights", "next_energies")
+_OPTIONAL = ("labels", "losses", "weights", "rises", "next_energies")
+_LATER = ("rises",)  # no state of an earlier format has them
 _DTYPES = {"ids": torch.int64, "tasks": torch.int64, "labels": torch.int64, "vectors": None}
 
 
@@ -219,7 +223,8 @@ def from_plain(state: Mapping[str, Any]) -> Candidates:
         KeyError: a missing entry.
     """
     check_mapping(state, "the samples' state")
-    tensors: dict[str, Any] = {name: None if state[name] is None else state[name].cpu() for name in _PER_SAMPLE}
+    parts: dict[str, Any] = {name: state.get(name) if name in _LATER else state[name] for name in _PER_SAMPLE}
+    tensors: dict[str, Any] = {name: None if part is None else part.cpu() for name, part in parts.items()}
     n = len(tensors["ids"])
     for name, tensor in tensors.items():
         if tensor is None and name in _OPTIONAL:
@@ -234,12 +239,14 @@ def from_plain(state: Mapping[str, Any]) -> Candidates:
     check_finite(tensors["vectors"], "vectors")
     if bool(tensors["energies"].isnan().any()) or not bool(((tensors["keys"] > 0) & (tensors["keys"] < 1)).all()):
         raise ValueError("energies are NaN or keys lie outside (0, 1)")
-    for name in ("losses", "weights"):
+    for name in ("losses", "weights", "rises"):
         if tensors[name] is not None and not bool(tensors[name].isfinite().all()):
             raise ValueError(f"{name} are not finite")
     weights = tensors["weights"]
     if weights is not None and n and not (float(weights.min()) >= 0 and 0 < float(weights.sum()) < _MOST):
         raise ValueError("weights are no numbers of samples")
+    if tensors["rises"] is not None and bool((tensors["rises"] < 0).any()):
+        raise ValueError("rises are negative")
     if tensors["next_energies"] is not None:
         raise ValueError("next_energies are never kept")
     return Candidates(**tensors)

@@ -12,9 +12,12 @@ from hopfield_replay.functional import (
     StreamedAffinity,
     far_task_energy,
     greedy_replay_gain,
+    predicted_rises,
     replay_mass,
+    rise_weights,
 )
 from hopfield_replay.functional.affinity import affinity_matrix
+from hopfield_replay.functional.rise_weights import check_share_of_mean
 from hopfield_replay.functional.rows import pieces
 from hopfield_replay.policies.candidates import Candidates
 from hopfield_replay.policies.shortlist import Shortlist
@@ -42,8 +45,12 @@ class GreedyGain:
         replay_ratio: share of the batches that will be replayed, which sets the mass of each kept sample, in (0, 1);
             None: that of the loader which replays, or 0.5 as long as there is none.
         objective: ``"mean"``: all samples count alike; ``"tail"``: only the tenth with the largest energy rise (while
-            the next task is unknown: the highest energy); ``"blend"``: half and half.
+            the next task is unknown: the highest energy); ``"blend"``: half and half; ``"rise"``: in proportion to the
+            rise of each, while the next task is unknown all alike, and what is replayed is then drawn by it too (see
+            :func:`~hopfield_replay.functional.rise_weights`, and ``sampling="rise_weight"`` of the buffer).
         oversample: how many candidates for each place stay until the next task is known, >= 1; 1: no second phase.
+        temper: exponent of the rises, >= 0, in the choice and in the draws of ``"rise"``: below 1 the large ones count
+            less, and the next task is learned better.
 
     Raises:
         ValueError: values out of range.
@@ -66,21 +73,24 @@ class GreedyGain:
         self,
         replay_ratio: float | None = None,
         *,
-        objective: Literal["mean", "tail", "blend"] = "mean",
+        objective: Literal["mean", "tail", "blend", "rise"] = "mean",
         oversample: int = 4,
+        temper: float = 1.0,
     ) -> None:
-        if objective not in ("mean", "tail", "blend"):
-            raise ValueError(f'objective must be "mean", "tail" or "blend", got {objective!r}.')
+        if objective not in ("mean", "tail", "blend", "rise"):
+            raise ValueError(f'objective must be "mean", "tail", "blend" or "rise", got {objective!r}.')
         if replay_ratio is not None:
             replay_mass(1, replay_ratio)  # checks the range
         self.replay_ratio = replay_ratio
-        self.tail_weight = {"mean": 0.0, "tail": 1.0, "blend": 0.5}[objective]
+        self.tail_weight = {"mean": 0.0, "tail": 1.0, "blend": 0.5, "rise": 0.0}[objective]
+        self.needs_rises = objective == "rise"
         self.oversample = check_oversample(oversample)
+        self.temper = check_share_of_mean(temper, "temper")
 
     @property
     def needs_energies(self) -> bool:
-        """Only for the tail."""
-        return self.tail_weight > 0
+        """Only for the tail and for rises."""
+        return self.tail_weight > 0 or self.needs_rises
 
     def select(self, candidates: Candidates, k: int) -> Tensor:
         """The greedy set of size k, best first."""
@@ -89,7 +99,9 @@ class GreedyGain:
     def selection(self, candidates: Candidates, k: int, *, tighten: int = 0) -> Selection:
         """The greedy set with its certificate: value, upper bound on the optimum and guaranteed share.
 
-        Where not all samples compete or count (see the class), of those that do.
+        Where not all samples compete or count (see the class), of those that do. With ``objective="rise"`` value and
+        certificate are of the protection weighted by the rises, whose weights are 1 in the mean, ``mean`` and ``tail``
+        of the plain one.
         """
         return self._selection(candidates, k, certified=True, tighten=tighten)
 
@@ -102,10 +114,15 @@ class GreedyGain:
         short = Shortlist.of(candidates, k, max(1, k // self.oversample))
         own, after = candidates.energies[short.counted], candidates.next_energies
         risk = own if after is None else after[short.counted] - own
+        importance = None
+        if self.needs_rises and after is not None:
+            rises = predicted_rises(own, after[short.counted])
+            importance = rise_weights(rises, masses=short.weights, temper=self.temper, floor=0.0)
         found = greedy_replay_gain(
             self._affinities(candidates, short, certified),
             k,
             weights=short.weights,
+            importance=importance,
             tail_weight=self.tail_weight,
             risk=risk.nan_to_num(posinf=torch.finfo(torch.float64).max),
             beta=candidates.beta,

@@ -16,6 +16,7 @@ from hopfield_replay.policies.baselines import (
     Reservoir,
 )
 from hopfield_replay.policies.greedy_gain import GreedyGain
+from hopfield_replay.policies.k_means import KMeans
 
 _POLICIES: dict[str, Callable[[], "Policy"]] = {
     "greedy_gain": GreedyGain,
@@ -26,6 +27,7 @@ _POLICIES: dict[str, Callable[[], "Policy"]] = {
     "reservoir": Reservoir,
     "proportional": Proportional,
     "nearest_neighbour": NearestNeighbour,
+    "k_means": KMeans,
     "k_center": lambda: ByVectors(k_center),
     "facility_location": lambda: ByVectors(facility_location),
     "herding": lambda: ByVectors(herding),

@@ -42,7 +42,16 @@ class EncoderWatch:
 
     def look(self, batch: Any, encode: Callable[[Any], Tensor]) -> None:
         """Remember these samples and their vectors as they are now."""
-        self._batch, self._vectors = plain(batch), encode(batch)
+        self.prepare_look(batch, encode)()
+
+    def prepare_look(self, batch: Any, encode: Callable[[Any], Tensor]) -> Callable[[], None]:
+        """All of :meth:`look` but the change itself, which is returned."""
+        kept, vectors = plain(batch), encode(batch)
+
+        def change() -> None:
+            self._batch, self._vectors = kept, vectors
+
+        return change
 
     def changed(self, encode: Callable[[Any], Tensor]) -> bool:
         """Whether the samples have other vectors than when they were looked at; in any process."""

@@ -1,6 +1,6 @@
 """TaskAtHand: the data of the task that is being trained, as it was when it began and as it turned out."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -100,11 +100,12 @@ class TaskAtHand:
         source.some()  # the loader's containers are known then
         return self._watch.changed(lambda batch: self._reader.encode(source, batch))
 
-    def look(self, source: TaskSource) -> None:
-        """Remember the vectors of a few samples as they are now."""
+    def prepare_look(self, source: TaskSource) -> Callable[[], None]:
+        """Look at the vectors of a few samples as they are now; what is returned remembers them."""
         few = source.some()
-        if few is not None:
-            self._watch.look(few, lambda batch: self._reader.encode(source, batch))
+        if few is None:
+            return lambda: None
+        return self._watch.prepare_look(few, lambda batch: self._reader.encode(source, batch))
 
     def forget_samples(self) -> None:
         """Let go of the samples by which a change of the encoder is noticed."""

@@ -7,7 +7,7 @@ For modules of each level, on 8x8 images, with the 256 probes of one task: milli
 after the first, with a monitor that has watched the first one and with one that has not (1.00: watching costs nothing
 later).
 
-On one of two busy cores (Intel Xeon, torch 2.14; the median of 3 runs; the UNet is of diffusers, 8,000 weights, all
+On one of two busy cores (Intel Xeon, torch 2.14; the median of 3 runs; the UNet is of diffusers, 10,709 weights, all
 others are perceptrons whose epoch takes a tenth of a second):
 
     level                     decision ms  boundary ms  of an epoch  later steps

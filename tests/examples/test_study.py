@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 import energy_forgetting_study as study
 from helpers import study_job
 from helpers import study_statistics as statistics
-from helpers.splits import Split
+from helpers.splits import Split, make_buffer
 from helpers.study_report import capacity_text, draw_correlations, draw_policies, markdown, summarize
 from hopfield_replay.tracker import BoundaryRecord, sample_ids
 
@@ -129,10 +129,20 @@ def test_correlations_use_the_boundary_and_average_both_orders():
     assert similar["rise"]["mean"] == pytest.approx((expected("similar") + expected("similar_reversed")) / 2)
 
 
-@pytest.mark.parametrize("policies", [["nonsense"], ["random@some"], ["random@0"]])
-def test_bad_arms(policies):
+@pytest.mark.parametrize("policy", ["nonsense", "random@some", "random@0", "random+weights", "best_by_label"])
+def test_bad_arms(policy):
     with pytest.raises(ValueError, match=r"unknown policies|whole number|at least 1"):
-        study.parse_arms(policies, [20])
+        study.parse_arms([policy], [20])
+
+
+def test_arms_with_a_sampling_and_with_equal_shares_for_classes():
+    arms = study.parse_arms(["random_by_label@20", "greedy_gain+rise_weight", "k_means"], [50])
+    assert arms == [("random_by_label", 20), ("greedy_gain+rise_weight", 50), ("k_means", 50)]
+    made = [make_buffer(*arm) for arm in arms]
+    assert [buffer.sampling for buffer in made] == ["uniform", "rise_weight", "weight"]
+    images, labels = torch.rand(40, 1, 2, 2), (torch.arange(40) < 4).long()
+    made[0].update(images, images, ids=torch.arange(40), task=0, labels=labels)
+    assert made[0].labels.bincount().tolist() == [16, 4]
 
 
 @pytest.mark.slow

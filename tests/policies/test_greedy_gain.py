@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from hopfield_replay import GreedyGain
+from hopfield_replay import GreedyGain, balanced
 from hopfield_replay.functional import Rows
-from hopfield_replay.policies import shortlist
+from hopfield_replay.policies import requirements, shortlist
 from hopfield_replay.policies.candidates import Candidates, sample_keys
 from tests.functional import numpy_energy as reference
 
@@ -181,7 +181,7 @@ def test_nothing_to_choose_from():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"objective": "worst"}, 'objective must be "mean", "tail" or "blend", got \'worst\''),
+        ({"objective": "worst"}, 'objective must be "mean", "tail", "blend" or "rise", got \'worst\''),
         ({"oversample": 0}, "oversample must be a whole number >= 1, got 0"),
         ({"oversample": 2.5}, "oversample must be a whole number >= 1, got 2.5"),
         ({"replay_ratio": 0.0}, "replay_share must lie strictly between 0 and 1, got 0.0"),
@@ -191,3 +191,51 @@ def test_nothing_to_choose_from():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         GreedyGain(**arguments)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("temper", [1.0, 0.5])
+def test_protection_counts_by_the_rise_of_what_is_protected(seed, temper):
+    """Against greedy and the best of all sets, with weights written down; plain values are told beside them."""
+    x, new, weights = draw(seed)
+    candidates = pool(x, new=new, weights=torch.from_numpy(weights))
+    after = reference.energy(x, new, 0.6)
+    a = affinities(x, 0.6, after, 1 / 3)
+    rises = np.maximum(after - reference.energy(x, x, 0.6, exclude=np.arange(9)), 0.0) ** temper
+    weighted = weights * rises / np.average(rises, weights=weights)
+    policy = GreedyGain(objective="rise", temper=temper)
+    found = policy.selection(candidates, 3, tighten=4)
+    chosen = found.indices.tolist()
+    assert chosen == literal_greedy(a, 3, weighted, 0.6) == policy.select(candidates, 3).tolist()
+    best = max(worth(a, c, weighted, 0.6) for c in itertools.combinations(range(9), 3))
+    assert found.value == pytest.approx(worth(a, chosen, weighted, 0.6), rel=1e-9)
+    assert (1 - 1 / math.e) * best <= found.value <= best * (1 + 1e-12) <= found.upper_bound * (1 + 1e-9)
+    assert found.mean == pytest.approx(worth(a, chosen, weights, 0.6) / weights.sum(), rel=1e-9)
+    assert policy.select(candidates, 5)[:3].tolist() == chosen  # nested
+
+
+def test_without_rises_all_samples_count_alike():
+    x, new, _ = draw(0)
+    plain, risen = GreedyGain(), GreedyGain(objective="rise")
+    for candidates in (pool(x), pool(x, new=x), pool(np.concatenate([x, x + 50.0]), new=np.concatenate([x, x + 50.0]))):
+        assert risen.select(candidates, 4).tolist() == plain.select(candidates, 4).tolist()
+    assert risen.select(pool(x, new=new), 4).tolist() != plain.select(pool(x, new=new), 4).tolist()
+
+
+def test_a_sample_alone_or_beyond_reach_is_chosen_by_its_place_and_not_by_infinity():
+    candidates = pool(draw(0)[0], new=draw(0)[1])
+    energies, after = candidates.energies.clone(), candidates.next_energies.clone()
+    energies[3], after[5] = math.inf, 600.0
+    picks = GreedyGain(objective="rise").select(replace(candidates, energies=energies, next_energies=after), 4)
+    assert sorted(set(picks.tolist())) == sorted(picks.tolist())
+    assert 5 in picks.tolist()
+
+
+def test_needs_of_rises():
+    needs = requirements(GreedyGain(objective="rise", temper=0.5))
+    assert (needs.energies, needs.rises, needs.temper) == (True, True, 0.5)
+    assert not requirements(GreedyGain(objective="mean")).rises
+    wrapped = requirements(balanced(GreedyGain(objective="rise", temper=0.5), by="task"))
+    assert (wrapped.rises, wrapped.temper) == (True, 0.5)
+    with pytest.raises(ValueError, match=r"temper must be finite and not negative, got -0\.5"):
+        GreedyGain(temper=-0.5)

@@ -119,6 +119,7 @@ def forked(work, log, *, seconds=None, number=signal.SIGKILL, limit=120):
         try:
             file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(file, 1), os.dup2(file, 2)
+            sys.stdout = sys.stderr = os.fdopen(file, "w", buffering=1)  # whatever they were made by a test's runner
             status = work() or FINE
         except Violated:
             traceback.print_exc()

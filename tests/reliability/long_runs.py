@@ -219,7 +219,7 @@ def main():
                 print(f"private MB each chunk {each:+.3g} [{low:+.3g}, {high:+.3g}] (95 %)")
             else:
                 buffer = run_pool(given.samples, given.capacity, given.policy, folder)
-            files = sum(file.stat().st_size for file in Path(folder).iterdir())
+            files = sum(file.stat().st_size for file in Path(folder).iterdir() if file.name != "in_use")
             print(json.dumps({"samples": given.samples, "kept": len(buffer), "bytes on disk": files}))
             print(f"resident before {base:.0f} MB")
             assert all(math.isfinite(energy) for energy in buffer.energies.tolist())

@@ -99,7 +99,7 @@ def test_options_are_documented_and_wrong_ones_named(tmp_path, capsys):
         call(main, "--trainer.callbacks.help=hopfield_replay.ForgettingMonitor")
     shown = " ".join(capsys.readouterr().out.split())
     assert "samples of each task that are followed" in shown
-    assert "inverse temperature, or" in shown
+    assert "inverse temperature;" in shown
     for wrong, said in (("--trainer.callbacks.probe_sise=3", "probe_sise"), ("--trainer.callbacks.beta=warm", "warm")):
         with pytest.raises(SystemExit):
             call(main, "--trainer.callbacks=hopfield_replay.ForgettingMonitor", wrong)

@@ -128,7 +128,9 @@ def test_where_one_process_cannot_read_its_share_all_stop_with_its_error(two, th
             lost = f"OSError: sample {failed} is lost"
             for number, rank in enumerate(found.ranks):
                 told = (
-                    lost if number == failed else f"RuntimeError: Process {failed} failed while reading task 1: {lost}"
+                    lost
+                    if number == failed
+                    else f"RuntimeError: Process {failed} failed while reading a few samples: {lost}"
                 )
                 assert rank["failing"][failed] == told
 

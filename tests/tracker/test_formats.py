@@ -33,7 +33,7 @@ def test_every_file_is_listed():
     assert all(f"`{path.name}`" in listed for path in FORMATS.iterdir() if path.name != "README.md")
 
 
-@pytest.mark.parametrize(("number", "drawn"), [(2, (0, 0)), (3, (30, 10))])
+@pytest.mark.parametrize(("number", "drawn"), [(2, (0, 0)), (3, (30, 10)), (4, (30, 10))])
 def test_a_buffer(number, drawn):
     buffer = EnergyReplayBuffer(4)
     buffer.load(FORMATS / f"buffer_{number}.safetensors")
@@ -49,6 +49,7 @@ def test_a_buffer(number, drawn):
         assert float(buffer.energies[row]) == pytest.approx(float(alone), rel=1e-5)
     assert (buffer.drawn.new, buffer.drawn.replayed) == drawn
     assert (buffer.provenance.tasks, buffer.provenance.samples) == ({}, {})
+    assert buffer.predicted_rises is None
     again = EnergyReplayBuffer(4)
     again.load_state_dict(buffer.state_dict())  # in the new format
     assert torch.equal(again.sample(9)[0], buffer.sample(9)[0])
