@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode, _get_current_function_mode
+from torch.overrides import TorchFunctionMode
 
 Law = Literal["normal", "uniform", "integers", "other"]
 
@@ -71,25 +71,6 @@ class Draws(TorchFunctionMode):
         self.choose = choose
         self.made: list[Draw] = []
         self.stopped = False
-        self._paused = False
-
-    def pause(self) -> None:
-        """Be no mode of torch's any more, until :meth:`resume`; what is compiled meanwhile is compiled without it."""
-        if not self._paused and _get_current_function_mode() is self:
-            super().__exit__(None, None, None)  # type: ignore[no-untyped-call]  # not annotated upstream
-            self._paused = True
-
-    def resume(self) -> None:
-        """Go on."""
-        if self._paused:
-            self._paused = False
-            super().__enter__()  # type: ignore[no-untyped-call]  # not annotated upstream
-
-    def __exit__(self, *given: Any) -> None:
-        if self._paused:  # an error in between
-            self._paused = False
-        else:
-            super().__exit__(*given)  # type: ignore[no-untyped-call]  # not annotated upstream
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

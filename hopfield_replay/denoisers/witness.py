@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from hopfield_replay.denoisers.doors import Call, Doors, networks_in
+from hopfield_replay.denoisers.doors import Call, Doors
 from hopfield_replay.denoisers.draws import Draw, Draws
 from hopfield_replay.denoisers.mixing import Mixture, mixture
 from hopfield_replay.denoisers.own_step import copied
@@ -155,12 +155,6 @@ class Witness:
             stack.callback(self._doors.forget)
             stack.enter_context(self._doors)
             stack.enter_context(self._draws)
-            for _, network in networks_in(self.module):
-                if hasattr(network, "_orig_mod"):  # compiled: with a mode around it would be compiled once more
-                    before = network.register_forward_pre_hook(lambda *_: self._draws.pause())
-                    after = network.register_forward_hook(lambda *_: self._draws.resume(), always_call=True)
-                    stack.callback(before.remove)
-                    stack.callback(after.remove)
             self._entered = stack.pop_all()
         return self
 

@@ -80,35 +80,6 @@ def test_stopped():
     assert draws.made == []
 
 
-class TestPause:
-    def test_nothing_is_noted_and_the_mode_is_gone_until_it_goes_on(self):
-        with Draws(lambda draw: draw.median) as draws:
-            draws.pause()
-            draws.pause()
-            assert torch.overrides._len_torch_function_stack() == 0
-            assert bool((torch.randn(5) != 0).all())
-            draws.resume()
-            draws.resume()
-            assert bool((torch.randn(5) == 0).all())
-        assert len(draws.made) == 1
-        assert torch.overrides._len_torch_function_stack() == 0
-
-    def test_an_error_in_between(self):
-        def fail(draws):
-            draws.pause()
-            raise KeyError
-
-        with pytest.raises(KeyError), Draws() as draws:
-            fail(draws)
-        assert torch.overrides._len_torch_function_stack() == 0
-
-    def test_below_another_mode_it_stays(self):
-        with Draws() as draws, torch.device("cpu"):
-            draws.pause()
-            torch.rand(2)
-        assert len(draws.made) == 1
-
-
 @pytest.mark.parametrize("again", [True, False])
 @pytest.mark.parametrize("weights", [[1.0, 2.0, 5.0, 0.1, 3.0], [0.0, 0.0, 4.0, 1.0, 2.0], [0.0, 0.0, 1.0, 0.0, 0.0]])
 def test_indices_that_can_be_drawn_stand_for_multinomial_draws(weights, again):
