@@ -20,8 +20,9 @@ from hopfield_replay.buffer.reread import Reread
 from hopfield_replay.buffer.state import FORMAT, read_state
 from hopfield_replay.buffer.storage import SampleStore, load_tree, plain, save_tree
 from hopfield_replay.buffer.views import KeptSamples, frame, notebook, rows_of
-from hopfield_replay.functional import energy, predicted_rises
-from hopfield_replay.functional.rows import Matrix, Rows, picked, pieces
+from hopfield_replay.functional import predicted_rises
+from hopfield_replay.functional.many import energies_of
+from hopfield_replay.functional.rows import Matrix, Rows, picked, pieces, placed
 from hopfield_replay.functional.tiles import PatternTiles
 from hopfield_replay.memory.settings import EnergySettings
 from hopfield_replay.memory.vector_store import MEMORY
@@ -77,6 +78,7 @@ class EnergyReplayBuffer:
         replay_ratio: share of each batch that will be replayed, as the loader that draws says; None while none does.
         provenance: names of the tasks and of the samples that are held, where they are known.
         memory: bytes that a choice may take; a ForgettingTracker sets its own.
+        device: where vectors are compared in a choice; a ForgettingTracker sets its own.
 
     Raises:
         ValueError: a capacity below 1, an unknown policy, groups or similarity.
@@ -135,6 +137,7 @@ class EnergyReplayBuffer:
         self._newest = -1
         self.provenance = Provenance()
         self.memory = MEMORY
+        self.device = torch.device("cpu")
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -417,11 +420,12 @@ class EnergyReplayBuffer:
         beta = 1.0 if self.beta is None else self.beta
         known = None if masses is None else masses.detach().cpu()
         if isinstance(patterns, Rows):
-            coming = PatternTiles.of_rows(patterns, check_masses(known, patterns))
-            next_energies = energy(pool.vectors, coming, beta, similarity=self.similarity)
+            coming: Matrix = patterns
         else:
-            near = patterns.detach().cpu().to(pool.vectors.dtype)
-            next_energies = energy(pool.vectors, near, beta, masses=known, similarity=self.similarity)
+            coming = as_matrix(patterns.detach(), "patterns").cpu().to(pool.vectors.dtype)
+        weights = check_masses(known, coming)
+        tiles = PatternTiles.of_rows(placed(coming, self.device), None if weights is None else weights.to(self.device))
+        next_energies = energies_of(pool.vectors, tiles, beta, similarity=self.similarity)
         pool = self._described(replace(pool, next_energies=next_energies), beta)
         if risen:
             pool = replace(pool, rises=predicted_rises(pool.energies, next_energies))
@@ -490,6 +494,7 @@ class EnergyReplayBuffer:
             places=self.capacity,
             replay_ratio=self.replay_ratio,
             memory=self.memory,
+            device=self.device,
         )
 
     def check_place(self, task: int) -> None:
@@ -539,18 +544,10 @@ class EnergyReplayBuffer:
     def _pool_energies(self, pool: Candidates, own: Tensor, asked: Tensor, beta: float) -> Tensor:
         """Energies of the pool, those of ``asked`` renewed: leave-one-out under the vectors of ``own``, ascending."""
         vectors = picked(pool.rows, own)
-        patterns, at = PatternTiles.of_rows(vectors), torch.searchsorted(own, asked)
-        every, similarity = len(asked) == len(vectors), self.similarity
+        patterns, at = PatternTiles.of_rows(placed(vectors, self.device)), torch.searchsorted(own, asked)
+        queries = vectors if len(asked) == len(vectors) else picked(vectors, at)
         found = pool.energies.clone()
-        if isinstance(vectors, Tensor):
-            found[asked] = energy(vectors if every else vectors[at], patterns, beta, similarity=similarity, exclude=at)
-        else:
-            found[asked] = torch.cat(
-                [
-                    energy(queries, patterns, beta, similarity=similarity, exclude=at[start : start + len(queries)])
-                    for start, queries in pieces(vectors.pick(at))
-                ]
-            )
+        found[asked] = energies_of(queries, patterns, beta, similarity=self.similarity, exclude=at)
         if bool(found.isnan().any()):  # inf - inf
             largest = max(float(piece.abs().max()) for _, piece in pieces(vectors))
             raise ValueError(f"Values up to {largest:.3g} are too large for energies; scale vectors.")

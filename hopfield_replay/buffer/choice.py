@@ -77,7 +77,9 @@ def weigh(pool: Candidates, stays: Tensor, groups: Literal["task", "label"] | No
         if not len(left):  # in a state written with other groups
             continue
         vectors, step = pool.rows[left], max(256, min(_ROWS, _NUMBERS // max(1, pool.rows.shape[1])))
-        nearest = torch.cat([torch.cdist(pool.rows[part], vectors).argmin(1) for part in members.split(step)])
+        place = vectors.device if pool.device is None else pool.device
+        vectors, parts = vectors.to(place), members.split(step)
+        nearest = torch.cat([torch.cdist(pool.rows[part].to(place), vectors).argmin(1).cpu() for part in parts])
         nearest[torch.searchsorted(members, left)] = torch.arange(len(left))  # even beside an identical one
         none = torch.zeros(len(left), dtype=torch.float64)
         weights[left] = none.index_add(0, nearest, pool.weights[members])

@@ -13,6 +13,7 @@ _ROUNDING = 2.0**-16  # of |P x|^2, relative to |x|^2
 _PASSES = 2  # of the subspace iteration
 _SPARE = 16  # directions beside those that are wanted
 _WIDTHS = (64, 128, 256, 512)
+_LENIENT = 2.0
 _ASKED, _NEAREST = 256, 16  # rows whose products with their nearest are compared
 
 
@@ -58,7 +59,7 @@ def _squares(rows: Tensor) -> Tensor:
 def fitted(matrix: Matrix, centre: Tensor, beta: float, error: float) -> Projection:
     """The narrowest projection under which beta times the products of near neighbours is off by ``error`` at most.
 
-    Root mean square over a sample; where 512 directions do not do, nothing is projected.
+    Root mean square over a sample; where 512 directions do not come within twice of it, nothing is projected.
 
     Args:
         matrix: (n, d).
@@ -91,7 +92,9 @@ def fitted(matrix: Matrix, centre: Tensor, beta: float, error: float) -> Project
     for width in widths:
         some = directions[:, :width].contiguous()
         off = ((asked @ some) @ (rows @ some).T - exact).gather(1, near).masked_fill(near == itself[:, None], 0.0)
-        if beta * float(off.square().mean().sqrt()) <= error:
+        # the widest one is worth taking for less: the next is as wide as the vectors
+        allowed = _LENIENT * error if width == widths[-1] else error
+        if beta * float(off.square().mean().sqrt()) <= allowed:
             return Projection(centre, some)
     return none
 

@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from hopfield_replay.utilities.device import room_on
+
 _NUMBERS = 1 << 22  # of a piece: 16 MB in float32
 
 
@@ -212,6 +214,54 @@ class _Patched:
         return found
 
 
+_SHARE = 4  # of a device's free memory: so much of it may be taken by the rows of a task
+
+
+def placed(matrix: Matrix, device: torch.device) -> Matrix:
+    """The rows on a device: all of them where it has room for them, and else each piece as it is read.
+
+    Args:
+        matrix: (n, d).
+        device: which.
+
+    Example:
+        >>> placed(torch.zeros(2, 1), torch.device("cpu")).device
+        device(type='cpu')
+    """
+    if matrix.device == device:
+        return matrix
+    if isinstance(matrix, Tensor):
+        return matrix.to(device)
+    if matrix.shape.numel() * matrix.dtype.itemsize > room_on(device) // _SHARE:
+        return Rows(_Placed(matrix, device))
+    found = torch.empty(matrix.shape, dtype=matrix.dtype, device=device)
+    for start, piece in pieces(matrix):
+        found[start : start + len(piece)] = piece.to(device)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Placed:
+    """Rows that come to a device when they are asked for."""
+
+    rows: Rows
+    device: torch.device
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.rows.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.rows.dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Tensor | slice) -> Tensor:
+        return self.rows[index].to(self.device)
+
+
 def column_means(matrix: Matrix) -> Tensor:
     """Mean of the rows, (d,) float64."""
     total = torch.zeros(matrix.shape[1], dtype=torch.float64, device=matrix.device)
@@ -220,4 +270,4 @@ def column_means(matrix: Matrix) -> Tensor:
     return total / max(1, len(matrix))
 
 
-__all__ = ["Matrix", "Part", "Rows", "Weighted", "column_means", "joined", "picked", "pieces", "replaced"]
+__all__ = ["Matrix", "Part", "Rows", "Weighted", "column_means", "joined", "picked", "pieces", "placed", "replaced"]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
@@ -94,6 +95,7 @@ class ForgettingMonitor(EitherCallback):
         verify: compare a denoiser that is given with the module's first training step.
         loss_draws: random draws of the module's own loss for each sample, where that is what is measured.
         generated: replay what the model itself generates, where no old data may be kept.
+        device: where vectors are compared; None: where the model trains; ``"cpu"``: never there.
         memory: bytes on the host that a task may take beside the buffer; vectors beyond a sixteenth of it lie in
             temporary files.
         seed: of the probes and of the noise.
@@ -137,6 +139,7 @@ class ForgettingMonitor(EitherCallback):
         verify: bool = True,
         loss_draws: int = 64,
         generated: GeneratedTask | None = None,
+        device: torch.device | str | None = None,
         memory: int = MEMORY,
         seed: int = 0,
         allow_changes: bool = False,
@@ -166,6 +169,7 @@ class ForgettingMonitor(EitherCallback):
             followed_tasks=followed_tasks,
             history_size=history_size,
             generated=generated,
+            device=device,
             memory=memory,
             scratch=scratch,
             seed=seed,

@@ -18,7 +18,7 @@ MEMORY = 1 << 30  # bytes that a task takes beside the buffer, unless told other
 _HELD = 16  # vectors stay in memory up to this part of it
 _CHUNK = 1 << 26  # bytes that are put into a file at a time
 
-_CACHED = 1 << 16  # numbers that are converted at a time
+_CACHED = 1 << 18  # numbers that are converted at a time
 
 _Coder = Callable[[Tensor], Tensor]
 # how images of 256 levels become floats: as they are, by ToTensor, that and Normalize(0.5, 0.5), and in one step

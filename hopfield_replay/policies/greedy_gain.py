@@ -24,7 +24,7 @@ from hopfield_replay.policies.shortlist import Shortlist
 from hopfield_replay.utilities.checks import check_integer
 
 DEFAULT_REPLAY_RATIO = 0.5  # while nobody has said which share will be replayed
-_ERROR, _CERTIFIED_ERROR = 0.3, 0.05  # of log affinities, in nats: enough to choose by, and for a bound
+_ERROR, _CERTIFIED_ERROR = 1.0, 0.05  # of log affinities, in nats: enough to choose by, and for a bound
 
 
 class GreedyGain:

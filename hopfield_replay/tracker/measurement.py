@@ -8,18 +8,19 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
-from hopfield_replay.functional import PatternTiles, effective_patterns, energy, knn_distance
-from hopfield_replay.functional.rows import Matrix, joined, pieces
+from hopfield_replay.functional import PatternTiles, effective_patterns, knn_distance
+from hopfield_replay.functional.many import energies_of
+from hopfield_replay.functional.rows import Matrix, joined, placed
 from hopfield_replay.memory.readings import median_error
 from hopfield_replay.tracker.meter import ErrorMeter, LossMeter
 from hopfield_replay.tracker.record import ProbeSet
 from hopfield_replay.tracker.task_reader import Followed, TaskData
 from hopfield_replay.utilities.checks import Similarity
+from hopfield_replay.utilities.device import CPU
 from hopfield_replay.utilities.distributed import gather_objects
 
 _ASKED, _LEAST = 512, 128  # samples whose number of effective patterns is worked out
 _PRODUCTS = 10**10  # multiplications that this may cost, for more of them than the least
-_QUERIES = 1 << 23  # numbers of samples that are compared with all others together
 _NEIGHBOUR = 10  # the density is the distance to this neighbour
 
 
@@ -33,6 +34,7 @@ class Mixture:
         ids: (N,) int64.
         own: how many are the task's.
         replay_ratio: the share of the replayed ones.
+        device: where they are compared.
     """
 
     patterns: Matrix
@@ -40,22 +42,24 @@ class Mixture:
     ids: Tensor
     own: int
     replay_ratio: float
+    device: torch.device = CPU
 
     @cached_property
     def tiles(self) -> PatternTiles:
         """The patterns and their masses as energies read them."""
-        return PatternTiles.of_rows(self.patterns, self.masses)
+        masses = None if self.masses is None else self.masses.to(self.device)
+        return PatternTiles.of_rows(placed(self.patterns, self.device), masses)
 
     @classmethod
     def of(cls, data: TaskData, buffer: EnergyReplayBuffer | None, replay_ratio: float | None) -> "Mixture":
         """That of a task and what was replayed beside it; ``replay_ratio`` None: as it was drawn."""
         own = len(data.ids)
         if buffer is None or not len(buffer):
-            return cls(data.vectors, data.masses, data.ids, own, 0.0)
+            return cls(data.vectors, data.masses, data.ids, own, 0.0, data.device)
         if replay_ratio is None:
             replay_ratio = buffer.drawn.share(gather_objects)
         if not replay_ratio:
-            return cls(data.vectors, data.masses, data.ids, own, 0.0)
+            return cls(data.vectors, data.masses, data.ids, own, 0.0, data.device)
         shares = torch.ones(own, dtype=torch.float64) if data.masses is None else data.masses
         new = (1.0 - replay_ratio) * shares / shares.sum()
         return cls(
@@ -64,6 +68,7 @@ class Mixture:
             torch.cat([data.ids, buffer.ids]),
             own,
             replay_ratio,
+            data.device,
         )
 
     @property
@@ -105,7 +110,7 @@ class Measurement:
 
     def energies(self, vectors: Tensor, ids: Tensor) -> Tensor:
         """Energies (n,) of samples under what the model trained on, each of them left out of it."""
-        return energy(
+        return energies_of(
             vectors.to(self.mixture.patterns.dtype),
             self.mixture.tiles,
             self.beta,
@@ -115,22 +120,18 @@ class Measurement:
 
     def own_energies(self) -> Tensor:
         """Leave-one-out energies (n,) of the task's samples under one another."""
-        vectors, own = self.data.vectors, torch.arange(len(self.data.ids))
-        if isinstance(vectors, Tensor):
-            return self._leave_one_out(vectors, own)
-        parts = pieces(vectors, _QUERIES)
-        return torch.cat([self._leave_one_out(part, own[start : start + len(part)]) for start, part in parts])
-
-    def _leave_one_out(self, queries: Tensor, own: Tensor) -> Tensor:
-        return energy(queries, self.data.patterns, self.beta, similarity=self.similarity, exclude=own)
+        data, own = self.data, torch.arange(len(self.data.ids))
+        return energies_of(data.vectors, data.patterns, self.beta, similarity=self.similarity, exclude=own)
 
     def n_eff(self) -> tuple[float, float]:
         """Median leave-one-out number of effective patterns, and its standard error; 0 where all samples are asked."""
         vectors = self.data.vectors
         asked = min(_ASKED, max(_LEAST, _PRODUCTS // (len(vectors) * vectors.shape[1])))
         few = torch.arange(len(vectors))[:: max(1, len(vectors) // asked)]
-        patterns = self.data.patterns
-        shared = effective_patterns(vectors[few], patterns, self.beta, similarity=self.similarity, exclude=few)
+        queries = vectors[few].to(self.data.device)
+        shared = effective_patterns(
+            queries, self.data.patterns, self.beta, similarity=self.similarity, exclude=few
+        ).cpu()
         return float(shared.median()), median_error(shared) if len(few) < len(vectors) else 0.0
 
     def again(self, probe: ProbeSet) -> ProbeSet:
@@ -184,7 +185,13 @@ class Measurement:
         if others < 1:
             return torch.full((len(followed.ids),), torch.inf, dtype=torch.float64)
         nearest = min(_NEIGHBOUR, others)
-        return knn_distance(followed.vectors, self.data.vectors, nearest, exclude=exclude if inside else None)
+        place = self.data.device
+        return knn_distance(
+            followed.vectors.to(place),
+            self.data.near,
+            nearest,
+            exclude=exclude.to(place) if inside else None,
+        ).cpu()
 
 
 def _positions(ids: Tensor, among: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,48 +15,15 @@ from hopfield_replay.functional._diffusion_arguments import take as part_of
 from hopfield_replay.functional._paired_noise import paired_noise
 from hopfield_replay.functional.denoiser import undisturbed
 from hopfield_replay.functional.noise_levels import default_timesteps
+from hopfield_replay.utilities.device import in_chunks_that_fit
 from hopfield_replay.utilities.distributed import SharedError, gather_rows, raise_on_all_ranks, world
 from hopfield_replay.utilities.nested import rows, take
 
 _CHUNK = 256  # samples that are prepared (moved to the device) at a time
-_Result = TypeVar("_Result")
 
 
 class ModelDoesNotFit(SharedError, MemoryError):
     """A model and one sample do not fit into the device's memory."""
-
-
-def in_chunks_that_fit(measure: Callable[[int], _Result], chunk_size: int) -> tuple[_Result, int]:
-    """Call ``measure(chunk_size)``, and with half as many samples at a time whenever the device has no memory left.
-
-    Returns:
-        What it measured, and the chunk size that fitted.
-
-    Raises:
-        ModelDoesNotFit: not even one sample at a time fits.
-
-    Example:
-        >>> def measure(chunk_size):
-        ...     if chunk_size > 3:
-        ...         raise torch.OutOfMemoryError("no memory")
-        ...     return "measured"
-        >>> in_chunks_that_fit(measure, 16)
-        ('measured', 2)
-    """
-    while True:
-        try:
-            return measure(chunk_size), chunk_size
-        except torch.OutOfMemoryError as error:
-            said = str(error).splitlines()[0]
-        # past the handler, so that the traceback no longer holds the tensors that are in the way
-        if chunk_size == 1:
-            raise ModelDoesNotFit(
-                f"There is not enough memory for the model on its device, not even with one sample at a time ({said}). "
-                "Free memory on the device, or measure on another one (the CPU: slower, but it fits)."
-            )
-        chunk_size //= 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
 
 def _shares(count: int) -> tuple[Tensor, Sequence[Tensor]]:
@@ -155,7 +122,7 @@ class ErrorMeter:
                 chunk_size=chunk_size,
             )
 
-        errors, self.chunk_size = in_chunks_that_fit(measure, self.chunk_size)
+        errors, self.chunk_size = in_chunks_that_fit(measure, self.chunk_size, error=ModelDoesNotFit)
         return errors.cpu(), math.prod(x.shape[1:])
 
     @torch.no_grad()
@@ -176,7 +143,7 @@ class ErrorMeter:
             return torch.cat(found).to(clean.device)
 
         with undisturbed(self.denoiser):
-            found, self.chunk_size = in_chunks_that_fit(measure, self.chunk_size)
+            found, self.chunk_size = in_chunks_that_fit(measure, self.chunk_size, error=ModelDoesNotFit)
         return noisy, found
 
     def _ready(self, batch: Any) -> tuple[Tensor, Any]:

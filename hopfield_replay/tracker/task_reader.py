@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from hopfield_replay.buffer.storage import check_one_form, plain
 from hopfield_replay.encoders import Columns, ModuleEncoder, as_encoder, vectors_of
 from hopfield_replay.functional import PatternTiles
-from hopfield_replay.functional.rows import Matrix, joined, picked
+from hopfield_replay.functional.rows import Matrix, joined, picked, placed
 from hopfield_replay.memory.vector_store import MEMORY, VectorStore, check_memory
 from hopfield_replay.policies.candidates import sample_keys
 from hopfield_replay.tracker.contents import contents
 from hopfield_replay.tracker.source import TaskSource
+from hopfield_replay.utilities.device import CPU, check_device, float64_device
 from hopfield_replay.utilities.distributed import broadcast, gather_objects, gather_rows, raise_on_all_ranks, world
 from hopfield_replay.utilities.progress import track
 from hopfield_replay.utilities.randomness import OwnRandomness
@@ -52,17 +53,28 @@ class TaskData:
         ids: (n,) int64.
         labels: (n,) int64; None if not every batch has them.
         masses: (n,) float64, how often each is trained on, relative to the others; None: equally often.
+        device: where they are compared.
     """
 
     vectors: Matrix
     ids: Tensor
     labels: Tensor | None
     masses: Tensor | None = None
+    device: torch.device = CPU
+
+    @cached_property
+    def near(self) -> Matrix:
+        """The vectors where they are compared."""
+        return placed(self.vectors, self.device)
 
     @cached_property
     def patterns(self) -> PatternTiles:
         """The samples as energies read them."""
-        return PatternTiles.of_rows(self.vectors, self.masses)
+        return PatternTiles.of_rows(self.near, None if self.masses is None else self.masses.to(self.device))
+
+    def away(self) -> "TaskData":
+        """The same, with nothing on the device."""
+        return replace(self)
 
     @property
     def positions(self) -> Tensor:
@@ -73,13 +85,18 @@ class TaskData:
         """The samples at these places (m,)."""
         labels = None if self.labels is None else self.labels[index]
         return TaskData(
-            picked(self.vectors, index), self.ids[index], labels, None if self.masses is None else self.masses[index]
+            picked(self.vectors, index),
+            self.ids[index],
+            labels,
+            None if self.masses is None else self.masses[index],
+            self.device,
         )
 
     def join(self, other: "TaskData") -> "TaskData":
         """These samples, then the others; what only one side knows is dropped."""
         labels = None if self.labels is None or other.labels is None else torch.cat([self.labels, other.labels])
-        return TaskData(joined(self.vectors, other.vectors), torch.cat([self.ids, other.ids]), labels)
+        ids = torch.cat([self.ids, other.ids])
+        return TaskData(joined(self.vectors, other.vectors), ids, labels, device=self.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +121,7 @@ class TaskReader:
         encoder: maps a prepared batch to vectors (n, d); see ForgettingTracker.
         columns: what in a batch is the sample, the label and the condition.
         keeps: samples will be kept, so that all batches must be of one form.
+        device: where vectors are compared; None: where they are encoded.
         memory: bytes that a task may take, see :class:`~hopfield_replay.memory.vector_store.VectorStore`.
         scratch: folder for those that do not stay in memory; None: the system's for temporary files.
 
@@ -125,11 +143,12 @@ class TaskReader:
         columns: Columns | None = None,
         *,
         keeps: bool = False,
+        device: torch.device | str | None = None,
         memory: int = MEMORY,
         scratch: str | os.PathLike[str] | None = None,
     ) -> None:
         self._given = encoder
-        self.memory, self._scratch = check_memory(memory), scratch
+        self.memory, self._scratch, self._device = check_memory(memory), scratch, check_device(device)
         self.keeps = keeps
         self.taken: str | None = None
         self._untold = False  # what the samples are: only an encoder of one's own can read the batches
@@ -185,7 +204,7 @@ class TaskReader:
             positions, masses = _drawn(source)
         none = torch.arange(0)  # a process may hold no sample
         where, labels, bad, numbers = [none], list[Tensor | None]([none]), [none], [none]
-        store, size = VectorStore(self.memory, self._scratch), None
+        store, size, place = VectorStore(self.memory, self._scratch), None, CPU
         form: Any = None
         extent = (math.inf, -math.inf)
         with raise_on_all_ranks(f"reading task {task}"):
@@ -194,7 +213,8 @@ class TaskReader:
                 source.note_form(batch)
                 with OwnRandomness(0):
                     ready = source.ready(batch)
-                    found = vectors_of(self.encoder, ready).cpu()
+                    encoded = vectors_of(self.encoder, ready)
+                    place, found = encoded.device, encoded.cpu()
                 if len(found) != len(at):
                     raise ValueError(f"encoder must return a vector for each sample, got {len(found)} for {len(at)}.")
                 size = found.shape[1]
@@ -242,7 +262,8 @@ class TaskReader:
             source.expect(positions, gather_rows(torch.cat(numbers))[order])
         with raise_on_all_ranks(f"holding task {task}"):
             rows = store.rows() if len(own) else torch.empty(0, sizes[0])
-        return TaskData(self._gathered(rows, own, order), sample_ids(task, positions), named, masses)
+        place = float64_device(place if self._device is None else self._device)
+        return TaskData(self._gathered(rows, own, order), sample_ids(task, positions), named, masses, place)
 
     def _gathered(self, rows: Matrix, where: Tensor, order: Tensor) -> Matrix:
         """The rows of all processes, each of which holds every so manieth one, in the order of their positions."""

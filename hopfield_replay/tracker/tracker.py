@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
@@ -107,6 +108,8 @@ class ForgettingTracker:
         history_size: only the newest records stay in :attr:`history`, this many, so that checkpoints do not grow; None:
             all. >= 1.
         generated: replay what the model itself generates, where no old data may be kept; None: replay stored samples.
+        device: where vectors are compared: ``"cpu"``, or a GPU, in pieces that fit its memory; None: where they are
+            encoded, which is where the model trains. (A device without float64 leaves this to the CPU.)
         memory: bytes on the host that a task may take beside the buffer, >= 1 MiB. The vectors of a task stay in memory
             up to a sixteenth of it, and beyond that in temporary files, which the system may write to disk.
         scratch: folder for these files; None: the system's for temporary files (``TMPDIR``).
@@ -152,6 +155,7 @@ class ForgettingTracker:
         followed_tasks: int | None = None,
         history_size: int | None = None,
         generated: GeneratedTask | None = None,
+        device: torch.device | str | None = None,
         memory: int = MEMORY,
         scratch: str | os.PathLike[str] | None = None,
         seed: int = 0,
@@ -174,7 +178,12 @@ class ForgettingTracker:
             buffer.settings.agree(beta, similarity, "the buffer", type(self).__name__)
         self.buffer = buffer
         self._reader = TaskReader(
-            encoder, Columns(samples, labels, condition), keeps=buffer is not None, memory=memory, scratch=scratch
+            encoder,
+            Columns(samples, labels, condition),
+            keeps=buffer is not None,
+            device=device,
+            memory=memory,
+            scratch=scratch,
         )
         if buffer is not None:
             buffer.memory = memory
@@ -281,7 +290,7 @@ class ForgettingTracker:
         self._check_labels(data)
         self._check_room(data)
         calibrates = self._calibrates or self.settings.beta is None
-        beta = self.settings.beta if data is None else self.settings.calibrated(data.vectors)
+        beta = self.settings.beta if data is None else self._calibrated(data)
         guessed = source.positions is not None and source.positions.guessed
         print_of, task = fingerprint(source), self.next_task
         buffer = self.buffer if self.open_task is None else None
@@ -298,7 +307,7 @@ class ForgettingTracker:
                 if refine is not None:
                     refine()
                 buffer.drawn.clear()
-            self._at_hand.keep(task, data)
+            self._at_hand.keep(task, None if data is None else data.away())
             self._data[task] = print_of
             self.open_task, self._resumed = task, False
 
@@ -334,13 +343,13 @@ class ForgettingTracker:
         data = self._at_hand.read(task, source, self._dimension)
         beta = self.settings.beta
         if self._calibrates and data is not None:
-            beta = EnergySettings("auto", self.similarity).calibrated(data.vectors)
+            beta = EnergySettings("auto", self.similarity).calibrated(data.near)
         look = self._at_hand.prepare_look(source)
 
         def change() -> None:
             self.settings.beta = beta
             look()
-            self._at_hand.keep(task, data)
+            self._at_hand.keep(task, None if data is None else data.away())
 
         to_the_end(change)
         return True
@@ -352,7 +361,14 @@ class ForgettingTracker:
         if self.generated is not None and self.next_task >= self.generated.first_task:
             drawn = self.generated.draw(self.next_task, self._reader.encoder, source.ready)
             return drawn.prepare_fill(buffer, None if coming is None else coming.vectors)
-        return None if coming is None else buffer.prepare_refine(coming.vectors, masses=coming.masses)
+        if coming is None:
+            return None
+        buffer.device = coming.device
+        return buffer.prepare_refine(coming.vectors, masses=coming.masses)
+
+    def _calibrated(self, data: TaskData) -> float:
+        """Beta; calibrated on this task where there is none."""
+        return self.settings.calibrated(data.vectors if self.settings.beta is not None else data.near)
 
     def end_task(
         self,
@@ -408,7 +424,7 @@ class ForgettingTracker:
             self.settings.beta = None  # what it was calibrated on was not all that was trained on
         try:
             with memory_for(f"the boundary of task {self.next_task}", _LESS_MEMORY), self.settings.at(beta):
-                used = self.settings.calibrated(data.vectors)
+                used = self._calibrated(data)
                 mixture = Mixture.of(data, self.buffer, replay_ratio)
                 meter = None if denoiser is None else self.meter(denoiser, source.ready, read)
                 losses = None if loss is None else LossMeter(loss, source.ready)
@@ -482,6 +498,7 @@ class ForgettingTracker:
         if self.buffer is not None and self.generated is not None:
             update = self.buffer.prepare_clear()
         elif self.buffer is not None:
+            self.buffer.device = data.device
             update = self.buffer.prepare_update(
                 again,
                 data.vectors,

@@ -1,12 +1,91 @@
 """What depends on the device: where float64 is, and that nothing computes in less than it was asked to."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+CPU = torch.device("cpu")
 WITHOUT_FLOAT64 = ("mps",)  # Apple's GPUs
+
+
+_Result = TypeVar("_Result")
+
+
+def check_device(device: torch.device | str | None) -> torch.device | None:
+    """The device of this name, which must be there.
+
+    Raises:
+        ValueError: no device of this name, or none that can be used here.
+
+    Example:
+        >>> check_device("cpu")
+        device(type='cpu')
+    """
+    if device is None:
+        return None
+    try:
+        place = torch.device(device)
+        torch.empty(1, device=place)
+    except (RuntimeError, TypeError, AssertionError) as error:  # torch without CUDA asserts
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f'device={device!r} cannot be used here ({said}). Give one that is there, or "cpu".'
+        ) from error
+    return place
+
+
+def room_on(device: torch.device) -> int:
+    """Bytes that are free on a GPU; 0 where nobody says."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return 0
+    return int(torch.cuda.mem_get_info(device)[0])
+
+
+def in_chunks_that_fit(
+    measure: Callable[[int], _Result],
+    chunk_size: int,
+    what: str = "The model does",
+    error: type[MemoryError] = MemoryError,
+) -> tuple[_Result, int]:
+    """Call ``measure(chunk_size)``, and with half as many samples at a time whenever the device has no memory left.
+
+    Args:
+        measure: something of all samples, so many of them at a time.
+        chunk_size: how many at first, >= 1.
+        what: does not fit if not even one at a time does, for the message.
+        error: what is raised then.
+
+    Returns:
+        What it measured, and the chunk size that fitted.
+
+    Raises:
+        MemoryError: not even one sample at a time fits.
+
+    Example:
+        >>> def measure(chunk_size):
+        ...     if chunk_size > 3:
+        ...         raise torch.OutOfMemoryError("no memory")
+        ...     return "measured"
+        >>> in_chunks_that_fit(measure, 16)
+        ('measured', 2)
+    """
+    while True:
+        try:
+            return measure(chunk_size), chunk_size
+        except torch.OutOfMemoryError as full:
+            said = (str(full).splitlines() or ["no memory"])[0]
+        # past the handler, so that the traceback no longer holds the tensors that are in the way
+        if chunk_size == 1:
+            raise error(
+                f"{what} not fit into the device's memory, not even with one sample at a time ({said}). Free "
+                "memory on the device, or measure on another one (the CPU: slower, but it fits)."
+            )
+        chunk_size //= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def float64_device(device: torch.device) -> torch.device:
