@@ -73,7 +73,8 @@ class Recomputed(Manual):
         first.step()
 
     def ask(self, noisy, t, y):
-        return torch.utils.checkpoint.checkpoint(self.net, noisy, t, use_reentrant=False)
+        with torch.utils.checkpoint.set_checkpoint_early_stop(False):  # to its end
+            return torch.utils.checkpoint.checkpoint(self.net, noisy, t, use_reentrant=False)
 
 
 class Traced(Tutorial):
@@ -207,6 +208,13 @@ class ScaledByTheBatch(Tutorial):
         return (x - x.mean()) / x.std()
 
 
+class LatentsOfTheBatch(ScaledByTheBatch):
+    """So do latents."""
+
+    def samples(self, x):
+        return super().samples(x).tanh()
+
+
 class Shuffled(Tutorial):
     """Python shuffles the batch: which row is which sample cannot be known."""
 
@@ -270,5 +278,5 @@ MEASURED = [
     Words, LazyAttribute,
 ]  # fmt: skip
 UNMEASURED = [
-    SeveralLevels, Frames, ScaledByTheBatch, Shuffled, LeavesOut, OwnGenerators, WarmUp, Asserts,
+    SeveralLevels, Frames, ScaledByTheBatch, LatentsOfTheBatch, Shuffled, LeavesOut, OwnGenerators, WarmUp, Asserts,
 ]  # fmt: skip
