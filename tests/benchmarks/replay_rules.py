@@ -202,46 +202,78 @@ def summary(parts: list[np.ndarray], before: list[list[float]]) -> np.ndarray:
     return np.array([every.mean(), every[-(len(every) // 10) :].mean(), *(part.mean() for part in terciles)])
 
 
-def table(path: Path) -> None:
-    """Paired differences to random at a half, in thousandths, with 95 % intervals of Student's t over seeds."""
-    from scipy.stats import t as student
+Run = dict[str, list[list[float]]]
+Key = tuple[str, float, int]  # arm, share, seed
 
-    runs: dict[str, dict[tuple[str, float, int], dict[str, list[list[float]]]]] = defaultdict(dict)
+
+def numbers(one: Run, reference: Run) -> np.ndarray:
+    """Summaries of the rise and of the level of earlier tasks' images, and the mean error on tasks just learned."""
+    old = range(len(one["start"]) - 1)
+    rise = [np.array(one["end"][i]) - np.array(one["start"][i]) for i in old]
+    level = [np.array(one["end"][i]) - np.array(reference["start"][i]) for i in old]
+    new = np.mean([np.mean(part) for part in one["start"][1:]])
+    return np.concatenate([summary(rise, one["before"]), summary(level, one["before"]), [new]])
+
+
+def beside_random(found: dict[Key, Run], at: Key) -> tuple[np.ndarray, np.ndarray]:
+    """A run's numbers minus those of random at a half, and minus those of random where it learns new tasks as well.
+
+    The latter are interpolated between random's shares of the same seed, beyond them on the line of the last two; NaN
+    where there is only one.
+    """
+    seed = at[2]
+    reference = found[REFERENCE, HALF, seed]
+    mine = numbers(found[at], reference)
+    curve = sorted(
+        (numbers(one, reference) for (name, _, own), one in found.items() if (name, own) == (REFERENCE, seed)),
+        key=lambda row: float(row[-1]),
+    )
+    if len(curve) < 2:
+        return mine - numbers(reference, reference), np.full_like(mine, np.nan)
+    right = int(np.clip(np.searchsorted([row[-1] for row in curve], mine[-1]), 1, len(curve) - 1))
+    low, high = curve[right - 1], curve[right]
+    return mine - numbers(reference, reference), mine - (
+        low + (high - low) * (mine[-1] - low[-1]) / (high[-1] - low[-1])
+    )
+
+
+def table(path: Path) -> None:
+    """Paired differences to random, in thousandths, with 95 % intervals of Student's t over seeds."""
+    runs: dict[str, dict[Key, Run]] = defaultdict(dict)
     for line in path.read_text().splitlines():
         one = json.loads(line)
         runs[one["cell"]][one["arm"], one["ratio"], one["seed"]] = one
     for cell, found in runs.items():
+        halves = [numbers(one, one) for at, one in found.items() if at[:2] == (REFERENCE, HALF)]
+        told = [f"{name} {1e3 * value:.2f}" for name, value in zip(COLUMNS, np.mean(halves, axis=0), strict=False)]
+        print(f"\n{cell}: at a half, random rises by: {', '.join(told)}")
         rows = defaultdict(list)
-        base = []
-        for (arm, ratio, seed), one in found.items():
-            other = found.get((REFERENCE, HALF, seed))
-            if other is None:
-                continue
-            old = len(one["start"]) - 1
-            rise = [np.array(one["end"][i]) - np.array(one["start"][i]) for i in range(old)]
-            level = [np.array(one["end"][i]) - np.array(other["start"][i]) for i in range(old)]
-            theirs = summary(
-                [np.array(other["end"][i]) - np.array(other["start"][i]) for i in range(old)], other["before"]
-            )
-            if (arm, ratio) == (REFERENCE, HALF):
-                base.append(theirs)
-            new, their_new = (np.mean([np.mean(part) for part in r["start"][1:]]) for r in (one, other))
-            level_row, rise_row = (summary(part, one["before"]) - theirs for part in (level, rise))
-            rows[arm, ratio].append([*rise_row, *level_row, new - their_new])
-        print(
-            f"\n{cell}: random at .5 rises by",
-            *(f"{1e3 * v:.2f}" for v in np.mean(base, axis=0)),
-            f"({', '.join(COLUMNS)})",
-        )
+        for at in found:
+            if (REFERENCE, HALF, at[2]) in found:
+                rows[at[:2]].append(beside_random(found, at))
         names = [f"{kind} {name}" for kind in ("rise,", "level,") for name in COLUMNS]
-        print("| arm | share | seeds |", " | ".join([*names, "new tasks"]), "|\n|" + "---|" * (len(names) + 4))
-        for (arm, ratio), values in sorted(rows.items()):
-            a = 1e3 * np.array(values)
-            half = (
-                student.ppf(0.975, len(a) - 1) * a.std(0, ddof=1) / math.sqrt(len(a)) if len(a) > 1 else a[0] * np.nan
+        for title, part in (("at equal shares", 0), ("at an equal error on new tasks", 1)):
+            print(
+                f"\n| {title} | share | seeds |", " | ".join([*names, "new tasks"]), "|\n|" + "---|" * (len(names) + 4)
             )
-            cells = [f"{m:+.2f} +-{h:.2f}" for m, h in zip(a.mean(0), half, strict=True)]
-            print(f"| {arm} | {ratio} | {len(a)} |", " | ".join(cells), "|")
+            for (arm, ratio), pairs in sorted(rows.items()):
+                cells = " | ".join(interval(1e3 * np.array([pair[part] for pair in pairs])))
+                print(f"| {arm} | {ratio} | {len(pairs)} | {cells} |")
+
+
+def interval(values: np.ndarray) -> list[str]:
+    """Mean and half width of the interval of each column, over the seeds that have it."""
+    from scipy.stats import t as student
+
+    found = []
+    for column in values.T:
+        own = column[np.isfinite(column)]
+        if not len(own):
+            found.append("")
+            continue
+        width = student.ppf(0.975, len(own) - 1) * own.std(ddof=1) / math.sqrt(len(own)) if len(own) > 1 else math.nan
+        found.append(f"{own.mean():+.2f} +-{width:.2f}")
+    return found
 
 
 def main() -> None:
