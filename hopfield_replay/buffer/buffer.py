@@ -380,10 +380,10 @@ class EnergyReplayBuffer:
     def refine(self, patterns: Tensor, *, masses: Tensor | None = None) -> None:
         """Choose anew, now that the next task is known, among the over-provisioned candidates; then release them.
 
-        With ``sampling="rise_weight"`` the rises that this task will cause are predicted anew for all samples, those of
-        earlier tasks too, and draws follow them: those of the newest task as the mean over all that was set aside, those
-        of earlier ones (and of all, if it is called again) from the kept samples alone. Otherwise it does nothing for policies without a second phase, and
-        when there is nothing in reserve.
+        With ``sampling="rise_weight"`` the rises that this task will cause are predicted anew for all samples, and draws
+        follow them: for the newest task as the mean over all that was set aside, for earlier ones (and for all, when
+        called again) at the kept samples alone. Otherwise it does nothing for policies without a second phase, and when
+        there is nothing in reserve.
 
         Args:
             patterns: vectors (N, d) or (N, *shape) of the next task, N >= 1.
