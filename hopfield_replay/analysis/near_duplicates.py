@@ -5,7 +5,7 @@ from torch import Tensor
 
 from hopfield_replay.functional import knn_distance
 from hopfield_replay.functional._distances import half_squared_distances
-from hopfield_replay.memory.temperature import spread_indices
+from hopfield_replay.memory.readings import spread_indices
 from hopfield_replay.utilities.checks import as_matrix
 from hopfield_replay.utilities.progress import track
 

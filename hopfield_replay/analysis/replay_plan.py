@@ -17,7 +17,7 @@ from hopfield_replay.functional import (
     rise_weights,
 )
 from hopfield_replay.functional.affinity import matrix_or_streamed
-from hopfield_replay.memory.temperature import spread_indices
+from hopfield_replay.memory.readings import spread_indices
 from hopfield_replay.policies.candidates import Candidates
 
 TAIL = 0.1  # share of the targets that count as the worst

@@ -16,7 +16,8 @@ from hopfield_replay.analysis.selection_report import Protection, SelectionRepor
 from hopfield_replay.analysis.vectors import Data, read_vectors
 from hopfield_replay.buffer.choice import weigh
 from hopfield_replay.functional import energy
-from hopfield_replay.memory.temperature import calibrate_beta, default_n_eff, diagnose, spread_indices
+from hopfield_replay.memory.readings import spread_indices
+from hopfield_replay.memory.temperature import calibrate_beta, default_n_eff, diagnose
 from hopfield_replay.policies import Policy, Random, as_policy, balanced, requirements
 from hopfield_replay.policies.candidates import Candidates, sample_keys
 from hopfield_replay.utilities.checks import Similarity, check_beta, check_integer

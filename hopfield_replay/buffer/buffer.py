@@ -21,7 +21,10 @@ from hopfield_replay.buffer.state import FORMAT, read_state
 from hopfield_replay.buffer.storage import SampleStore, load_tree, plain, save_tree
 from hopfield_replay.buffer.views import KeptSamples, frame, notebook, rows_of
 from hopfield_replay.functional import energy, predicted_rises
+from hopfield_replay.functional.rows import Matrix, Rows, picked, pieces
+from hopfield_replay.functional.tiles import PatternTiles
 from hopfield_replay.memory.settings import EnergySettings
+from hopfield_replay.memory.vector_store import MEMORY
 from hopfield_replay.policies import Policy, as_policy, requirements
 from hopfield_replay.policies.candidates import Candidates, as_plain, no_candidates, offered
 from hopfield_replay.utilities.checks import Similarity, as_matrix, check_beta, check_integer, check_masses
@@ -74,6 +77,7 @@ class EnergyReplayBuffer:
         drawn: how much of the task at hand was replayed so far.
         replay_ratio: share of each batch that will be replayed, as the loader that draws says; None while none does.
         provenance: names of the tasks and of the samples that are held, where they are known.
+        memory: bytes that a choice may take; a ForgettingTracker sets its own.
 
     Raises:
         ValueError: a capacity below 1, an unknown policy, groups or similarity.
@@ -131,6 +135,7 @@ class EnergyReplayBuffer:
         self._edges: Tensor | None = None  # of the draws, until what is kept changes
         self._newest = -1
         self.provenance = Provenance()
+        self.memory = MEMORY
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -265,7 +270,7 @@ class EnergyReplayBuffer:
     def prepare_update(
         self,
         batch: Any,
-        vectors: Tensor,
+        vectors: Matrix,
         *,
         ids: Tensor,
         task: int,
@@ -278,7 +283,10 @@ class EnergyReplayBuffer:
         names: Sequence[str] | None = None,
         task_name: str | None = None,
     ) -> Callable[[], None]:
-        """All of :meth:`update` but the change itself, which is returned: short, and to be called once."""
+        """All of :meth:`update` but the change itself, which is returned: short, and to be called once.
+
+        Vectors may also come as :class:`~hopfield_replay.functional.Rows`, which were checked before.
+        """
         new = offered(vectors, ids, task, labels, energies, losses, self.seed)
         if weights is not None:
             new = replace(new, weights=check_masses(weights.detach().cpu(), new.vectors, "weights"))
@@ -303,9 +311,9 @@ class EnergyReplayBuffer:
             if task != self._newest:  # the next task came without a second phase
                 reserve, stay = None, torch.arange(len(self))
                 held = weigh(held, stay, self.groups).pick(stay)
-        if len(held) and held.vectors.shape[1:] != new.vectors.shape[1:]:
+        if len(held) and held.vectors.shape[1:] != new.rows.shape[1:]:
             raise ValueError(
-                f"vectors have dimension {new.vectors.shape[1]}, but the buffer holds vectors of dimension "
+                f"vectors have dimension {new.rows.shape[1]}, but the buffer holds vectors of dimension "
                 f"{held.vectors.shape[1]}; use one encoder for all tasks."
             )
         if torch.isin(new.ids, held.ids).any():
@@ -313,10 +321,11 @@ class EnergyReplayBuffer:
             raise ValueError(f"ids {known[:5].tolist()} are already in the buffer; give each sample its own id.")
         pool = held.join(new) if len(held) else new
         own = (pool.tasks == task).nonzero().flatten()
-        calibrated = check_beta(beta) if self.beta is None and beta is not None else self._calibrated(pool.pick(own))
+        calibrated = check_beta(beta) if self.beta is None and beta is not None else self._calibrated(pool, own)
         value = 1.0 if calibrated is None else calibrated
-        if energies is None:
-            pool = replace(pool, energies=self._pool_energies(pool, own, value))
+        later = energies is None and not self._needs.energies  # those of the samples that stay are enough
+        if energies is None and not later:
+            pool = replace(pool, energies=self._pool_energies(pool, own, own, value))
         pool = self._described(pool, value)
         fresh = torch.arange(len(pool)) >= len(self._kept)
         chosen, spare = choose(pool, fresh, self.policy, self.groups, self.capacity)
@@ -325,6 +334,10 @@ class EnergyReplayBuffer:
         again = read(order[arrives - len(held)]) if len(arrives) else None
         if isinstance(again, Reread):
             pool, again = again.correct(pool, arrives), again.samples
+        elif later:
+            stay = torch.cat([chosen, spare])
+            asked = stay[pool.tasks[stay] == task]
+            pool = replace(pool, energies=self._pool_energies(pool, own, asked, value))
         if len(arrives) and rows(again) != len(arrives):
             raise ValueError(f"{rows(again)} samples came back for {len(arrives)} positions.")
         if self._weighs:
@@ -377,7 +390,7 @@ class EnergyReplayBuffer:
 
         return change
 
-    def refine(self, patterns: Tensor, *, masses: Tensor | None = None) -> None:
+    def refine(self, patterns: Matrix, *, masses: Tensor | None = None) -> None:
         """Choose anew, now that the next task is known, among the over-provisioned candidates; then release them.
 
         With ``sampling="rise_weight"`` the rises that this task will cause are predicted anew for all samples, and draws
@@ -394,7 +407,7 @@ class EnergyReplayBuffer:
         """
         to_the_end(self.prepare_refine(patterns, masses=masses))
 
-    def prepare_refine(self, patterns: Tensor, *, masses: Tensor | None = None) -> Callable[[], None]:
+    def prepare_refine(self, patterns: Matrix, *, masses: Tensor | None = None) -> Callable[[], None]:
         """All of :meth:`refine` but the change itself, which is returned: short, and to be called once."""
         risen = self.sampling == "rise_weight" and len(self) > 0
         if self._reserve is None and not risen:
@@ -404,14 +417,13 @@ class EnergyReplayBuffer:
         spares, samples = (self._kept.pick(torch.arange(0)), None) if self._reserve is None else self._reserve
         pool = self._kept.join(spares)
         beta = 1.0 if self.beta is None else self.beta
-        coming = patterns.detach().cpu().to(pool.vectors.dtype)
-        next_energies = energy(
-            pool.vectors,
-            coming,
-            beta,
-            masses=None if masses is None else masses.detach().cpu(),
-            similarity=self.similarity,
-        )
+        known = None if masses is None else masses.detach().cpu()
+        if isinstance(patterns, Rows):
+            coming = PatternTiles.of_rows(patterns, check_masses(known, patterns))
+            next_energies = energy(pool.vectors, coming, beta, similarity=self.similarity)
+        else:
+            near = patterns.detach().cpu().to(pool.vectors.dtype)
+            next_energies = energy(pool.vectors, near, beta, masses=known, similarity=self.similarity)
         pool = self._described(replace(pool, next_energies=next_energies), beta)
         if risen:
             pool = replace(pool, rises=predicted_rises(pool.energies, next_energies))
@@ -452,7 +464,7 @@ class EnergyReplayBuffer:
         stays = chosen < kept
         every = [(kept, lambda index: self._store.get(self._slots[index])), *sources]
         arrivals = gather_from(every, chosen[~stays]) if bool((~stays).any()) else None
-        reserve = (pool.pick(spare), gather_from(every, spare)) if len(spare) else None
+        reserve = (pool.pick(spare).held(), gather_from(every, spare)) if len(spare) else None
         slots = torch.full((len(chosen),), -1, dtype=torch.int64)
         slots[stays] = self._slots[chosen[stays]]
         occupied = torch.zeros(self.capacity, dtype=torch.bool)
@@ -461,7 +473,7 @@ class EnergyReplayBuffer:
         write = None if arrivals is None else self._store.prepare_put(arrivals, slots[~stays])
         history = torch.full((len(chosen), seen.shape[1]), torch.nan, dtype=torch.float64)
         history[stays] = seen[chosen[stays]]
-        now_kept = replace(pool.pick(chosen), next_energies=None)
+        now_kept = replace(pool.pick(chosen).held(), next_energies=None)
 
         def commit() -> None:
             if write is not None:
@@ -474,7 +486,12 @@ class EnergyReplayBuffer:
     def _described(self, pool: Candidates, beta: float) -> Candidates:
         """The pool with what a policy may want to know of the run."""
         return replace(
-            pool, beta=beta, similarity=self.similarity, places=self.capacity, replay_ratio=self.replay_ratio
+            pool,
+            beta=beta,
+            similarity=self.similarity,
+            places=self.capacity,
+            replay_ratio=self.replay_ratio,
+            memory=self.memory,
         )
 
     def check_place(self, task: int) -> None:
@@ -512,24 +529,33 @@ class EnergyReplayBuffer:
             )
         self.replay_ratio = replay_ratio
 
-    def _calibrated(self, pool: Candidates) -> float | None:
-        """The buffer's beta; before one is known, calibrated on these candidates; None where that cannot be."""
-        if self.beta is not None or len(pool) < 4:
+    def _calibrated(self, pool: Candidates, own: Tensor) -> float | None:
+        """The buffer's beta; before one is known, calibrated on candidates of the pool; None where that cannot be."""
+        if self.beta is not None or len(own) < 4:
             return self.beta
         try:
-            return self.settings.calibrated(pool.vectors)
+            return self.settings.calibrated(picked(pool.rows, own))
         except ValueError:  # identical samples: every beta gives them one energy
             return None
 
-    def _pool_energies(self, pool: Candidates, own: Tensor, beta: float) -> Tensor:
-        """Energies of the pool, those of ``own`` renewed: leave-one-out under the vectors of ``own``."""
-        vectors = pool.vectors[own]
+    def _pool_energies(self, pool: Candidates, own: Tensor, asked: Tensor, beta: float) -> Tensor:
+        """Energies of the pool, those of ``asked`` renewed: leave-one-out under the vectors of ``own``, ascending."""
+        vectors = picked(pool.rows, own)
+        patterns, at = PatternTiles.of_rows(vectors), torch.searchsorted(own, asked)
+        every, similarity = len(asked) == len(vectors), self.similarity
         found = pool.energies.clone()
-        found[own] = energy(vectors, vectors, beta, similarity=self.similarity, exclude=torch.arange(len(own)))
-        if bool(found.isnan().any()):  # inf - inf
-            raise ValueError(
-                f"Values up to {float(vectors.abs().max()):.3g} are too large for energies; scale vectors."
+        if isinstance(vectors, Tensor):
+            found[asked] = energy(vectors if every else vectors[at], patterns, beta, similarity=similarity, exclude=at)
+        else:
+            found[asked] = torch.cat(
+                [
+                    energy(queries, patterns, beta, similarity=similarity, exclude=at[start : start + len(queries)])
+                    for start, queries in pieces(vectors.pick(at))
+                ]
             )
+        if bool(found.isnan().any()):  # inf - inf
+            largest = max(float(piece.abs().max()) for _, piece in pieces(vectors))
+            raise ValueError(f"Values up to {largest:.3g} are too large for energies; scale vectors.")
         return found
 
     def draw(

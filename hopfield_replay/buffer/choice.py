@@ -10,6 +10,8 @@ from hopfield_replay.functional import equal_quotas
 from hopfield_replay.policies import Policy, requirements
 from hopfield_replay.policies.candidates import Candidates
 
+_ROWS, _NUMBERS = 4096, 1 << 24  # of a piece: as many rows, or as many numbers, whichever is less
+
 
 def choose(
     pool: Candidates, fresh: Tensor, policy: Policy, groups: Literal["task", "label"] | None, capacity: int
@@ -35,14 +37,15 @@ def choose(
         raise ValueError(
             f"{count} groups ({groups}) cannot share a capacity of {capacity}; raise the capacity to at least {count}."
         )
-    oversample = requirements(policy).oversample
+    needs = requirements(policy)
     chosen, spare = [], []
     for number, quota in enumerate(equal_quotas(group, min(capacity, len(pool))).tolist()):
         members = (group == number).nonzero().flatten()
         if bool(fresh[members].any()):
-            more = min(len(members), quota * oversample)
+            more = min(len(members), quota * needs.oversample)
             # no copy of a million vectors where all are of one group
-            picks = policy.select(pool if len(members) == len(pool) else pool.pick(members), more)
+            offered = pool if len(members) == len(pool) else pool.pick(members)
+            picks = policy.select(offered if needs.in_pieces else offered.held(), more)
             if len(picks) != more or len(picks.unique()) != more or not _inside(picks, len(members)):
                 raise ValueError(f"{policy!r} must select {more} distinct candidates, got {picks.tolist()}.")
             chosen.append(members[picks[:quota]])
@@ -73,8 +76,8 @@ def weigh(pool: Candidates, stays: Tensor, groups: Literal["task", "label"] | No
         members, left = (group == number).nonzero().flatten(), stays[group[stays] == number]
         if not len(left):  # in a state written with other groups
             continue
-        vectors = pool.vectors[left]
-        nearest = torch.cat([torch.cdist(pool.vectors[part], vectors).argmin(1) for part in members.split(4096)])
+        vectors, step = pool.rows[left], max(256, min(_ROWS, _NUMBERS // max(1, pool.rows.shape[1])))
+        nearest = torch.cat([torch.cdist(pool.rows[part], vectors).argmin(1) for part in members.split(step)])
         nearest[torch.searchsorted(members, left)] = torch.arange(len(left))  # even beside an identical one
         none = torch.zeros(len(left), dtype=torch.float64)
         weights[left] = none.index_add(0, nearest, pool.weights[members])

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hopfield_replay.functional.rows import replaced
 from hopfield_replay.policies.candidates import Candidates
 
 
@@ -36,12 +37,12 @@ class Reread:
 
     def correct(self, pool: Candidates, at: Tensor) -> Candidates:
         """The pool in which the candidates at these positions (m,) are what was read."""
-        vectors = pool.vectors.index_copy(0, at, self.vectors.detach().cpu().to(pool.vectors.dtype))
+        vectors = replaced(pool.rows, at, self.vectors.detach().cpu())
         energies = pool.energies.index_copy(0, at, self.energies.detach().cpu().to(torch.float64))
         labels = pool.labels
         if labels is not None and self.labels is not None:
             labels = labels.index_copy(0, at, self.labels.cpu())
-        return replace(pool, vectors=vectors, energies=energies, labels=labels)
+        return replace(pool, vectors=vectors, energies=energies, labels=labels)  # type: ignore[arg-type]  # see rows
 
 
 __all__ = ["Reread"]

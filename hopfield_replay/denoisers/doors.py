@@ -92,6 +92,8 @@ class Doors:
         self._handles: list[Any] = []
         self._open: list[tuple[nn.Module, Call | None]] = []
         self._tensors: list[Any] = []
+        self._eager: Any = torch.compiler.set_stance("force_eager")  # inside of what is compiled nothing can be noted
+        self._eager.__enter__()
         for path, network in networks_in(self.module):
             if isinstance(network, torch.jit.ScriptModule):
                 continue  # takes no such hooks
@@ -111,6 +113,9 @@ class Doors:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        if self._eager is not None:
+            eager, self._eager = self._eager, None
+            eager.__exit__(None, None, None)
 
     def forget(self) -> None:
         """Take the hooks on the answers away, too."""

@@ -35,7 +35,7 @@ def dry_run(denoiser: Denoiser, read: Read, module: nn.Module, batch: Any, times
     """
     try:
         few = take(batch, torch.arange(min(_TRIED, rows(batch))))
-        with undisturbed(module, denoiser):
+        with undisturbed(module, denoiser), torch.compiler.set_stance("force_eager"):  # nothing is compiled for a trial
             samples, condition = read(few)
             if len(samples) != rows(few):
                 return f"the network is shown {len(samples)} samples where the batch holds {rows(few)}"
@@ -73,7 +73,8 @@ def scaled_by_the_batch(reader: BatchReader, step: Read, batch: Any) -> str:
 def try_loss(loss: PairedLoss, batch: Any) -> str:
     """Measure the loss of one sample; what went wrong, in words, empty if nothing did."""
     try:
-        found = PairedLoss(loss.step, loss.module, 2, loss.seed)(_row(batch, 0))
+        with torch.compiler.set_stance("force_eager"):
+            found = PairedLoss(loss.step, loss.module, 2, loss.seed)(_row(batch, 0))
     except Exception as error:  # as above
         return f"its own loss cannot be measured ({type(error).__name__}: {error})"
     return "" if bool(found.isfinite().all()) else "its own loss is not finite"

@@ -8,7 +8,6 @@ only.
 
 import copy
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -208,11 +207,7 @@ class StreamedAffinity:
 
     def log_totals(self) -> Tensor:
         """Log of the affinity of each target to all candidates together, (n,) float64."""
-        stored = (
-            PatternTiles.of_checked(self.candidates, self._masses)
-            if isinstance(self.candidates, Tensor)
-            else PatternTiles(_Weighted(self.candidates, self._masses))
-        )
+        stored = PatternTiles.of_rows(self.candidates, self._masses)
         whole = [self.targets] if isinstance(self.targets, Tensor) else self.targets
         total = torch.cat(
             [energy(part, stored, self.beta, similarity=self.similarity, normalize=False) for part in whole]
@@ -235,16 +230,6 @@ class StreamedAffinity:
             return 0.5 * self._held.square().sum(1)
         parts = [0.5 * piece.to(torch.float64).square().sum(1) for _, piece in pieces(self.targets)]
         return torch.cat(parts)
-
-
-class _Weighted:
-    """Patterns in parts with their masses, as PatternTiles reads them."""
-
-    def __init__(self, patterns: Matrix, masses: Tensor) -> None:
-        self._patterns, self._masses = patterns, masses
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return ((piece, self._masses[start : start + len(piece)]) for start, piece in pieces(self._patterns))
 
 
 def _pair(targets: Matrix, candidates: Matrix) -> tuple[Matrix, Matrix]:

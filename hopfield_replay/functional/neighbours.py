@@ -4,8 +4,11 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.functional._distances import half_squared_distances
-from hopfield_replay.utilities.checks import as_pair, check_exclude, check_integer
+from hopfield_replay.functional._nearest import Nearest
+from hopfield_replay.functional.rows import Matrix
+from hopfield_replay.utilities.checks import as_matrix, as_pair, check_exclude, check_integer, check_same_space
 
+_HELD = 1 << 25  # numbers of the patterns that a copy in float64 is made of
 _TILE_ELEMENTS = 1 << 22  # distances held at a time: 32 MB in float64
 
 
@@ -20,12 +23,12 @@ def _distances(queries: Tensor, stored: Tensor) -> Tensor:
     return torch.cdist(queries.to(torch.float64), stored, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def knn_distance(x: Tensor, patterns: Tensor, k: int = 10, *, exclude: Tensor | None = None) -> Tensor:
+def knn_distance(x: Tensor, patterns: Matrix, k: int = 10, *, exclude: Tensor | None = None) -> Tensor:
     """Distance of each sample to its k-th nearest pattern: large where the patterns are sparse.
 
     Args:
         x: samples, floating, (n, d) or (n, *shape).
-        patterns: (N, d) or (N, *shape), on the same device.
+        patterns: (N, d) or (N, *shape), on the same device; or Rows, which are read a piece at a time.
         k: which neighbour, >= 1.
         exclude: (n,) index of the pattern that x[i] itself is, -1 for none.
 
@@ -40,14 +43,23 @@ def knn_distance(x: Tensor, patterns: Tensor, k: int = 10, *, exclude: Tensor | 
         >>> knn_distance(patterns, patterns, k=1, exclude=torch.arange(3))
         tensor([1., 1., 2.], dtype=torch.float64)
 
-    Copies of a sample count as neighbours, at distance 0.
+    Copies of a sample count as neighbours, at distance 0. Of more than 32 million numbers the nearest are looked for in
+    float32, a few more of them than are asked for, and in float64 where rounding could have hidden one; the distances
+    are float64's either way.
 
     Source: Loftsgaarden and Quesenberry (1965), the k-nearest-neighbour density; Ramaswamy, Rastogi and Shim (2000),
     outliers by this distance.
     """
-    queries, stored = as_pair(x, patterns)
+    stored: Matrix
+    if isinstance(patterns, Tensor):
+        queries, stored = as_pair(x, patterns)
+    else:
+        queries, stored = as_matrix(x, "x"), patterns
+        check_same_space(queries, stored.shape[1], stored.device)
     index = check_exclude(exclude, len(queries), stored)
     _check_k(k, len(stored) - (index is not None), "patterns")
+    if not isinstance(stored, Tensor) or stored.numel() > _HELD:
+        return Nearest(queries, stored, k, index).distances()
     stored = stored.to(torch.float64)
     centre = stored.mean(0)
     stored, moved = stored - centre, queries.to(torch.float64) - centre

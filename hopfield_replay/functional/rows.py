@@ -149,6 +149,69 @@ def joined(first: Matrix, second: Matrix) -> Matrix:
     return Rows(*(part.to(first.dtype) if isinstance(part, Tensor) else part for part in parts if len(part)))
 
 
+class Weighted:
+    """Rows and their masses, in pieces, as :class:`~hopfield_replay.functional.PatternTiles` reads them.
+
+    Args:
+        matrix: (n, d).
+        masses: (n,).
+    """
+
+    def __init__(self, matrix: Matrix, masses: Tensor) -> None:
+        self._matrix, self._masses = matrix, masses
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return ((piece, self._masses[start : start + len(piece)]) for start, piece in pieces(self._matrix))
+
+
+def replaced(matrix: Matrix, index: Tensor, rows: Tensor) -> Matrix:
+    """A matrix in which the rows (m,) at these positions are others; nothing else of it is copied where it is in parts.
+
+    Example:
+        >>> replaced(Rows(torch.zeros(2, 1), torch.zeros(1, 1)), torch.tensor([2, 0]), torch.tensor([[5.0], [7.0]]))[:]
+        tensor([[7.],
+                [0.],
+                [5.]])
+    """
+    rows = rows.to(matrix.dtype)
+    if isinstance(matrix, Tensor):
+        return matrix.index_copy(0, index, rows)
+    order = index.argsort()
+    return Rows(_Patched(matrix, index[order], rows[order])) if len(index) else matrix
+
+
+@dataclass(frozen=True, eq=False)
+class _Patched:
+    """Rows of which some are others."""
+
+    rows: Rows
+    places: Tensor  # ascending
+    others: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.rows.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.rows.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.rows.device
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Tensor | slice) -> Tensor:
+        index = torch.arange(*index.indices(len(self))) if isinstance(index, slice) else index.cpu()
+        found = self.rows[index]
+        at = torch.searchsorted(self.places, index).clamp_(max=len(self.places) - 1)
+        here = self.places[at] == index
+        found[here] = self.others[at[here]]
+        return found
+
+
 def column_means(matrix: Matrix) -> Tensor:
     """Mean of the rows, (d,) float64."""
     total = torch.zeros(matrix.shape[1], dtype=torch.float64, device=matrix.device)
@@ -157,4 +220,4 @@ def column_means(matrix: Matrix) -> Tensor:
     return total / max(1, len(matrix))
 
 
-__all__ = ["Matrix", "Part", "Rows", "column_means", "joined", "picked", "pieces"]
+__all__ = ["Matrix", "Part", "Rows", "Weighted", "column_means", "joined", "picked", "pieces", "replaced"]

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hopfield_replay.functional.rows import Matrix, Weighted
 from hopfield_replay.utilities.checks import as_matrix, check_masses, flatten
 from hopfield_replay.utilities.device import where_float64_is
 
@@ -87,6 +88,15 @@ class PatternTiles:
         tiles.group, tiles.resident, tiles.masses, tiles._survey = None, patterns, masses, None
         return tiles
 
+    @classmethod
+    def of_rows(cls, patterns: Matrix, masses: Tensor | None = None) -> "PatternTiles":
+        """Rows (N, d) that were checked before, wherever they are, and float64 masses (N,)."""
+        if isinstance(patterns, Tensor):
+            return cls.of_checked(patterns, masses)
+        tiles = cls(patterns if masses is None else Weighted(patterns, masses))
+        tiles._survey = _sample(patterns)
+        return tiles
+
     def __len__(self) -> int:
         """Number of patterns on all ranks together."""
         return self._surveyed().count
@@ -153,9 +163,9 @@ class _Survey:
     centre: tuple[int, Tensor] | None = None
 
 
-def _sample(patterns: Tensor) -> _Survey:
+def _sample(patterns: Matrix) -> _Survey:
     count = len(patterns)
-    sampled = patterns[:: max(1, -(-count // _SAMPLED_ROWS))]
+    sampled = patterns[:: max(1, -(-count // _SAMPLED_ROWS))]  # never all: they may not fit
     mean = sampled.mean(0, dtype=torch.promote_types(patterns.dtype, torch.float32)).to(torch.float64)
     centre = (count, mean) if count else None
     return _Survey(count, 0, patterns.shape[1], patterns.device, patterns.dtype, centre)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.functional import PatternTiles
-from hopfield_replay.memory.temperature import rows_of
+from hopfield_replay.memory.readings import rows_of
 
 _TOLERANCE = 1e-3  # of the mean responsibility
 _FARTHEST = 64.0  # largest correction

@@ -24,6 +24,7 @@ from hopfield_replay.lightning.renewal import averaging
 from hopfield_replay.lightning.strategies import check_launcher, check_whole_model
 from hopfield_replay.lightning.views import Boundary
 from hopfield_replay.lightning.watched_task import WatchedTask
+from hopfield_replay.memory.vector_store import MEMORY
 from hopfield_replay.policies.base import requirements
 from hopfield_replay.tracker.generated import GeneratedTask
 from hopfield_replay.tracker.meter import ModelDoesNotFit
@@ -84,7 +85,8 @@ class ForgettingMonitor(EitherCallback):
             all.
         reserve: of a stream, or of a small random part of a data set, so many samples are chosen as they are trained on
             (uniformly, and all of fewer): they are what is measured and kept from.
-        scratch: folder for these samples, as memory-mapped files; None: in memory.
+        scratch: folder for these samples, as memory-mapped files, and for the vectors of a large task; None: these
+            samples in memory, and the vectors in the system's folder for temporary files (``TMPDIR``).
         embedding: also show the buffer's vectors in TensorBoard's projector.
         weights: ``"auto"``: where the module keeps one average of its trained weights (ema_pytorch, diffusers'
             EMAModel, LitEma, AveragedModel, a copy named ema), that is measured, unless a denoiser is given; ``"ema"``:
@@ -92,6 +94,8 @@ class ForgettingMonitor(EitherCallback):
         verify: compare a denoiser that is given with the module's first training step.
         loss_draws: random draws of the module's own loss for each sample, where that is what is measured.
         generated: replay what the model itself generates, where no old data may be kept.
+        memory: bytes on the host that a task may take beside the buffer; vectors beyond a sixteenth of it lie in
+            temporary files.
         seed: of the probes and of the noise.
         allow_changes: a checkpoint may be resumed with other settings, or with other data; otherwise that is an error.
 
@@ -133,6 +137,7 @@ class ForgettingMonitor(EitherCallback):
         verify: bool = True,
         loss_draws: int = 64,
         generated: GeneratedTask | None = None,
+        memory: int = MEMORY,
         seed: int = 0,
         allow_changes: bool = False,
     ) -> None:
@@ -161,6 +166,8 @@ class ForgettingMonitor(EitherCallback):
             followed_tasks=followed_tasks,
             history_size=history_size,
             generated=generated,
+            memory=memory,
+            scratch=scratch,
             seed=seed,
             allow_changes=allow_changes,
         )
@@ -228,7 +235,7 @@ class ForgettingMonitor(EitherCallback):
         if (generated := self.tracker.generated) is not None and generated.module is None:
             generated.module = pl_module
         self._agree_on_columns(stream)
-        source = self._task.begin(trainer, pl_module, loader, stream)
+        source = self._task.begin(trainer, pl_module, loader, stream, lambda: self.tracker.reads_by_functions)
         with _progress(trainer), measuring(trainer, pl_module):
             self.tracker.begin_task(source)
         self._say_what_was_taken()
@@ -306,7 +313,7 @@ class ForgettingMonitor(EitherCallback):
         source = self._task.source
         if source is None:  # the boundary that a crash cut off
             self._agree_on_columns(stream)
-            source = self._task.begin(trainer, pl_module, loader, stream)
+            source = self._task.begin(trainer, pl_module, loader, stream, lambda: self.tracker.reads_by_functions)
         probes = None
         if self.probe_source == "val":
             quick: bool = trainer.fast_dev_run  # type: ignore[attr-defined]  # public, but not annotated upstream

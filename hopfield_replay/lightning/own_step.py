@@ -162,7 +162,7 @@ def training_step(trainer: Trainer, module: LightningModule) -> Step:
 
     def automatic(batch: Any) -> Any:
         with silent(trainer, module), trainer.precision_plugin.forward_context():
-            return _call(module.training_step, batch)
+            return _call(module.training_step, _converted(trainer, batch))
 
     def manual(batch: Any) -> Any:
         found = None
@@ -170,7 +170,7 @@ def training_step(trainer: Trainer, module: LightningModule) -> Step:
             vars(module)["manual_backward"] = backward.note
             try:
                 with trainer.precision_plugin.forward_context():
-                    found = _call(module.training_step, batch)
+                    found = _call(module.training_step, _converted(trainer, batch))
             except _Ended:
                 return backward.losses[-1]
             except Exception:  # without gradients not all goes on
@@ -194,7 +194,7 @@ def loss_step(trainer: Trainer, module: LightningModule) -> Step:
     def step(batch: Any) -> Any:
         heard: dict[str, float] = {}
         with silent(trainer, module, heard), trainer.precision_plugin.forward_context():
-            found = _call(module.validation_step, batch)
+            found = _call(module.validation_step, _converted(trainer, batch))
         if is_loss(found):
             return found
         losses = [value for name, value in heard.items() if "loss" in name.lower()]
@@ -205,6 +205,11 @@ def loss_step(trainer: Trainer, module: LightningModule) -> Step:
 
 def _parent(module: LightningModule) -> type:
     return next(kind for kind in kinds(LightningModule) if isinstance(module, kind))
+
+
+def _converted(trainer: Trainer, batch: Any) -> Any:
+    """A batch in the precision of the training."""
+    return trainer.precision_plugin.convert_input(batch)
 
 
 def _call(method: Callable[..., Any], batch: Any) -> Any:

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from torch import Tensor
-
+from hopfield_replay.functional.rows import Matrix
 from hopfield_replay.memory.temperature import calibrate_beta, default_n_eff
 from hopfield_replay.utilities.checks import Similarity, check_beta, check_similarity
 
@@ -40,7 +39,7 @@ class EnergySettings:
         beta = "auto" if self.beta is None else f"{self.beta:.6g}"
         return f"EnergySettings(beta={beta}, similarity={self.similarity!r})"
 
-    def calibrated(self, vectors: Tensor) -> float:
+    def calibrated(self, vectors: Matrix) -> float:
         """The inverse temperature, or, while there is none, the one for these vectors (N, d), N >= 3.
 
         Raises:

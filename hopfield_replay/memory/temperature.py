@@ -2,113 +2,32 @@
 
 import math
 import warnings as _warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from hopfield_replay.functional import PatternTiles, effective_patterns, energy, fixed_points
+from hopfield_replay.functional.rows import Matrix
+from hopfield_replay.memory.readings import (
+    HELD,
+    Reading,
+    held,
+    many,
+    median_error,
+    nearby,
+    rows_of,
+    self_responsibility,
+    spread_indices,
+    streamed,
+)
 from hopfield_replay.utilities.checks import Similarity, as_matrix, check_beta, check_masses, check_similarity
 
-_SCORES = 1 << 25  # pairwise numbers held during the calibration: 256 MB
-_Reading = Callable[[float], float]
+_FIXED_POINTS = 5 * 10**9  # multiplications of one step towards all fixed points that are asked for
 
 
-def spread_indices(count: int, most: int) -> Tensor:
-    """At most ``most`` indices spread evenly over ``range(count)`` (data is often sorted by class)."""
-    return torch.linspace(0, count - 1, min(count, most), dtype=torch.float64).round().to(torch.int64)
-
-
-def _pairwise(patterns: Tensor, index: Tensor, masses: Tensor | None, similarity: Similarity) -> tuple[Tensor, Tensor]:
-    """Scores at beta = 1 of some patterns against all, (q, N), and log masses (N,)."""
-    stored = patterns.to(torch.float64)
-    if similarity == "distance":
-        stored = stored - stored.mean(0)
-    queries = stored[index]
-    scores = queries @ stored.T
-    if similarity == "distance":
-        half = 0.5 * stored.square().sum(1)
-        scores = (scores - half[index, None] - half).clamp_(max=0.0)
-    weights = torch.ones(len(stored), dtype=torch.float64, device=stored.device) if masses is None else masses
-    return scores, weights.log()
-
-
-def _held(patterns: Tensor, masses: Tensor | None, similarity: Similarity) -> tuple[_Reading, _Reading, float]:
-    """Median leave-one-out n_eff and median self-responsibility as functions of beta, and the span of the scores."""
-    most = max(64, min(512, _SCORES // len(patterns)))
-    index = spread_indices(len(patterns), most).to(patterns.device)
-    scores, log_masses = _pairwise(patterns, index, masses, similarity)
-    rows = torch.arange(len(index), device=index.device)
-
-    def n_eff(beta: float) -> float:
-        logits = torch.add(log_masses, scores, alpha=beta)
-        logits[rows, index] = -torch.inf
-        p = logits.sub_(logits.amax(1, keepdim=True)).exp_()
-        total = p.sum(1).square()
-        return float((total / p.square_().sum(1)).median())
-
-    def own(beta: float) -> float:
-        logits = beta * scores + log_masses
-        return float((logits[rows, index] - logits.logsumexp(1)).exp().median())
-
-    return n_eff, own, float((scores.amax(1) - scores.amin(1)).median())
-
-
-def _streamed(patterns: PatternTiles, similarity: Similarity) -> tuple[_Reading, _Reading, float]:
-    """The same for patterns that are read batch by batch, once for each value of beta."""
-    index = spread_indices(len(patterns), 64)
-    queries, masses = rows_of(patterns, index)
-
-    def n_eff(beta: float) -> float:
-        counts = effective_patterns(queries, patterns, beta, similarity=similarity, exclude=index.to(queries.device))
-        return float(counts.median())
-
-    def own(beta: float) -> float:
-        return float(self_responsibility(queries, masses, patterns, beta, similarity).median())
-
-    spread = (
-        float(queries.double().square().sum(1).mean())
-        if similarity == "dot"
-        else float((queries.double() - queries.double().mean(0)).square().sum(1).mean())
-    )
-    return n_eff, own, spread
-
-
-def rows_of(patterns: PatternTiles, index: Tensor) -> tuple[Tensor, Tensor]:
-    """The patterns at these positions (counted over all ranks), and their masses; one pass over the batches."""
-    own, masses, at = [], [], []
-    for tile in patterns.tiles(4096):
-        inside = ((index >= tile.start) & (index < tile.start + len(tile.patterns))).nonzero().flatten()
-        here = (index[inside] - tile.start).to(tile.patterns.device)
-        own.append(tile.patterns[here])
-        weights = torch.ones(len(tile.patterns), dtype=torch.float64) if tile.masses is None else tile.masses.cpu()
-        masses.append(weights[here.cpu()])
-        at.append(inside)
-    share: list[Any] = [(torch.cat(own), torch.cat(masses), torch.cat(at))] if own else [None]
-    if patterns.group is not None:
-        shares: list[Any] = [None] * dist.get_world_size(patterns.group)
-        dist.all_gather_object(shares, share[0], group=patterns.group)
-        share = shares
-    parts = [part for part in share if part is not None]
-    order = torch.cat([part[2] for part in parts]).argsort()
-    nearest = torch.cat([part[0].to(parts[0][0].device) for part in parts])
-    return nearest[order.to(nearest.device)], torch.cat([part[1] for part in parts])[order].to(nearest.device)
-
-
-def self_responsibility(
-    x: Tensor, masses: Tensor, patterns: Tensor | PatternTiles, beta: float, similarity: Similarity, **options: Any
-) -> Tensor:
-    """Responsibility (n,) that each stored pattern x[i], of mass masses[i], has for itself."""
-    total = energy(x, patterns, beta, similarity=similarity, normalize=False, **options)
-    half = 0.5 * x.to(torch.float64).square().sum(1)
-    score = beta * (half + total) if similarity == "dot" else beta * total  # score of itself less log-sum-exp
-    return (masses.log() + score).exp()
-
-
-def _solve(reading: _Reading, target: float, span: float, falling: bool, name: str) -> float:
+def _solve(reading: Reading, target: float, span: float, falling: bool, name: str) -> float:
     """Bisect for the beta at which a monotone reading meets its target."""
     sign = -1.0 if falling else 1.0
 
@@ -144,7 +63,7 @@ def _solve(reading: _Reading, target: float, span: float, falling: bool, name: s
 
 
 def calibrate_beta(
-    patterns: Tensor | PatternTiles,
+    patterns: Matrix | PatternTiles,
     *,
     n_eff: float = 5.0,
     self_responsibility: float | None = None,
@@ -155,11 +74,12 @@ def calibrate_beta(
 
     The leave-one-out :math:`n_\mathrm{eff}(\xi_i) = 1/\sum_{\mu\ne i} p_\mu(\xi_i)^2` falls monotonically with beta,
     from N - 1 to 1: bisection on log beta finds the target. Up to 512 patterns, spread evenly over the set, are asked;
-    all patterns answer. Extra memory: 64 N to 512 N numbers; patterns that come in batches (:class:`PatternTiles`) are
-    read once for each of some 40 steps instead, and asked at 64 places.
+    all patterns answer. Of sets of more than 32 million numbers up to 256 are asked, in float32 and in 128 MB at most
+    (up to two million patterns); patterns that come in batches (:class:`PatternTiles`) are read once for each of some
+    40 steps instead, and asked at 64 places.
 
     Args:
-        patterns: (N, d) or (N, *shape), floating, or PatternTiles; N >= 3.
+        patterns: (N, d) or (N, *shape), floating, or :class:`~hopfield_replay.functional.Rows` or PatternTiles; N >= 3.
         n_eff: target, between 1 and N - 1. A few (3 to 10) makes energies rank like the distance to a near neighbour,
             the range in which they are informative; large values rank by the distance to the mean.
         self_responsibility: another target in place of ``n_eff``: the median responsibility of a pattern for itself, in
@@ -184,16 +104,20 @@ def calibrate_beta(
     participation ratio in place of the entropy.
     """
     check_similarity(similarity)
-    stored = patterns if isinstance(patterns, PatternTiles) else as_matrix(patterns, "patterns")
+    stored = as_matrix(patterns, "patterns") if isinstance(patterns, Tensor) else patterns
     count = len(stored)
     if count < 3:
         raise ValueError(f"calibrate_beta needs at least 3 patterns, got {count}; pass beta as a number instead.")
     if isinstance(stored, PatternTiles):
         if masses is not None:
             raise TypeError("PatternTiles hold their own masses; do not pass masses beside them.")
-        neighbours, own, span = _streamed(stored, similarity)
+        neighbours, own, span = streamed(stored, similarity)
     else:
-        neighbours, own, span = _held(stored, check_masses(masses, stored), similarity)
+        weights = check_masses(masses, stored)
+        if isinstance(stored, Tensor) and stored.numel() <= HELD:
+            neighbours, own, span = held(stored, weights, similarity)
+        else:
+            neighbours, own, span = many(stored, weights, similarity)
     if not span > 0:
         raise ValueError("All patterns score alike (are they identical?): no beta tells them apart. Check the encoder.")
     if self_responsibility is not None:
@@ -247,12 +171,13 @@ class Diagnosis:
 
     Attributes:
         beta: the inverse temperature that was diagnosed.
-        n_eff: median leave-one-out number of effective patterns, in [1, N - 1].
+        n_eff: median leave-one-out number of effective patterns, in [1, N - 1], over those that are asked.
         self_responsibility: median responsibility of a stored pattern for itself, in [0, 1]. Near 1 the energy of a
             stored pattern says nothing unless the pattern itself is excluded.
         merged_fraction: share of asked patterns whose fixed point coincides with that of another one.
         energy_spread: standard deviation of the leave-one-out energies times beta, in nats.
         warnings: what is wrong and which beta would work; empty if nothing is.
+        n_eff_error: standard error of the median, from the sample that is asked; 0 where all are.
 
     Example:
         >>> import torch
@@ -267,6 +192,7 @@ class Diagnosis:
     merged_fraction: float
     energy_spread: float
     warnings: tuple[str, ...]
+    n_eff_error: float = 0.0
 
 
 def _merged_fraction(asked: Tensor, patterns: PatternTiles, beta: float, similarity: Similarity) -> float:
@@ -281,7 +207,7 @@ def _merged_fraction(asked: Tensor, patterns: PatternTiles, beta: float, similar
 
 
 def diagnose(
-    patterns: Tensor | PatternTiles,
+    patterns: Matrix | PatternTiles,
     beta: float,
     *,
     masses: Tensor | None = None,
@@ -291,7 +217,8 @@ def diagnose(
     """Diagnose whether energies at this beta rank samples; see :class:`Diagnosis`.
 
     Args:
-        patterns: (N, d) or (N, *shape), floating, N >= 3.
+        patterns: (N, d) or (N, *shape), floating, or Rows or PatternTiles; N >= 3. Of sets for which all fixed points
+            would take minutes they are those under the 64 nearest patterns of each that is asked.
         beta: inverse temperature, > 0.
         masses: (N,), >= 0; ones if None.
         similarity: ``"distance"`` or ``"dot"``.
@@ -311,21 +238,23 @@ def diagnose(
     """
     check_similarity(similarity)
     beta = check_beta(beta)
-    stored = patterns if isinstance(patterns, PatternTiles) else as_matrix(patterns, "patterns")
+    stored = as_matrix(patterns, "patterns") if isinstance(patterns, Tensor) else patterns
     if len(stored) < 3:
         raise ValueError(f"diagnose needs at least 3 patterns, got {len(stored)}.")
     if queries < 2:
         raise ValueError(f"queries must be at least 2, got {queries}.")
     weights = None if isinstance(stored, PatternTiles) else check_masses(masses, stored)
     index = spread_indices(len(stored), queries)
-    tiles = stored if isinstance(stored, PatternTiles) else PatternTiles(stored, masses=weights)
+    tiles = stored if isinstance(stored, PatternTiles) else PatternTiles.of_rows(stored, weights)
     asked, own_masses = rows_of(tiles, index)
     index = index.to(asked.device)
-    n_eff = float(effective_patterns(asked, tiles, beta, similarity=similarity, exclude=index).median())
+    shared = effective_patterns(asked, tiles, beta, similarity=similarity, exclude=index)
+    n_eff = float(shared.median())
     own = self_responsibility(asked, own_masses, tiles, beta, similarity)
     energies = energy(asked, tiles, beta, similarity=similarity, exclude=index)
     spread = float(energies.std()) * beta
-    merged = _merged_fraction(asked, tiles, beta, similarity)
+    near = tiles if asked.numel() * len(stored) <= _FIXED_POINTS else nearby(asked, tiles, similarity)
+    merged = _merged_fraction(asked, near, beta, similarity)
     warnings = []
     noise = 1e-9 * beta * float(energies.abs().max())
     if merged > 0.05:
@@ -345,16 +274,17 @@ def diagnose(
         )
     if warnings:
         warnings.append(_working_range(stored, weights, similarity))
-    return Diagnosis(beta, n_eff, own_share, merged, spread, tuple(warnings))
+    error = median_error(shared) if len(shared) < len(stored) else 0.0
+    return Diagnosis(beta, n_eff, own_share, merged, spread, tuple(warnings), error)
 
 
-def _working_range(patterns: Tensor | PatternTiles, masses: Tensor | None, similarity: Similarity) -> str:
-    few, many = 2.0, min(20.0, 0.25 * (len(patterns) - 1))
-    if many <= few:
+def _working_range(patterns: Matrix | PatternTiles, masses: Tensor | None, similarity: Similarity) -> str:
+    least, most = 2.0, min(20.0, 0.25 * (len(patterns) - 1))
+    if most <= least:
         return f"With {len(patterns)} patterns there is hardly a range of beta to choose from."
     try:
-        low = calibrate_beta(patterns, n_eff=many, similarity=similarity, masses=masses)
-        high = calibrate_beta(patterns, n_eff=few, similarity=similarity, masses=masses)
+        low = calibrate_beta(patterns, n_eff=most, similarity=similarity, masses=masses)
+        high = calibrate_beta(patterns, n_eff=least, similarity=similarity, masses=masses)
     except ValueError as error:
         return f"No range of beta works for these patterns: {error}"
-    return f"A leave-one-out n_eff of {many:.3g} to {few:.3g} needs beta in [{low:.4g}, {high:.4g}]."
+    return f"A leave-one-out n_eff of {most:.3g} to {least:.3g} needs beta in [{low:.4g}, {high:.4g}]."

@@ -3,8 +3,9 @@
 import mmap
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,9 +18,11 @@ MEMORY = 1 << 30  # bytes that a task takes beside the buffer, unless told other
 _HELD = 16  # vectors stay in memory up to this part of it
 _CHUNK = 1 << 26  # bytes that are put into a file at a time
 
-_Decoder = Callable[[Tensor], Tensor]
+_CACHED = 1 << 16  # numbers that are converted at a time
+
+_Coder = Callable[[Tensor], Tensor]
 # how images of 256 levels become floats: as they are, by ToTensor, that and Normalize(0.5, 0.5), and in one step
-_LEVELS: tuple[tuple[_Decoder, float, float], ...] = (
+_LEVELS: tuple[tuple[_Coder, float, float], ...] = (
     (lambda stored: stored.float(), 1.0, 0.0),
     (lambda stored: stored.float().div_(255), 255.0, 0.0),
     (lambda stored: stored.float().div_(255).sub_(0.5).div_(0.5), 127.5, 127.5),
@@ -32,7 +35,7 @@ class _Stored:
     """Rows (m, d) in fewer bytes than they take as float32, and how they become the same numbers again."""
 
     kept: Tensor
-    decode: _Decoder
+    decode: _Coder
 
     @property
     def shape(self) -> torch.Size:
@@ -50,7 +53,11 @@ class _Stored:
         return len(self.kept)
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
-        return self.decode(self.kept[index])
+        kept = self.kept[index]
+        found = torch.empty(kept.shape)
+        for part in _parts(kept):
+            found[part] = self.decode(kept[part])
+        return found
 
 
 class VectorStore:
@@ -141,9 +148,10 @@ class VectorStore:
                 self._waiting = 0
 
     def _filed(self, rows: Tensor) -> _Stored | Tensor:
-        kept, decode = _compact(rows)
+        dtype, encode, decode = _compact(rows)
+        size = rows.numel() * dtype.itemsize
         try:
-            place = _mapped(self._folder, kept)
+            place = _mapped(self._folder, rows.shape, dtype)
         except OSError as error:
             self._unfiled += rows.nbytes
             if self._unfiled <= self.memory // 2:
@@ -152,20 +160,28 @@ class VectorStore:
             raise OSError(
                 error.errno,
                 f"{filed + len(rows)} vectors of {rows.shape[1]} numbers or more need room in {self._folder}, and "
-                f"{kept.nbytes / 2**20:.0f} MiB could not be had there ({error.strerror}). Let TMPDIR name a folder "
+                f"{size / 2**20:.0f} MiB could not be had there ({error.strerror}). Let TMPDIR name a folder "
                 f"with more room, raise memory= (now {self.memory / 2**20:.0f} MiB), or give an encoder= of fewer "
                 "numbers.",
             ) from error
+        for part in _parts(rows):
+            place[part] = encode(rows[part])
         return place if decode is None else _Stored(place, decode)
 
 
-def _mapped(folder: Path, rows: Tensor) -> Tensor:
-    """The same numbers in a mapped file without a name."""
+def _parts(rows: Tensor) -> Iterator[slice]:
+    """Some rows at a time: what is made of them stays in the cache."""
+    step = max(1, _CACHED // max(1, rows.shape[1]))
+    return (slice(start, start + step) for start in range(0, len(rows), step))
+
+
+def _mapped(folder: Path, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """A matrix in a mapped file without a name."""
+    size = shape.numel() * dtype.itemsize
     with tempfile.TemporaryFile(dir=folder) as file:
-        _allocate(file.fileno(), rows.nbytes)
-        mapped = mmap.mmap(file.fileno(), rows.nbytes)
-    place = torch.frombuffer(mapped, dtype=rows.dtype).view(rows.shape)
-    return place.copy_(rows)
+        _allocate(file.fileno(), size)
+        mapped = mmap.mmap(file.fileno(), size)
+    return torch.frombuffer(mapped, dtype=dtype).view(shape)
 
 
 def check_memory(memory: int) -> int:
@@ -186,27 +202,25 @@ def _allocate(file: int, size: int) -> None:
             os.write(file, bytes(min(1 << 20, size - start)))
 
 
-def _compact(rows: Tensor) -> tuple[Tensor, _Decoder | None]:
-    """The rows in as few bytes as hold them exactly, and how they are read again; None: as they are."""
-    if rows.dtype != torch.float32:
-        return rows, None
-    few = rows[:: max(1, len(rows) // 8)]
-    for decode, scale, shift in _LEVELS:
-        if _same(few, _levels(few, scale, shift), decode):
-            found = _levels(rows, scale, shift)
-            if _same(rows, found, decode):
-                return found, decode
-    if _same(few, few.half(), Tensor.float) and _same(rows, rows.half(), Tensor.float):
-        return rows.half(), Tensor.float
-    return rows, None
+def _compact(rows: Tensor) -> tuple[torch.dtype, _Coder, _Coder | None]:
+    """How the rows are held exactly in as few bytes as that takes, and read again; None: as they are."""
+    if rows.dtype == torch.float32:
+        few = rows[:: max(1, len(rows) // 8)]
+        for decode, scale, shift in _LEVELS:
+            encode = partial(_levels, scale=scale, shift=shift)
+            if _same(few, encode, decode) and all(_same(rows[part], encode, decode) for part in _parts(rows)):
+                return torch.uint8, encode, decode
+        if all(_same(rows[part], Tensor.half, Tensor.float) for part in _parts(rows)):
+            return torch.float16, Tensor.half, Tensor.float
+    return rows.dtype, lambda rows: rows, None
 
 
 def _levels(rows: Tensor, scale: float, shift: float) -> Tensor:
     return rows.mul(scale).add_(shift).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _same(rows: Tensor, stored: Tensor, decode: _Decoder) -> bool:
-    return torch.equal(decode(stored), rows)
+def _same(rows: Tensor, encode: _Coder, decode: _Coder) -> bool:
+    return torch.equal(decode(encode(rows)), rows)
 
 
 __all__ = ["MEMORY", "VectorStore", "check_memory"]

@@ -35,6 +35,7 @@ class Balanced:
         self.temper = needs.temper
         self.is_random = needs.random
         self.replay_ratio = needs.replay_ratio
+        self.reads_in_pieces = needs.in_pieces
 
     def select(self, candidates: Candidates, k: int) -> Tensor:
         """The first of every group, then the second of every group, until k are chosen."""

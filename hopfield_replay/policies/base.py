@@ -45,6 +45,8 @@ class Requirements:
             known, unless ``sampling`` says otherwise.
         temper: exponent of the rises in these draws, >= 0.
         random: whether its choice is a draw, the same for the same seed.
+        in_pieces: whether it reads no vectors, or takes them from ``Candidates.rows`` a piece at a time; the vectors of
+            a task are put into memory for it otherwise.
         replay_ratio: the share of replay that it was made for; None: that of the loader which replays.
 
     Example:
@@ -60,13 +62,14 @@ class Requirements:
     temper: float = 1.0
     random: bool = False
     replay_ratio: float | None = None
+    in_pieces: bool = False
 
 
 def requirements(policy: Policy) -> Requirements:
     """What a policy needs, from the attributes that it has.
 
     Read are ``oversample``, ``needs_energies``, ``needs_losses``, ``needs_weights``, ``needs_rises``, ``temper``,
-    ``is_random`` and ``replay_ratio``; those that are missing are as in :class:`Requirements`.
+    ``is_random``, ``replay_ratio`` and ``reads_in_pieces``; those that are missing are as in :class:`Requirements`.
 
     Args:
         policy: an object with ``select``.
@@ -86,4 +89,5 @@ def requirements(policy: Policy) -> Requirements:
         temper=getattr(policy, "temper", default.temper),
         random=getattr(policy, "is_random", default.random),
         replay_ratio=getattr(policy, "replay_ratio", default.replay_ratio),
+        in_pieces=getattr(policy, "reads_in_pieces", default.in_pieces),
     )

@@ -30,6 +30,8 @@ class HighEnergy:
         tensor([1, 2])
     """
 
+    reads_in_pieces = True
+
     def select(self, candidates: Candidates, k: int) -> Tensor:
         """The k highest energies."""
         return _best(candidates.energies, candidates.ids, k)
@@ -43,6 +45,8 @@ class LowEnergy:
         >>> LowEnergy().select(c, 2)
         tensor([0, 2])
     """
+
+    reads_in_pieces = True
 
     def select(self, candidates: Candidates, k: int) -> Tensor:
         """The k lowest energies."""
@@ -70,6 +74,8 @@ class HighRise:
         tensor([2, 0])
     """
 
+    reads_in_pieces = True
+
     def __init__(self, oversample: int = 4) -> None:
         self.oversample = check_oversample(oversample)
 
@@ -96,6 +102,7 @@ class Random:
 
     is_random = True
     needs_energies = False
+    reads_in_pieces = True
 
     def select(self, candidates: Candidates, k: int) -> Tensor:
         """The k largest keys."""
@@ -133,6 +140,7 @@ class Proportional:
     """
 
     is_random = True
+    reads_in_pieces = True
 
     def select(self, candidates: Candidates, k: int) -> Tensor:
         """A draw of k that is the same for the same ids and seed."""
@@ -162,6 +170,7 @@ class HighLoss:
     is_random = True
     needs_energies = False
     needs_losses = True
+    reads_in_pieces = True
 
     def select(self, candidates: Candidates, k: int) -> Tensor:
         """A draw of k that is the same for the same ids, losses and seed."""

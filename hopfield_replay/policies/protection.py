@@ -14,7 +14,7 @@ from hopfield_replay.functional import (
     replay_mass,
 )
 from hopfield_replay.functional.affinity import matrix_or_streamed
-from hopfield_replay.memory.temperature import spread_indices
+from hopfield_replay.memory.readings import spread_indices
 from hopfield_replay.utilities.checks import Similarity
 
 _TARGETS = 1024  # samples whose protection is counted, spread evenly over those given

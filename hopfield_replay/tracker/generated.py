@@ -12,6 +12,7 @@ from hopfield_replay.buffer.buffer import EnergyReplayBuffer
 from hopfield_replay.buffer.storage import plain
 from hopfield_replay.encoders import Encoder, first_labels, vectors_of
 from hopfield_replay.functional.denoiser import evaluating
+from hopfield_replay.functional.rows import Matrix
 from hopfield_replay.policies import requirements
 from hopfield_replay.tracker.task_reader import sample_ids
 from hopfield_replay.utilities.checks import check_integer
@@ -155,7 +156,7 @@ class Generated:
     vectors: Tensor
     labels: Tensor | None
 
-    def prepare_fill(self, buffer: EnergyReplayBuffer, coming: Tensor | None) -> Callable[[], None]:
+    def prepare_fill(self, buffer: EnergyReplayBuffer, coming: Matrix | None) -> Callable[[], None]:
         """What makes the buffer's policy's choice among them all that the buffer holds.
 
         Args:

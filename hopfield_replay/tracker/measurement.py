@@ -1,20 +1,25 @@
 """Measurement: what the end of a task measures, before anything is changed."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
-from hopfield_replay.functional import effective_patterns, energy, knn_distance
+from hopfield_replay.functional import PatternTiles, effective_patterns, energy, knn_distance
+from hopfield_replay.functional.rows import Matrix, joined, pieces
+from hopfield_replay.memory.readings import median_error
 from hopfield_replay.tracker.meter import ErrorMeter, LossMeter
 from hopfield_replay.tracker.record import ProbeSet
 from hopfield_replay.tracker.task_reader import Followed, TaskData
 from hopfield_replay.utilities.checks import Similarity
 from hopfield_replay.utilities.distributed import gather_objects
 
-_ASKED = 512  # samples whose number of effective patterns is worked out
+_ASKED, _LEAST = 512, 128  # samples whose number of effective patterns is worked out
+_PRODUCTS = 10**10  # multiplications that this may cost, for more of them than the least
+_QUERIES = 1 << 23  # numbers of samples that are compared with all others together
 _NEIGHBOUR = 10  # the density is the distance to this neighbour
 
 
@@ -23,18 +28,23 @@ class Mixture:
     """What the model trained on: the task's samples, then the replayed ones.
 
     Attributes:
-        patterns: (N, d) vectors.
+        patterns: (N, d) vectors, wherever they are.
         masses: (N,) float64, the share of each in a batch; None: equal shares.
         ids: (N,) int64.
         own: how many are the task's.
         replay_ratio: the share of the replayed ones.
     """
 
-    patterns: Tensor
+    patterns: Matrix
     masses: Tensor | None
     ids: Tensor
     own: int
     replay_ratio: float
+
+    @cached_property
+    def tiles(self) -> PatternTiles:
+        """The patterns and their masses as energies read them."""
+        return PatternTiles.of_rows(self.patterns, self.masses)
 
     @classmethod
     def of(cls, data: TaskData, buffer: EnergyReplayBuffer | None, replay_ratio: float | None) -> "Mixture":
@@ -49,7 +59,7 @@ class Mixture:
         shares = torch.ones(own, dtype=torch.float64) if data.masses is None else data.masses
         new = (1.0 - replay_ratio) * shares / shares.sum()
         return cls(
-            torch.cat([data.vectors, buffer.vectors.to(data.vectors.dtype)]),
+            joined(data.vectors, buffer.vectors),
             torch.cat([new, replay_ratio * buffer.draw_shares]),
             torch.cat([data.ids, buffer.ids]),
             own,
@@ -97,9 +107,8 @@ class Measurement:
         """Energies (n,) of samples under what the model trained on, each of them left out of it."""
         return energy(
             vectors.to(self.mixture.patterns.dtype),
-            self.mixture.patterns,
+            self.mixture.tiles,
             self.beta,
-            masses=self.mixture.masses,
             similarity=self.similarity,
             exclude=_positions(ids, self.mixture.ids),
         )
@@ -107,17 +116,22 @@ class Measurement:
     def own_energies(self) -> Tensor:
         """Leave-one-out energies (n,) of the task's samples under one another."""
         vectors, own = self.data.vectors, torch.arange(len(self.data.ids))
-        return energy(vectors, vectors, self.beta, masses=self.data.masses, similarity=self.similarity, exclude=own)
+        if isinstance(vectors, Tensor):
+            return self._leave_one_out(vectors, own)
+        parts = pieces(vectors, _QUERIES)
+        return torch.cat([self._leave_one_out(part, own[start : start + len(part)]) for start, part in parts])
 
-    def n_eff(self) -> float:
-        """Median leave-one-out number of effective patterns."""
+    def _leave_one_out(self, queries: Tensor, own: Tensor) -> Tensor:
+        return energy(queries, self.data.patterns, self.beta, similarity=self.similarity, exclude=own)
+
+    def n_eff(self) -> tuple[float, float]:
+        """Median leave-one-out number of effective patterns, and its standard error; 0 where all samples are asked."""
         vectors = self.data.vectors
-        few = torch.arange(len(vectors))[:: max(1, len(vectors) // _ASKED)]
-        masses = self.data.masses
-        shared = effective_patterns(
-            vectors[few], vectors, self.beta, masses=masses, similarity=self.similarity, exclude=few
-        )
-        return float(shared.median())
+        asked = min(_ASKED, max(_LEAST, _PRODUCTS // (len(vectors) * vectors.shape[1])))
+        few = torch.arange(len(vectors))[:: max(1, len(vectors) // asked)]
+        patterns = self.data.patterns
+        shared = effective_patterns(vectors[few], patterns, self.beta, similarity=self.similarity, exclude=few)
+        return float(shared.median()), median_error(shared) if len(few) < len(vectors) else 0.0
 
     def again(self, probe: ProbeSet) -> ProbeSet:
         """An earlier task's probe set as it is now."""

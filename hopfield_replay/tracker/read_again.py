@@ -43,8 +43,8 @@ class ReadAgain:
         Raises:
             ValueError: NaN or infinite samples that were finite before; their positions are named.
         """
-        before = self._data.at(chosen)
-        positions = before.positions
+        data = self._data
+        before, positions = data.vectors[chosen], data.positions[chosen]
         samples = fetch(self._source, positions)
         with raise_on_all_ranks("encoding the chosen samples"):
             found = self._reader.encode(self._source, samples)
@@ -56,24 +56,22 @@ class ReadAgain:
                 f"first, and hold NaN or infinite values now (positions {bad[:5].tolist()}). Repair the data or its "
                 "random transforms; the task's last checkpoint goes on from here."
             )
-        offset = (found - before.vectors).abs().amax(1)
-        scale = before.vectors.abs().amax(1)
+        offset = (found - before).abs().amax(1)
+        scale = before.abs().amax(1)
         moved = offset > _ROUNDING * scale
         named = torch.zeros(len(chosen), dtype=torch.bool)
-        if labels is not None and before.labels is not None:
-            named = labels != before.labels
+        known = None if data.labels is None else data.labels[chosen]
+        if labels is not None and known is not None:
+            named = labels != known
         self.count += len(chosen)
         self.others += int(((offset > _OTHER * scale) | named).sum())
-        vectors = torch.where(moved[:, None], found, before.vectors)
+        vectors = torch.where(moved[:, None], found, before)
         energies = self._energies(vectors, chosen)
-        return Reread(samples, vectors, energies, before.labels if labels is None else labels)
+        return Reread(samples, vectors, energies, known if labels is None else labels)
 
     def _energies(self, vectors: Tensor, chosen: Tensor) -> Tensor:
         """Leave-one-out energies under the task's samples."""
-        data = self._data
-        return energy(
-            vectors, data.vectors, self._beta, masses=data.masses, similarity=self._similarity, exclude=chosen
-        )
+        return energy(vectors, self._data.patterns, self._beta, similarity=self._similarity, exclude=chosen)
 
     def warning(self) -> str | None:
         """What was seen, and what to do; None if all samples were what they had been."""

@@ -218,6 +218,7 @@ class BoundaryRecord(_Record):
         probes: one :class:`ProbeRecord` for each task up to this one (the newest ``followed_tasks``).
         seconds: that the boundary took.
         trust: how errors came to be measured, in words; None where that was not decided.
+        n_eff_error: standard error of ``n_eff``, from the sample of the task that was asked; 0 where all were.
 
     Example:
         >>> from hopfield_replay import ForgettingTracker, TaskSource
@@ -236,6 +237,7 @@ class BoundaryRecord(_Record):
     probes: list[ProbeRecord]
     seconds: float = field(compare=False)
     trust: str | None = None
+    n_eff_error: float | None = None
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "BoundaryRecord":
@@ -273,6 +275,8 @@ def history_from(state: Mapping[str, Any]) -> tuple[list[BoundaryRecord], list[P
         check_whole(record["replayed"], "replayed")
         if not isinstance(record["trust"], str | None):
             raise TypeError(f"trust is {type(record['trust']).__name__}")
+        if record.get("n_eff_error") is not None:
+            check_number(record["n_eff_error"], "n_eff_error")
         for timestep in record["timesteps"] or ():
             check_number(timestep, "timesteps")
         for entry in record["probes"]:

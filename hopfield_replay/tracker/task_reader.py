@@ -1,15 +1,20 @@
 """TaskReader: a task's data as vectors with stable ids, the same in every process."""
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hopfield_replay.buffer.storage import check_one_form, plain
-from hopfield_replay.encoders import Columns, as_encoder, vectors_of
+from hopfield_replay.encoders import Columns, ModuleEncoder, as_encoder, vectors_of
+from hopfield_replay.functional import PatternTiles
+from hopfield_replay.functional.rows import Matrix, joined, picked
+from hopfield_replay.memory.vector_store import MEMORY, VectorStore, check_memory
 from hopfield_replay.policies.candidates import sample_keys
 from hopfield_replay.tracker.contents import contents
 from hopfield_replay.tracker.source import TaskSource
@@ -17,6 +22,7 @@ from hopfield_replay.utilities.distributed import broadcast, gather_objects, gat
 from hopfield_replay.utilities.progress import track
 from hopfield_replay.utilities.randomness import OwnRandomness
 
+_PIECE = 1 << 22  # numbers that are gathered at a time
 _TASK_BITS = 40  # sample id = task << 40 | held out << 39 | position
 _HELD_OUT = 1 << 39
 
@@ -42,16 +48,21 @@ class TaskData:
     """All samples of a task, in the order of their positions in its data set.
 
     Attributes:
-        vectors: (n, d) float32, the space of the energies.
+        vectors: (n, d) float32, the space of the energies: a tensor, or, of a large task, Rows in files.
         ids: (n,) int64.
         labels: (n,) int64; None if not every batch has them.
         masses: (n,) float64, how often each is trained on, relative to the others; None: equally often.
     """
 
-    vectors: Tensor
+    vectors: Matrix
     ids: Tensor
     labels: Tensor | None
     masses: Tensor | None = None
+
+    @cached_property
+    def patterns(self) -> PatternTiles:
+        """The samples as energies read them."""
+        return PatternTiles.of_rows(self.vectors, self.masses)
 
     @property
     def positions(self) -> Tensor:
@@ -62,13 +73,13 @@ class TaskData:
         """The samples at these places (m,)."""
         labels = None if self.labels is None else self.labels[index]
         return TaskData(
-            self.vectors[index], self.ids[index], labels, None if self.masses is None else self.masses[index]
+            picked(self.vectors, index), self.ids[index], labels, None if self.masses is None else self.masses[index]
         )
 
     def join(self, other: "TaskData") -> "TaskData":
         """These samples, then the others; what only one side knows is dropped."""
         labels = None if self.labels is None or other.labels is None else torch.cat([self.labels, other.labels])
-        return TaskData(torch.cat([self.vectors, other.vectors]), torch.cat([self.ids, other.ids]), labels)
+        return TaskData(joined(self.vectors, other.vectors), torch.cat([self.ids, other.ids]), labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +104,8 @@ class TaskReader:
         encoder: maps a prepared batch to vectors (n, d); see ForgettingTracker.
         columns: what in a batch is the sample, the label and the condition.
         keeps: samples will be kept, so that all batches must be of one form.
+        memory: bytes that a task may take, see :class:`~hopfield_replay.memory.vector_store.VectorStore`.
+        scratch: folder for those that do not stay in memory; None: the system's for temporary files.
 
     Attributes:
         taken: what was taken of the batches, in a line; None before the first.
@@ -112,8 +125,11 @@ class TaskReader:
         columns: Columns | None = None,
         *,
         keeps: bool = False,
+        memory: int = MEMORY,
+        scratch: str | os.PathLike[str] | None = None,
     ) -> None:
         self._given = encoder
+        self.memory, self._scratch = check_memory(memory), scratch
         self.keeps = keeps
         self.taken: str | None = None
         self._untold = False  # what the samples are: only an encoder of one's own can read the batches
@@ -129,6 +145,12 @@ class TaskReader:
     def encodes(self) -> bool:
         """Whether the vectors are more than the samples themselves."""
         return self._given is not None
+
+    @property
+    def reads_by_functions(self) -> bool:
+        """Whether functions of the user's are asked where samples, condition or vectors are."""
+        given = self._given is not None and not isinstance(self._given, nn.Module | ModuleEncoder)
+        return given or callable(self.columns.samples) or callable(self.columns.condition)
 
     def encode(self, source: TaskSource, batch: Any) -> Tensor:
         """Vectors (n, d) of a batch as its loader yields it, float32 on the CPU; the training's random numbers stay."""
@@ -162,8 +184,8 @@ class TaskReader:
         if positions is None:
             positions, masses = _drawn(source)
         none = torch.arange(0)  # a process may hold no sample
-        where, vectors, labels, bad = [none], list[Tensor](), list[Tensor | None]([none]), [none]
-        numbers = [none]
+        where, labels, bad, numbers = [none], list[Tensor | None]([none]), [none], [none]
+        store, size = VectorStore(self.memory, self._scratch), None
         form: Any = None
         extent = (math.inf, -math.inf)
         with raise_on_all_ranks(f"reading task {task}"):
@@ -175,7 +197,8 @@ class TaskReader:
                     found = vectors_of(self.encoder, ready).cpu()
                 if len(found) != len(at):
                     raise ValueError(f"encoder must return a vector for each sample, got {len(found)} for {len(at)}.")
-                dimension = found.shape[1] if dimension is None else dimension
+                size = found.shape[1]
+                dimension = size if dimension is None else dimension
                 if found.shape[1] != dimension:
                     raise ValueError(
                         f"Task {task} has samples of {found.shape[1]} numbers (from position {int(at[0])} of its "
@@ -188,14 +211,15 @@ class TaskReader:
                     check_one_form(form, batch)
                 if self.taken is None:
                     extent = self._extent(ready, extent)
-                bad.append(at[~torch.isfinite(found).all(1)])
+                if not bool(found.sum().isfinite()):  # else all are: that costs a tenth of looking at each
+                    bad.append(at[~torch.isfinite(found).all(1)])
                 where.append(at)
-                vectors.append(found)
+                store.add(found)
                 labels.append(self.columns.labels_of(batch, len(at)))
                 if every and source.recognises:
                     numbers.append(contents(batch, len(at)))
         # what every rank must come to the same conclusion from
-        told = gather_objects((vectors[0].shape[1] if vectors else None, all(label is not None for label in labels)))
+        told = gather_objects((size, all(label is not None for label in labels)))
         sizes = sorted({size for size, _ in told if size is not None})
         if not sizes:
             raise ValueError(f"Task {task} has no training samples: its data set is empty, or its sampler yields none.")
@@ -209,14 +233,31 @@ class TaskReader:
             lows, highs = zip(*gather_objects(extent), strict=True)
             texts = [text for text in gather_objects(None if form is None else taken) if text is not None]
             self.taken = texts[0].replace(_EXTENT, _range(min(lows), max(highs)))
-        order = gather_rows(torch.cat(where)).argsort()
+        own = torch.cat(where)
+        order = gather_rows(own).argsort()
         named = None
         if all(labelled for _, labelled in told):
             named = gather_rows(torch.cat(labels))[order]  # type: ignore[arg-type]
         if every and source.recognises:
             source.expect(positions, gather_rows(torch.cat(numbers))[order])
-        own = torch.cat(vectors) if vectors else torch.empty(0, sizes[0])
-        return TaskData(gather_rows(own)[order], sample_ids(task, positions), named, masses)
+        with raise_on_all_ranks(f"holding task {task}"):
+            rows = store.rows() if len(own) else torch.empty(0, sizes[0])
+        return TaskData(self._gathered(rows, own, order), sample_ids(task, positions), named, masses)
+
+    def _gathered(self, rows: Matrix, where: Tensor, order: Tensor) -> Matrix:
+        """The rows of all processes, each of which holds every so manieth one, in the order of their positions."""
+        if world()[1] == 1:
+            return rows if bool((order.diff() == 1).all()) else picked(rows, order)
+        if all(gather_objects(isinstance(rows, Tensor))):
+            return gather_rows(rows[:])[order]
+        step = max(1, (_PIECE // world()[1]) // rows.shape[1])
+        store = VectorStore(self.memory, self._scratch)
+        for start in range(0, max(gather_objects(len(rows))), step):
+            part = slice(start, start + step)
+            found = gather_rows(rows[part])[gather_rows(where[part]).argsort()]
+            with raise_on_all_ranks("holding what all processes have read"):
+                store.add(found)
+        return store.rows()
 
     def check(self, task: int, source: TaskSource, batch: Any, *, dimension: int | None = None) -> None:
         """Look at a batch that passes: the first one of a task in full, the others for NaN and infinity alone.

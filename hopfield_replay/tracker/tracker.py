@@ -1,5 +1,6 @@
 """ForgettingTracker: the history of a task sequence, free of any training framework."""
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from hopfield_replay.buffer.removal import as_ids
 from hopfield_replay.denoisers import Denoiser
 from hopfield_replay.encoders import Column, Columns
 from hopfield_replay.memory.settings import EnergySettings
+from hopfield_replay.memory.vector_store import MEMORY
 from hopfield_replay.policies import requirements
 from hopfield_replay.tracker.fingerprint import check_same_data, check_same_settings, fingerprint, named
 from hopfield_replay.tracker.generated import GeneratedTask
@@ -105,6 +107,9 @@ class ForgettingTracker:
         history_size: only the newest records stay in :attr:`history`, this many, so that checkpoints do not grow; None:
             all. >= 1.
         generated: replay what the model itself generates, where no old data may be kept; None: replay stored samples.
+        memory: bytes on the host that a task may take beside the buffer, >= 1 MiB. The vectors of a task stay in memory
+            up to a sixteenth of it, and beyond that in temporary files, which the system may write to disk.
+        scratch: folder for these files; None: the system's for temporary files (``TMPDIR``).
         seed: of the probes and of the noise.
         allow_changes: a state may be loaded into a run with other settings, and go on with other data; otherwise that
             is an error.
@@ -147,6 +152,8 @@ class ForgettingTracker:
         followed_tasks: int | None = None,
         history_size: int | None = None,
         generated: GeneratedTask | None = None,
+        memory: int = MEMORY,
+        scratch: str | os.PathLike[str] | None = None,
         seed: int = 0,
         allow_changes: bool = False,
     ) -> None:
@@ -166,7 +173,11 @@ class ForgettingTracker:
         else:
             buffer.settings.agree(beta, similarity, "the buffer", type(self).__name__)
         self.buffer = buffer
-        self._reader = TaskReader(encoder, Columns(samples, labels, condition), keeps=buffer is not None)
+        self._reader = TaskReader(
+            encoder, Columns(samples, labels, condition), keeps=buffer is not None, memory=memory, scratch=scratch
+        )
+        if buffer is not None:
+            buffer.memory = memory
         self.probe_size = probe_size
         self.timesteps = None if timesteps is None else list(timesteps)
         self.draws = draws
@@ -195,6 +206,11 @@ class ForgettingTracker:
     def columns(self) -> Columns:
         """What in a batch is the sample, the label and the condition."""
         return self._reader.columns
+
+    @property
+    def reads_by_functions(self) -> bool:
+        """Whether functions of the user's are asked where samples, condition or vectors are."""
+        return self._reader.reads_by_functions
 
     @property
     def taken(self) -> str | None:
@@ -263,6 +279,7 @@ class ForgettingTracker:
         with memory_for(f"the vectors of task {self.next_task}", _LESS_MEMORY):
             data = self._at_hand.read(self.next_task, source, self._dimension)
         self._check_labels(data)
+        self._check_room(data)
         calibrates = self._calibrates or self.settings.beta is None
         beta = self.settings.beta if data is None else self.settings.calibrated(data.vectors)
         guessed = source.positions is not None and source.positions.guessed
@@ -424,10 +441,12 @@ class ForgettingTracker:
         probes = [measurement.again(probe) for probe in track(earlier, f"Forgetting after task {task}")]
         keeps = self._at_hand.moves or self._reader.encodes  # what an encoder makes of them may change
         probes.append(measurement.first(task, new, keeps=keeps))
+        n_eff, n_eff_error = measurement.n_eff()
         record = BoundaryRecord(
             task=task,
             beta=measurement.beta,
-            n_eff=measurement.n_eff(),
+            n_eff=n_eff,
+            n_eff_error=n_eff_error,
             replay_ratio=mixture.replay_ratio,
             replayed=len(mixture.replayed),
             timesteps=None if meter is None else meter.timesteps,
@@ -437,8 +456,8 @@ class ForgettingTracker:
         )
         if self.buffer is None:
             return _Measured(probes, record, None, None, None)
-        losses = None
-        if requirements(self.buffer.policy).losses:
+        losses, needs = None, requirements(self.buffer.policy)
+        if needs.losses:
             every = measurement.loss_meter if meter is None else meter
             if every is None:
                 raise ValueError(
@@ -450,7 +469,7 @@ class ForgettingTracker:
             probes,
             record,
             kept_energies=measurement.energies(self.buffer.vectors, self.buffer.ids) if len(self.buffer) else None,
-            own_energies=measurement.own_energies(),
+            own_energies=measurement.own_energies() if needs.energies and self.generated is None else None,
             losses=losses,
         )
 
@@ -554,6 +573,20 @@ class ForgettingTracker:
                 'groups="label" needs a tensor of integers (n,) in every batch, and found none that is called label, '
                 "labels, y, target, class, class_label or cls, or is the second of a pair. Say where it is with "
                 "labels=."
+            )
+
+    def _check_room(self, data: TaskData | None) -> None:
+        """Refuse, before it is trained, a task whose vectors the policy cannot be given."""
+        if data is None or self.buffer is None or isinstance(data.vectors, Tensor):
+            return
+        needed = 4 * data.vectors.shape[0] * data.vectors.shape[1]
+        memory, policy = self._reader.memory, self.buffer.policy
+        if not requirements(policy).in_pieces and needed > memory:
+            raise ValueError(
+                f"{type(policy).__name__} needs all vectors of a task in memory: {len(data.ids)} of "
+                f"{data.vectors.shape[1]} numbers are {needed / 2**20:.0f} MiB, and memory= allows "
+                f"{memory / 2**20:.0f} MiB. Raise memory=, give an encoder= of fewer numbers, or choose a policy that "
+                'reads them in pieces, such as "greedy_gain" or "reservoir".'
             )
 
     def _renew(self, source: TaskSource) -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from hopfield_replay.functional import PatternTiles, energy
-from hopfield_replay.functional.rows import Rows, column_means, joined, picked, pieces
+from hopfield_replay.functional.rows import Rows, column_means, joined, picked, pieces, replaced
 
 
 def parts(*sizes, d=3, seed=0):
@@ -68,3 +68,26 @@ def test_patterns_may_be_rows():
 def test_parts_that_do_not_fit_are_named(given):
     with pytest.raises(ValueError, match=r"at least one part|one dimension, dtype and device"):
         Rows(*given)
+
+
+def test_rows_of_which_some_are_others():
+    whole, rows = parts(4, 3)
+    index, others = torch.tensor([6, 0, 4]), torch.randn(3, whole.shape[1])
+    expected = whole.index_copy(0, index, others)
+    found = replaced(rows, index, others)
+    assert isinstance(found, Rows)
+    assert torch.equal(found[:], expected)
+    assert torch.equal(found[torch.tensor([4, 4, 1])], expected[[4, 4, 1]])
+    assert torch.equal(torch.cat(list(found)), expected)
+    assert torch.equal(rows[:], whole)  # nothing was written
+    assert torch.equal(replaced(whole, index, others), expected)
+    assert replaced(rows, index[:0], others[:0]) is rows
+
+
+@pytest.mark.parametrize("masses", [None, torch.arange(70.0).double()])
+def test_tiles_of_rows_are_those_of_the_whole(masses):
+    whole, rows = parts(40, 30)
+    found, expected = PatternTiles.of_rows(rows, masses), PatternTiles.of_rows(whole, masses)
+    assert len(found) == len(expected) == 70
+    x = whole[:5] + 0.1
+    torch.testing.assert_close(energy(x, found, 2.0), energy(x, expected, 2.0))

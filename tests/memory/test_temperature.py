@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from hopfield_replay import beta_at_timestep, calibrate_beta
-from hopfield_replay.functional import PatternTiles, energy
-from hopfield_replay.memory.temperature import diagnose, spread_indices
+from hopfield_replay.functional import PatternTiles, Rows, energy
+from hopfield_replay.memory import readings, temperature
+from hopfield_replay.memory.readings import median_error, nearby, spread_indices
+from hopfield_replay.memory.temperature import diagnose
 from tests.functional import numpy_energy as reference
 
 
@@ -228,3 +230,66 @@ def test_the_energy_at_a_timesteps_beta_is_the_log_density_of_noised_data():
 def test_no_beta_at_a_timestep(scheduler, timestep, error, message):
     with pytest.raises(error, match=message):
         beta_at_timestep(scheduler, timestep)
+
+
+@pytest.mark.parametrize("similarity", ["distance", "dot"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_large_sets_are_read_as_small_ones_are(similarity, weighted, in_parts, monkeypatch):
+    """In float32, in one pass, and in parts: where all are asked the same beta comes out."""
+    patterns = torch.from_numpy(normal(count=200, d=5)).float()
+    patterns = torch.nn.functional.normalize(patterns) if similarity == "dot" else patterns
+    masses = torch.rand(200, generator=torch.Generator().manual_seed(1), dtype=torch.float64) if weighted else None
+    options = {"similarity": similarity, "masses": masses}
+    for target in ({"n_eff": 4.0}, {"self_responsibility": 0.5}):
+        monkeypatch.setattr(temperature, "HELD", 1 << 25)
+        whole = calibrate_beta(patterns, **target, **options)
+        monkeypatch.setattr(temperature, "HELD", 0)
+        many = Rows(*patterns.split(60)) if in_parts else patterns
+        assert math.isclose(calibrate_beta(many, **target, **options), whole, rel_tol=1e-3)
+    few, all_of_them = diagnose(many, whole, **options, queries=64), diagnose(patterns, whole, **options, queries=200)
+    assert all_of_them.n_eff_error == 0.0
+    assert abs(few.n_eff - all_of_them.n_eff) < 4 * few.n_eff_error
+    together = diagnose(patterns, whole, **options, queries=64).merged_fraction
+    assert few.merged_fraction == pytest.approx(together, abs=1.5 / 64)  # one at the limit, in another rounding
+
+
+def test_fewer_are_asked_where_their_scores_would_not_fit(monkeypatch):
+    monkeypatch.setattr(temperature, "HELD", 0)
+    monkeypatch.setattr(readings, "_SCORES", 40 * 300)
+    patterns = normal(count=300, d=3)
+    beta = calibrate_beta(torch.from_numpy(patterns), n_eff=5.0)
+    found = []
+    for i in np.linspace(0, 299, 40).round().astype(int):
+        weights = np.exp(-beta * ((patterns - patterns[i]) ** 2).sum(1) / 2)
+        weights[i] = 0.0
+        found.append(weights.sum() ** 2 / (weights**2).sum())
+    assert math.isclose(sorted(found)[19], 5.0, rel_tol=1e-3)
+
+
+def test_the_error_of_a_median_is_its_spread_over_samples():
+    rng = np.random.default_rng(0)
+    samples = torch.from_numpy(rng.normal(size=(400, 101)))
+    errors = torch.tensor([median_error(sample) for sample in samples])
+    assert float(errors.mean()) == pytest.approx(float(samples.median(1).values.std()), rel=0.15)
+
+
+@pytest.mark.parametrize("similarity", ["distance", "dot"])
+def test_nearby_patterns_are_those_of_the_largest_scores(similarity):
+    patterns = torch.from_numpy(normal(count=90, d=4)).float()
+    masses = torch.arange(90.0).double()
+    queries = patterns[::30]
+    tiles = nearby(queries, PatternTiles(patterns, masses=masses), similarity, 5)
+    scores = queries @ patterns.T if similarity == "dot" else -torch.cdist(queries, patterns)
+    expected = scores.topk(5, dim=1).indices.unique()
+    assert torch.equal(tiles.resident, patterns[expected])
+    assert torch.equal(tiles.masses, masses[expected])
+
+
+def test_merging_of_large_sets_is_that_under_the_patterns_near_by(monkeypatch):
+    patterns = torch.from_numpy(normal(count=400, d=6)).float()
+    for beta in (0.5, 3.0, 40.0):
+        monkeypatch.setattr(temperature, "_FIXED_POINTS", 10**9)
+        whole = diagnose(patterns, beta, queries=32)
+        monkeypatch.setattr(temperature, "_FIXED_POINTS", 0)
+        assert diagnose(patterns, beta, queries=32).merged_fraction == pytest.approx(whole.merged_fraction, abs=0.1)

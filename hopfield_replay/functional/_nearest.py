@@ -1,0 +1,97 @@
+"""The nearest patterns of many: looked for in float32, a piece at a time, and made sure of in float64."""
+
+import torch
+from torch import Tensor
+
+from hopfield_replay.functional._engine.scores import exact_float32
+from hopfield_replay.functional.rows import Matrix, pieces
+from hopfield_replay.utilities.device import widest, without_autocast
+
+_MORE = 22  # are looked for beside the k nearest
+_BLOCK = 1 << 23  # numbers of a piece, and of the products with it: 32 MB each
+_DIFFERENCES = 1 << 22  # numbers of differences at a time: 32 MB in float64
+_SAMPLED = 512  # rows whose mean is the centre
+_UNIT = 2.0**-24  # relative rounding of float32
+_SUM = 8.0  # a sum of d products is off by more than so many times sqrt(d) roundings with a chance of 3e-14
+
+
+class Nearest:
+    r"""The k nearest patterns of each query.
+
+    Half the squared distance is :math:`|y|^2/2 - \langle x, y\rangle` and a number that does not depend on y. The
+    k + 22 smallest of these in float32 are computed again as differences in float64; where the k-th of them is not
+    smaller than all others can be, that query is asked in float64 alone.
+
+    Args:
+        queries: (n, d).
+        patterns: (N, d), N >= k, one more with ``exclude``.
+        k: >= 1.
+        exclude: (n,) pattern that each query is, -1 for none; None: none.
+
+    Source: Higham, Mary, "A new approach to probabilistic rounding error analysis" (2019), theorem 2.4, for the bound.
+    """
+
+    def __init__(self, queries: Tensor, patterns: Matrix, k: int, exclude: Tensor | None) -> None:
+        self._queries, self._patterns, self._k, self._exclude = queries, patterns, k, exclude
+        # any vector near them serves as the centre; float32, so that subtracting it rounds each difference once
+        some = patterns[:: max(1, -(-len(patterns) // _SAMPLED))]
+        self._centre = some.to(widest(some.device)).mean(0).float()
+        self._more = min(k + _MORE, len(patterns))
+
+    def distances(self) -> Tensor:
+        """Distance of each query to its k-th nearest pattern, (n,) float64."""
+        found, sure = self._look(torch.arange(len(self._queries)), torch.float32)
+        unsure = (~sure).nonzero().flatten()
+        if len(unsure):
+            found[unsure] = self._look(unsure, torch.float64)[0]
+        return found
+
+    def _look(self, which: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Distances of some queries, and whether nothing nearer can have been missed."""
+        parts = which.split(max(1, _BLOCK // max(1, self._queries.shape[1])))
+        found = [self._of(part, dtype) for part in parts]
+        return torch.cat([distances for distances, _ in found]), torch.cat([sure for _, sure in found])
+
+    def _of(self, which: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        device = self._queries.device
+        moved = self._queries[which.to(device)].to(torch.float64) - self._centre
+        x = moved.to(dtype)
+        own = None if self._exclude is None else self._exclude[which.to(device)]
+        values = torch.full((len(which), self._more), torch.inf, dtype=dtype, device=device)
+        places = torch.zeros(len(which), self._more, dtype=torch.int64, device=device)
+        largest = 0.0
+        numbers = min(_BLOCK, _BLOCK // max(1, len(which)) * self._patterns.shape[1])
+        for start, piece in pieces(self._patterns, numbers):
+            near = piece.to(torch.promote_types(piece.dtype, dtype)).sub(self._centre).to(dtype)
+            half = 0.5 * near.square().sum(1)
+            largest = max(largest, float(half.max()))
+            with exact_float32(device), without_autocast(device):
+                scores = torch.addmm(half, x, near.T, alpha=-1.0)
+            if own is not None:
+                here = ((own >= start) & (own < start + len(near))).nonzero().flatten()
+                scores[here, own[here] - start] = torch.inf
+            best, column = scores.topk(min(self._more, len(near)), dim=1, largest=False)
+            values, order = torch.cat([values, best], 1).topk(self._more, dim=1, largest=False)
+            places = torch.cat([places, column + start], 1).gather(1, order)
+        exact = torch.cat([self._differences(*part) for part in self._parts(moved, places)])
+        exact = exact.masked_fill_(values == torch.inf, torch.inf).sort(dim=1).values
+        kth = exact[:, self._k - 1]
+        if self._more == len(self._patterns) or dtype == torch.float64:
+            return kth.sqrt(), torch.ones_like(kth, dtype=torch.bool)
+        # no pattern that was left out is nearer than the last that was not, but for rounding
+        norms = moved.square().sum(1)
+        rounding = _UNIT * _SUM * moved.shape[1] ** 0.5 * ((2 * largest * norms).sqrt() + largest)
+        least = 2 * (values.amax(1).to(torch.float64) - rounding) + norms
+        return kth.sqrt(), kth <= least
+
+    def _parts(self, moved: Tensor, places: Tensor) -> list[tuple[Tensor, Tensor]]:
+        step = max(1, _DIFFERENCES // max(1, self._more * moved.shape[1]))
+        return list(zip(moved.split(step), places.split(step), strict=True))
+
+    def _differences(self, moved: Tensor, places: Tensor) -> Tensor:
+        """Squared distances (m, more), through differences: a product leaves 1e-7 of the norm where copies are."""
+        near = self._patterns[places.flatten()].to(torch.float64).sub_(self._centre).view(*places.shape, -1)
+        return near.sub_(moved[:, None]).square_().sum(2)
+
+
+__all__ = ["Nearest"]
