@@ -393,8 +393,8 @@ class EnergyReplayBuffer:
     def refine(self, patterns: Matrix, *, masses: Tensor | None = None) -> None:
         """Choose anew, now that the next task is known, among the over-provisioned candidates; then release them.
 
-        With ``sampling="rise_weight"`` the rises that this task will cause are predicted anew for all samples, and draws
-        follow them: for the newest task as the mean over all that was set aside, for earlier ones (and for all, when
+        With ``sampling="rise_weight"`` the rises that this task will cause are predicted anew for all samples, and
+        draws follow them: for the newest task as the mean over all that was set aside, for earlier ones (and for all, when
         called again) at the kept samples alone. Otherwise it does nothing for policies without a second phase, and when
         there is nothing in reserve.
 
