@@ -394,9 +394,9 @@ class EnergyReplayBuffer:
         """Choose anew, now that the next task is known, among the over-provisioned candidates; then release them.
 
         With ``sampling="rise_weight"`` the rises that this task will cause are predicted anew for all samples, and
-        draws follow them: for the newest task as the mean over all that was set aside, for earlier ones (and for all, when
-        called again) at the kept samples alone. Otherwise it does nothing for policies without a second phase, and when
-        there is nothing in reserve.
+        draws follow them: for the newest task as the mean over all that was set aside, for earlier ones (and for all,
+        when called again) at the kept samples alone. Otherwise it does nothing for policies without a second phase, and
+        when there is nothing in reserve.
 
         Args:
             patterns: vectors (N, d) or (N, *shape) of the next task, N >= 1.
