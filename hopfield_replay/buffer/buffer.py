@@ -66,8 +66,9 @@ class EnergyReplayBuffer:
             every task keeps its share; or by priority: sample i with chances proportional to 1/rank. Rank 1 has the
             highest energy (``"energy"``), the highest rise at the last boundary (``"rise"``), or the first pick of each
             group (``"gain"``: greedy_gain picks in the order of falling gain). Equal values share their mean rank.
-            None: ``"rise_weight"`` for a policy with ``needs_rises``, ``"weight"`` for one with ``needs_weights``, such
-            as greedy_gain, else ``"uniform"``: to compare two policies alone, give both the same.
+            None: ``"rise_weight"`` for a policy with ``needs_rises``, such as greedy_gain, ``"weight"`` for another
+            with ``needs_weights``, such as k_means, else ``"uniform"``: to compare two policies alone, give both the
+            same.
         beta: inverse temperature of energies that are computed here; ``"auto"`` calibrates it at the first update.
         similarity: ``"distance"`` or ``"dot"``, of energies that are computed here.
         seed: of the random policies and of :meth:`sample`.
@@ -395,8 +396,9 @@ class EnergyReplayBuffer:
     def refine(self, patterns: Matrix, *, masses: Tensor | None = None) -> None:
         """Choose anew, now that the next task is known, among the over-provisioned candidates; then release them.
 
-        With ``sampling="rise_weight"`` the rises that this task will cause are predicted anew for all samples, those of
-        earlier tasks too, and draws follow them. Otherwise it does nothing for policies without a second phase, and
+        With ``sampling="rise_weight"`` the rises that this task will cause are predicted anew for all samples, and
+        draws follow them: for the newest task as the mean over all that was set aside, for earlier ones (and for all,
+        when called again) at the kept samples alone. Otherwise it does nothing for policies without a second phase, and
         when there is nothing in reserve.
 
         Args:
