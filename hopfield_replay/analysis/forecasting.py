@@ -35,11 +35,14 @@ class PolicyCurve:
         policy: its name.
         mean: protected energy, mean over the old samples, one number for each capacity.
         tail: the same over the tenth of them with the largest predicted rise.
+        rise: the same over all of them, each counted by its predicted rise (see
+            :func:`~hopfield_replay.functional.rise_weights`, with no floor).
     """
 
     policy: str
     mean: tuple[float, ...]
     tail: tuple[float, ...]
+    rise: tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +61,7 @@ class Forecast:
         marginal: energy (mean over the old samples) that 100 more samples (or all that are left) would protect, for
             each capacity; negative where the same share of the batches, spread over more samples, protects less.
         certificates: for each capacity the guaranteed share of the optimum that greedy_gain reaches.
+        rise_certificate: the same at ``capacity``, of what ``GreedyGain(objective="rise")`` protects, counted by rise.
         policy: recommended: the one that protects the most at ``capacity``.
         capacity: recommended: the knee of greedy_gain's curve, the size with the largest gain over an even rise.
         sample_bytes: bytes of one old sample: as it was given in a tensor, else of its vector in float32.
@@ -80,6 +84,7 @@ class Forecast:
     curves: tuple[PolicyCurve, ...]
     marginal: tuple[float, ...]
     certificates: tuple[float, ...]
+    rise_certificate: float
     policy: str
     capacity: int
     sample_bytes: int
@@ -115,8 +120,12 @@ class Forecast:
         rows.append(["100 more add", *(f"{value:.4g}" for value in self.marginal)])
         rows.append(["of optimum, >=", *(f"{value:.3f}" for value in self.certificates)])
         lines.append(text_table(("policy", *map(str, self.capacities)), rows))
+        lines.append("the same, each old sample counted by its predicted rise:")
+        counted = [[curve.policy, *(f"{value:.4g}" for value in curve.rise)] for curve in self.curves]
+        lines.append(text_table(("policy", *map(str, self.capacities)), counted))
         size = f", {self.capacity * self.sample_bytes / 2**20:.3g} MiB" if self.sample_bytes else ""
         lines.append(f"recommended: policy {self.policy}, capacity {self.capacity}{size}")
+        lines.append(f'there objective="rise" reaches >= {self.rise_certificate:.3f} of the optimum counted by rise')
         lines += [f"warning: {warning}" for warning in self.diagnosis.warnings]
         return "\n".join(lines)
 
@@ -212,7 +221,14 @@ def forecast(
     plan = ReplayPlan(pool, replay_ratio)
     greedy = [plan.greedy(size, tighten=_TIGHTEN) for size in track(sizes, "Choosing buffers")]
     more = [plan.greedy(min(size + 100, len(known))).mean for size in sizes]
-    curves = [PolicyCurve("greedy_gain", tuple(s.mean for s in greedy), tuple(s.tail for s in greedy))]
+    curves = [
+        PolicyCurve(
+            "greedy_gain",
+            tuple(s.mean for s in greedy),
+            tuple(s.tail for s in greedy),
+            tuple(float((s.protected * plan.importance).mean()) for s in greedy),
+        )
+    ]
     others = [name for name in policies if name != "greedy_gain"]
     curves += [_curve(plan, pool, name, sizes, seed) for name in track(others, "Comparing policies")]
     knee = _knee(sizes, curves[0].mean)
@@ -225,6 +241,7 @@ def forecast(
         curves=tuple(curves),
         marginal=tuple(b - s.mean for b, s in zip(more, greedy, strict=True)),
         certificates=tuple(s.guaranteed_share for s in greedy),
+        rise_certificate=plan.greedy(sizes[knee], by_rise=True, tighten=_TIGHTEN).guaranteed_share,
         policy=max(curves, key=lambda curve: curve.mean[knee]).policy,
         capacity=sizes[knee],
         sample_bytes=sample_bytes,
@@ -237,14 +254,15 @@ def _curve(plan: ReplayPlan, pool: Candidates, name: str, sizes: Sequence[int], 
     """What a policy's nested choice protects; the mean of several draws for random ones."""
     policy = as_policy(name)
     draws = _DRAWS if requirements(policy).random else 1
-    means, tails = [0.0] * len(sizes), [0.0] * len(sizes)
+    means, tails, risen = [0.0] * len(sizes), [0.0] * len(sizes), [0.0] * len(sizes)
     for draw in range(draws):
         chosen = policy.select(replace(pool, keys=sample_keys(pool.ids, seed + draw)), sizes[-1])
         for i, size in enumerate(sizes):
             protected = plan.protected(chosen[:size])
             means[i] += float(protected.mean()) / draws
             tails[i] += float(protected[plan.tail].mean()) / draws
-    return PolicyCurve(name, tuple(means), tuple(tails))
+            risen[i] += float((protected * plan.importance).mean()) / draws
+    return PolicyCurve(name, tuple(means), tuple(tails), tuple(risen))
 
 
 def _knee(sizes: Sequence[int], values: Sequence[float]) -> int:

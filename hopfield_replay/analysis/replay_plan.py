@@ -12,7 +12,9 @@ from hopfield_replay.functional import (
     energy,
     far_task_energy,
     greedy_replay_gain,
+    predicted_rises,
     replay_mass,
+    rise_weights,
 )
 from hopfield_replay.functional.affinity import matrix_or_streamed
 from hopfield_replay.memory.readings import spread_indices
@@ -36,6 +38,7 @@ class ReplayPlan:
         targets: (n,) positions of the old samples that are counted.
         risk: (n,) how badly each of them would fare without replay.
         tail: (m,) places in ``targets`` of the tenth with the highest risk.
+        importance: (n,) of each of them by its predicted rise, 1 in the mean; ones where the new data is unknown.
     """
 
     def __init__(
@@ -48,8 +51,10 @@ class ReplayPlan:
         if known.next_energies is not None:
             self._next = known.next_energies[self.targets]
             self.risk = self._next - known.energies[self.targets]
+            self.importance = rise_weights(predicted_rises(known.energies[self.targets], self._next), floor=0.0)
         else:
             self.risk = known.energies[self.targets]
+            self.importance = torch.ones_like(self.risk)
             if known.similarity == "distance":
                 self._next = torch.full_like(self.risk, far_task_energy(known.vectors))
             else:  # unit-norm patterns of an unrelated task have <x, xi> about 0
@@ -58,16 +63,18 @@ class ReplayPlan:
         self._arguments = (self._vectors, candidates, self._next, known.beta)
         self.tail = self.risk.argsort(descending=True, stable=True)[: max(1, round(TAIL * len(self.targets)))]
 
-    def greedy(self, size: int, *, tighten: int = 0) -> Selection:
+    def greedy(self, size: int, *, by_rise: bool = False, tighten: int = 0) -> Selection:
         """The greedy set of this size, its ``indices`` into those that may be replayed.
 
         Args:
             size: from 1 to C.
+            by_rise: whether what is protected counts by its ``importance``.
             tighten: steps on its certificate.
         """
         return greedy_replay_gain(
             self._unit * replay_mass(size, self._replay_ratio),
             size,
+            importance=self.importance if by_rise else None,
             risk=self.risk.nan_to_num(posinf=torch.finfo(torch.float64).max),
             tail_share=TAIL,
             beta=self._known.beta,

@@ -9,42 +9,31 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hopfield_replay.buffer.choice import choose, group_index, place_in_group, weigh
+from hopfield_replay.buffer.choice import choose, weigh
+from hopfield_replay.buffer.drawing import SAMPLINGS, WEIGHTED, Sampling, positions, shares
 from hopfield_replay.buffer.drawn import Drawn
 from hopfield_replay.buffer.merging import check_merge, released, renumbered, shared_groups
 from hopfield_replay.buffer.provenance import Provenance
 from hopfield_replay.buffer.reading import read_all
 from hopfield_replay.buffer.removal import as_ids, without
 from hopfield_replay.buffer.reread import Reread
-from hopfield_replay.buffer.storage import SampleStore, check_one_form, check_rows, load_tree, plain, save_tree
+from hopfield_replay.buffer.state import FORMAT, read_state
+from hopfield_replay.buffer.storage import SampleStore, load_tree, plain, save_tree
 from hopfield_replay.buffer.views import KeptSamples, frame, notebook, rows_of
-from hopfield_replay.functional import predicted_rises, rise_weights
-from hopfield_replay.functional.correlation import ranks
+from hopfield_replay.functional import predicted_rises
 from hopfield_replay.functional.many import energies_of
 from hopfield_replay.functional.rows import Matrix, Rows, picked, pieces, placed
 from hopfield_replay.functional.tiles import PatternTiles
 from hopfield_replay.memory.settings import EnergySettings
 from hopfield_replay.memory.vector_store import MEMORY
 from hopfield_replay.policies import Policy, as_policy, requirements
-from hopfield_replay.policies.candidates import Candidates, as_plain, check_join, from_plain, no_candidates, offered
+from hopfield_replay.policies.candidates import Candidates, as_plain, no_candidates, offered
 from hopfield_replay.utilities.checks import Similarity, as_matrix, check_beta, check_integer, check_masses
 from hopfield_replay.utilities.interrupts import to_the_end
 from hopfield_replay.utilities.nested import Source, gather_from, rows, take
-from hopfield_replay.utilities.states import DAMAGE, Migration, check_plain, check_unshared, check_whole, migrated
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_FORMAT = "hopfield-replay buffer 5"  # of the state; raised when its parts change
-_MIGRATIONS: dict[str, Migration] = {
-    "hopfield-replay buffer 2": lambda state: {**state, "format": "hopfield-replay buffer 3", "drawn": [0, 0, None]},
-    "hopfield-replay buffer 3": lambda state: {
-        **state,
-        "format": "hopfield-replay buffer 4",
-        "names": Provenance().state(),
-    },
-    "hopfield-replay buffer 4": lambda state: {**state, "format": _FORMAT},  # of no rises
-}
 
 
 class EnergyReplayBuffer:
@@ -77,8 +66,9 @@ class EnergyReplayBuffer:
             every task keeps its share; or by priority: sample i with chances proportional to 1/rank. Rank 1 has the
             highest energy (``"energy"``), the highest rise at the last boundary (``"rise"``), or the first pick of each
             group (``"gain"``: greedy_gain picks in the order of falling gain). Equal values share their mean rank.
-            None: ``"rise_weight"`` for a policy with ``needs_rises``, ``"weight"`` for one with ``needs_weights``, such
-            as greedy_gain, else ``"uniform"``: to compare two policies alone, give both the same.
+            None: ``"rise_weight"`` for a policy with ``needs_rises``, such as greedy_gain, ``"weight"`` for another
+            with ``needs_weights``, such as k_means, else ``"uniform"``: to compare two policies alone, give both the
+            same.
         beta: inverse temperature of energies that are computed here; ``"auto"`` calibrates it at the first update.
         similarity: ``"distance"`` or ``"dot"``, of energies that are computed here.
         seed: of the random policies and of :meth:`sample`.
@@ -113,7 +103,7 @@ class EnergyReplayBuffer:
         *,
         groups: Literal["task", "label"] | None = "task",
         storage: str | os.PathLike[str] | None = None,
-        sampling: Literal["uniform", "weight", "rise_weight", "energy", "rise", "gain"] | None = None,
+        sampling: Sampling | None = None,
         beta: float | Literal["auto"] = "auto",
         similarity: Similarity = "distance",
         seed: int = 0,
@@ -124,10 +114,9 @@ class EnergyReplayBuffer:
             raise ValueError(f"capacity must be at least 1, got {capacity}. For no replay, use no buffer.")
         if groups not in (None, "task", "label"):
             raise ValueError(f'groups must be None, "task" or "label", got {groups!r}.')
-        if sampling not in (None, "uniform", "weight", "rise_weight", "energy", "rise", "gain"):
-            raise ValueError(
-                f'sampling must be "uniform", "weight", "rise_weight", "energy", "rise" or "gain", got {sampling!r}.'
-            )
+        if sampling not in (None, *SAMPLINGS):
+            known = ", ".join(f'"{name}"' for name in SAMPLINGS)
+            raise ValueError(f"sampling must be {known} or None, got {sampling!r}.")
         self.settings = EnergySettings(beta, similarity)
         self.capacity = capacity
         self.policy = as_policy(policy)
@@ -407,8 +396,9 @@ class EnergyReplayBuffer:
     def refine(self, patterns: Matrix, *, masses: Tensor | None = None) -> None:
         """Choose anew, now that the next task is known, among the over-provisioned candidates; then release them.
 
-        With ``sampling="rise_weight"`` the rises that this task will cause are predicted anew for all samples, those of
-        earlier tasks too, and draws follow them. Otherwise it does nothing for policies without a second phase, and
+        With ``sampling="rise_weight"`` the rises that this task will cause are predicted anew for all samples, and
+        draws follow them: for the newest task as the mean over all that was set aside, for earlier ones (and for all,
+        when called again) at the kept samples alone. Otherwise it does nothing for policies without a second phase, and
         when there is nothing in reserve.
 
         Args:
@@ -455,7 +445,7 @@ class EnergyReplayBuffer:
     @property
     def _weighs(self) -> bool:
         """Whether it counts how many samples each stands for."""
-        return self.sampling in ("weight", "rise_weight") or self._needs.weights
+        return self.sampling in WEIGHTED or self._needs.weights
 
     @property
     def observed(self) -> Tensor:
@@ -592,33 +582,17 @@ class EnergyReplayBuffer:
             self.drawn.alone += n
         else:
             self.drawn.add(new=beside, replayed=n, ratio=ratio)
-        generator = self._generator if generator is None else generator
-        points = torch.rand(n, dtype=torch.float64, generator=generator)
-        if self.sampling == "uniform":
-            return (points * len(self)).to(torch.int64).clamp_(max=len(self) - 1)
-        if self._edges is None:
+        if self._edges is None and self.sampling != "uniform":
             self._edges = self.draw_shares.cumsum(0)
-        return torch.searchsorted(self._edges, points * self._edges[-1], right=True).clamp_(max=len(self) - 1)
+        return positions(n, len(self), self._edges, self._generator if generator is None else generator)
 
     @property
     def draw_shares(self) -> Tensor:
         """(len,) float64, the chance of each sample in a draw; they sum to 1."""
-        if self.sampling in ("weight", "rise_weight"):
-            # what stands in reserve is never drawn: the kept ones stand for it
-            kept = released(self._kept, self._reserve, self.groups).weighted()
-            assert kept.weights is not None
-            chances = kept.weights
-            if kept.rises is not None:
-                chances = chances * rise_weights(
-                    kept.rises, masses=chances, groups=kept.tasks, temper=self._needs.temper
-                )
-        elif self.sampling == "uniform":
-            chances = torch.ones(len(self), dtype=torch.float64)
-        elif self.sampling == "gain":
-            chances = 1.0 / place_in_group(group_index(self._kept, self.groups))
-        else:
-            chances = 1.0 / ranks(-(self.energies if self.sampling == "energy" else self.rises))
-        return chances / chances.sum()
+        # what stands in reserve is never drawn: the kept ones stand for it
+        weighted = self.sampling in WEIGHTED
+        kept = released(self._kept, self._reserve, self.groups).weighted() if weighted else self._kept
+        return shares(kept, self.sampling, self.groups, self.rises, self._needs.temper)
 
     def gather(self, positions: Tensor) -> Any:
         """The samples at these positions, as copies, in the nesting they came in."""
@@ -638,7 +612,7 @@ class EnergyReplayBuffer:
     def state_dict(self) -> dict[str, Any]:
         """Everything that is needed to go on: tensors and plain Python only, loadable with ``weights_only=True``."""
         return {
-            "format": _FORMAT,
+            "format": FORMAT,
             "beta": self.beta,
             "newest_task": self._newest,
             "generator": self._generator.get_state(),
@@ -662,50 +636,24 @@ class EnergyReplayBuffer:
 
     def prepare_load(self, state: Mapping[str, Any]) -> Callable[[], None]:
         """All of :meth:`load_state_dict` but the change itself, which is returned: short, and to be called once."""
-        state = migrated(state, _FORMAT, _MIGRATIONS, "an EnergyReplayBuffer")
-        try:
-            check_plain(state)
-            check_unshared(state)
-            kept = no_candidates() if state["kept"] is None else from_plain(state["kept"])
-            reserve = None
-            if state["reserve"] is not None:
-                reserve = (from_plain(state["reserve"]), state["reserve_samples"])
-                check_rows(state["reserve_samples"], len(reserve[0]))
-                check_join(kept, reserve[0])
-                check_one_form(state["samples"], state["reserve_samples"])
-            if len(kept):
-                check_rows(state["samples"], len(kept))
-            elif state["samples"] is not None:
-                raise ValueError("samples of no ids")
-            newest = check_whole(state["newest_task"], "newest_task", -1)
-            observed = state["observed"].cpu()
-            drawn = Drawn()
-            drawn.restore(*state["drawn"])
-            beta = None if state["beta"] is None else check_beta(state["beta"])
-            provenance = Provenance.from_state(state["names"])
-            if observed.ndim != 2 or len(observed) != len(kept) or observed.dtype != torch.float64:
-                raise ValueError(f"observed has shape {tuple(observed.shape)} for {len(kept)} samples")
-            torch.Generator().set_state(state["generator"].cpu())
-        except DAMAGE as error:
-            raise ValueError(f"The state of the buffer is damaged: {error!r}.") from error
-        if len(kept) > self.capacity:
+        found = read_state(state)
+        if len(found.kept) > self.capacity:
             raise ValueError(
-                f"The state holds {len(kept)} samples, more than this buffer's capacity of {self.capacity}."
+                f"The state holds {len(found.kept)} samples, more than this buffer's capacity of {self.capacity}."
             )
-        if self.groups == "label" and len(kept) and kept.labels is None:
+        if self.groups == "label" and len(found.kept) and found.kept.labels is None:
             raise ValueError('The state holds samples without labels, but this buffer has groups="label".')
-        exchange = self._store.prepare_refill(state["samples"])
-        generator = state["generator"].cpu()
+        exchange = self._store.prepare_refill(found.samples)
 
         def change() -> None:
             exchange()
-            self._generator.set_state(generator)
-            self._slots = torch.arange(len(kept))
-            self._observed = observed
-            self._reserve, self._edges = reserve, None
-            self.settings.beta, self._newest = beta, newest
-            self._kept, self.provenance = kept, provenance
-            self.drawn.restore(*drawn.state())
+            self._generator.set_state(found.generator)
+            self._slots = torch.arange(len(found.kept))
+            self._observed = found.observed
+            self._reserve, self._edges = found.reserve, None
+            self.settings.beta, self._newest = found.beta, found.newest
+            self._kept, self.provenance = found.kept, found.provenance
+            self.drawn.restore(*found.drawn)
 
         return change
 

@@ -147,6 +147,9 @@ def _chosen(options: Any, generated: "ImageCollection | None") -> int:
         sources = [options.old, *(options.also or [])]
         parts = [_read(source, options) for source in sources]
     old, labels = _joined(parts, sources)
+    images = old if isinstance(old, ImageCollection) else None
+    if options.export is not None and images is None:
+        raise ValueError(f"{options.old} holds no images, and only images can be exported.")
     encoder, size = _encoder(options)
     report = select(
         old,
@@ -164,12 +167,11 @@ def _chosen(options: Any, generated: "ImageCollection | None") -> int:
         seed=options.seed,
     )
     say(report.table(), options.quiet)
-    images = old if isinstance(old, ImageCollection) else None
     figures = {}
     if images is not None and options.output_dir is not None:
         figures["contact_sheet"] = drawn(lambda: report.figure(partial(images.pictures, size=64)))
     write(options.output_dir, "select", report, figures, None, options.quiet)
-    if options.export is not None:
+    if options.export is not None and images is not None:
         _hand_over(report, images, options)
     return FINE
 
@@ -277,11 +279,9 @@ def _encoder(options: Any) -> tuple[Any, int | None]:
     return encoder, options.size or size
 
 
-def _hand_over(report: "SelectionReport", images: "ImageCollection | None", options: Any) -> None:
+def _hand_over(report: "SelectionReport", images: "ImageCollection", options: Any) -> None:
     from hopfield_replay.analysis.exports import export
 
-    if images is None:
-        raise ValueError(f"{options.old} holds no images, and only images can be exported.")
     written = export(
         report,
         images,

@@ -1,5 +1,6 @@
 """Averaged weights that a module keeps beside those it trains: found, and put in their place while it is measured."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,8 +52,9 @@ def find_averages(module: nn.Module, network: nn.Module | None = None) -> list[A
     """All averages that a module keeps of its trained network.
 
     Found are torch's AveragedModel, copies under a name with "ema", "average" or "shadow" in it (such as those inside
-    of ema_pytorch's EMA), diffusers' EMAModel and others with ``shadow_params``, and modules that keep an average of
-    each parameter as a buffer under its name without dots (such as LitEma of latent diffusion).
+    of ema_pytorch's EMA), diffusers' EMAModel and others with ``shadow_params``, dicts of the parameters' names under
+    such a name, and modules that keep an average of each parameter as a buffer under its name without dots (such as
+    LitEma of latent diffusion).
 
     Args:
         module: any module.
@@ -80,6 +82,8 @@ def find_averages(module: nn.Module, network: nn.Module | None = None) -> list[A
             pairs = next((pairs for item in trained if (pairs := _in_order(item, shadows)) is not None), None)
         if pairs is None and isinstance(value, nn.Module) and value._buffers:
             pairs = next((pairs for item in trained if (pairs := _of_buffers(item, value)) is not None), None)
+        if pairs is None and isinstance(value, Mapping) and _named(path):
+            pairs = next((pairs for item in trained if (pairs := _by_name(item, value)) is not None), None)
         # a copy's own parts are averages of the network's parts: only the whole counts
         if pairs is not None and not any(_inside(path, [average.path]) for average in found.values()):
             found[id(value)] = Average(path, pairs)
@@ -87,8 +91,12 @@ def find_averages(module: nn.Module, network: nn.Module | None = None) -> list[A
 
 
 def _is_copy(path: str, value: nn.Module) -> bool:
-    words = path.rsplit(".", 1)[-1].lower().replace("-", "_").split("_")
-    return isinstance(value, AveragedModel) or (bool(path) and any(word in words for word in _WORDS))
+    return isinstance(value, AveragedModel) or _named(path.rsplit(".", 1)[-1])
+
+
+def _named(path: str) -> bool:
+    """Whether a name says that something is an average: net_ema, emaNet, shadow."""
+    return any(word.lower() in _WORDS for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", path))
 
 
 def _inside(path: str, others: list[str]) -> bool:
@@ -112,6 +120,14 @@ def _of_buffers(trained: nn.Module, keeper: nn.Module) -> list[tuple[Tensor, Ten
     if not mine or not mine.keys() <= theirs.keys() or any(part is keeper for part in trained.modules()):
         return None
     return _paired(mine, {name: theirs[name] for name in mine})
+
+
+def _by_name(trained: nn.Module, shadows: Mapping[Any, Any]) -> list[tuple[Tensor, Tensor]] | None:
+    every = dict([*trained.named_parameters(), *trained.named_buffers()])
+    learning = {name for name, weight in trained.named_parameters() if weight.requires_grad}
+    if not learning or not learning <= shadows.keys() <= every.keys():
+        return None
+    return _paired({name: every[name] for name in shadows}, shadows)
 
 
 def _in_order(trained: nn.Module, shadows: list[Any]) -> list[tuple[Tensor, Tensor]] | None:

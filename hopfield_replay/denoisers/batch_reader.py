@@ -72,6 +72,8 @@ def _placed(value: Any, batch: Any) -> Any:
         return value
     if isinstance(value, Mapping):
         return {key: _placed(item, batch) for key, item in value.items()}
+    if not isinstance(value, list | tuple):  # texts, which the step may have changed
+        raise LookupError
     return [_placed(item, batch) for item in value]
 
 

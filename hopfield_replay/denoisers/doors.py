@@ -92,7 +92,11 @@ class Doors:
         self._handles: list[Any] = []
         self._open: list[tuple[nn.Module, Call | None]] = []
         self._tensors: list[Any] = []
+        self._eager: Any = torch.compiler.set_stance("force_eager")  # inside of what is compiled nothing can be noted
+        self._eager.__enter__()
         for path, network in networks_in(self.module):
+            if isinstance(network, torch.jit.ScriptModule):
+                continue  # takes no such hooks
             self._handles.append(
                 network.register_forward_pre_hook(
                     lambda net, args, kwargs, path=path: self._before(path, net, args, kwargs), with_kwargs=True
@@ -109,6 +113,9 @@ class Doors:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        if self._eager is not None:
+            eager, self._eager = self._eager, None
+            eager.__exit__(None, None, None)
 
     def forget(self) -> None:
         """Take the hooks on the answers away, too."""
@@ -118,7 +125,12 @@ class Doors:
         self._tensors.clear()
 
     def _before(self, path: str, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        call = as_call(path, network, args, kwargs)
+        call = None
+        if torch._C._current_graph_task_id() == -1:  # else: checkpointed, and called once more by the backward pass
+            try:
+                call = as_call(path, network, args, kwargs)
+            except Exception:  # of tensors of somebody's own kind: whoever watches must not fall
+                call = None
         self._open.append((network, call))
         if call is not None:
             call.inside = next((outer for _, outer in reversed(self._open[:-1]) if outer is not None), None)
@@ -135,7 +147,10 @@ class Doors:
             return
         if call is None:
             return
-        found = answer_in(output, call.shown.shape)
+        try:
+            found = answer_in(output, call.shown.shape)
+        except Exception:  # as above
+            found = None
         if found is None:
             self.calls.remove(call)
             return
@@ -154,13 +169,13 @@ def as_call(path: str, network: nn.Module, args: Sequence[Any], kwargs: Mapping[
     """A call with samples and a time, or None if it is another kind of call."""
     given: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
     tensors = [(name, value) for name, value in given if isinstance(value, Tensor)]
-    samples = [(name, x) for name, x in tensors if x.is_floating_point() and x.ndim > 1 and x[0].numel() > 1]
+    samples = [(name, x) for name, x in tensors if x.is_floating_point() and x.ndim > 1 and x.numel() > len(x) > 0]
     if not samples:
         return None
     noisy, shown = samples[0]
     n = len(shown)
     times = {
-        name: value.detach().to(torch.float64).flatten().expand(n).cpu()
+        name: value.detach().cpu().to(torch.float64).flatten().expand(n)
         for name, value in tensors
         if name != noisy and value.numel() in (1, n) and not value.is_complex()
     }

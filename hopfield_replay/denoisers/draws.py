@@ -21,6 +21,8 @@ _LAWS: dict[Any, Law] = {
     torch.randint: "integers",
     torch.randint_like: "integers",
     Tensor.random_: "integers",
+    torch.multinomial: "integers",
+    Tensor.multinomial: "integers",
     torch.randperm: "other",
     torch.bernoulli: "other",
     Tensor.bernoulli: "other",
@@ -110,9 +112,21 @@ def _median(func: Any, result: Tensor, args: tuple[Any, ...], given: Mapping[str
         return None if high is None else torch.full_like(like, (low + high - 1) // 2)
     if func is torch.randperm:
         return torch.arange(len(like), dtype=like.dtype, device=like.device)
+    if func in (torch.multinomial, Tensor.multinomial):
+        again = given.get("replacement", args[2] if len(args) > 2 else False)
+        return _possible(args[0] if args else given["input"], like, bool(again))
     chance: Any = args[0] if func is not Tensor.bernoulli_ else given.get("p", numbers[0] if numbers else 0.5)
     likely: Tensor = torch.zeros_like(like) + (chance > 0.5)
     return likely.to(like.dtype)
+
+
+def _possible(weights: Tensor, like: Tensor, again: bool) -> Tensor:
+    """The middle one of the indices that can be drawn, whatever their weights; without replacement the first ones."""
+    can = (weights > 0).to(torch.uint8)
+    if not again and like.shape[-1] > 1:
+        return can.argsort(dim=-1, descending=True, stable=True)[..., : like.shape[-1]]
+    rank = can.cumsum(-1, dtype=torch.int64)
+    return (2 * rank >= rank[..., -1:]).to(torch.uint8).argmax(-1, keepdim=True).expand_as(like)
 
 
 __all__ = ["Draw", "Draws", "Law"]

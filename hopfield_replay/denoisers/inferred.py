@@ -103,7 +103,9 @@ def _cuttable(value: Any, rows: int) -> Any:
         return Shared(value)
     if isinstance(value, Mapping):
         return {key: _cuttable(item, rows) for key, item in value.items()}
-    return [_cuttable(item, rows) for item in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple) and not _is_text(value, rows):
+        return [_cuttable(item, rows) for item in value]
+    return value
 
 
 def _has_rows(value: Any, rows: int) -> bool:
@@ -113,9 +115,12 @@ def _has_rows(value: Any, rows: int) -> bool:
     if isinstance(value, Mapping):
         return any(_has_rows(item, rows) for item in value.values())
     if type(value) in (list, tuple):
-        texts = len(value) == rows and all(isinstance(item, str) for item in value)
-        return texts or any(_has_rows(item, rows) for item in value)
+        return _is_text(value, rows) or any(_has_rows(item, rows) for item in value)
     return False
+
+
+def _is_text(value: Any, rows: int) -> bool:
+    return len(value) == rows and all(isinstance(item, str) for item in value)
 
 
 def _open(value: Any) -> Any:

@@ -1,8 +1,9 @@
 """A module's own training step as the meter: it is read, without a trace, for what its network is shown."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,11 +15,12 @@ from hopfield_replay.denoisers.inferred import others
 from hopfield_replay.denoisers.timetable import Timetable
 from hopfield_replay.functional.denoiser import undisturbed
 from hopfield_replay.utilities.holdings import holdings, is_plain
-from hopfield_replay.utilities.random_states import random_states_kept
+from hopfield_replay.utilities.nested import as_mapping, is_record
+from hopfield_replay.utilities.random_states import random_states_kept, set_seed, undo_of
 
 Step = Callable[[Any], Any]  # a batch to what the module's training_step returns
 
-_MIDDLE = 0  # a seed whose first numbers of Python's and NumPy's generators all lie in the middle, from 0.25 to 0.85
+_MIDDLE = 356  # a seed whose first six numbers of Python's and NumPy's generators (old, new) lie in 0.2 to 0.85
 _KEPT = 1_000_000  # numbers of tensors that are no buffers and yet come back
 
 
@@ -46,9 +48,8 @@ def traceless(module: nn.Module) -> Iterator[None]:
 
 def _memories(value: Any) -> Iterator[Callable[[], None]]:
     """What gives one object back as it is now."""
-    if isinstance(value, torch.Generator):
-        state = value.get_state()
-        yield lambda: (value.set_state(state), None)[1]
+    if (back := undo_of(value)) is not None:
+        yield back
     elif isinstance(value, list | set | dict):
         content = value.copy()
 
@@ -74,6 +75,18 @@ def _memories(value: Any) -> Iterator[Callable[[], None]]:
         yield reset
 
 
+@contextmanager
+def seeded(module: nn.Module, seed: int) -> Iterator[None]:
+    """Set all random states to a seed, and those of generators that the module holds; the global ones come back.
+
+    To be used inside :func:`traceless`, which gives the module's own ones back.
+    """
+    for _, value in holdings(module):
+        set_seed(value, seed)
+    with random_states_kept(seed):
+        yield
+
+
 def _same_items(now: Any, before: Any) -> bool:
     """Whether a container holds the very same objects as a copy of it."""
     if isinstance(now, set):
@@ -84,25 +97,27 @@ def _same_items(now: Any, before: Any) -> bool:
 
 
 def copied(batch: Any) -> Any:
-    """A batch in containers of its own, and its tensors, which a step may change in place."""
+    """A batch in containers of its own, and its tensors, which a step may change in place.
+
+    Containers that cannot be made anew are left as they are, with what is in them.
+    """
     if isinstance(batch, Tensor):
         return batch.clone()
-    if isinstance(batch, Mapping):
-        return {key: copied(value) for key, value in batch.items()} if type(batch) is dict else _filled(batch)
-    if isinstance(batch, list | tuple):
-        items = [copied(item) for item in batch]
-        return type(batch)(*items) if hasattr(batch, "_fields") else type(batch)(items)
+    try:
+        if type(batch) is dict:
+            return {key: copied(value) for key, value in batch.items()}
+        if isinstance(batch, Mapping):
+            new: Any = copy.copy(batch)
+            new.update({key: copied(value) for key, value in batch.items()})
+            return new
+        if isinstance(batch, list | tuple):
+            items = [copied(item) for item in batch]
+            return type(batch)(*items) if hasattr(batch, "_fields") else type(batch)(items)
+        if is_record(batch):
+            return replace(batch, **{name: copied(value) for name, value in as_mapping(batch).items()})
+    except Exception:  # a container of somebody's own kind
+        return batch
     return batch
-
-
-def _filled(batch: Mapping[Any, Any]) -> Any:
-    """A copy of a mapping of somebody's own class."""
-    import copy
-
-    new: Any = copy.copy(batch)
-    for key, value in batch.items():
-        new[key] = copied(value)
-    return new
 
 
 def at_the_door(
@@ -119,7 +134,7 @@ def at_the_door(
         The first call of the network, and the draws before it; None if the step did not call it.
     """
     doors, draws = Doors(module, stop=lambda call: call.network is network), Draws(choose)
-    with traceless(module), random_states_kept(seed), torch.no_grad(), draws, doors:
+    with traceless(module), seeded(module, seed), torch.no_grad(), draws, doors:
         try:
             step(copied(batch))
         except Passed:
@@ -166,4 +181,4 @@ class StepReader:
         return call.shown.to(precise) / amounts.view(shape), others(call, self.time)
 
 
-__all__ = ["Step", "StepReader", "at_the_door", "copied", "middle", "traceless"]
+__all__ = ["Step", "StepReader", "at_the_door", "copied", "middle", "seeded", "traceless"]

@@ -7,18 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hopfield_replay.denoisers.own_step import Step, traceless
+from hopfield_replay.denoisers.own_step import Step, seeded, traceless
 from hopfield_replay.utilities.nested import rows, take
-from hopfield_replay.utilities.random_states import random_states_kept
 
 
 @dataclass(frozen=True, eq=False)
 class PairedLoss:
     """The mean of a module's own loss over ``draws`` random draws, of every sample of a batch.
 
-    A sample is repeated into a batch of its own, and the random states are set to one seed: every sample meets the same
-    times and noise, now and later, so that the rise of a sample's loss is due to the model alone. The module is in eval
-    mode and without gradients, and all of it comes back as it was.
+    A sample is repeated into a batch of its own, and the random states, those of the module's own generators, too, are
+    set to one seed: every sample meets the same times and noise, now and later, so that the rise of a sample's loss is
+    due to the module alone. The module is in eval mode and without gradients, and all of it comes back as it was.
 
     Args:
         step: the module's step, a batch to a loss.
@@ -49,7 +48,7 @@ class PairedLoss:
         with traceless(self.module), torch.no_grad():
             for row in range(rows(batch)):
                 repeated = take(batch, torch.full((self.draws,), row))
-                with random_states_kept(self.seed):
+                with seeded(self.module, self.seed):
                     found.append(loss_of(self.step(repeated)))
         return torch.tensor(found, dtype=torch.float64)
 
@@ -67,7 +66,7 @@ def loss_of(result: Any) -> float:
     value = scalar_in(result)
     if value is None:
         raise ValueError(f"the training step returned no loss, but {type(result).__name__}.")
-    return float(value)
+    return float(value.detach())
 
 
 def is_loss(result: Any) -> bool:

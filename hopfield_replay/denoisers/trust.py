@@ -1,29 +1,24 @@
 """Which errors of a module can be trusted, decided from one training step."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from hopfield_replay.denoisers.batch_reader import batch_reader
+from hopfield_replay.denoisers.batch_reader import BatchReader, batch_reader
+from hopfield_replay.denoisers.dry_run import Read, dry_run, scaled_by_the_batch, try_loss
+from hopfield_replay.denoisers.guarded import GuardedDenoiser, guarded_loss, guarded_read
 from hopfield_replay.denoisers.inferred import InferredDenoiser
 from hopfield_replay.denoisers.inside import look_inside
 from hopfield_replay.denoisers.own_step import Step, StepReader, copied, traceless
 from hopfield_replay.denoisers.paired_loss import PairedLoss, scalar_in
 from hopfield_replay.denoisers.verification import Finding, verify
 from hopfield_replay.denoisers.witness import Refusal, Statement, Witness
-from hopfield_replay.functional.denoiser import Denoiser, undisturbed
-from hopfield_replay.functional.diffusion import reconstruction_error
-from hopfield_replay.functional.noise_levels import default_timesteps
-from hopfield_replay.utilities.nested import rows
-from hopfield_replay.utilities.nested import take as rows_of
+from hopfield_replay.functional.denoiser import Denoiser
 
-Read = Callable[[Any], tuple[Tensor, Any]]  # a prepared batch to what a denoiser denoises, and its condition
 Level = Literal["given, verified", "given", "found, verified", "inferred", "own step", "paired loss", "energies only"]
-
-_TRIED = 2  # samples of a dry run
 
 
 class Contradiction(ValueError):
@@ -52,12 +47,22 @@ class Trust:
     level: Level
     denoiser: Denoiser | None = None
     read: Read | None = None
-    loss: PairedLoss | None = None
+    loss: Callable[[Any], Tensor] | None = None
     reasons: tuple[str, ...] = ()
     words: str = ""
 
     def __str__(self) -> str:
         return f"{self.level}: {self.words}" if self.words else self.level
+
+    @property
+    def safe(self) -> "Trust":
+        """The same; what measures raises nothing but :class:`~hopfield_replay.denoisers.guarded.NotMeasured`."""
+        return replace(
+            self,
+            denoiser=None if self.denoiser is None else GuardedDenoiser(self.denoiser),
+            read=None if self.read is None else guarded_read(self.read),
+            loss=None if self.loss is None else guarded_loss(self.loss),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +104,7 @@ def decide(module: nn.Module, witness: Witness, means: Means) -> Trust:
         Contradiction: a given denoiser does something else than the training step, or fails on its first batch.
     """
     batch = witness.batch
-    told = witness.testimony()
+    told = _attempt(witness.testimony, Refusal("the training step could not be looked into", blind=True))
     if isinstance(told, Refusal) and told.calls and means.step is not None:
         told = _attempt(lambda: look_inside(means.step, module, batch, told), told)  # type: ignore[arg-type]
     reader = _reader(told, module, batch, means.step)
@@ -120,6 +125,9 @@ def decide(module: nn.Module, witness: Witness, means: Means) -> Trust:
     except ValueError as error:
         found = None
         reasons.append(str(error))
+    except Exception as error:  # of attributes of somebody's own kind
+        found = None
+        reasons.append(f"its attributes cannot be looked through ({type(error).__name__}: {error})")
     if found is not None:
         finding = _verified(found, told, reader, module, batch, means)
         if finding.verified:
@@ -135,13 +143,25 @@ def decide(module: nn.Module, witness: Witness, means: Means) -> Trust:
             level: Level = "own step" if isinstance(reader, StepReader) else "inferred"
             return Trust(level, inferred, reader, None, tuple(reasons), str(told))
         reasons.append(problem)
-    if means.loss is not None:
-        loss = PairedLoss(means.loss, module, means.draws, means.seed)
-        problem = _try_loss(loss, batch)
-        if not problem:
-            return Trust("paired loss", loss=loss, reasons=tuple(reasons))
-        reasons.append(problem)
-    return Trust("energies only", reasons=tuple(reasons))
+    return without_errors(module, batch, means, reasons)
+
+
+def without_errors(module: nn.Module, batch: Any, means: Means, reasons: Sequence[str]) -> Trust:
+    """What is measured where there are no reconstruction errors: the module's own loss, or energies only.
+
+    Args:
+        module: the module.
+        batch: a prepared batch, for a dry run.
+        means: what can be measured with.
+        reasons: why there are no errors.
+    """
+    if means.loss is None:
+        return Trust("energies only", reasons=tuple(reasons))
+    loss = PairedLoss(means.loss, module, means.draws, means.seed)
+    problem = try_loss(loss, batch)
+    if problem:
+        return Trust("energies only", reasons=(*reasons, problem))
+    return Trust("paired loss", loss=loss, reasons=tuple(reasons))
 
 
 def _inferred(
@@ -155,13 +175,19 @@ def _inferred(
     assert told.reading.timetable is not None
     denoiser = InferredDenoiser(told.call, told.time, told.reading.timetable, told.target)
     problem = dry_run(denoiser, reader, module, batch, means.timesteps)
+    if not problem and isinstance(reader, BatchReader) and means.step is not None:
+        asked = StepReader(means.step, module, told.call.network, told.time, told.reading.timetable)
+        problem = scaled_by_the_batch(reader, asked, batch)
     return (None, problem) if problem else (denoiser, "")
 
 
 def _reader(told: Statement | Refusal, module: nn.Module, batch: Any, step: Step | None) -> Read | None:
     if isinstance(told, Refusal):
         return None
-    direct = batch_reader(told, batch)
+    try:
+        direct = batch_reader(told, batch)
+    except Exception:  # a batch of somebody's own kind
+        direct = None
     if direct is not None or step is None or told.time is None or told.reading.timetable is None:
         return direct
     return StepReader(step, module, told.call.network, told.time, told.reading.timetable)
@@ -178,37 +204,20 @@ def _verified(
         return Finding()
     if isinstance(told, Refusal):
         return Finding(told.reason)
-    samples, condition = means.split(batch)
-    clean = told.clean if reader is None else reader(batch)[0]
-    return verify(denoiser, samples, condition, told, module, clean)
-
-
-def dry_run(denoiser: Denoiser, read: Read, module: nn.Module, batch: Any, timesteps: Sequence[float] | None) -> str:
-    """Measure the errors of a batch's first samples; what went wrong, in words, empty if nothing did."""
     try:
-        few = rows_of(batch, torch.arange(min(_TRIED, rows(batch))))
-        with undisturbed(module, denoiser):
-            samples, condition = read(few)
-            steps = default_timesteps(denoiser) if timesteps is None else timesteps
-            errors = reconstruction_error(denoiser, samples, steps, 0, condition=condition)
-    except Exception as error:  # somebody's code: whatever it raises now it would raise at the end of the task
-        return f"it cannot be measured ({type(error).__name__}: {error})"
-    return "" if bool(errors.isfinite().all()) else "its errors are not finite"
-
-
-def _try_loss(loss: PairedLoss, batch: Any) -> str:
-    try:
-        found = PairedLoss(loss.step, loss.module, 2, loss.seed)(rows_of(batch, torch.zeros(1, dtype=torch.int64)))
-    except Exception as error:  # as above
-        return f"its own loss cannot be measured ({type(error).__name__}: {error})"
-    return "" if bool(found.isfinite().all()) else "its own loss is not finite"
+        samples, condition = means.split(batch)
+        clean = told.clean if reader is None else reader(batch)[0]
+        return verify(denoiser, samples, condition, told, module, clean)
+    except Exception as error:  # somebody's code, at noise levels that the dry run did not try
+        return Finding(f"it cannot be compared with training_step ({type(error).__name__}: {error})")
 
 
 def _attempt(do: Callable[[], Statement | Refusal], otherwise: Refusal) -> Statement | Refusal:
     try:
         return do()
     except Exception as error:  # somebody's step, called once more than it expects
-        return Refusal(f"{otherwise.reason}; asked again, the step raised {type(error).__name__}: {error}")
+        reason = f"{otherwise.reason}; asked again, the step raised {type(error).__name__}: {error}"
+        return Refusal(reason, blind=otherwise.blind)
 
 
 def watch_step(
@@ -268,4 +277,4 @@ def take_step(step: Step, module: nn.Module, batch: Any) -> Witness:
     return witness
 
 
-__all__ = ["Contradiction", "Means", "Read", "Trust", "decide", "dry_run", "take_step", "watch_step"]
+__all__ = ["Contradiction", "Means", "Read", "Trust", "decide", "take_step", "watch_step", "without_errors"]

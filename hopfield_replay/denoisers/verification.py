@@ -84,7 +84,7 @@ def _samples_differ(samples: Tensor, clean: Tensor, testimony: Statement) -> str
     given, seen = samples.detach().to("cpu", torch.float64), clean.detach().to("cpu", torch.float64)
     if testimony.reading.timetable is None and testimony.place is None:
         return ""
-    if _near(given, seen):
+    if near(given, seen):
         return ""
     scale, shift = testimony.reading.scale, testimony.reading.shift
     if testimony.place is not None and (scale, shift) != (1.0, 0.0):
@@ -113,7 +113,7 @@ def _row_differs(
             return f"training_step shows the network time {shown:g} where the denoiser shows it {given:g}"
     signal, noise = float(testimony.reading.signal[row]), float(testimony.reading.noise[row])
     mixed = signal * x.to("cpu", torch.float64) + noise * eps.to("cpu", torch.float64)
-    if not _near(call.shown.to("cpu", torch.float64), mixed):
+    if not near(call.shown.to("cpu", torch.float64), mixed):
         return "training_step shows the network other noisy samples than the denoiser does"
     if testimony.place is not None and (problem := _conditions_differ(call, testimony, row)):
         return problem
@@ -127,12 +127,12 @@ def _taught_otherwise(call: Call, found: Tensor, signal: float, noise: float, te
     answer, shown = call.answer.to("cpu", torch.float64), call.shown.to("cpu", torch.float64)
     said = found.detach().to("cpu", torch.float64)
     right = testimony.target.clean(answer, shown, signal, noise, width)
-    if _near(said, right):
+    if near(said, right):
         return ""
     other = None
     for target in TARGETS:
         try:
-            if _near(said, target.clean(answer, shown, signal, noise, width)):
+            if near(said, target.clean(answer, shown, signal, noise, width)):
                 other = target.name
                 break
         except (ValueError, ZeroDivisionError):
@@ -154,7 +154,7 @@ def _conditions_differ(call: Call, testimony: Statement, row: int) -> str:
             return f"the denoiser shows the network {name}, training_step does not"
         seen, given = theirs[name], mine[name]
         one = seen[row : row + 1] if seen.ndim and len(seen) == len(testimony.call.shown) else seen
-        if one.shape != given.shape or not _near(given.detach().cpu().double(), one.detach().cpu().double()):
+        if one.shape != given.shape or not near(given.detach().cpu().double(), one.detach().cpu().double()):
             return f"the denoiser shows the network another {name} than training_step"
     return ""
 
@@ -173,8 +173,9 @@ def _alike(first: nn.Module, second: nn.Module) -> bool:
     return type(first) is type(second) and shapes[0] == shapes[1]
 
 
-def _near(given: Tensor, wanted: Tensor) -> bool:
+def near(given: Tensor, wanted: Tensor) -> bool:
+    """Whether two tensors are of one shape and differ by two per cent at most."""
     return given.shape == wanted.shape and float((given - wanted).norm()) <= _CLOSE * max(float(wanted.norm()), 1e-9)
 
 
-__all__ = ["Finding", "verify"]
+__all__ = ["Finding", "near", "verify"]

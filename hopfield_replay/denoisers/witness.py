@@ -15,6 +15,7 @@ from hopfield_replay.denoisers.own_step import copied
 from hopfield_replay.denoisers.targets import Target, Teaching, read_target
 from hopfield_replay.denoisers.timetable import Reading, read_timetable
 from hopfield_replay.denoisers.unseen_noise import infer_noise
+from hopfield_replay.utilities.nested import as_mapping, is_record
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Place:
     def of(self, batch: Any) -> Tensor:
         """The samples of a batch, as the network has their dimensions."""
         for key in self.path:
-            batch = batch[key]
+            batch = getattr(batch, key) if is_record(batch) else batch[key]
         found: Tensor = batch
         return found.movedim(-1, 1) if self.channels_last else found
 
@@ -141,7 +142,13 @@ class Witness:
         self.module = module
         self._doors = Doors(module)
         self._draws = Draws()
+        self._entered = ExitStack()
         self.batch = copied(batch)
+
+    @property
+    def taught(self) -> bool:
+        """Whether a network that was called got a gradient."""
+        return any(call.gradient is not None for call in self._doors.calls)
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -287,6 +294,8 @@ def tensors_in(batch: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Place, 
     elif isinstance(batch, list | tuple):
         for index, value in enumerate(batch):
             yield from tensors_in(value, (*path, index))
+    elif is_record(batch):
+        yield from tensors_in(as_mapping(batch), path)
 
 
 __all__ = ["Place", "Refusal", "Statement", "Witness", "several", "taught_by", "tensors_in"]

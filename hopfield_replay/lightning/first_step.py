@@ -1,8 +1,9 @@
 """The first training step of a module, from which it is decided which of its errors are measured."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any, Literal, get_args
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -11,13 +12,17 @@ from torch import Tensor, nn
 
 from hopfield_replay.denoisers import Denoiser, find_denoiser
 from hopfield_replay.denoisers.averages import Average, find_averages
-from hopfield_replay.denoisers.trust import Contradiction, Means, Trust, decide, take_step
+from hopfield_replay.denoisers.own_step import Step
+from hopfield_replay.denoisers.paired_loss import PairedLoss
+from hopfield_replay.denoisers.trust import Contradiction, Level, Means, Trust, decide, take_step, without_errors
 from hopfield_replay.denoisers.witness import Witness
 from hopfield_replay.encoders import Columns
-from hopfield_replay.lightning.own_step import loss_step, measuring, training_step
+from hopfield_replay.lightning.own_step import counted, loss_step, measuring, training_step
 from hopfield_replay.utilities.distributed import gather_objects
+from hopfield_replay.utilities.states import DAMAGE, check_mapping, check_whole
 
 Weights = Literal["auto", "last", "ema"]
+_PATIENCE = 32  # steps in which no network learns that are watched, and passed over
 
 
 class FirstStep:
@@ -53,16 +58,22 @@ class FirstStep:
         self.seed = seed
         self._witness: Witness | None = None
         self._decided: tuple[LightningModule, Trust] | None = None
+        self._backward = False  # whether there was a backward pass in the step that is watched
+        self._seen = 0  # steps that were watched in vain
+        self._counts: tuple[int, int] | None = None  # of steps and epochs, at which the module's own loss is measured
+        self._kept: Trust | None = None  # what was decided before a resume
 
     def watch(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
         """Begin to watch a step, unless it was decided on this module."""
         if self._trusted(module) is None and self._witness is None:
+            self._backward = False
             self._witness = Witness(module, batch)
             self._witness.__enter__()
 
-    def forward_ended(self) -> None:
-        """Watch no further calls of networks: those in the backward pass are repetitions."""
-        if self._witness is not None:
+    def goes_backward(self, module: LightningModule) -> None:
+        """A backward pass begins; in automatic optimization all networks were called then."""
+        self._backward = True
+        if self._witness is not None and module.automatic_optimization:
             self._witness.close()
 
     def leave(self) -> Witness | None:
@@ -72,34 +83,107 @@ class FirstStep:
             witness.__exit__()
         return witness
 
-    def conclude(self, trainer: Trainer, module: LightningModule) -> None:
+    def conclude(self, trainer: Trainer, module: LightningModule, *, ended: bool = False) -> Trust | None:
         """Decide, if a step was watched, and say in one line what is measured.
+
+        Args:
+            trainer: of the module.
+            module: the module.
+            ended: the step is over; else an optimizer is about to take one, which in manual optimization may be that of
+                another network.
+
+        Returns:
+            What was decided; None if it was decided before, or a step has to be seen in which a network learns.
 
         Raises:
             MisconfigurationException: a given denoiser contradicts the training step, or does not work.
         """
-        witness = self.leave()
-        if witness is not None:
-            self._decide(trainer, module, witness)
+        witness, sure = self._witness, self._backward and module.automatic_optimization
+        if witness is None or not (witness.taught or ended or sure):
+            return None
+        self.leave()
+        if not witness.taught and not self._backward and self._seen < _PATIENCE:  # the step skipped its batch
+            self._seen += 1
+            return None
+        return self._decide(trainer, module, witness)
 
     def trust(self, trainer: Trainer, module: LightningModule, batch: Callable[[], Any]) -> Trust:
-        """What was decided; where no training step was taken (a boundary is made up for), it is taken now, and undone.
+        """What was decided, in this process or before it.
+
+        Where no training step was taken (a boundary is made up for) and one is needed to know what a network is shown,
+        it is taken now: in eval mode, with the Trainer validating, unheard by loggers and optimizers, and undone.
 
         Args:
             trainer: of the module.
             module: the module.
             batch: makes a prepared batch.
         """
-        found = self._trusted(module)
-        if found is not None:
-            return found
-        given = batch()
+        found = self._trusted(module) or self._again(trainer, module)
+        if found is None:
+            given = batch()
+            try:
+                with measuring(trainer, module):
+                    witness = take_step(training_step(trainer, module), module, given)
+            except Exception as error:  # somebody's step, outside of the loop
+                rank_zero_warn(f"The training step cannot be taken again ({type(error).__name__}: {error}).")
+                witness = Witness(module, given)
+            return self._decide(trainer, module, witness)
+        if found.loss is not None and self._counts is None:
+            self._counts = (trainer.global_step, trainer.current_epoch)
+        return found
+
+    def fall(self, trainer: Trainer, module: LightningModule, error: Exception, batch: Callable[[], Any]) -> Trust:
+        """What is measured from now on, after what was decided could not be measured at a boundary.
+
+        Args:
+            trainer: of the module.
+            module: the module.
+            error: what happened.
+            batch: makes a prepared batch.
+        """
+        failed = self._trusted(module)
+        reasons = (str(error),)
+        trust = Trust("energies only", reasons=reasons)
+        if failed is not None and failed.denoiser is not None:
+            given = batch()
+            with measuring(trainer, module):
+                trust = without_errors(module, given, self._means(trainer, module), reasons)
+        trust = _agreed(trust)
+        self._decided = (module, trust)
+        level = "nothing" if failed is None else failed.level
+        rank_zero_warn(
+            f"{type(module).__name__} could not be measured at the boundary as it was at the start ({level}): {error}. "
+            f"From now on: {trust}. What was measured before stays as it is."
+        )
+        return trust
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """What was decided, for the boundaries that are made up for after a kill; None if nothing was."""
+        trust = self._kept if self._decided is None else self._decided[1]
+        if trust is None:
+            return None
+        return {"level": trust.level, "words": trust.words, "counts": None if self._counts is None else [*self._counts]}
+
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+        """Take over what was decided.
+
+        Raises:
+            ValueError: a damaged state.
+        """
+        self._kept = self._counts = None
+        if state is None:
+            return
         try:
-            witness = take_step(training_step(trainer, module), module, given)
-        except Exception as error:  # somebody's step, outside of the loop
-            rank_zero_warn(f"The training step cannot be taken again ({type(error).__name__}: {error}).")
-            witness = Witness(module, given)
-        return self._decide(trainer, module, witness)
+            held = check_mapping(state, "what is measured")
+            level, words, counts = held["level"], held["words"], held["counts"]
+            if level not in get_args(Level) or not isinstance(words, str):
+                raise ValueError(f"level is {level!r}, words are {words!r}")
+            if counts is not None:
+                step, epoch = counts
+                self._counts = (check_whole(step, "step"), check_whole(epoch, "epoch"))
+        except DAMAGE as error:
+            raise ValueError(f"The state of what is measured is damaged: {error!r}.") from error
+        self._kept = Trust(level, words=words)
 
     def average(self, module: LightningModule) -> Average | None:
         """The averaged weights that are measured in place of the last ones.
@@ -108,7 +192,7 @@ class FirstStep:
             MisconfigurationException: weights="ema", and there is none, or there are several.
         """
         trust = self._trusted(module)
-        found = [] if self.weights == "last" else find_averages(module, _network(trust))
+        found = self._averages(module, trust)
         if self.weights == "ema" and len(found) != 1:
             listed = ", ".join(average.path for average in found) or "none"
             raise MisconfigurationException(
@@ -117,6 +201,14 @@ class FirstStep:
             )
         given = self.denoiser is not None and self.weights == "auto"
         return found[0] if len(found) == 1 and not given else None
+
+    def _averages(self, module: LightningModule, trust: Trust | None) -> list[Average]:
+        if self.weights == "last":
+            return []
+        try:
+            return find_averages(module, _network(trust))
+        except Exception:  # of attributes of somebody's own kind
+            return []
 
     @contextmanager
     def averaged(self, module: LightningModule) -> Iterator[None]:
@@ -128,34 +220,61 @@ class FirstStep:
     def _trusted(self, module: LightningModule) -> Trust | None:
         return self._decided[1] if self._decided is not None and self._decided[0] is module else None
 
-    def _decide(self, trainer: Trainer, module: LightningModule, witness: Witness) -> Trust:
-        means = Means(
-            given=self._given(module),
+    def _means(self, trainer: Trainer, module: LightningModule, given: Denoiser | None = None) -> Means:
+        own = loss_step(trainer, module)
+
+        def loss(batch: Any) -> Any:
+            with counted(trainer, self._counts):
+                return own(batch)
+
+        return Means(
+            given=given,
             find=lambda: find_denoiser(module),
             split=self._split,
             step=training_step(trainer, module),
-            loss=loss_step(trainer, module),
+            loss=loss,
             timesteps=self.timesteps,
             draws=self.loss_draws,
             seed=self.seed,
             verify=self.verify,
         )
+
+    def _again(self, trainer: Trainer, module: LightningModule) -> Trust | None:
+        """What was decided before a resume, where no training step is needed to know it again."""
+        kept, given = self._kept, self._given(module)
+        if kept is None:
+            return None
+        if kept.level in ("given", "given, verified"):
+            trust = None if given is None else replace(kept, denoiser=given)
+        elif kept.level == "found, verified":
+            found = None if given is not None else find_denoiser(module)
+            trust = None if found is None else replace(kept, denoiser=found)
+        elif kept.level == "paired loss":
+            trust = replace(
+                kept, loss=PairedLoss(_needed(self._means(trainer, module).loss), module, self.loss_draws, self.seed)
+            )
+        else:
+            trust = kept if kept.level == "energies only" else None
+        if trust is not None:
+            self._decided = (module, trust)
+        return trust
+
+    def _decide(self, trainer: Trainer, module: LightningModule, witness: Witness) -> Trust:
+        means = self._means(trainer, module, self._given(module))
         error, trust = "", Trust("energies only")
         try:
             with measuring(trainer, module):
                 trust = decide(module, witness, means)
         except Contradiction as contradiction:
             error = str(contradiction)
-        told = gather_objects((error, trust.level))
-        error = next((text for text, _ in told if text), "")
+        error = next((text for text in gather_objects(error) if text), "")
         if error:
             raise MisconfigurationException(
                 f"The denoiser that was given does not do what training_step of {type(module).__name__} does: {error}. "
                 "Correct it, leave it out (it is then inferred from training_step where that can be done), or pass "
                 "verify=False if you know better."
             )
-        if any(level != trust.level for _, level in told):  # ranks that see different batches; all must do the same
-            trust = Trust("energies only", reasons=("the processes came to different conclusions",))
+        trust = _agreed(trust)
         self._decided = (module, trust)
         self._say(module, trust)
         return trust
@@ -170,8 +289,15 @@ class FirstStep:
 
     def _say(self, module: LightningModule, trust: Trust) -> None:
         name, because = type(module).__name__, "; ".join(trust.reasons)
-        average = self.average(module)
+        average, others = self.average(module), [found.path for found in self._averages(module, trust)]
         weights = "" if average is None else f", with the averaged weights in {average.path}"
+        if average is None and others and self.denoiser is not None:
+            weights = f", with the denoiser that was given: not the averaged weights in {', '.join(others)}"
+        elif average is None and others:
+            rank_zero_warn(
+                f"{name} keeps several averages of its trained weights ({', '.join(others)}): the last weights are "
+                'measured. Pass denoiser= with the average that you mean, or weights="last" without this warning.'
+            )
         rank_zero_info(f"Reconstruction errors of {name}: {trust}{weights}.")
         if trust.level == "given" and because:
             rank_zero_warn(
@@ -199,6 +325,18 @@ _CURE = (
     "Pass ForgettingMonitor(denoiser=...), an object with num_timesteps, noise, predict_clean and snr, e.g. "
     "hopfield_replay.denoisers.DiffusersDenoiser(unet, scheduler)."
 )
+
+
+def _agreed(trust: Trust) -> Trust:
+    """The decision of all processes, which may see different batches."""
+    if any(level != trust.level for level in gather_objects(trust.level)):
+        return Trust("energies only", reasons=("the processes came to different conclusions",))
+    return trust
+
+
+def _needed(step: Step | None) -> Step:
+    assert step is not None
+    return step
 
 
 def _network(trust: Trust | None) -> nn.Module | None:

@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
 from hopfield_replay.buffer.replay_stream import ReplayStream, length
-from hopfield_replay.denoisers import Denoiser
+from hopfield_replay.denoisers import Denoiser, Trust
+from hopfield_replay.denoisers.guarded import NotMeasured
 from hopfield_replay.encoders import Column, Columns
 from hopfield_replay.lightning.first_step import FirstStep, Weights
 from hopfield_replay.lightning.logging import BoundaryLog
@@ -25,7 +26,9 @@ from hopfield_replay.lightning.strategies import check_launcher, check_whole_mod
 from hopfield_replay.lightning.views import Boundary
 from hopfield_replay.lightning.watched_task import WatchedTask
 from hopfield_replay.memory.vector_store import MEMORY
+from hopfield_replay.policies.base import requirements
 from hopfield_replay.tracker.generated import GeneratedTask
+from hopfield_replay.tracker.meter import ModelDoesNotFit
 from hopfield_replay.tracker.record import BoundaryRecord
 from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.tracker.tracker import ForgettingTracker
@@ -236,7 +239,7 @@ class ForgettingMonitor(EitherCallback):
         if (generated := self.tracker.generated) is not None and generated.module is None:
             generated.module = pl_module
         self._agree_on_columns(stream)
-        source = self._task.begin(trainer, pl_module, loader, stream)
+        source = self._task.begin(trainer, pl_module, loader, stream, lambda: self.tracker.reads_by_functions)
         with _progress(trainer), measuring(trainer, pl_module):
             self.tracker.begin_task(source)
         self._say_what_was_taken()
@@ -253,18 +256,17 @@ class ForgettingMonitor(EitherCallback):
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Let the backward pass alone."""
-        if pl_module.automatic_optimization:
-            self._first.forward_ended()
+        self._first.goes_backward(pl_module)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Decide what is measured, before a weight is changed."""
-        self._first.conclude(trainer, pl_module)
+        self._check_policy(self._first.conclude(trainer, pl_module))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Note what was trained on; decide what is measured, where no optimizer took a step."""
-        self._first.conclude(trainer, pl_module)
+        self._check_policy(self._first.conclude(trainer, pl_module, ended=True))
         self._task.passed()
         if self._task.source is not None and not self._stepped:
             self._stepped = True
@@ -315,7 +317,7 @@ class ForgettingMonitor(EitherCallback):
         source = self._task.source
         if source is None:  # the boundary that a crash cut off
             self._agree_on_columns(stream)
-            source = self._task.begin(trainer, pl_module, loader, stream)
+            source = self._task.begin(trainer, pl_module, loader, stream, lambda: self.tracker.reads_by_functions)
         probes = None
         if self.probe_source == "val":
             quick: bool = trainer.fast_dev_run  # type: ignore[attr-defined]  # public, but not annotated upstream
@@ -323,17 +325,40 @@ class ForgettingMonitor(EitherCallback):
         held = None if self.buffer is None else (self.buffer.ids, self.buffer.tasks)
         with _progress(trainer), measuring(trainer, pl_module):
             trust = self._first.trust(trainer, pl_module, lambda: source.ready(self._some(source)))
+            try:
+                self._measure(pl_module, source, probes, trust)
+            except (NotMeasured, ModelDoesNotFit) as error:  # the task was trained: its boundary does without
+                trust = self._first.fall(trainer, pl_module, error, lambda: source.ready(self._some(source)))
+                try:
+                    self._measure(pl_module, source, probes, trust)
+                except (NotMeasured, ModelDoesNotFit) as again:
+                    trust = self._first.fall(trainer, pl_module, again, lambda: source.ready(self._some(source)))
+                    self._measure(pl_module, source, probes, trust)
+            self._task.end()
             with self._first.averaged(pl_module):
-                self.tracker.end_task(
-                    source,
-                    denoiser=trust.denoiser,
-                    probe_source=probes,
-                    read=trust.read,
-                    loss=trust.loss,
-                    trust=str(trust),
-                )
-                self._task.end()
                 self._log.log(trainer, Boundary(self.tracker, held, trust.denoiser, source.ready, trust.read))
+
+    def _measure(self, module: LightningModule, source: TaskSource, probes: TaskSource | None, trust: Trust) -> None:
+        safe = trust.safe
+        with self._first.averaged(module):
+            self.tracker.end_task(
+                source,
+                denoiser=safe.denoiser,
+                probe_source=probes,
+                read=safe.read,
+                loss=safe.loss,
+                trust=str(trust),
+            )
+
+    def _check_policy(self, trust: Trust | None) -> None:
+        """Say at the start that a policy needs what cannot be measured."""
+        if trust is None or self.buffer is None or trust.denoiser is not None or trust.loss is not None:
+            return
+        if requirements(self.buffer.policy).losses:
+            raise MisconfigurationException(
+                f"The buffer's policy {self.buffer.policy!r} needs the model's error or loss on every sample, and "
+                f"neither can be measured here: {'; '.join(trust.reasons)}. Pass denoiser=, or choose another policy."
+            )
 
     def _some(self, source: TaskSource) -> Any:
         """A few of the task's samples."""
@@ -396,12 +421,17 @@ class ForgettingMonitor(EitherCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """The history, the buffer, how much of the task at hand was replayed so far, and what of it was trained on."""
-        return {**self.tracker.state_dict(), "passed": self._task.state_dict()}
+        return {
+            **self.tracker.state_dict(),
+            "passed": self._task.state_dict(),
+            "measured": self._first.state_dict(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the history and the buffer of a checkpoint."""
         self.tracker.load_state_dict(state_dict)
         self._task.load_state_dict(state_dict.get("passed"))
+        self._first.load_state_dict(state_dict.get("measured"))
         if self.buffer is not None and "counts" in state_dict:  # where the tracker's first format kept them
             self.buffer.drawn.restore(*state_dict["counts"])
 

@@ -1,7 +1,7 @@
 """WatchedTask: the task at hand, as a Trainer trains on it."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -37,16 +37,21 @@ class WatchedTask:
         self._state: Mapping[str, Any] | None = None
 
     def begin(
-        self, trainer: Trainer, module: LightningModule, loader: Iterable[Any], stream: ReplayStream | None
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        loader: Iterable[Any],
+        stream: ReplayStream | None,
+        convert: Callable[[], bool],
     ) -> TaskSource:
-        """The source of the task that begins, or goes on after a resume."""
+        """The source of the task that begins, or goes on after a resume; ``convert``: as of :func:`preparing`."""
         if self._first_step is None:
             self._first_step = trainer.global_step
         self.source = None  # its scratch is free again
         limit, total = batches_of_task(trainer, self._first_step)
         self.source = TaskSource(
             loader,
-            prepare=preparing(trainer, module),
+            prepare=preparing(trainer, module, convert),
             limit=limit,
             total=total,
             watched=True,

@@ -34,7 +34,9 @@ class GreedyGain:
     :func:`~hopfield_replay.functional.greedy_replay_gain`): monotone and submodular, so at least 1 - 1/e of the
     optimum; the picks are nested. It runs in two phases. At the end of a task the next one is unknown, and counts as a
     far task: the gain becomes coverage. ``oversample`` times as many samples as there are places are set aside; when
-    the next task's data is known, the choice is made anew among them with the energies under that data.
+    the next task's data is known, the choice is made anew among them with the energies under that data. What is kept is
+    then drawn by what it stands for and by how much of that will be lost, see ``sampling="rise_weight"`` of the buffer
+    and :func:`~hopfield_replay.functional.rise_weights`.
 
     Up to 5792 samples all affinities are computed. Of more, the largest of each sample are found by projections of the
     vectors, as many as ``Candidates.memory`` holds and the choice needs (see
@@ -46,11 +48,10 @@ class GreedyGain:
             None: that of the loader which replays, or 0.5 as long as there is none.
         objective: ``"mean"``: all samples count alike; ``"tail"``: only the tenth with the largest energy rise (while
             the next task is unknown: the highest energy); ``"blend"``: half and half; ``"rise"``: in proportion to the
-            rise of each, while the next task is unknown all alike, and what is replayed is then drawn by it too (see
-            :func:`~hopfield_replay.functional.rise_weights`, and ``sampling="rise_weight"`` of the buffer).
+            rise of each, while the next task is unknown all alike.
         oversample: how many candidates for each place stay until the next task is known, >= 1; 1: no second phase.
-        temper: exponent of the rises, >= 0, in the choice and in the draws of ``"rise"``: below 1 the large ones count
-            less, and the next task is learned better.
+        temper: exponent of the rises, >= 0, in the objective ``"rise"`` and in the draws from the buffer: below 1 large
+            rises count less, and the next task is learned better; 0: none counts.
 
     Raises:
         ValueError: values out of range.
@@ -67,6 +68,7 @@ class GreedyGain:
     """
 
     needs_weights = True
+    needs_rises = True
     reads_in_pieces = True
 
     def __init__(
@@ -83,14 +85,14 @@ class GreedyGain:
             replay_mass(1, replay_ratio)  # checks the range
         self.replay_ratio = replay_ratio
         self.tail_weight = {"mean": 0.0, "tail": 1.0, "blend": 0.5, "rise": 0.0}[objective]
-        self.needs_rises = objective == "rise"
+        self.by_rise = objective == "rise"
         self.oversample = check_oversample(oversample)
         self.temper = check_share_of_mean(temper, "temper")
 
     @property
     def needs_energies(self) -> bool:
-        """Only for the tail and for rises."""
-        return self.tail_weight > 0 or self.needs_rises
+        """Only for the tail and for rises; the draws read them too, where there are some."""
+        return self.tail_weight > 0 or self.by_rise
 
     def select(self, candidates: Candidates, k: int) -> Tensor:
         """The greedy set of size k, best first."""
@@ -115,7 +117,7 @@ class GreedyGain:
         own, after = candidates.energies[short.counted], candidates.next_energies
         risk = own if after is None else after[short.counted] - own
         importance = None
-        if self.needs_rises and after is not None:
+        if self.by_rise and after is not None:
             rises = predicted_rises(own, after[short.counted])
             importance = rise_weights(rises, masses=short.weights, temper=self.temper, floor=0.0)
         found = greedy_replay_gain(

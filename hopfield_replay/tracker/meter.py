@@ -16,10 +16,14 @@ from hopfield_replay.functional._paired_noise import paired_noise
 from hopfield_replay.functional.denoiser import undisturbed
 from hopfield_replay.functional.noise_levels import default_timesteps
 from hopfield_replay.utilities.device import in_chunks_that_fit
-from hopfield_replay.utilities.distributed import gather_rows, raise_on_all_ranks, world
+from hopfield_replay.utilities.distributed import SharedError, gather_rows, raise_on_all_ranks, world
 from hopfield_replay.utilities.nested import rows, take
 
 _CHUNK = 256  # samples that are prepared (moved to the device) at a time
+
+
+class ModelDoesNotFit(SharedError, MemoryError):
+    """A model and one sample do not fit into the device's memory."""
 
 
 def _shares(count: int) -> tuple[Tensor, Sequence[Tensor]]:
@@ -118,7 +122,7 @@ class ErrorMeter:
                 chunk_size=chunk_size,
             )
 
-        errors, self.chunk_size = in_chunks_that_fit(measure, self.chunk_size)
+        errors, self.chunk_size = in_chunks_that_fit(measure, self.chunk_size, error=ModelDoesNotFit)
         return errors.cpu(), math.prod(x.shape[1:])
 
     @torch.no_grad()
@@ -139,7 +143,7 @@ class ErrorMeter:
             return torch.cat(found).to(clean.device)
 
         with undisturbed(self.denoiser):
-            found, self.chunk_size = in_chunks_that_fit(measure, self.chunk_size)
+            found, self.chunk_size = in_chunks_that_fit(measure, self.chunk_size, error=ModelDoesNotFit)
         return noisy, found
 
     def _ready(self, batch: Any) -> tuple[Tensor, Any]:

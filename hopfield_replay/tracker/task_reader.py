@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hopfield_replay.buffer.storage import check_one_form, plain
-from hopfield_replay.encoders import Columns, as_encoder, vectors_of
+from hopfield_replay.encoders import Columns, ModuleEncoder, as_encoder, vectors_of
 from hopfield_replay.functional import PatternTiles
 from hopfield_replay.functional.rows import Matrix, joined, picked, placed
 from hopfield_replay.memory.vector_store import MEMORY, VectorStore, check_memory
@@ -164,6 +164,12 @@ class TaskReader:
     def encodes(self) -> bool:
         """Whether the vectors are more than the samples themselves."""
         return self._given is not None
+
+    @property
+    def reads_by_functions(self) -> bool:
+        """Whether functions of the user's are asked where samples, condition or vectors are."""
+        given = self._given is not None and not isinstance(self._given, nn.Module | ModuleEncoder)
+        return given or callable(self.columns.samples) or callable(self.columns.condition)
 
     def encode(self, source: TaskSource, batch: Any) -> Tensor:
         """Vectors (n, d) of a batch as its loader yields it, float32 on the CPU; the training's random numbers stay."""

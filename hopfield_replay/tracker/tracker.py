@@ -217,6 +217,11 @@ class ForgettingTracker:
         return self._reader.columns
 
     @property
+    def reads_by_functions(self) -> bool:
+        """Whether functions of the user's are asked where samples, condition or vectors are."""
+        return self._reader.reads_by_functions
+
+    @property
     def taken(self) -> str | None:
         """What was taken of the batches, in a line; None before the first task was read."""
         return self._reader.taken

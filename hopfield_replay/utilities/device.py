@@ -45,7 +45,10 @@ def room_on(device: torch.device) -> int:
 
 
 def in_chunks_that_fit(
-    measure: Callable[[int], _Result], chunk_size: int, what: str = "The model does"
+    measure: Callable[[int], _Result],
+    chunk_size: int,
+    what: str = "The model does",
+    error: type[MemoryError] = MemoryError,
 ) -> tuple[_Result, int]:
     """Call ``measure(chunk_size)``, and with half as many samples at a time whenever the device has no memory left.
 
@@ -53,6 +56,7 @@ def in_chunks_that_fit(
         measure: something of all samples, so many of them at a time.
         chunk_size: how many at first, >= 1.
         what: does not fit if not even one at a time does, for the message.
+        error: what is raised then.
 
     Returns:
         What it measured, and the chunk size that fitted.
@@ -71,11 +75,11 @@ def in_chunks_that_fit(
     while True:
         try:
             return measure(chunk_size), chunk_size
-        except torch.OutOfMemoryError as error:
-            said = (str(error).splitlines() or ["no memory"])[0]
+        except torch.OutOfMemoryError as full:
+            said = (str(full).splitlines() or ["no memory"])[0]
         # past the handler, so that the traceback no longer holds the tensors that are in the way
         if chunk_size == 1:
-            raise MemoryError(
+            raise error(
                 f"{what} not fit into the device's memory, not even with one sample at a time ({said}). Free "
                 "memory on the device, or measure on another one (the CPU: slower, but it fits)."
             )

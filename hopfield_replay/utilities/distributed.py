@@ -10,6 +10,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+class SharedError(Exception):
+    """An error that is of one kind on all ranks, so that all of them can go on in the same way."""
+
+
 def world() -> tuple[int, int]:
     """This process's rank and the number of processes."""
     if dist.is_available() and dist.is_initialized():
@@ -54,7 +58,8 @@ def raise_on_all_ranks(what: str) -> Iterator[None]:
         what: is being done, for the others' error message. There must be no collective in it.
 
     Raises:
-        RuntimeError: on the ranks that did not fail; those that did raise what they raised.
+        RuntimeError: on the ranks that did not fail; those that did raise what they raised. A :class:`SharedError`
+            is raised as one by all.
 
     Example:
         >>> with raise_on_all_ranks("adding"):
@@ -67,12 +72,13 @@ def raise_on_all_ranks(what: str) -> Iterator[None]:
         yield
     except Exception as caught:
         error = caught
-    errors = gather_objects(None if error is None else f"{type(error).__name__}: {error}")
+    kind = type(error) if isinstance(error, SharedError) else RuntimeError
+    errors = gather_objects(None if error is None else (f"{type(error).__name__}: {error}", kind))
     if error is not None:
         raise error
-    for rank, message in enumerate(errors):
-        if message is not None:
-            raise RuntimeError(f"Process {rank} failed while {what}: {message}")
+    for rank, failed in enumerate(errors):
+        if failed is not None:
+            raise failed[1](f"Process {rank} failed while {what}: {failed[0]}")
 
 
 def warn_once(message: str) -> None:

@@ -1,9 +1,10 @@
-"""Random states: of torch on every device that is in use, of Python and of NumPy."""
+"""Random states: of torch on every device that is in use, of Python and of NumPy, and of generators of one's own."""
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -45,4 +46,45 @@ def random_states_kept(seed: int | None = None) -> Iterator[None]:
                 torch.mps.set_rng_state(apple)
 
 
-__all__ = ["random_states_kept"]
+def undo_of(generator: object) -> Callable[[], Any] | None:
+    """What gives a generator of torch, Python or NumPy its present state back; None if it is none.
+
+    Example:
+        >>> own = random.Random(3)
+        >>> undo = undo_of(own)
+        >>> first = own.random()
+        >>> undo()
+        >>> first == own.random(), undo_of("no generator")
+        (True, None)
+    """
+    if isinstance(generator, torch.Generator):
+        state = generator.get_state()
+        return lambda: generator.set_state(state)
+    if isinstance(generator, random.Random) and not isinstance(generator, random.SystemRandom):
+        held = generator.getstate()
+        return lambda: generator.setstate(held)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(generator, numpy.random.RandomState):
+        before = generator.get_state()
+        return lambda: generator.set_state(before)
+    if numpy is not None and isinstance(generator, numpy.random.Generator):
+        bits, inside = generator.bit_generator, generator.bit_generator.state
+        return lambda: setattr(bits, "state", inside)
+    return None
+
+
+def set_seed(generator: object, seed: int) -> None:
+    """Seed a generator of torch, Python or NumPy; anything else is left alone."""
+    if isinstance(generator, torch.Generator):
+        generator.manual_seed(seed % 2**63)
+    elif isinstance(generator, random.Random):
+        generator.seed(seed)
+    elif (numpy := sys.modules.get("numpy")) is not None:
+        if isinstance(generator, numpy.random.RandomState):
+            generator.seed(seed % 2**32)
+        elif isinstance(generator, numpy.random.Generator):
+            bits = generator.bit_generator
+            bits.state = type(bits)(seed % 2**63).state
+
+
+__all__ = ["random_states_kept", "set_seed", "undo_of"]

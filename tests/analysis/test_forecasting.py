@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from hopfield_replay import calibrate_beta, forecast
+from hopfield_replay import GreedyGain, calibrate_beta, forecast
 from hopfield_replay.analysis import forecasting, replay_plan
+from hopfield_replay.policies import Candidates
 from tests.functional import numpy_energy as reference
 from tests.policies.test_candidates import key
 
@@ -50,14 +51,18 @@ def test_numbers_are_those_of_the_formulas(monkeypatch, streamed):
 
     tail = np.argsort(before - after, kind="stable")[:2]
     by_energy = np.argsort(-before)
+    counted = np.maximum(after - before, 0.0)
+    counted /= counted.mean()
     draws = [sorted(range(24), key=lambda i: -key(i, 3 + draw)) for draw in range(5)]
     for i, size in enumerate(SIZES):
         values = protected(x, after, by_energy[:size], 0.4)
         assert found.curves[2].mean[i] == pytest.approx(values.mean(), rel=1e-5)
         assert found.curves[2].tail[i] == pytest.approx(values[tail].mean(), rel=1e-5)
+        assert found.curves[2].rise[i] == pytest.approx((counted * values).mean(), rel=1e-5)
         values = np.mean([protected(x, after, draw[:size], 0.4) for draw in draws], axis=0)
         assert found.curves[1].mean[i] == pytest.approx(values.mean(), rel=1e-5)
         assert found.curves[1].tail[i] == pytest.approx(values[tail].mean(), rel=1e-5)
+        assert found.curves[1].rise[i] == pytest.approx((counted * values).mean(), rel=1e-5)
         picks = []
         while len(picks) < size:
             left = [r for r in range(24) if r not in picks]
@@ -66,7 +71,16 @@ def test_numbers_are_those_of_the_formulas(monkeypatch, streamed):
             picks.append(max(left, key=worth.get))
         greedy = protected(x, after, picks, 0.4)
         assert found.curves[0].mean[i] == pytest.approx(greedy.mean(), rel=1e-5)
+        assert found.curves[0].rise[i] == pytest.approx((counted * greedy).mean(), rel=1e-5)
         assert 1 - 1 / math.e < found.certificates[i] <= 1.0
+    ids = torch.arange(24)
+    pool = Candidates(
+        ids, ids * 0, torch.from_numpy(before), old, torch.rand(24), next_energies=torch.from_numpy(after), beta=BETA,
+        places=found.capacity,
+    )  # fmt: skip
+    chosen = GreedyGain(0.4, objective="rise").selection(pool, found.capacity, tighten=10)
+    assert found.rise_certificate == pytest.approx(chosen.guaranteed_share, rel=1e-4)
+    assert found.rise_certificate != pytest.approx(found.certificates[SIZES.index(found.capacity)], rel=1e-4)
 
 
 def share(size, at):

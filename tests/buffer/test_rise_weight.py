@@ -121,7 +121,7 @@ def test_every_new_task_renews_all_and_every_task_keeps_its_share():
 
 def test_what_does_not_rise_is_drawn_by_weight():
     x = two()
-    plain, buffer = EnergyReplayBuffer(6, GreedyGain(), beta=BETA), risen()
+    plain, buffer = EnergyReplayBuffer(6, GreedyGain(), beta=BETA, sampling="weight"), risen()
     for one in (plain, buffer):
         offer(one, x, 0)
     assert torch.equal(buffer.draw_shares, plain.draw_shares)  # nothing is known yet
@@ -246,8 +246,10 @@ def test_other_samplings_are_as_they_were():
         assert same(buffer.state_dict(), state)
     with pytest.raises(ValueError, match='"weight", "rise_weight", "energy"'):
         EnergyReplayBuffer(4, sampling="rises")
-    assert EnergyReplayBuffer(4, GreedyGain(objective="rise")).sampling == "rise_weight"
-    assert EnergyReplayBuffer(4, GreedyGain(objective="mean")).sampling == "weight"
+    assert (
+        EnergyReplayBuffer(4).sampling == EnergyReplayBuffer(4, GreedyGain(objective="tail")).sampling == "rise_weight"
+    )
+    assert EnergyReplayBuffer(4, "k_means").sampling == "weight"
 
 
 def test_temper_of_the_policy_is_that_of_the_draws():

@@ -55,7 +55,7 @@ def protected(old, kept, new, places):
 def test_the_second_phase_protects_more_than_the_first_and_releases_the_reserve():
     old = clusters().double().numpy()
     new = clusters(seed=5, count=2, each=30)  # half of what the old task had is in the new one too
-    buffer = first_phase(6)
+    buffer = first_phase(6, sampling="weight")
     before = buffer.ids.tolist()
     assert len(reserve(buffer)["ids"]) == 3 * 6
     assert not set(reserve(buffer)["ids"].tolist()) & set(before)

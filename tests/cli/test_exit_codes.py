@@ -11,6 +11,9 @@ import torch
 
 pytest.importorskip("jsonargparse")
 
+from PIL import Image
+
+from hopfield_replay import EnergyReplayBuffer
 from hopfield_replay.cli import main
 from hopfield_replay.denoisers import CallableDenoiser
 
@@ -34,6 +37,13 @@ def arguments(folder, command):
     np.savez(folder / "new.npz", x=np.random.default_rng(1).normal(size=(30, 2)).astype(np.float32) + 1)
     torch.manual_seed(0)
     torch.save({"state_dict": Small(2).state_dict(), "hyper_parameters": {"width": 2}}, folder / "a.ckpt")
+    pictures = np.random.default_rng(2).integers(0, 255, size=(8, 8, 8, 3), dtype=np.uint8)
+    (folder / "pictures").mkdir(exist_ok=True)
+    for number, picture in enumerate(pictures):
+        Image.fromarray(picture).save(folder / "pictures" / f"{number}.png")
+    buffer = EnergyReplayBuffer(3, "random")
+    buffer.update(torch.rand(5, 1, 8, 8), torch.rand(5, 64), ids=torch.arange(5), task=0)
+    buffer.save(folder / "kept.safetensors")
     return {
         "forecast": ["forecast", f"{folder}/old.npz", f"{folder}/new.npz", "--capacities", "5", "--output-dir",
                      f"{folder}/out"],
@@ -42,6 +52,9 @@ def arguments(folder, command):
                   "--data", f"{folder}/old.npz", "--device", "cpu", "--output-dir", f"{folder}/out", "--fail-above",
                   "0.1"],
         "reproduce": ["reproduce", "rise", "--draws", "4", "--eps", "[0.02]"],
+        "select": ["select", f"{folder}/pictures", "--keep", "3", "--output-dir", f"{folder}/out", "--export", "json",
+                   "--output", f"{folder}/handed"],
+        "buffer": ["buffer", f"{folder}/kept.safetensors", "--output-dir", f"{folder}/out"],
     }[command]  # fmt: skip
 
 
@@ -95,6 +108,23 @@ STAGES = {
         "import": "hopfield_replay.cli.parser.parse",
         "compute": "hopfield_replay.theory.reproduce_rise",
         "print": "hopfield_replay.cli.reproduce.say",
+    },
+    "select": {
+        "import": "hopfield_replay.cli.parser.parse",
+        "read": "hopfield_replay.analysis.read_collection",
+        "compute": "hopfield_replay.analysis.select",
+        "draw": "hopfield_replay.analysis.SelectionReport.figure",
+        "write": "hopfield_replay.cli.output.write_text",
+        "hand over": "hopfield_replay.analysis.exports.export",
+        "print": "hopfield_replay.cli.selecting.say",
+    },
+    "buffer": {
+        "import": "hopfield_replay.cli.parser.parse",
+        "read": "hopfield_replay.checkpoints.BufferFile",
+        "compute": "hopfield_replay.buffer.verify",
+        "draw": "hopfield_replay.figures.contact_sheet",
+        "write": "hopfield_replay.cli.output.write_text",
+        "print": "hopfield_replay.cli.buffer_file.say",
     },
 }
 

@@ -57,7 +57,24 @@ def tensors(average):
     return [a for _, a in average.pairs]
 
 
-@pytest.mark.parametrize("make", [lit, shadows, diffusers_ema, averaged, ema_pytorch, a_copy])
+class Tutorial:
+    """As in many tutorials: a dict of the parameters' names."""
+
+    def __init__(self, model):
+        self.shadow = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+
+
+def a_state_dict(net):
+    return {name: value.clone() for name, value in net.state_dict().items()}
+
+
+def torch_ema(net):
+    return pytest.importorskip("torch_ema").ExponentialMovingAverage(net.parameters(), decay=0.9)
+
+
+@pytest.mark.parametrize(
+    "make", [lit, shadows, diffusers_ema, averaged, ema_pytorch, torch_ema, a_copy, Tutorial, a_state_dict]
+)
 @pytest.mark.parametrize("first", [True, False])
 def test_every_kind_is_found_and_stands_in(make, first):
     module = nn.Module()
@@ -80,6 +97,22 @@ def test_every_kind_is_found_and_stands_in(make, first):
         assert all(bool((weight == 0.25).all()) for weight in net.parameters())
     assert all(torch.equal(before[name], weight) for name, weight in net.named_parameters())
     assert [weight.data_ptr() for weight in net.parameters()] == pointers
+
+
+@pytest.mark.parametrize("name", ["ema", "EMA", "emaNet", "netEMA", "ModelEma", "net_ema", "averaged_net", "netAvg"])
+def test_names(name):
+    module = nn.Module()
+    module.net = network()
+    setattr(module, name, a_copy(module.net))
+    assert [average.path for average in find_averages(module, module.net)] == [name]
+
+
+@pytest.mark.parametrize("name", ["schema", "emanate", "cinema", "teacher", "target", "emap"])
+def test_names_of_something_else(name):
+    module = nn.Module()
+    module.net = network()
+    setattr(module, name, a_copy(module.net))
+    assert find_averages(module, module.net) == []
 
 
 def test_they_come_back_after_an_error():

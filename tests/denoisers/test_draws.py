@@ -78,3 +78,23 @@ def test_stopped():
         draws.stopped = True
         assert bool((torch.randn(20) != 0).any())
     assert draws.made == []
+
+
+@pytest.mark.parametrize("again", [True, False])
+@pytest.mark.parametrize("weights", [[1.0, 2.0, 5.0, 0.1, 3.0], [0.0, 0.0, 4.0, 1.0, 2.0], [0.0, 0.0, 1.0, 0.0, 0.0]])
+def test_indices_that_can_be_drawn_stand_for_multinomial_draws(weights, again):
+    given = torch.tensor(weights)
+    possible = [index for index, weight in enumerate(weights) if weight]
+    count = 3 if again else 1
+    with Draws(lambda draw: draw.median):
+        one = torch.multinomial(given, count, replacement=again)
+        two = (7 * given).multinomial(count, again)  # the middle does not move with the weights
+        rows = torch.multinomial(input=torch.stack([given, given.flip(0)]), num_samples=count, replacement=again)
+    middle = possible[(len(possible) - 1) // 2]
+    assert one.tolist() == two.tolist() == [middle] * count
+    assert rows.tolist() == [[middle] * count, [4 - possible[::-1][(len(possible) - 1) // 2]] * count]
+
+
+def test_several_indices_without_replacement_are_different_ones():
+    with Draws(lambda draw: draw.median):
+        assert torch.multinomial(torch.tensor([0.0, 1.0, 3.0, 0.0, 2.0]), 3).tolist() == [1, 2, 4]

@@ -173,3 +173,55 @@ def test_a_loop_whose_step_is_no_diffusion():
     assert trust.level == "paired loss"
     assert trust.loss(x).shape == (8,)
     assert watch_step(lambda batch: None, net, x).level == "energies only"
+
+
+def test_a_compiled_network_is_compiled_once_as_without_the_witness():
+    torch._dynamo.reset()
+    compiled = []
+
+    def backend(graph, _):
+        compiled.append(graph)
+        return graph.forward
+
+    module = holder()
+    module.net = torch.compile(module.net, backend=backend)
+    x = images()
+    with Witness(module, x) as witness:
+        step(module, x).backward()
+    step(module, x).backward()
+    assert len(compiled) == 1
+    testimony = witness.testimony()
+    assert isinstance(testimony, Statement), testimony.reason
+    assert testimony.target.name == "epsilon"
+    assert not module.net._forward_hooks
+    assert not module.net._forward_pre_hooks
+
+
+def test_whatever_a_module_is_called_with_the_step_goes_on():
+    """Tensors of somebody's own kind, calls without samples, and batches in containers that cannot be copied."""
+
+    class Rare(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            raise NotImplementedError(func)
+
+    class Closed(dict):
+        def update(self, *_):
+            raise TypeError("closed")
+
+    class Gate(nn.Module):
+        def forward(self, x, t=None):
+            return x
+
+    module, x = holder(), images()
+    module.gate = Gate()
+    batch = Closed(image=x)
+    with Witness(module, batch) as witness:
+        assert witness.batch is batch
+        module.gate(x.as_subclass(Rare), 3)
+        module.gate(x[:0], 3)
+        module.gate(x[:0], torch.zeros(0))
+        module.gate(torch.tensor(3.0), 3)
+        step(module, x).backward()
+    assert isinstance(witness.testimony(), Statement)
+    assert witness.taught

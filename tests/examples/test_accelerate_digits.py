@@ -47,7 +47,7 @@ def weights(folder):
 @pytest.mark.slow
 def test_interrupted_runs_end_as_whole_ones(tmp_path, monkeypatch, capsys):
     whole = run(monkeypatch, capsys, tmp_path / "whole")
-    assert len(whole.splitlines()) == 1 + 1 + 2
+    assert len(whole.splitlines()) == 1 + 1 + 2 + 1  # the last line says what was taken of the batches
     steps = 4  # of an epoch
     for stop_at in (steps + 2, 2 * steps + 1):  # within the second epoch of the first task, and of the second
         run(monkeypatch, capsys, tmp_path / "cut", stop_at=stop_at)
@@ -59,7 +59,7 @@ def test_interrupted_runs_end_as_whole_ones(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_without_replay(tmp_path, monkeypatch, capsys):
-    assert len(run(monkeypatch, capsys, tmp_path, "--policy", "none").splitlines()) == 4
+    assert len(run(monkeypatch, capsys, tmp_path, "--policy", "none").splitlines()) == 5
 
 
 @pytest.mark.parametrize(

@@ -132,16 +132,18 @@ def test_last_is_found_and_gone_on_from(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "hparams",
+    "make",
     [
-        {"settings": Settings()},
-        {"optimizer": functools.partial(torch.optim.Adam, lr=1)},
-        {"optimizer": torch.optim.Adam},
+        lambda: {"settings": Settings()},
+        lambda: {"optimizer": functools.partial(torch.optim.Adam, lr=1)},
+        lambda: {"optimizer": torch.optim.Adam},
+        lambda: {"settings": pytest.importorskip("omegaconf").OmegaConf.create({"width": 16, "rates": [1, 2]})},
     ],
-    ids=["dataclass", "partial", "class"],
+    ids=["dataclass", "partial", "class", "OmegaConf"],
 )
 @pytest.mark.slow
-def test_hyperparameters_that_are_not_allow_listed_are_told_from_damage(tmp_path, hparams):
+def test_hyperparameters_that_are_not_allow_listed_are_told_from_damage(tmp_path, make):
+    hparams = make()
     run(pytorch_lightning, tmp_path, tasks=2, hparams=hparams)
     last = tmp_path / "kept" / "last.ckpt"
     with pytest.raises(MisconfigurationException, match=r"is whole, but holds .*pass weights_only=False"):

@@ -179,7 +179,7 @@ def test_measuring_draws_none_of_the_trainings_random_numbers():
     assert drawn[0][1] == drawn[1][1]
 
 
-def test_precision_reaches_what_is_measured():
+def test_energies_do_not_depend_on_the_precision_of_the_training():
     class Half(LightningModule):
         def __init__(self):
             super().__init__()
@@ -195,4 +195,4 @@ def test_precision_reaches_what_is_measured():
     monitor = ForgettingMonitor(beta=1.0)
     fit_tasks(trainer(monitor, max_epochs=1, precision="bf16-true"), Half(), loaders(1))
     images = torch.stack([Indexed(20)[i][0] for i in range(20)])
-    assert torch.equal(monitor.tracker.probe(0)["vectors"], images.bfloat16().float().flatten(1))
+    assert torch.equal(monitor.tracker.probe(0)["vectors"], images.flatten(1))

@@ -684,3 +684,19 @@ def test_wandb_offline(tmp_path, monkeypatch):
     logger.experiment.finish()
     assert summary["forgetting/beta"] == pytest.approx(monitor.history[1]["beta"])
     assert summary["trainer/global_step"] == 12
+
+
+@pytest.mark.filterwarnings("ignore:The encoder is no longer what it was")
+def test_a_function_of_the_users_gets_batches_in_the_precision_of_the_training():
+    """It may hand them to the module, whose weights are bfloat16."""
+    buffer = EnergyReplayBuffer(6, "random")
+    module = WithValidation()
+
+    def encoder(batch):
+        return module.layer(batch["image"].flatten(1))
+
+    monitor = ForgettingMonitor(buffer, probe_size=5, denoiser=Layer, encoder=encoder)
+    fit_tasks(
+        trainer(monitor, precision="bf16-true"), module, [ReplayDataModule(Data(task), buffer) for task in (0, 1)]
+    )
+    assert buffer.vectors.shape == (6, 64)

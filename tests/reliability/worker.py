@@ -5,6 +5,7 @@ so every step of every attempt must equal the same step of a run that was never 
 """
 
 import hashlib
+import io
 import json
 import os
 import warnings
@@ -109,7 +110,9 @@ def run(folder, *callbacks, policy="greedy_gain", storage=False, ckpt_path="last
         "global_step": runner.global_step,
     }
     os.close(journal)
-    torch.save(result, folder / "result.pt")
+    written = io.BytesIO()  # torch's own writer has an error of its own for a full disk
+    torch.save(result, written)
+    (folder / "result.pt").write_bytes(written.getvalue())
     return result
 
 

@@ -203,5 +203,6 @@ def test_a_task_without_a_place_is_told_of_before_it_is_trained():
 
 
 def test_the_draws_of_a_policy_are_told():
-    assert "sampling='weight'" in repr(EnergyReplayBuffer(4))
+    assert "sampling='rise_weight'" in repr(EnergyReplayBuffer(4))
+    assert "sampling='weight'" in repr(EnergyReplayBuffer(4, "k_means"))
     assert "sampling='uniform'" in repr(EnergyReplayBuffer(4, "random"))

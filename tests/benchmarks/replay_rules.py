@@ -1,0 +1,309 @@
+"""How kept samples are chosen and drawn: forgetting against the error on new tasks, arm by arm, at several shares.
+
+Run from the repository root, one process, a half to one CPU minute a run; runs that are done are not run again:
+
+    python -m tests.benchmarks.replay_rules CELL [--arms ...] [--ratios ...] [--seeds ...] [--out FILE]
+    python -m tests.benchmarks.replay_rules table [--out FILE]
+
+A perceptron that predicts v learns one task after the other; its averaged weights are measured on held-out images with
+the same noise for all. All arms of a seed begin with one and the same model of the first task. The rise of an image is
+its error now minus that when its task had been learned. That alone misleads where arms learn the tasks differently
+well: who learns better has more to lose. So the table tells the level, too: the error now minus that which random at a
+half had when the task had been learned.
+"""
+
+import argparse
+import copy
+import json
+import math
+from collections import defaultdict
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hopfield_replay import EnergyReplayBuffer, GreedyGain
+from hopfield_replay.functional import energy
+
+DATA = Path(__file__).parents[2] / "../shared/data"
+PAIRS = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
+CELLS = {  # data, tasks, samples of each, kept, steps, width, learning rate
+    "digits-2": ("digits", [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]], 600, 50, 600, 128, 1e-3),
+    "digits-5": ("digits", PAIRS, 240, 100, 400, 128, 1e-3),
+    "mnist-2": ("mnist", [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]], 600, 100, 800, 128, 3e-3),
+    "mnist-odd": ("mnist", [[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]], 600, 100, 800, 128, 3e-3),
+    "mnist-5": ("mnist", PAIRS, 600, 100, 500, 128, 3e-3),
+    "cifar-2": ("cifar", [[3, 5], [1, 9]], 600, 100, 600, 256, 1e-3),
+    "cifar-5": ("cifar", PAIRS, 600, 100, 500, 256, 1e-3),
+}
+ARMS = {  # policy, sampling
+    "random": ("random", "uniform"),
+    "random, by rise": ("random", "rise_weight"),
+    "k_means": ("k_means", "weight"),
+    "k_means, by rise": ("k_means", "rise_weight"),
+    "mean, by weight": (GreedyGain(objective="mean"), "weight"),
+    "mean, by rise": (GreedyGain(objective="mean"), "rise_weight"),
+    "rise, by rise": (GreedyGain(objective="rise"), "rise_weight"),
+    "rise, by rise, temper .5": (GreedyGain(objective="rise", temper=0.5), "rise_weight"),
+}
+REFERENCE, HALF = "random", 0.5
+BATCH, TEST = 64, 200
+COLUMNS = ("mean", "worst tenth", "low", "middle", "high")
+
+
+def images(data: str, folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Vectors in [-1, 1] and labels, to train on and held out: digits 8x8, MNIST 14x14, CIFAR-10 8x8."""
+    if data == "digits":
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        x, labels = torch.from_numpy(digits.images).float().flatten(1) / 8 - 1, torch.from_numpy(digits.target).long()
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+        return x[order[:1200]], labels[order[:1200]], x[order[1200:]], labels[order[1200:]]
+    parts = []
+    for part, idx in (("train", "train"), ("test", "t10k")):
+        if data == "cifar":
+            stored = np.load(folder / f"cifar10/{part}.npz")
+            x, labels = torch.from_numpy(stored["images"]).permute(0, 3, 1, 2), torch.from_numpy(stored["labels"])
+        else:
+            raw = folder / "MNIST/raw"
+            pixels = np.frombuffer((raw / f"{idx}-images-idx3-ubyte").read_bytes(), np.uint8, offset=16)
+            x = torch.from_numpy(pixels.reshape(-1, 1, 28, 28).copy())
+            found = np.frombuffer((raw / f"{idx}-labels-idx1-ubyte").read_bytes(), np.uint8, offset=8)
+            labels = torch.from_numpy(found.copy())
+        side = 8 if data == "cifar" else 14
+        small = nn.functional.adaptive_avg_pool2d(x.float() / 127.5 - 1, side)
+        parts += [small.flatten(1), labels.long()]
+    return parts[0], parts[1], parts[2], parts[3]
+
+
+class Perceptron(nn.Module):
+    """Predicts v from a noisy vector and a time in [0, 1]."""
+
+    def __init__(self, dimension: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(200), 16)))
+        self.time = nn.Sequential(nn.Linear(32, width), nn.SiLU(), nn.Linear(width, width))
+        self.first = nn.Linear(dimension, width)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+            for _ in range(2)
+        )
+        self.last = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, dimension))
+        nn.init.zeros_(self.last[1].weight)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        phases = t[:, None] * self.frequencies
+        time, h = self.time(torch.cat([phases.sin(), phases.cos()], 1)), self.first(x)
+        for block in self.blocks:
+            h = h + block(h + time)
+        return self.last(h)
+
+
+def signal(t: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.cos(t * math.pi / 2)[:, None], torch.sin(t * math.pi / 2)[:, None]
+
+
+@torch.no_grad()
+def errors(network: nn.Module, x: Tensor) -> Tensor:
+    """Mean squared error (n,) of the denoised images, the mean of four times, with the same noise for every model."""
+    noise, found = torch.randn(x.shape, generator=torch.Generator().manual_seed(7)), []
+    for time in (0.15, 0.3, 0.45, 0.6):
+        t = torch.full((len(x),), time)
+        a, s = signal(t)
+        noisy = a * x + s * noise
+        found.append((a * noisy - s * network(noisy, t) - x).square().mean(1))
+    return torch.stack(found).mean(0)
+
+
+def train(
+    network: nn.Module,
+    average: nn.Module,
+    x: Tensor,
+    steps: int,
+    rate: float,
+    generator: torch.Generator,
+    buffer: EnergyReplayBuffer | None,
+    ratio: float,
+) -> None:
+    """One task; ``ratio`` of every batch from the buffer, beside a batch of new samples."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=rate)
+    replayed = 0 if buffer is None else round(BATCH * ratio / (1 - ratio))
+    mine, averaged = ([p.data for p in module.parameters()] for module in (network, average))
+    for step in range(steps):
+        batch = x[torch.randint(len(x), (BATCH,), generator=generator)]
+        if buffer is not None and replayed:
+            batch = torch.cat([batch, buffer.sample(replayed, generator=generator, beside=BATCH)])
+        t = torch.rand(len(batch), generator=generator)
+        a, s = signal(t)
+        noise = torch.randn(batch.shape, generator=generator)
+        loss = (network(a * batch + s * noise, t) - (a * noise - s * batch)).square().mean()
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1.0, (step + 1) / 50)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        torch._foreach_lerp_(averaged, mine, 0.01)
+
+
+FIRST: dict[tuple[str, int], tuple[nn.Module, nn.Module, Tensor]] = {}
+
+
+def run(cell: str, arm: str, ratio: float, seed: int, folder: Path) -> dict[str, list[list[float]]]:
+    """Errors of held-out images when their task had been learned, and at the end; their energies before."""
+    data, classes, count, kept, steps, width, rate = CELLS[cell]
+    x, labels, held_x, held_labels = images(data, folder)
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+
+    def of(vectors: Tensor, own: Tensor, task: list[int], most: int) -> Tensor:
+        found = torch.isin(own, torch.tensor(task)).nonzero().flatten()
+        return vectors[found[torch.randperm(len(found), generator=generator)[:most]]]
+
+    tasks = [of(x, labels, task, count) for task in classes]
+    tests = [of(held_x, held_labels, task, TEST) for task in classes]
+    network, average = Perceptron(x.shape[1], width), Perceptron(x.shape[1], width)
+    average.load_state_dict(network.state_dict())
+    policy, sampling = ARMS[arm]
+    buffer = EnergyReplayBuffer(kept, policy, sampling=sampling, seed=seed)
+    buffer.replay_ratio = ratio
+    start = []
+    for task, vectors in enumerate(tasks):
+        if task:
+            buffer.refine(vectors)
+        if task == 0 and (cell, seed) in FIRST:
+            network, average, state = copy.deepcopy(FIRST[cell, seed])
+            generator.set_state(state)
+        else:
+            average.load_state_dict(network.state_dict())
+            train(network, average, vectors, steps, rate, generator, buffer if task else None, ratio)
+        if task == 0:
+            FIRST[cell, seed] = copy.deepcopy((network, average, generator.get_state()))
+        start.append(errors(average, tests[task]))
+        ids = torch.arange(len(vectors)) + 100_000 * task
+        buffer.update(vectors, vectors, ids=ids, task=task)
+    end = [errors(average, test) for test in tests]
+    before = [energy(test, own, buffer.beta) for test, own in zip(tests, tasks, strict=True)]
+    return {
+        name: [[round(float(v), 6) for v in part] for part in parts]
+        for name, parts in (("start", start), ("end", end), ("before", before))
+    }
+
+
+def summary(parts: list[np.ndarray], before: list[list[float]]) -> np.ndarray:
+    """Mean, mean of the worst tenth, means of the terciles of the energy before, over all earlier tasks."""
+    every = np.sort(np.concatenate(parts))
+    terciles = [
+        np.concatenate([part[np.array_split(np.argsort(e), 3)[third]] for part, e in zip(parts, before, strict=False)])
+        for third in range(3)
+    ]
+    return np.array([every.mean(), every[-(len(every) // 10) :].mean(), *(part.mean() for part in terciles)])
+
+
+Run = dict[str, list[list[float]]]
+Key = tuple[str, float, int]  # arm, share, seed
+
+
+def numbers(one: Run, reference: Run) -> np.ndarray:
+    """Summaries of the rise and of the level of earlier tasks' images, and the mean error on tasks just learned."""
+    old = range(len(one["start"]) - 1)
+    rise = [np.array(one["end"][i]) - np.array(one["start"][i]) for i in old]
+    level = [np.array(one["end"][i]) - np.array(reference["start"][i]) for i in old]
+    new = np.mean([np.mean(part) for part in one["start"][1:]])
+    return np.concatenate([summary(rise, one["before"]), summary(level, one["before"]), [new]])
+
+
+def beside_random(found: dict[Key, Run], at: Key) -> tuple[np.ndarray, np.ndarray]:
+    """A run's numbers minus those of random at a half, and minus those of random where it learns new tasks as well.
+
+    The latter are interpolated between random's shares of the same seed, beyond them on the line of the last two; NaN
+    where there is only one.
+    """
+    seed = at[2]
+    reference = found[REFERENCE, HALF, seed]
+    mine = numbers(found[at], reference)
+    curve = sorted(
+        (numbers(one, reference) for (name, _, own), one in found.items() if (name, own) == (REFERENCE, seed)),
+        key=lambda row: float(row[-1]),
+    )
+    if len(curve) < 2:
+        return mine - numbers(reference, reference), np.full_like(mine, np.nan)
+    right = int(np.clip(np.searchsorted([row[-1] for row in curve], mine[-1]), 1, len(curve) - 1))
+    low, high = curve[right - 1], curve[right]
+    return mine - numbers(reference, reference), mine - (
+        low + (high - low) * (mine[-1] - low[-1]) / (high[-1] - low[-1])
+    )
+
+
+def table(path: Path) -> None:
+    """Paired differences to random, in thousandths, with 95 % intervals of Student's t over seeds."""
+    runs: dict[str, dict[Key, Run]] = defaultdict(dict)
+    for line in path.read_text().splitlines():
+        one = json.loads(line)
+        runs[one["cell"]][one["arm"], one["ratio"], one["seed"]] = one
+    for cell, found in runs.items():
+        halves = [numbers(one, one) for at, one in found.items() if at[:2] == (REFERENCE, HALF)]
+        told = [f"{name} {1e3 * value:.2f}" for name, value in zip(COLUMNS, np.mean(halves, axis=0), strict=False)]
+        print(f"\n{cell}: at a half, random rises by: {', '.join(told)}")
+        rows = defaultdict(list)
+        for at in found:
+            if (REFERENCE, HALF, at[2]) in found:
+                rows[at[:2]].append(beside_random(found, at))
+        names = [f"{kind} {name}" for kind in ("rise,", "level,") for name in COLUMNS]
+        for title, part in (("at equal shares", 0), ("at an equal error on new tasks", 1)):
+            print(
+                f"\n| {title} | share | seeds |", " | ".join([*names, "new tasks"]), "|\n|" + "---|" * (len(names) + 4)
+            )
+            for (arm, ratio), pairs in sorted(rows.items()):
+                cells = " | ".join(interval(1e3 * np.array([pair[part] for pair in pairs])))
+                print(f"| {arm} | {ratio} | {len(pairs)} | {cells} |")
+
+
+def interval(values: np.ndarray) -> list[str]:
+    """Mean and half width of the interval of each column, over the seeds that have it."""
+    from scipy.stats import t as student
+
+    found = []
+    for column in values.T:
+        own = column[np.isfinite(column)]
+        if not len(own):
+            found.append("")
+            continue
+        width = student.ppf(0.975, len(own) - 1) * own.std(ddof=1) / math.sqrt(len(own)) if len(own) > 1 else math.nan
+        found.append(f"{own.mean():+.2f} +-{width:.2f}")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cells", nargs="+", choices=[*CELLS, "table"])
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--ratios", nargs="+", type=float, default=[0.5])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--out", type=Path, default=Path("runs/replay_rules.jsonl"))
+    options = parser.parse_args()
+    if options.cells == ["table"]:
+        return table(options.out)
+    torch.set_num_threads(1)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.touch()
+    done = {
+        (one["cell"], one["arm"], one["ratio"], one["seed"])
+        for one in map(json.loads, options.out.read_text().splitlines())
+    }
+    for one in product(options.seeds, options.cells, options.ratios, options.arms):
+        seed, cell, ratio, arm = one
+        if (cell, arm, ratio, seed) not in done:
+            named = {"cell": cell, "arm": arm, "ratio": ratio, "seed": seed}
+            found = named | run(cell, arm, ratio, seed, options.data)
+            with options.out.open("a") as file:
+                file.write(json.dumps(found) + "\n")
+            print(*named.values(), flush=True)
+    return None
+
+
+if __name__ == "__main__":
+    main()
