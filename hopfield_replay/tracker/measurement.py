@@ -10,14 +10,14 @@ from torch import Tensor
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
 from hopfield_replay.functional import PatternTiles, effective_patterns, knn_distance
 from hopfield_replay.functional.many import energies_of
-from hopfield_replay.functional.rows import Matrix, joined, placed
+from hopfield_replay.functional.rows import Matrix, joined, picked, placed
 from hopfield_replay.memory.readings import median_error
 from hopfield_replay.tracker.meter import ErrorMeter, LossMeter
 from hopfield_replay.tracker.record import ProbeSet
 from hopfield_replay.tracker.task_reader import Followed, TaskData
 from hopfield_replay.utilities.checks import Similarity
 from hopfield_replay.utilities.device import CPU
-from hopfield_replay.utilities.distributed import gather_objects
+from hopfield_replay.utilities.distributed import gather_objects, in_shares, world
 
 _ASKED, _LEAST = 512, 128  # samples whose number of effective patterns is worked out
 _PRODUCTS = 10**10  # multiplications that this may cost, for more of them than the least
@@ -110,18 +110,25 @@ class Measurement:
 
     def energies(self, vectors: Tensor, ids: Tensor) -> Tensor:
         """Energies (n,) of samples under what the model trained on, each of them left out of it."""
-        return energies_of(
-            vectors.to(self.mixture.patterns.dtype),
-            self.mixture.tiles,
-            self.beta,
-            similarity=self.similarity,
-            exclude=_positions(ids, self.mixture.ids),
-        )
+        queries, exclude = vectors.to(self.mixture.patterns.dtype), _positions(ids, self.mixture.ids)
+        return self._energies(queries, self.mixture.tiles, exclude)
 
     def own_energies(self) -> Tensor:
         """Leave-one-out energies (n,) of the task's samples under one another."""
-        data, own = self.data, torch.arange(len(self.data.ids))
-        return energies_of(data.vectors, data.patterns, self.beta, similarity=self.similarity, exclude=own)
+        return self._energies(self.data.vectors, self.data.patterns, torch.arange(len(self.data.ids)))
+
+    def _energies(self, queries: Matrix, patterns: PatternTiles, exclude: Tensor) -> Tensor:
+        def asked(some: Matrix, leave_out: Tensor) -> Tensor:
+            return energies_of(some, patterns, self.beta, similarity=self.similarity, exclude=leave_out)
+
+        if not self._shared:
+            return asked(queries, exclude)
+        return in_shares(len(queries), lambda i: asked(picked(queries, i), exclude[i]), "measuring energies")
+
+    @property
+    def _shared(self) -> bool:
+        """Whether each process asks for some samples: not where they are so few that all are asked at once."""
+        return world()[1] > 1 and not isinstance(self.data.vectors, Tensor)
 
     def n_eff(self) -> tuple[float, float]:
         """Median leave-one-out number of effective patterns, and its standard error; 0 where all samples are asked."""
@@ -186,12 +193,14 @@ class Measurement:
             return torch.full((len(followed.ids),), torch.inf, dtype=torch.float64)
         nearest = min(_NEIGHBOUR, others)
         place = self.data.device
-        return knn_distance(
-            followed.vectors.to(place),
-            self.data.near,
-            nearest,
-            exclude=exclude.to(place) if inside else None,
-        ).cpu()
+
+        def asked(index: Tensor | slice) -> Tensor:
+            queries, own = followed.vectors[index].to(place), exclude[index].to(place) if inside else None
+            return knn_distance(queries, self.data.near, nearest, exclude=own).cpu()
+
+        if not self._shared:
+            return asked(slice(None))
+        return in_shares(len(followed.ids), asked, "measuring densities")
 
 
 def _positions(ids: Tensor, among: Tensor) -> Tensor:

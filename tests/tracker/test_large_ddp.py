@@ -28,8 +28,15 @@ def sequence(policy):
         kinds.append(isinstance(tracker._at_hand.begun(task).vectors, Rows))
         assert torch.equal(tracker._at_hand.begun(task).vectors[:], images)
         tracker.end_task(source)
-    history = [{**record.to_dict(), "seconds": 0.0} for record in tracker.history]
-    return {"kinds": kinds, "history": history, "buffer": tracker.buffer.state_dict()}
+    buffer, probes = tracker.buffer, [probe for record in tracker.history for probe in record.probes]
+    energies = [buffer.energies, buffer.observed.nan_to_num(), *(probe.energy for probe in probes)]
+    return {
+        "kinds": kinds,
+        "kept": [buffer.ids, buffer.vectors, buffer.draw_shares],
+        "density": [probe.density for probe in probes],
+        "n_eff": [record.n_eff for record in tracker.history],
+        "energies": energies,
+    }
 
 
 def sequences():
@@ -56,4 +63,5 @@ def test_history_and_buffer_are_those_of_one_process(tmp_path):
     for rank in range(SIZE):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for theirs, expected in zip(found, alone, strict=True):
-            assert same(theirs, expected)
+            torch.testing.assert_close(theirs.pop("energies"), expected["energies"])  # in shares, another rounding
+            assert same(theirs, {name: value for name, value in expected.items() if name != "energies"})
