@@ -1,5 +1,7 @@
 """The protected energy as a set function of sparse affinities, and a bound on what any set can reach."""
 
+import copy
+
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
@@ -62,6 +64,11 @@ class SparseGains:
         best = sum(float(gains[groups == group].topk(quota).values.sum()) for group, quota in enumerate(quotas))
         return float(self.weights @ (totals + softplus(most - totals, threshold=40.0))) + best
 
+    @staticmethod
+    def _terms(logs: Tensor, totals: Tensor) -> Tensor:
+        """What each entry would add to its target's total."""
+        return softplus(logs - totals, threshold=40.0)
+
     def _gains(self, index: Tensor, totals: Tensor, excess: Tensor | None = None) -> Tensor:
         """Marginal gains (b,) of the candidates ``index`` under any ``totals`` (n,)."""
         affinity = self._affinity
@@ -79,11 +86,35 @@ class SparseGains:
                 spans = [slice(*span) for span in torch.stack([begins, ends], 1)[first:last].tolist()]
             targets, logs = _cut(affinity.targets, spans), _cut(affinity.logs, spans)
             logs = logs if excess is None else logs + _cut(excess, spans)
-            terms = softplus(logs - totals.index_select(0, targets), threshold=40.0)
+            terms = self._terms(logs, totals.index_select(0, targets))
             terms *= self.weights.index_select(0, targets)
             gains[first:last] = torch.segment_reduce(terms, "sum", lengths=counts[first:last], initial=0.0)
             first = last
         return gains
+
+
+class SparseCloseness(SparseGains):
+    r"""Fall of sum_i min(r_i, min_{s in R} |x_i - x_s|), where r_i is the distance to the farthest that is kept of i.
+
+    Attributes:
+        totals: the minima themselves, (n,) float64.
+    """
+
+    def __init__(self, affinity: SparseAffinity) -> None:
+        super().__init__(affinity, torch.ones(affinity.shape[0], dtype=torch.float64))
+        self._affinity = copy.copy(affinity)
+        self._affinity.logs = affinity.distances()
+        self.totals.scatter_reduce_(0, affinity.targets.long(), self._affinity.logs.double(), "amax")
+
+    def add(self, candidate: int) -> None:
+        """Put a candidate into the set."""
+        begin, end = self._affinity.starts[candidate : candidate + 2].tolist()
+        targets = self._affinity.targets[begin:end]
+        self.totals[targets] = torch.minimum(self.totals[targets], self._affinity.logs[begin:end].double())
+
+    @staticmethod
+    def _terms(logs: Tensor, totals: Tensor) -> Tensor:
+        return (totals - logs).clamp_(min=0.0)
 
 
 def _cut(values: Tensor, spans: list[slice]) -> Tensor:
@@ -91,4 +122,4 @@ def _cut(values: Tensor, spans: list[slice]) -> Tensor:
     return values[spans[0]] if len(spans) == 1 else torch.cat([values[span] for span in spans])
 
 
-__all__ = ["SparseGains"]
+__all__ = ["SparseCloseness", "SparseGains"]

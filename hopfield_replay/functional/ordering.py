@@ -8,11 +8,18 @@ from torch import Tensor
 
 from hopfield_replay.functional._distances import half_squared_distances
 from hopfield_replay.functional._lazy import LazyGreedy
-from hopfield_replay.functional.rows import Matrix, column_means, pieces
+from hopfield_replay.functional._sparse_gains import SparseCloseness
+from hopfield_replay.functional.affinity import StreamedAffinity
+from hopfield_replay.functional.neighbours import knn_distance
+from hopfield_replay.functional.rows import Matrix, column_means, picked, pieces
+from hopfield_replay.functional.sparse_affinity import SparseAffinity
 from hopfield_replay.utilities.checks import as_matrix, check_integer
 
 _HELD = 1 << 25  # numbers of vectors that stay in float64: 256 MB
 _PIECE = 1 << 20  # numbers of a piece of more of them
+_LISTED, _LEAST = 3, 32  # distances that are kept of each of many vectors, for each one that there is to a pick
+_ENTRIES = 1 << 24  # of these in all: 400 MB while they are put in order
+_ASKED = 64  # vectors whose distance to a near neighbour sets the scale
 _CHUNK_ELEMENTS = 1 << 22  # distances, or vector entries, held at a time: 32 MB
 _KEPT_ELEMENTS = 1 << 27  # distances that facility_location keeps instead of computing them again: 512 MB
 
@@ -139,14 +146,16 @@ class _Closeness:
         self._nearest = torch.minimum(self._nearest, self._chosen_rows([candidate])[0])
 
 
-def facility_location(vectors: Tensor, k: int) -> Tensor:
+def facility_location(vectors: Matrix, k: int) -> Tensor:
     r"""Greedy k-medoids: each pick lowers the summed distance of all vectors to their nearest pick the most.
 
     Minimises sum_i min_{s in S} |x_i - x_s|, whose fall is monotone and submodular. The first pick is the medoid.
 
     Args:
-        vectors: floating, (n, d) or (n, *shape). Up to 11585 vectors their distances are kept in float32 (at most
-            512 MB); above they are computed again when needed, which takes far longer.
+        vectors: floating, (n, d) or (n, *shape), or Rows. Up to 11585 vectors all distances are kept, in float32 (at
+            most 512 MB). Of more those to the nearest 3 n / k of each, as a projection tells them, and no vector counts
+            as farther from the picks than these reach; where they would be too many, an even share of the vectors
+            competes.
         k: number of picks, from 1 to n.
 
     Returns:
@@ -162,10 +171,31 @@ def facility_location(vectors: Tensor, k: int) -> Tensor:
 
     Source: Kaufman, Rousseeuw (1990), the BUILD phase of k-medoids; Cornuejols, Fisher, Nemhauser (1977).
     """
-    points = _centred(vectors, k)
+    if len(vectors) ** 2 > _KEPT_ELEMENTS:
+        return _sparse_facility_location(as_matrix(vectors, "vectors") if isinstance(vectors, Tensor) else vectors, k)
+    points = _centred(vectors[:], k)
     greedy = LazyGreedy(_Closeness(points), [0] * len(points), [k], tie=1e-7)
     greedy.run(k)
     return torch.tensor(greedy.picks, device=points.device)
+
+
+def _sparse_facility_location(vectors: Matrix, k: int) -> Tensor:
+    """Of the distances to the nearest of each vector alone."""
+    n = len(vectors)
+    check_integer(k, "k", 1, n, of="the number of vectors", wrong_type=TypeError)
+    keep = min(n, max(1, min(max(_LEAST, _LISTED * n // k), _ENTRIES // n)))
+    count = n if keep == n or keep * k >= 2 * n else max(k, keep * k // 2)
+    chosen = torch.linspace(0, n - 1, count, dtype=torch.float64).round().to(torch.int64)
+    own = torch.full((n,), -1).index_copy_(0, chosen, torch.arange(count))
+    some = torch.linspace(0, n - 1, _ASKED, dtype=torch.float64).round().to(torch.int64)
+    near = knn_distance(vectors[some], vectors, min(10, n - 1), exclude=some.to(vectors.device)).square().median()
+    # at this temperature an error of one nat is one of a tenth of the squared distances of near neighbours
+    beta = 20.0 / max(float(near), 1e-30)
+    rows = StreamedAffinity(vectors, picked(vectors, chosen), 0.0, beta, masses=1.0)
+    function = SparseCloseness(SparseAffinity(rows, keep, own=own, error=1.0))
+    greedy = LazyGreedy(function, [0] * count, [k], tie=1e-7)
+    greedy.run(k)
+    return chosen[torch.tensor(greedy.picks)].to(vectors.device)
 
 
 def _along(rows: Tensor, direction: Tensor, centre: Tensor) -> Tensor:

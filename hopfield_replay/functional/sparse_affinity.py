@@ -113,6 +113,10 @@ class SparseAffinity:
         self.logs = _gathered(logs, order)
         self.dropped = Dropped(largest, total, _gathered(excess, order)) if bounds else None
 
+    def distances(self) -> Tensor:
+        """Distance of each entry, (entries,) float32, where all new energies are 0 and all masses 1."""
+        return self.logs.mul(-2.0 / self.rows.beta).clamp_(min=0.0).sqrt_()
+
     def log_totals(self) -> Tensor:
         """Log of what is kept of each target's affinity to all candidates, (n,) float64."""
         peak = torch.full((self.shape[0],), -torch.inf).scatter_reduce_(0, self.targets.long(), self.logs, "amax")

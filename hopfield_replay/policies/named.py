@@ -29,7 +29,7 @@ _POLICIES: dict[str, Callable[[], "Policy"]] = {
     "nearest_neighbour": NearestNeighbour,
     "k_means": KMeans,
     "k_center": lambda: ByVectors(k_center, in_pieces=True),
-    "facility_location": lambda: ByVectors(facility_location),
+    "facility_location": lambda: ByVectors(facility_location, in_pieces=True),
     "herding": lambda: ByVectors(herding, in_pieces=True),
     "high_loss": HighLoss,
 }

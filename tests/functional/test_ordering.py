@@ -171,3 +171,36 @@ def test_orders_of_vectors_in_parts(order, held, monkeypatch):
     assert torch.equal(order(points, 25), expected)
     with pytest.raises((ValueError, TypeError), match="k must"):
         order(Rows(points), 121)
+
+
+def clustered(n, d=12):
+    generator = torch.Generator().manual_seed(0)
+    centres = 4 * torch.randn(20, d, generator=generator)
+    return centres[torch.randint(20, (n,), generator=generator)] + torch.randn(n, d, generator=generator)
+
+
+@pytest.mark.parametrize("k", [1, 5, 9])
+def test_facility_location_by_all_near_distances_is_that_by_all_distances(k, monkeypatch):
+    points = clustered(90)
+    points[50:55] = points[:5]
+    expected = facility_location(points, k)
+    monkeypatch.setattr(ordering, "_KEPT_ELEMENTS", 0)
+    monkeypatch.setattr(ordering, "_LISTED", 90)
+    assert torch.equal(facility_location(points, k), expected)
+    assert torch.equal(facility_location(Rows(points[:30], points[30:]), k), expected)
+
+
+@pytest.mark.parametrize("entries", [1 << 24, 40 * 900])
+def test_facility_location_by_the_nearest_distances_is_as_good(entries, monkeypatch):
+    points = clustered(900)
+
+    def cost(picks):
+        return float(torch.cdist(points, points[picks]).amin(1).mean())
+
+    whole = cost(facility_location(points, 30))
+    monkeypatch.setattr(ordering, "_KEPT_ELEMENTS", 0)
+    monkeypatch.setattr(ordering, "_ENTRIES", entries)
+    chosen = facility_location(points, 30)
+    assert len(chosen.unique()) == 30
+    chance = cost(torch.randperm(900, generator=torch.Generator().manual_seed(1))[:30])
+    assert chance - cost(chosen) > 0.97 * (chance - whole)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingTracker, TaskSource
 from hopfield_replay.functional.rows import Rows
@@ -152,3 +152,46 @@ def test_n_eff_of_a_sample_has_its_error():
     many = torch.cat([TASKS[0], TASKS[0] + 0.01 * torch.randn(400, 60), TASKS[0] * 1.01])
     record = ForgettingTracker(probe_size=10).end_task(source(many))
     assert 0.0 < record.n_eff_error < record.n_eff
+
+
+def test_a_boundary_that_fails_loses_nothing():
+    class Fails:
+        fails = True
+        needs_energies = False
+        reads_in_pieces = True
+
+        def select(self, candidates, k):
+            if self.fails:
+                raise RuntimeError("out of luck")
+            return candidates.keys.argsort(descending=True)[:k]
+
+    policy = Fails()
+    tracker = ForgettingTracker(EnergyReplayBuffer(20, policy=policy), beta=0.1, probe_size=30, memory=SMALL)
+    tracker.begin_task(source(TASKS[0]))
+    with pytest.raises(RuntimeError, match="out of luck"):
+        tracker.end_task(source(TASKS[0]))
+    assert (len(tracker.buffer), tracker.history, tracker.open_task) == (0, [], 0)
+    policy.fails = False
+    tracker.end_task(source(TASKS[0]))
+    expected = ForgettingTracker(EnergyReplayBuffer(20, policy="random"), beta=0.1, probe_size=30, memory=SMALL)
+    expected.begin_task(source(TASKS[0]))
+    expected.end_task(source(TASKS[0]))
+    assert torch.equal(tracker.buffer.ids, expected.buffer.ids)
+    torch.testing.assert_close(tracker.buffer.energies, expected.buffer.energies)
+
+
+def test_a_stream_that_can_be_read_once_is_read_once():
+    class Once(IterableDataset):
+        def __init__(self, images):
+            self.left = iter(images)
+
+        def __iter__(self):
+            return self.left
+
+    tracker = ForgettingTracker(EnergyReplayBuffer(20), probe_size=30, memory=SMALL)
+    once = TaskSource(DataLoader(Once(TASKS[0]), batch_size=50))
+    tracker.begin_task(once)
+    record = tracker.end_task(once)
+    assert len(record.probes[0].ids) == 30
+    kept = {tuple(row) for row in tracker.buffer.gather(torch.arange(20)).tolist()}
+    assert kept <= {tuple(row) for row in TASKS[0].tolist()}
