@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 MAX_BYTES = 1 << 32  # that one source of samples, or one model, may take unless the caller allows more
 _HOST = re.compile(r"can't allocate memory|not enough memory|cannot allocate memory|bad_alloc", re.IGNORECASE)
+_SAID = ("There is not enough memory for", "fit into the device's memory")  # what and why was said already
 _BYTES = re.compile(r"(\d+) bytes")
 
 
@@ -46,7 +47,8 @@ def memory_for(what: str, cure: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
-        if not (isinstance(error, MemoryError) or _of_host(error)) or "There is not enough memory for" in str(error):
+        told = any(words in str(error) for words in _SAID)
+        if told or not (isinstance(error, MemoryError) or _of_host(error)):
             raise
         needed = _BYTES.search(str(error))
         more = f" ({needed[1]} bytes more)" if needed else ""

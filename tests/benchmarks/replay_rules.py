@@ -3,13 +3,13 @@
 Run from the repository root, one process, a half to one CPU minute a run; runs that are done are not run again:
 
     python -m tests.benchmarks.replay_rules CELL [--arms ...] [--ratios ...] [--seeds ...] [--out FILE]
-    python -m tests.benchmarks.replay_rules table [--out FILE]
+    python -m tests.benchmarks.replay_rules table [--reference ARM] [--out FILE]
 
 A perceptron that predicts v learns one task after the other; its averaged weights are measured on held-out images with
 the same noise for all. All arms of a seed begin with one and the same model of the first task. The rise of an image is
 its error now minus that when its task had been learned. That alone misleads where arms learn the tasks differently
-well: who learns better has more to lose. So the table tells the level, too: the error now minus that which random at a
-half had when the task had been learned.
+well: who learns better has more to lose. So the table tells the level, too: the error now minus that which the
+reference at a half had when the task had been learned.
 """
 
 import argparse
@@ -48,7 +48,7 @@ ARMS = {  # policy, sampling
     "rise, by rise": (GreedyGain(objective="rise"), "rise_weight"),
     "rise, by rise, temper .5": (GreedyGain(objective="rise", temper=0.5), "rise_weight"),
 }
-REFERENCE, HALF = "random", 0.5
+HALF = 0.5
 BATCH, TEST = 64, 200
 COLUMNS = ("mean", "worst tenth", "low", "middle", "high")
 
@@ -215,17 +215,17 @@ def numbers(one: Run, reference: Run) -> np.ndarray:
     return np.concatenate([summary(rise, one["before"]), summary(level, one["before"]), [new]])
 
 
-def beside_random(found: dict[Key, Run], at: Key) -> tuple[np.ndarray, np.ndarray]:
-    """A run's numbers minus those of random at a half, and minus those of random where it learns new tasks as well.
+def beside(reference_arm: str, found: dict[Key, Run], at: Key) -> tuple[np.ndarray, np.ndarray]:
+    """A run's numbers minus those of another arm at a half, and minus that arm's where it learns new tasks as well.
 
-    The latter are interpolated between random's shares of the same seed, beyond them on the line of the last two; NaN
-    where there is only one.
+    The latter are interpolated between its shares of the same seed, beyond them on the line of the last two; NaN where
+    there is only one.
     """
     seed = at[2]
-    reference = found[REFERENCE, HALF, seed]
+    reference = found[reference_arm, HALF, seed]
     mine = numbers(found[at], reference)
     curve = sorted(
-        (numbers(one, reference) for (name, _, own), one in found.items() if (name, own) == (REFERENCE, seed)),
+        (numbers(one, reference) for (name, _, own), one in found.items() if (name, own) == (reference_arm, seed)),
         key=lambda row: float(row[-1]),
     )
     if len(curve) < 2:
@@ -237,20 +237,20 @@ def beside_random(found: dict[Key, Run], at: Key) -> tuple[np.ndarray, np.ndarra
     )
 
 
-def table(path: Path) -> None:
-    """Paired differences to random, in thousandths, with 95 % intervals of Student's t over seeds."""
+def table(path: Path, reference: str) -> None:
+    """Paired differences to one arm, in thousandths, with 95 % intervals of Student's t over seeds."""
     runs: dict[str, dict[Key, Run]] = defaultdict(dict)
     for line in path.read_text().splitlines():
         one = json.loads(line)
         runs[one["cell"]][one["arm"], one["ratio"], one["seed"]] = one
     for cell, found in runs.items():
-        halves = [numbers(one, one) for at, one in found.items() if at[:2] == (REFERENCE, HALF)]
+        halves = [numbers(one, one) for at, one in found.items() if at[:2] == (reference, HALF)]
         told = [f"{name} {1e3 * value:.2f}" for name, value in zip(COLUMNS, np.mean(halves, axis=0), strict=False)]
-        print(f"\n{cell}: at a half, random rises by: {', '.join(told)}")
+        print(f"\n{cell}: at a half, {reference} rises by: {', '.join(told)}")
         rows = defaultdict(list)
         for at in found:
-            if (REFERENCE, HALF, at[2]) in found:
-                rows[at[:2]].append(beside_random(found, at))
+            if (reference, HALF, at[2]) in found:
+                rows[at[:2]].append(beside(reference, found, at))
         names = [f"{kind} {name}" for kind in ("rise,", "level,") for name in COLUMNS]
         for title, part in (("at equal shares", 0), ("at an equal error on new tasks", 1)):
             print(
@@ -282,11 +282,12 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--ratios", nargs="+", type=float, default=[0.5])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--reference", choices=list(ARMS), default="random", help="of the table's differences")
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--out", type=Path, default=Path("runs/replay_rules.jsonl"))
     options = parser.parse_args()
     if options.cells == ["table"]:
-        return table(options.out)
+        return table(options.out, options.reference)
     torch.set_num_threads(1)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.touch()

@@ -504,7 +504,7 @@ def test_labels_at_every_update_or_at_none():
         buffer.update({"image": X}, X, ids=IDS, task=1)
 
 
-@pytest.mark.parametrize("sampling", ["uniform", "weight", "energy", "rise", "gain"])
+@pytest.mark.parametrize("sampling", ["uniform", "weight", "rise_weight", "energy", "rise", "gain"])
 def test_draws_follow_what_is_kept_now(sampling):
     def offer(buffer, task):
         rows = torch.randn(20, 2, generator=torch.Generator().manual_seed(task))

@@ -175,7 +175,7 @@ def test_jobs_run_and_are_summed_up(tmp_path):
     assert gain["against_random"]["worst_tenth"]["mean"] == pytest.approx(
         gain["worst_tenth"]["mean"] - random["worst_tenth"]["mean"]
     )
-    assert re.search(r"^\| greedy_gain +\| weight +\| 8 +\| 1 +\|", text, re.M)
+    assert re.search(r"^\| greedy_gain +\| rise_weight +\| 8 +\| 1 +\|", text, re.M)
     assert re.search(r"^\| random +\| uniform +\| 8 +\| 1 +\|", text, re.M)
     assert "FID-DigitClassifier(digits)" in text
     json.dumps(study.finite(summary), allow_nan=False)

@@ -105,7 +105,7 @@ def measured(kind, tasks=3, policy=None, **settings):
         (LossBreaks, ["paired loss", "energies only"], "RuntimeError: not outside of training"),
         (NetworkRetires, ["inferred", "paired loss"], "RuntimeError: retired"),
         (Diverges, ["inferred", "energies only"], "its predictions are not finite"),
-        (OutOfMemory, ["inferred", "energies only"], "not enough memory for the model on its device"),
+        (OutOfMemory, ["inferred", "energies only"], "does not fit into the device's memory"),
     ],
 )
 def test_a_healthy_run_goes_on_with_less_and_says_so(kind, levels, says):
@@ -145,7 +145,7 @@ def test_a_given_denoiser_that_fails_later_costs_no_run_either():
 
 
 def test_errors_of_anything_else_are_raised(monkeypatch):
-    monkeypatch.setattr("hopfield_replay.tracker.measurement.energy", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("hopfield_replay.tracker.measurement.energies_of", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         measured(Tutorial)
 

@@ -411,3 +411,28 @@ def test_a_step_that_fails_leaves_no_hook_behind():
         trainer(ForgettingMonitor()).fit(module, loader())
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
     assert torch.overrides._len_torch_function_stack() == 0
+
+
+class Averages(Plain):
+    """Two averages of one network."""
+
+    def __init__(self):
+        super().__init__()
+        self.ema_slow, self.ema_fast = (unet().requires_grad_(False) for _ in range(2))
+
+
+def test_averages_that_are_not_measured_are_named(caplog):
+    with pytest.warns(UserWarning, match=r"several averages of its trained weights \(ema_slow, ema_fast\): the last"):
+        trainer(ForgettingMonitor(probe_size=4), max_epochs=1).fit(Averages(), loader())
+    with pytest.raises(MisconfigurationException, match=r'weights="ema" needs one average .* found ema_slow, ema_fast'):
+        trainer(ForgettingMonitor(probe_size=4, weights="ema"), max_epochs=1).fit(Averages(), loader())
+    with caplog.at_level("INFO"):
+        given = ForgettingMonitor(probe_size=4, denoiser=lambda m: DiffusersDenoiser(m.unet, m.scheduler))
+        trainer(given, max_epochs=1).fit(Averages(), loader())
+        trainer(ForgettingMonitor(probe_size=4, weights="last"), max_epochs=1).fit(Averages(), loader())
+    told = [r.message for r in caplog.records if r.message.startswith("Reconstruction errors of")]
+    assert told[-2:] == [
+        "Reconstruction errors of Averages: given, verified, with the denoiser that was given: not the averaged "
+        "weights in ema_slow, ema_fast.",
+        "Reconstruction errors of Averages: found, verified.",
+    ]
