@@ -76,6 +76,7 @@ def test_draws_go_to_the_cluster_that_the_next_task_does_not_hold():
     offer(buffer, x, 0)
     other = buffer.ids >= 20
     assert buffer.draw_shares[other].tolist() == [0.6]
+    assert float((buffer.ids[buffer.draw(4000)] >= 20).double().mean()) == pytest.approx(0.6, abs=0.03)
     buffer.refine(torch.zeros(40, 3))
     assert buffer.predicted_rises[~other].tolist() == [0.0]
     assert buffer.predicted_rises[other].tolist() == [pytest.approx(3 * 81 / 2 - np.log(49 / 29) / BETA)]
