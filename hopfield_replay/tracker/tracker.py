@@ -285,12 +285,17 @@ class ForgettingTracker:
             self.check_data(self.next_task, source)
         if source.ahead and self._at_hand.encoder_changed(source):
             self._renew(source)
-        with memory_for(f"the vectors of task {self.next_task}", _LESS_MEMORY):
-            data = self._at_hand.read(self.next_task, source, self._dimension)
-        self._check_labels(data)
-        self._check_room(data)
+        taken = self._reader.taken
+        try:
+            with memory_for(f"the vectors of task {self.next_task}", _LESS_MEMORY):
+                data = self._at_hand.read(self.next_task, source, self._dimension)
+            self._check_labels(data)
+            self._check_room(data)
+            beta = self.settings.beta if data is None else self._calibrated(data)
+        except BaseException:
+            self._reader.taken = taken  # of a task that is refused nothing was taken
+            raise
         calibrates = self._calibrates or self.settings.beta is None
-        beta = self.settings.beta if data is None else self._calibrated(data)
         guessed = source.positions is not None and source.positions.guessed
         print_of, task = fingerprint(source), self.next_task
         buffer = self.buffer if self.open_task is None else None
@@ -686,6 +691,7 @@ class ForgettingTracker:
             "calibrates": self._calibrates,
             "settings": self._asked,
             "data": {str(task): print_of for task, print_of in self._data.items()},
+            "taken": self.taken,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -713,6 +719,9 @@ class ForgettingTracker:
             data = {int(task): dict(print_of) for task, print_of in state.get("data", {}).items()}
         except DAMAGE as error:
             raise ValueError(f"The state of the tracker is damaged: {error!r}.") from error
+        taken = state.get("taken")
+        if not isinstance(taken, str | None):
+            raise ValueError(f"The state of the tracker is damaged: taken is {type(taken).__name__}.")
         load_buffer = None if self.buffer is None else self.buffer.prepare_load(state["buffer"])
 
         def change() -> None:
@@ -725,6 +734,7 @@ class ForgettingTracker:
             self.history, self._probes = history, probes
             self._at_hand, self._data = at_hand, data
             self._calibrates = bool(state.get("calibrates", False))
+            self._reader.taken = taken
 
         to_the_end(change)
 

@@ -232,6 +232,7 @@ def test_no_beta_at_a_timestep(scheduler, timestep, error, message):
         beta_at_timestep(scheduler, timestep)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("similarity", ["distance", "dot"])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("in_parts", [False, True])

@@ -492,7 +492,7 @@ def campaign(folder, seed, minutes, most):
             continue
         name = draw.choice(names)
         own = random.Random(f"{seed} {number}")
-        status, peak, said = forked(lambda n=name, o=own: single[n][0](o, folder / "rest"), folder / "log", limit=60)
+        status, peak, said = forked(lambda n=name, o=own: single[n][0](o, folder / "rest"), folder / "log", limit=240)
         wrong = None if status in (FINE, REFUSED) else f"attempt {number}: {said}"
         yield name, status, peak, wrong
         for left in (folder / "rest").iterdir():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingTracker, TaskSource
-from tests.utilities.test_interrupts import Stop
+from tests.utilities.test_interrupts import Stop, no_collector  # noqa: F401  # a fixture
 from tests.utilities.test_nested import same
 
 pytestmark = pytest.mark.slow
