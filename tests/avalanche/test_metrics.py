@@ -77,7 +77,7 @@ def test_intrinsic_forgetting_is_the_rise_of_the_energy(kind, replay):
     made = benchmark(kind, images, labels)
     plugins = {
         "none": [],
-        "ours": [EnergyReplayPlugin(9, replay_ratio=0.25)],
+        "ours": [EnergyReplayPlugin(9, replay_ratio=0.25, sampling="weight")],
         "stock": [ReplayPlugin(9, batch_size_mem=4)],  # 4 beside 8
     }[replay]
     log = [Memory(plugins[0])] if plugins else []
