@@ -16,3 +16,10 @@ def _interrupts_arrive():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+def pytest_collection_modifyitems(items):
+    """What is heavy is slow."""
+    for item in items:
+        if item.get_closest_marker("heavy"):
+            item.add_marker("slow")

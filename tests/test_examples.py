@@ -45,7 +45,7 @@ def results(tmp_path_factory):
     return done, folder
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_digits_prints_one_table_with_every_arm(results):
     done, _ = results
     lines = done.stdout.splitlines()
@@ -56,7 +56,7 @@ def test_digits_prints_one_table_with_every_arm(results):
     assert "100%" in done.stderr  # the progress bar
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_digits_forecasts_first_and_compares_at_the_end(results):
     done, folder = results
     lines = done.stdout.splitlines()
@@ -70,7 +70,7 @@ def test_digits_forecasts_first_and_compares_at_the_end(results):
     assert found["n"] > 100
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_digits_writes_its_numbers(results):
     _, folder = results
     found = json.loads((folder / "results.json").read_text())
@@ -94,7 +94,7 @@ def test_digits_writes_its_numbers(results):
     assert same_start[0] == same_start[1]  # one seed: the arms part at the second task
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_digits_draws(results):
     _, folder = results
     names = {path.name for path in folder.glob("*.png")}
@@ -107,7 +107,7 @@ def test_digits_draws(results):
         assert path.stat().st_size > 3000
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("arm", ARMS)
 def test_digits_logs_to_tensorboard(results, arm):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -131,7 +131,7 @@ def test_digits_logs_to_tensorboard(results, arm):
     assert mean.value == pytest.approx(written["reconstruction_forgetting"], abs=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_digits_leaves_checkpoints_to_audit(results, monkeypatch, capsys):
     from hopfield_replay.cli import main
 

@@ -37,7 +37,7 @@ def test_there_are_no_other_kinds_of_blocks():
     assert TEXT.count("```") == 2 * len(BLOCKS)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_python_and_yaml_blocks(here):
     import torch
     from diffusers import AutoencoderKL, DDPMScheduler
@@ -92,7 +92,7 @@ def commands():
             yield from (shlex.split(part) for part in line.split("&&") if part.strip())
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_commands(here, capsys):
     ran = []
     for command in commands():

@@ -30,7 +30,7 @@ from hopfield_replay.utilities.checks import (
 
 _CHUNK_ELEMENTS = 1 << 22  # affinities computed at a time: 32 MB
 _MATRIX_ELEMENTS = 1 << 25  # affinities held at a time: 256 MB in float64
-_FINITE = 600.0  # logarithms up to this have a finite exponential in float64, whose largest is e^709
+FINITE = 600.0  # logarithms up to this have a finite exponential in float64, whose largest is e^709
 _FINITE_FLOAT32 = 60.0  # the same in float32, whose largest is e^88, with room for sums
 _HELD = 1 << 25  # numbers of the targets that are kept in float64: 256 MB
 
@@ -331,6 +331,6 @@ def matrix_or_streamed(
     if elements is not None and n * count > elements:
         return rows
     largest = float(rows.log_totals().max()) if n else 0.0
-    if not largest < _FINITE:
+    if not largest < FINITE:
         return rows
     return rows.matrix(torch.float32 if narrow and largest < _FINITE_FLOAT32 else torch.float64)

@@ -16,7 +16,7 @@ from hopfield_replay.functional import (
     replay_mass,
     rise_weights,
 )
-from hopfield_replay.functional.affinity import affinity_matrix
+from hopfield_replay.functional.affinity import FINITE, affinity_matrix
 from hopfield_replay.functional.rise_weights import check_share_of_mean
 from hopfield_replay.functional.rows import pieces
 from hopfield_replay.policies.candidates import Candidates
@@ -155,7 +155,7 @@ class GreedyGain:
             similarity=candidates.similarity,
         )
         if short.listed is None:
-            return affinity_matrix(rows) if float(rows.log_totals().max()) < 600.0 else rows  # exp stays finite
+            return affinity_matrix(rows) if float(rows.log_totals().max()) < FINITE else rows
         return SparseAffinity(
             rows,
             short.listed,

@@ -301,7 +301,7 @@ def reproduce_selection(
 
     Example:
         >>> result = reproduce_selection(n=6, d=10, per_class=8, draws=2)
-        >>> "0 of 26 replay sets exceed the certified bound" in result.findings()[0]
+        >>> "0 of 28 replay sets exceed the certified bound" in result.findings()[0]
         True
     """
 

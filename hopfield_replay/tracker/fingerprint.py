@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hopfield_replay.tracker.source import TaskSource
+from hopfield_replay.utilities.states import check_mapping, check_whole
 
 
 def fingerprint(source: TaskSource) -> dict[str, Any]:
@@ -133,8 +134,40 @@ def named(value: Any, depth: int = 2) -> Any:
     return f"{type(value).__name__}({', '.join(parts)})"
 
 
+def identity_from(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
+    """The settings and the fingerprints of the data in the state of a tracker; none of a state that is older than they.
+
+    Args:
+        state: of :meth:`ForgettingTracker.state_dict`.
+
+    Returns:
+        Each setting by its name, and each task's fingerprint by its number.
+
+    Raises:
+        TypeError, ValueError, KeyError: parts that are missing or of another kind.
+
+    Example:
+        >>> stream = {"dataset": "Stream", "samples": None, "contents": []}
+        >>> identity_from({"settings": {"seed": 0}, "data": {"1": stream}})
+        ({'seed': 0}, {1: {'dataset': 'Stream', 'samples': None, 'contents': []}})
+    """
+    settings = dict(check_mapping(state.get("settings", {}), "settings"))
+    for name, value in settings.items():
+        if not isinstance(name, str) or not isinstance(value, None | bool | int | float | str | list):
+            raise TypeError(f"the setting {name!r} is {type(value).__name__}")
+    prints: dict[int, dict[str, Any]] = {}
+    for task, given in check_mapping(state.get("data", {}), "data").items():
+        print_of = check_mapping(given, "a fingerprint")
+        if not isinstance(print_of["dataset"], str) or not isinstance(print_of["contents"], list):
+            raise TypeError("a fingerprint is no name with a list of numbers")
+        contents = [check_whole(number, "contents", -(2**63)) for number in print_of["contents"]]
+        samples = None if print_of["samples"] is None else check_whole(print_of["samples"], "samples")
+        prints[check_whole(int(task), "task")] = {**print_of, "samples": samples, "contents": contents}
+    return settings, prints
+
+
 def _same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     return all(first[name] == second[name] for name in ("dataset", "samples", "contents"))
 
 
-__all__ = ["check_same_data", "check_same_settings", "describe", "fingerprint", "named"]
+__all__ = ["check_same_data", "check_same_settings", "describe", "fingerprint", "identity_from", "named"]

@@ -16,7 +16,7 @@ from hopfield_replay.encoders import Column, Columns
 from hopfield_replay.memory.settings import EnergySettings
 from hopfield_replay.memory.vector_store import MEMORY
 from hopfield_replay.policies import requirements
-from hopfield_replay.tracker.fingerprint import check_same_data, check_same_settings, fingerprint, named
+from hopfield_replay.tracker.fingerprint import check_same_data, check_same_settings, fingerprint, identity_from, named
 from hopfield_replay.tracker.generated import GeneratedTask
 from hopfield_replay.tracker.measurement import Measurement, Mixture
 from hopfield_replay.tracker.meter import ErrorMeter, LossMeter
@@ -704,6 +704,10 @@ class ForgettingTracker:
         state = migrated(state, _FORMAT, _MIGRATIONS, "a ForgettingTracker")
         try:
             history, probes = history_from(state)
+            settings, data = identity_from(state)
+            taken = state.get("taken")
+            if not isinstance(taken, str | None):
+                raise TypeError(f"taken is {type(taken).__name__}")
         except DAMAGE as error:
             raise ValueError(f"The state of the tracker is damaged: {error!r}.") from error
         if (state["buffer"] is None) != (self.buffer is None):
@@ -712,16 +716,10 @@ class ForgettingTracker:
                 f"{'without' if self.buffer is None else 'with'} one; resume with the same configuration."
             )
         if not self.allow_changes:
-            check_same_settings(state.get("settings", {}), self._settings_for(state))
+            same = self._asked["beta"] == state["beta"]  # the one that the state's run has calibrated is no other
+            check_same_settings(settings, {**self._asked, "beta": settings.get("beta")} if same else self._asked)
         at_hand = TaskAtHand(self._reader)
         at_hand.load_state_dict(state.get("encoder"))
-        try:
-            data = {int(task): dict(print_of) for task, print_of in state.get("data", {}).items()}
-        except DAMAGE as error:
-            raise ValueError(f"The state of the tracker is damaged: {error!r}.") from error
-        taken = state.get("taken")
-        if not isinstance(taken, str | None):
-            raise ValueError(f"The state of the tracker is damaged: taken is {type(taken).__name__}.")
         load_buffer = None if self.buffer is None else self.buffer.prepare_load(state["buffer"])
 
         def change() -> None:
@@ -737,8 +735,3 @@ class ForgettingTracker:
             self._reader.taken = taken
 
         to_the_end(change)
-
-    def _settings_for(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings of this run; a beta that is the one which the state's run has calibrated is no other."""
-        same = self._asked["beta"] == state["beta"]
-        return {**self._asked, "beta": state.get("settings", {}).get("beta")} if same else self._asked

@@ -128,7 +128,7 @@ def test_relative_rises_where_there_was_no_error():
     assert drift(none, some, 0).relative_low == math.inf  # resamples without any rise are rarer than one in forty
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_energies_leave_the_sample_itself_out():
     old, new = IMAGES.repeat(2, 1, 1, 1)[:18] + torch.arange(18).view(-1, 1, 1, 1) / 18, IMAGES + 3.0
     audited = torch.cat([old[[3, 5]], IMAGES[:6] + 0.01])
@@ -211,7 +211,7 @@ class Cramped:
         return noisy * noisy.sum() if len(noisy) > 20 else noisy / 2  # a rounding that depends on the chunk, enlarged
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_out_of_memory_measures_fewer_samples_at_a_time():
     many = IMAGES.repeat(8, 1, 1, 1)
     first, second = Cramped(20), Cramped(5)
@@ -277,7 +277,7 @@ def report_of_digits():
                  old_data=x[:30], new_data=x[30:] + 0.5)  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_page_is_whole_and_needs_nothing_from_elsewhere():
     pytest.importorskip("matplotlib")
     report = report_of_digits()
@@ -319,7 +319,7 @@ def test_the_page_opens_in_a_browser(tmp_path):
     assert (pixels[:, -8:] == 255).all()  # nothing runs over the right edge
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_correlations_over_several_tasks_say_so():
     alone, pooled = (
         audit(shrink(0.9), shrink(0.3), data, old_data=IMAGES, beta=1.0).warnings

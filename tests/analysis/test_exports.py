@@ -101,7 +101,7 @@ def test_datasets_load_what_was_saved(chosen, tmp_path):
     assert not list((tmp_path / "out").glob("*.png"))
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("form", FORMATS)
 def test_images_without_captions_need_a_prompt_where_the_trainer_does(tmp_path, form):
     if form == "hf":
@@ -193,7 +193,7 @@ def test_a_folder_with_something_in_it_is_left_alone(chosen, tmp_path):
         export(report, images, os.fsdecode(bytes(tmp_path) + b"/\xff"), "json")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("form", FORMATS)
 def test_nothing_is_left_of_an_export_that_fails(tmp_path, form):
     if form == "hf":

@@ -33,7 +33,7 @@ def protected(old, after, chosen, ratio):
     return np.array(result)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("streamed", [False, True])
 def test_numbers_are_those_of_the_formulas(monkeypatch, streamed):
     old, new = data()
@@ -89,7 +89,7 @@ def share(size, at):
     return odds / (1 + odds) / 0.4
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_marginal_is_what_100_more_would_add():
     old, new = data(n=260)
     found = forecast(old, new, beta=BETA, capacities=(20, 120, 220), policies=())
@@ -100,7 +100,7 @@ def test_marginal_is_what_100_more_would_add():
     assert found.marginal[2] == pytest.approx(everything - means[2], rel=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_no_policy_exceeds_the_certified_optimum_and_greedy_is_recommended():
     old, new = data(n=60)
     found = forecast(old, new, capacities=(4, 8, 16, 32), policies=forecasting_policies())

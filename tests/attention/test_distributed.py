@@ -21,7 +21,7 @@ def work(rank, folder):
     dist.destroy_process_group()
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_two_processes(tmp_path):
     torch.multiprocessing.spawn(work, args=(str(tmp_path),), nprocs=2)
     model = make("dit")

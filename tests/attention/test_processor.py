@@ -20,7 +20,7 @@ def literally(model, a, start="zero"):
     return scores
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", MODELS)
 def test_with_a_zero_nothing_changes_bit_by_bit(kind):
     model = make(kind)
@@ -35,7 +35,7 @@ def test_with_a_zero_nothing_changes_bit_by_bit(kind):
     assert all(torch.equal(value, before[name]) for name, value in gradients(model).items())
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("start", ["zero", "scores"])
 @pytest.mark.parametrize("kind", MODELS)
 def test_values_and_gradients_of_a_model(kind, start):

@@ -39,7 +39,7 @@ def whole(module, *args):
         return checkpoint(module, *args, use_reentrant=False)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", ["dit", "text_unet", "unet"])
 @pytest.mark.parametrize("function", [None, reentrant, whole])
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
@@ -128,7 +128,7 @@ def test_data_parallel_is_refused():
         call(model, "dit")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_compiled(checkpointing):
     plain, model = (training("dit", num_layers=2) for _ in range(2))

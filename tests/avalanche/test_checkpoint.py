@@ -25,7 +25,7 @@ def finish(strategy, made, first: int, stop: int, results: list) -> None:
         results.append(strategy.eval(made.test_stream))
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("policy", ["greedy_gain", "high_energy"])
 def test_save_and_resume_in_the_middle_of_a_stream(tmp_path, kind, policy):
@@ -58,7 +58,7 @@ def test_save_and_resume_in_the_middle_of_a_stream(tmp_path, kind, policy):
     assert len(mine.buffer) == 10
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_file_grows_with_the_buffer_and_not_with_the_data(tmp_path):
     sizes = {}
     for count, mem_size in ((200, 10), (2000, 10), (2000, 100)):

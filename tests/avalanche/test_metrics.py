@@ -68,7 +68,7 @@ class Memory(SupervisedPlugin):
         self.shares.append([count / sum(counts) for count in counts])
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("replay", ["none", "ours", "stock"])
 @pytest.mark.filterwarnings("ignore:Call to deprecated function update:DeprecationWarning")  # by the stock plugin
@@ -238,7 +238,7 @@ def test_tensorboard_logger(tmp_path):
     assert [event.step for event in events.Scalars(name)] == [3, 6]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.filterwarnings("ignore")  # wandb's own: open files, deprecated calls
 def test_wandb_logger_offline(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")

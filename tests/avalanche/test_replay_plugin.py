@@ -45,7 +45,7 @@ def run(kind: str, plugin: EnergyReplayPlugin, experiences: int = 3, train=None,
     return seen, own, strategy
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("ratio", "mem_size", "batch", "settings"),
@@ -77,7 +77,7 @@ def test_replay_has_its_share_of_every_minibatch(kind, ratio, mem_size, batch, s
                 assert minibatch[1].equal(numbers % 6)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kept_sample_is_replayed_with_its_own_target_and_task(kind):
     images, labels = data()
@@ -104,7 +104,7 @@ def test_fractions_are_carried_over():
     assert [int(mask.sum()) for _, mask, _ in seen[1]] == [1, 2, 1, 1] * 3  # 1.25 beside each 5
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_workers_read_the_same_minibatches():
     runs = []
     for workers in (0, 2):
@@ -121,7 +121,7 @@ def test_a_schedule_of_the_ratio():
     assert plugin.share == pytest.approx(sum(int(m.sum()) for _, m, _ in seen[1]) / sum(len(m) for _, m, _ in seen[1]))
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("sampling", ["energy", "rise"])
 def test_priority_for_high_energies_or_rises(sampling):
     images, labels = data()
@@ -169,7 +169,7 @@ def test_the_mask_is_gone_after_training():
     assert strategy.mb_is_replay is None
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_periodic_evaluation_in_the_middle_leaves_replay_alone():
     seen, _, _ = run("task-free", EnergyReplayPlugin(10), experiences=2, train_epochs=2, eval_every=1)
     assert [int(mask.sum()) for _, mask, _ in seen[1]] == [8, 8, 8, 8, 8, 8, 8, 4] * 2
@@ -191,7 +191,7 @@ def test_wrong_settings_are_named(settings, error, message):
         EnergyReplayPlugin(**settings)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("plugin", ["ours", "stock"])
 def test_an_experience_of_one_sample(plugin):
     images, labels = data(30, classes=3)
@@ -208,7 +208,7 @@ def test_an_experience_of_one_sample(plugin):
     assert policy.memory.beta is not None
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_empty_experience_is_named(kind):
     images, labels = data()
@@ -221,7 +221,7 @@ def test_an_empty_experience_is_named(kind):
     strategy.train(third)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_online_streams_of_few_samples():
     stream = benchmark("task-free", *data()).train_stream
     plugin = EnergyReplayPlugin(10, groups="label")

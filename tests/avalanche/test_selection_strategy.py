@@ -38,7 +38,7 @@ def test_highest_leave_one_out_energy_first():
     assert order == sorted(range(30), key=lambda i: -energies[i])
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.filterwarnings("ignore:Call to deprecated function update:DeprecationWarning")  # by the stock plugin
 @pytest.mark.parametrize("groupby", [None, "class", "task", "experience"])
 def test_energies_are_computed_once_for_each_sample(monkeypatch, groupby):

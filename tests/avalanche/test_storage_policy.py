@@ -34,7 +34,7 @@ class Classifier(LightningModule):
         return torch.nn.functional.cross_entropy(self.layer(batch[0]), batch[1])
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("groups", [None, "task", "label"])
 @pytest.mark.parametrize("policy", ["greedy_gain", "high_energy", "random", "proportional"])
 @pytest.mark.filterwarnings("ignore:No denoiser was found:UserWarning")  # of a classifier
@@ -71,7 +71,7 @@ def test_both_doors_keep_the_same_samples(policy, groups):
         assert x[0].equal(stream[task].dataset[i - (task << 40)][0])
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("groups", [None, "task", "label"])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_policy_and_quota_under_the_stock_plugin(policy, groups):
@@ -92,7 +92,7 @@ def test_every_policy_and_quota_under_the_stock_plugin(policy, groups):
     assert sizes == {None: [14], "task": [4, 5, 5], "label": [2, 2, 2, 2, 3, 3]}[groups]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_data_set_of_the_buffer_is_like_the_experience(kind):
     stream = list(benchmark(kind, *data()).train_stream)
@@ -117,7 +117,7 @@ def test_the_data_set_of_the_buffer_is_like_the_experience(kind):
         assert sum(len(part) for part in kept.task_set.values()) == 12
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", KINDS)
 def test_stock_replay_of_every_kind(kind):
     """The stock plugin mixes the buffer's items with new ones in its own minibatches, without a warning."""
@@ -134,7 +134,7 @@ def test_stock_replay_of_every_kind(kind):
         seen.clear()
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_kept_samples_are_copies_and_the_data_is_let_go():
     images = torch.randn(50, 3)
     dataset = make_avalanche_dataset(TensorDataset(images))
@@ -249,7 +249,7 @@ def test_whole_numbers_need_an_encoder():
     assert storage.buffer[0][0].dtype == torch.int64
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_samples_that_are_not_finite_are_named_before_training(value):
     images, labels = data()

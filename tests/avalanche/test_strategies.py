@@ -47,7 +47,7 @@ def diffusion(network, *plugins, scheduler=None, metrics=(), **settings):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", KINDS)
 def test_diffusion_training_learns_and_measures_its_forgetting(kind):
     made = benchmark(kind, *data(), experiences=2)
@@ -68,7 +68,7 @@ def test_diffusion_training_learns_and_measures_its_forgetting(kind):
     assert len(plugin.storage_policy) == 12
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_noise_belongs_to_a_sample_and_not_to_its_minibatch():
     made = benchmark("task-free", *data(), experiences=2)
     levels = []
@@ -117,7 +117,7 @@ def test_the_network_learns_what_its_scheduler_says(prediction_type):
     assert loss == pytest.approx(float((target[prediction_type] ** 2).mean()), rel=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", KINDS)
 def test_class_conditional_networks_get_the_targets(kind):
     seen = []
@@ -161,14 +161,14 @@ def second_step(*plugins) -> float:
     return float((torch.cat([p.detach().flatten() for p in network.parameters()]) - before).norm())
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("plugin", [EWCPlugin(100.0), MASPlugin(100.0)], ids=["ewc", "mas"])
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")  # upstream's regularisation plugins, of themselves
 def test_denoiser_under_naive_with_a_regularisation_that_holds_its_weights(plugin, capsys):
     assert 0 < second_step(plugin) < 0.97 * second_step()
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_denoiser_is_a_denoiser_with_the_losses_of_diffusion_training():
     made = benchmark("task-free", *data(), experiences=1)
     weights = []
@@ -224,7 +224,7 @@ class Module(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": self.interval}}
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning")  # data in memory needs none
 @pytest.mark.filterwarnings("ignore:The number of training batches:UserWarning")  # nor any log
 @pytest.mark.parametrize("interval", ["epoch", "step"])
@@ -245,7 +245,7 @@ def test_a_lightning_module_ends_with_the_weights_that_lightning_gives_it(interv
     assert "log" not in vars(ours)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_lightning_module_with_replay_and_losses_per_experience():
     made = benchmark("task-aware", *data())
     plugin = EnergyReplayPlugin(12)

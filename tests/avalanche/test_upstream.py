@@ -12,7 +12,7 @@ avalanche = pytest.importorskip("avalanche", reason="needs avalanche-lib")
 
 from hopfield_replay.avalanche import EnergyPrioritizedBuffer, EnergySelectionStrategy  # noqa: E402
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.heavy
 
 UPSTREAM = Path(avalanche.__file__).parent.parent / "tests"
 FILES = {"tests.unit_tests_utils": "unit_tests_utils.py", "upstream_replay": "training/test_replay.py"}

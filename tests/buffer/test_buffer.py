@@ -95,7 +95,7 @@ def test_tiny_and_identical_sets_need_no_beta(count):
     assert other.ids.tolist() == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("policy", POLICIES)
 def test_all_stay_while_there_is_room_and_never_more_than_the_capacity(policy):
     buffer = EnergyReplayBuffer(9, policy)
@@ -121,7 +121,7 @@ def test_high_energy_over_tasks_keeps_the_highest_of_all():
 STREAMS = {"at once": [30], "in batches": [7, 1, 10, 5, 7], "one by one": [1] * 30}
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("policy", ["random", "reservoir"])
 def test_random_takes_each_sample_of_a_stream_equally_often_in_any_batching(policy):
     trials, capacity = 200, 6
@@ -144,7 +144,7 @@ def test_random_takes_each_sample_of_a_stream_equally_often_in_any_batching(poli
     assert chisquare(frequency).pvalue > 0.01
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_share_of_a_task_is_a_uniform_choice_of_that_task():
     frequency = np.zeros(24)
     for seed in range(200):
@@ -250,7 +250,7 @@ def every_tensor(tree):
         yield from every_tensor(vars(tree))
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("policy", POLICIES)
 def test_nothing_that_is_kept_holds_the_offered_batch_alive(policy):
     buffer = EnergyReplayBuffer(4, policy, groups="label")
@@ -328,7 +328,7 @@ BATCHES = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", BATCHES)
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("by_file", [False, True], ids=["torch.save", "safetensors"])
@@ -473,7 +473,7 @@ BAD = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("case", BAD)
 def test_a_failed_update_changes_nothing(case):
     changes, error, message = BAD[case]

@@ -95,7 +95,7 @@ HOSTILE = {
 }  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("case", HOSTILE)
 def test_damaged_states_are_refused_and_change_nothing(case, tmp_path):
     state, message = HOSTILE[case]
@@ -335,7 +335,7 @@ def refused_in(folder):
         EnergyReplayBuffer(4, storage=folder)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_folder_belongs_to_one_buffer_at_a_time(tmp_path):
     first = EnergyReplayBuffer(4, storage=tmp_path)

@@ -161,7 +161,7 @@ def test_of_a_group_that_both_have_the_policy_chooses_anew():
         assert first.ids[first.labels == label].tolist() == pool.ids[expected].tolist()
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("other", "error", "message"),
     [

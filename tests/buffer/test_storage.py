@@ -201,7 +201,7 @@ def test_a_forked_process_reads_and_does_not_write_into_its_parents_rows(tmp_pat
     assert len(list(tmp_path.glob("*.bin"))) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @FORKED
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_processes_that_outlive_the_buffer_do_not_keep_its_folder(tmp_path):
@@ -235,7 +235,7 @@ time.sleep(60)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_another_process_is_named_and_its_death_frees_the_folder(tmp_path):
     with subprocess.Popen([sys.executable, "-c", HOLDS, str(tmp_path)], stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"held\n"

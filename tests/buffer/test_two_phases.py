@@ -78,7 +78,7 @@ def test_the_second_phase_protects_more_than_the_first_and_releases_the_reserve(
     assert same(buffer.state_dict(), again)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("oversample", [1, 2, 4])
 @pytest.mark.parametrize("groups", [None, "task"])
 def test_second_phase_is_greedy_among_the_candidates_that_were_set_aside(oversample, groups):
@@ -110,7 +110,7 @@ def test_second_phase_is_greedy_among_the_candidates_that_were_set_aside(oversam
     assert buffer.ids.tolist() == [held[r] for r in picks]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("groups", [None, "task", "label"])
 @pytest.mark.parametrize("refined", [True, False])
 @pytest.mark.parametrize("oversample", [1, 3])
@@ -174,7 +174,7 @@ def test_all_stay_where_there_is_room():
     assert weights(buffer).tolist() == [1.0] * 60
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("by_file", [False, True], ids=["torch.save", "safetensors"])
 @pytest.mark.parametrize("groups", [None, "label"])
 def test_a_checkpoint_between_the_phases_goes_on(by_file, groups, tmp_path):

@@ -31,7 +31,7 @@ def test_the_width_that_a_checkpoint_asks_for_is_bounded_by_its_weights(tmp_path
         load_module(path, Model, model_args={"width": 3})  # the user's own word is taken
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "make",
     [
@@ -170,7 +170,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024, time
 """
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", HUGE)
 def test_small_files_take_no_more_than_was_allowed(tmp_path, kind):
     HUGE[kind](tmp_path)

@@ -86,7 +86,7 @@ def both(tracker, task):
     return [min(found) & ((1 << 40) - 1) for found in sets if found]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("task", [0, 1])
 def test_a_deletion_request_leaves_no_trace_in_any_file(run, task, capsys):
     tracker, folder = run
@@ -118,7 +118,7 @@ def test_a_deletion_request_leaves_no_trace_in_any_file(run, task, capsys):
     assert len(resumed.end_task(source).probes) == 3
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", ["buffer.safetensors", "tracker.pkl", "last.ckpt"])
 def test_a_file_is_edited_by_itself(run, name):
     tracker, folder = run
@@ -157,7 +157,7 @@ class Module(LightningModule):
         return torch.optim.SGD(self.parameters(), 0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.filterwarnings("ignore:No denoiser was found", "ignore:.*does not have many workers")
 @pytest.mark.filterwarnings("ignore:.*The number of training batches", "ignore:You.re resuming")
 def test_a_checkpoint_of_lightning_resumes_without_what_was_deleted(tmp_path):
@@ -211,7 +211,7 @@ def test_vectors_of_another_encoder_are_a_problem_that_is_named(tmp_path, capsys
     assert "problem: vectors have dimension 3, the encoder's 8" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("content", "arguments", "message"),
     [

@@ -295,7 +295,7 @@ def pipeline(folder, seed=0, channels=(4, 8), steps=20):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_pipelines(tmp_path, capsys):
     paths = [pipeline(tmp_path / str(seed), seed) for seed in range(2)]
     before, after = load_versions(*paths)
@@ -368,7 +368,7 @@ def lora(source, folder, kind):
     return live.unet.eval()
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", ["diffusers", "peft"])
 def test_lora_weights_are_merged_into_their_base(stable_diffusion, tmp_path, kind):
     live = lora(stable_diffusion, tmp_path / "lora", kind)
@@ -385,7 +385,7 @@ def test_lora_weights_are_merged_into_their_base(stable_diffusion, tmp_path, kin
         load_versions(tmp_path / "lora", stable_diffusion)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_latents_and_captions_of_a_pipeline(stable_diffusion):
     version, _ = load_versions(stable_diffusion, stable_diffusion, device="cpu")
     images = torch.rand(2, 1, 16, 16) * 2 - 1
@@ -400,7 +400,7 @@ def test_latents_and_captions_of_a_pipeline(stable_diffusion):
     np.testing.assert_allclose(version.decode(bare["samples"]), wanted, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_lora_weights_that_do_not_fit(stable_diffusion, tmp_path):
     lora(stable_diffusion, tmp_path / "lora", "diffusers")
     path = next((tmp_path / "lora").iterdir())

@@ -106,7 +106,7 @@ KINDS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_a_hostile_folder_is_refused_and_runs_nothing(tmp_path, ran, monkeypatch, kind):
     monkeypatch.setattr(sys, "path", list(sys.path))

@@ -46,7 +46,7 @@ def test_a_header_that_declares_more_than_there_is(tmp_path):
         read_npz(tmp_path / "x.npz")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_file_that_would_expand_without_end(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x.npy", "w") as entry:
         for _ in range(300):

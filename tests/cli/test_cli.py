@@ -33,7 +33,7 @@ def files(folder):
     return str(folder / "old.npz"), str(folder / "new.safetensors")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_forecast_prints_and_writes_what_the_function_finds(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     old, new = files(tmp_path)
@@ -59,7 +59,7 @@ def test_forecast_of_folders_of_images_from_a_config_file(tmp_path, capsys):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["new", "old", "run.yaml"]  # nothing is written unless asked
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_as_a_program_with_a_datamodule_of_the_present_folder(tmp_path):
     (tmp_path / "own_data.py").write_text(MODULE)
     script = "import sys; from hopfield_replay.cli import main; sys.exit(main())"  # as the console script does
@@ -72,7 +72,7 @@ def test_as_a_program_with_a_datamodule_of_the_present_folder(tmp_path):
     assert "20 old samples" in done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -105,7 +105,7 @@ def test_wrong_usage_is_code_2(arguments, capsys):
     assert "usage: hopfield-replay" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
@@ -210,7 +210,7 @@ def audit(folder, before, after, *data, more=()):
     ])  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_audit_finds_the_classes_of_the_first_task(trained, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     energies = ["--old-data", str(trained / "old_train.npz"), "--new-data", str(trained / "new_train.npz")]
@@ -232,7 +232,7 @@ def test_audit_finds_the_classes_of_the_first_task(trained, tmp_path, capsys):
     assert "second.ckpt (weights)" in page
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_audit_of_a_checkpoint_against_itself_is_zero(trained, tmp_path, capsys):
     more = ["--fail-above", "0", "--output-dir", str(tmp_path), "--quiet"]
     assert audit(trained, "first", "first", "old", more=more) == 0
@@ -242,14 +242,14 @@ def test_audit_of_a_checkpoint_against_itself_is_zero(trained, tmp_path, capsys)
     assert [found[name] for name in ("mean", "low", "high", "relative", "relative_low", "worse")] == [0] * 6
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_exit_code_follows_the_threshold(trained, capsys):
     codes = [audit(trained, "first", "second", "old", more=["--fail-above", str(share)]) for share in (0.01, 100)]
     assert codes == [1, 0]
     assert "passed: the lower end of the relative rise is above 10000.0% for nothing" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_audit_localises_what_was_unlearned(trained, tmp_path):
     assert audit(trained, "first", "unlearned", "old", more=["--output-dir", str(tmp_path), "--quiet"]) == 0
     classes = json.loads((tmp_path / "audit.json").read_text())["classes"]
@@ -273,7 +273,7 @@ def holes(folder):
     return str(folder / "holes.npz")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("data", "more", "message"),
     [
@@ -295,13 +295,13 @@ def test_bad_input_of_an_audit(trained, tmp_path, capsys, data, more, message):
     assert error.count("\n") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_weights_alone_do_not_say_how_to_make_the_model(trained, capsys):
     assert audit(trained, "unlearned", "second", "old", more=["--model-args", "{}"]) == 2
     assert "DDPM needs the constructor arguments ['size'], which" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_one_sample_is_said_to_have_no_interval(trained, tmp_path, capsys):
     assert audit(trained, "first", "second", more=[one_image(tmp_path)]) == 0
     printed = capsys.readouterr().out
@@ -309,13 +309,13 @@ def test_one_sample_is_said_to_have_no_interval(trained, tmp_path, capsys):
     assert "warning: One sample: intervals are undefined." in printed
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_one_source_twice(trained, capsys):
     assert audit(trained, "first", "second", "old", "old") == 2
     assert "--data names one source twice" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_audit_of_two_pipelines_on_folders_of_images(tmp_path, capsys):
     from tests.checkpoints.test_checkpoints import pipeline
 

@@ -17,7 +17,7 @@ from hopfield_replay import EnergyReplayBuffer
 from hopfield_replay.cli import main
 from hopfield_replay.denoisers import CallableDenoiser
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.heavy
 
 ROOT = Path(__file__).parents[2]
 

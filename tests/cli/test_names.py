@@ -50,7 +50,7 @@ def audit(pipelines, data, out):
             "--fail-above", "-1", "--output-dir", str(out)]  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.filterwarnings("ignore:Glyph:UserWarning")  # matplotlib's font has not every letter
 def test_an_audit_of_hostile_names_says_one_verdict_and_writes_everything(pipelines, tmp_path, capsys):
     out = tmp_path / "out"
@@ -85,7 +85,7 @@ def test_labels_of_figures_are_drawn_letter_by_letter():
         picture_rows([("row", torch.rand(2, 1, 4, 4))], captions=[name, "x"]).canvas.draw()
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_terminal_that_knows_few_letters_and_a_matplotlibrc_beside_the_data(pipelines, tmp_path):
     data = images(tmp_path / "data", ["grün", "猫"])
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\n")

@@ -25,7 +25,7 @@ def plant(folder):
 
 @pytest.mark.parametrize("command", ["forecast", "audit", "reproduce"])
 @pytest.mark.parametrize("start", ["script", "module"])
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_no_command_runs_what_lies_beside_the_data(tmp_path, command, start):
     given = arguments(tmp_path, command)
     if command == "forecast":
@@ -43,7 +43,7 @@ def test_no_command_runs_what_lies_beside_the_data(tmp_path, command, start):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_what_the_user_names_is_found_and_shadows_nothing(tmp_path):
     plant(tmp_path)
     (tmp_path / "own_data.py").write_text(MODULE)

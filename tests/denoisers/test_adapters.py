@@ -51,7 +51,7 @@ def by_hand(scheduler, clean, noise):
     return shown, {"epsilon": noise, "sample": clean, "v_prediction": velocity}[scheduler.config.prediction_type]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize(("scheduler", "prediction"), SCHEDULERS)
 def test_denoises_a_known_signal(name, scheduler, prediction):

@@ -70,7 +70,7 @@ class Items(torch.utils.data.Dataset):
         return (image, index % 4) if self.kind is ButterflyTrainer else {"digit": index % 4, "pixel_values": image}
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", [ButterflyTrainer, DigitGenerator])
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore:.*does not have many workers")
 def test_errors_before_and_after_training_differ_by_the_model_alone(kind, tmp_path):

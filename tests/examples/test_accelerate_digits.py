@@ -44,7 +44,7 @@ def weights(folder):
     return load_file(folder / (folder / "newest.txt").read_text() / "model.safetensors")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_interrupted_runs_end_as_whole_ones(tmp_path, monkeypatch, capsys):
     whole = run(monkeypatch, capsys, tmp_path / "whole")
     assert len(whole.splitlines()) == 1 + 1 + 2 + 1  # the last line says what was taken of the batches
@@ -57,7 +57,7 @@ def test_interrupted_runs_end_as_whole_ones(tmp_path, monkeypatch, capsys):
     assert run(monkeypatch, capsys, tmp_path / "cut") == whole  # nothing is left to do
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_without_replay(tmp_path, monkeypatch, capsys):
     assert len(run(monkeypatch, capsys, tmp_path, "--policy", "none").splitlines()) == 5
 

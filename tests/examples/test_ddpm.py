@@ -69,7 +69,7 @@ class Watch(Callback):
         self.hook.remove()
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_average_of_the_weights_is_what_is_measured_and_saved(tmp_path):
     splits, watch = tasks(), Watch()
     callbacks = [watch, TaskCheckpoints(tmp_path)]
@@ -88,7 +88,7 @@ def test_the_average_of_the_weights_is_what_is_measured_and_saved(tmp_path):
     torch.testing.assert_close(second.state_dict(), model.state_dict())
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("network", ["unet", "mlp", "dit"])
 def test_the_class_conditional_model_is_found_and_measured_with_its_labels(network):
     splits = tasks()
@@ -118,14 +118,14 @@ def test_the_classes_condition_samples():
     assert torch.equal(plain.sample(2, steps=2), plain.sample(2, labels, steps=2))
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("network", ["unet", "mlp", "dit"])
 def test_samples_are_drawn_on_the_device_of_the_weights(network):
     model = DDPM(8, width=16, network=network, classes=4).to("meta").eval()  # refuses tensors of the CPU, as a GPU does
     assert model.sample(2, torch.tensor([0, 3]), steps=2).device.type == "meta"
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_mlp_learns_to_denoise():
     torch.manual_seed(0)
     model = DDPM(4, width=64, network="mlp")
@@ -171,14 +171,14 @@ def test_schedules_are_those_of_the_papers():
         DDPM(**SMALL, schedule="sine")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_every_task_warms_up():
     watch = Watch()
     train(tasks(), partial(DDPM, **SMALL, warmup=4), epochs=3, callbacks=[watch])
     assert watch.rates == [pytest.approx([2.5e-3, 5e-3, 7.5e-3, 1e-2, 1e-2, 1e-2])] * 2
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(("precision", "expected"), [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)])
 def test_precision_is_the_trainers(precision, expected):
     watch = Watch()

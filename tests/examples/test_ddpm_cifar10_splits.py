@@ -143,7 +143,7 @@ def start(monkeypatch, *arguments):
     runpy.run_path(str(SCRIPT), run_name="__main__")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_tiny_runs_class_conditional_from_end_to_end(monkeypatch, capsys, tmp_path):
     write_npz(tmp_path / "data", images_and_labels(400, 0), images_and_labels(30, 1))
     threads = torch.get_num_threads()

@@ -11,6 +11,9 @@ import torch
 import generated_replay as example
 from helpers.study_job import Settings
 
+pytestmark = pytest.mark.slow
+
+
 SETTINGS = Settings(
     data="digits", train=40, epochs=1, batch_size=16, network="mlp", width=16, ema_decay=None, gradient_clip=None,
     seen=0, replay_ratio=0.5, generated=20, sequences={"split": [[0, 1], [2, 3]]},

@@ -31,7 +31,7 @@ def finished(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_run_holds_what_the_tables_need(finished):
     plain, carried = (read_tensors(finished / example.file_name(a, 0)) for a in (0.0, 0.5))
     assert plain["generated"].shape == (500, 1, 8, 8)

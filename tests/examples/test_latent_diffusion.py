@@ -13,7 +13,7 @@ from helpers import latent_diffusion, tiny_pipeline
 from helpers.captioned import read_captioned
 from hopfield_replay.denoisers import find_denoiser
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.heavy
 
 
 @pytest.fixture

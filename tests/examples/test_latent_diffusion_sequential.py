@@ -29,7 +29,7 @@ QUICK += ["--accelerator", "cpu", "--guidance", "1.0", "--learning-rate", "1e-3"
 
 # what the example silences for its users, and what Lightning 2.6 warns of by itself
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.heavy,
     pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),

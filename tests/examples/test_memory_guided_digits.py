@@ -16,7 +16,7 @@ def start(monkeypatch, *arguments):
     runpy.run_path(str(SCRIPT), run_name="__main__")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning")
 def test_at_full_strength_every_sample_is_a_stored_one(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)

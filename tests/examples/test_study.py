@@ -145,7 +145,7 @@ def test_arms_with_a_sampling_and_with_equal_shares_for_classes():
     assert made[0].labels.bincount().tolist() == [16, 4]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_jobs_run_and_are_summed_up(tmp_path):
     arms = study.parse_arms(["none", "random", "greedy_gain"], [4, 8])
     jobs = study.list_jobs(SETTINGS, arms, [0])

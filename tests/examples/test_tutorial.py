@@ -12,7 +12,7 @@ pytest.importorskip("sklearn")
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.filterwarnings("default")
 def test_the_tutorial_runs(tmp_path, monkeypatch):
     source = (ROOT / "examples" / "tutorial.py").read_text()

@@ -27,7 +27,7 @@ def test_rises_and_errors():
     assert right.get_xscale() == "linear"
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_errors_over_decades_are_drawn_on_log_axes():
     old = torch.logspace(-4, 0, 9, dtype=torch.float64)
     figure = error_change(old, old * 1.5)

@@ -21,12 +21,12 @@ def test_bars_of_what_stayed_came_and_went(narrow):
     assert [label.get_text() for label in axis.get_xticklabels()] == ["0", "1", "4"]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_many_tasks_keep_their_labels_apart():
     check_readable(buffer_turnover(dict.fromkeys(range(100), (5, 1, 1)), narrow=True), narrow=True)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(("narrow", "last"), [(False, 40), (True, 1), (True, 500), (True, 20000)])
 def test_curves_of_protection(narrow, last):
     sizes = sorted({1, (last + 1) // 2, last})

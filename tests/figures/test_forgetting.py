@@ -28,7 +28,7 @@ def test_dots_are_the_probes_of_earlier_tasks():
             assert dots.get_label() == f"task {entry['task']}: Spearman {rho:+.2f} (n = {len(x)})"
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_many_tasks_share_colours_and_correlations():
     record = {"task": 19, "probes": [probe(task, 6, task) for task in range(20)]}
     figure = energy_against_forgetting(record)
@@ -44,7 +44,7 @@ def test_many_tasks_share_colours_and_correlations():
     assert figure.axes[0].collections[-1].get_label().startswith("task 18: ")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("panel", ["energy", "rise"])
 def test_one_panel_for_a_card_of_a_dashboard(panel):
     record = {"task": 8, "probes": [probe(task, 6, task) for task in range(9)]}

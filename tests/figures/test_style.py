@@ -57,7 +57,7 @@ def test_without_matplotlib_the_message_names_the_command(monkeypatch):
         new_figure(1.0)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "spoil",
     [

@@ -17,7 +17,7 @@ from hopfield_replay.figures import (
 )
 from tests.figures.readable import check_readable
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.heavy
 
 PLACES = ("pattern", "fixed point")
 

@@ -21,6 +21,7 @@ from tests.lightning.small import trainer
 from tests.lightning.streams import Indexed, Shrink
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.foreign,
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # lightning; tiny data needs none
     pytest.mark.filterwarnings("ignore:You have overridden .* in `LightningModule`"),  # lightning says which hook runs

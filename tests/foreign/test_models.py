@@ -16,6 +16,7 @@ from tests.lightning.small import trainer
 from tests.lightning.styles import LABELS, Images, Net, loader, over
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.foreign,
     pytest.mark.filterwarnings("ignore"),  # of packages of all ages
 ]

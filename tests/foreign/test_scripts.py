@@ -12,7 +12,7 @@ from hopfield_replay.functional._paired_noise import paired_noise
 from tests.denoisers.networks import text_unet, unet
 
 diffusers = pytest.importorskip("diffusers")
-pytestmark = pytest.mark.foreign
+pytestmark = [pytest.mark.foreign, pytest.mark.slow]
 
 TEXT = (Path(__file__).parents[2] / "README.md").read_text()
 HERE = "# ... training ..."

@@ -35,7 +35,7 @@ def cells():
     return PatternCells(patterns, masses=masses, cells=50), masses
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("normalize", [True, False])
 def test_all_cells_together_are_exact(cells, similarity, normalize):
@@ -58,7 +58,7 @@ def test_all_cells_together_are_exact(cells, similarity, normalize):
         np.testing.assert_allclose(found.numpy(), expected, atol=2e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_few_cells_are_close_and_never_below(cells):
     x, patterns = clustered()
     own = torch.cat([torch.arange(30), torch.full((30,), -1)])
@@ -73,7 +73,7 @@ def test_a_few_cells_are_close_and_never_below(cells):
     assert 0.1 < error.share < 0.3
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_fewer_probes_err_more(cells):
     x, _ = clustered()
     errors = [cells[0].error(x, 0.05, probes=probes).mean for probes in (1, 5, 25, 50)]
@@ -88,7 +88,7 @@ def test_no_mass_is_infinite_energy():
     assert PatternCells(patterns, masses=torch.zeros(3000), cells=20).energy(x, 1.0).isposinf().all()
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_bad_input(cells):
     x, patterns = clustered()
     for probes in (0, 51):

@@ -40,7 +40,7 @@ def test_the_partial_correlation_is_that_of_the_residuals(ties):
     assert spearman(x, y, control=z.exp()) == pytest.approx(expected, abs=1e-10)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_interval_is_scipys_percentile_bootstrap():
     x, y, _ = data(80)
     reference = stats.bootstrap(
@@ -53,7 +53,7 @@ def test_the_interval_is_scipys_percentile_bootstrap():
     assert (got.n, got.confidence) == (80, 0.9)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_interval_covers_the_truth_and_ignores_the_order():
     rho = 6 / math.pi * math.asin(0.5 / 2)  # Spearman's correlation of a normal pair with correlation 0.5
     covered = 0
@@ -109,7 +109,7 @@ def test_neighbours_equal_sklearn(monkeypatch):
     np.testing.assert_allclose(knn_distance(patterns, patterns, 4, exclude=torch.arange(70)), without, rtol=1e-12)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_precision_and_recall_equal_a_literal_loop():
     generator = torch.Generator().manual_seed(0)
     real = torch.randn(40, 3, generator=generator, dtype=torch.float64)

@@ -7,7 +7,7 @@ from scipy import stats
 from hopfield_replay.functional import proportional
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_proportional_draws_have_the_probabilities_of_draws_without_replacement():
     weights = torch.tensor([1.0, 2.0, 0.0, 5.0])
     uniforms = torch.rand(6000, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -36,7 +36,7 @@ def tensors(*arrays):
     return [torch.from_numpy(a) for a in arrays]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("beta", BETAS)
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize(("similarity", "with_masses", "leave_out"), VARIANTS)
@@ -55,7 +55,7 @@ def test_energy(similarity, with_masses, leave_out, normalize, beta):
     np.testing.assert_allclose(result.numpy(), expected, rtol=1e-10, atol=1e-11)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("beta", BETAS)
 @pytest.mark.parametrize(("similarity", "with_masses", "leave_out"), VARIANTS)
 @pytest.mark.parametrize("name", ["responsibilities", "effective_patterns"])
@@ -82,7 +82,7 @@ def test_retrieve(similarity, with_masses, steps, beta):
     np.testing.assert_allclose(result.numpy(), expected, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("beta", [2.0, 40.0])
 def test_fixed_points_are_kept_by_one_more_retrieval(similarity, beta):

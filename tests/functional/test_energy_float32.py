@@ -11,7 +11,7 @@ from tests.functional import numpy_energy as reference
 from tests.functional.test_energy import SIMILARITIES, VARIANTS, problem
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("beta", [1e-6, 0.5, 8.0, 1e5])
 @pytest.mark.parametrize(("similarity", "with_masses", "leave_out"), VARIANTS)
 def test_small_problem_in_float32(similarity, with_masses, leave_out, beta):
@@ -52,7 +52,7 @@ def large(kind, n=300, count=5000, d=96):
     return x, patterns, torch.cat([torch.arange(n // 2), torch.full((n - n // 2,), -1)])
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", ["centred", "offset", "duplicates", "identical", "sorted"])
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("with_masses", [False, True])
@@ -68,7 +68,7 @@ def test_large_problem_in_float32(kind, similarity, with_masses):
         assert error < 1e-5, (beta, error)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_retrieval_and_effective_patterns_in_float32(similarity):
     x, patterns, own = large("offset")
@@ -99,7 +99,7 @@ def test_half_precision_inputs_lose_nothing_more(dtype):
     assert (energy(x, patterns, 20.0, precision="float32") - exact).abs().max() < 1e-5
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_hot_limit_is_the_mean_score(precision, similarity):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from hopfield_replay.functional import effective_patterns, energy, energy_rise, responsibilities, retrieve
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.heavy
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
 

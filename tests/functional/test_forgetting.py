@@ -39,7 +39,7 @@ def literal_gain(x, old, new, replay, beta, masses, similarity, net):
     return gain - math.log1p(q) / beta if net else gain
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
@@ -165,7 +165,7 @@ def test_expected_rise_does_not_depend_on_the_chunks(monkeypatch):
     torch.testing.assert_close(expected_rise(x, patterns, 2.0), whole, rtol=1e-13, atol=1e-13)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_expected_rise_and_net_gains_meet_the_mean_over_random_rotations():
     generator, eps = torch.Generator().manual_seed(0), 0.02
     patterns = clustered_patterns()

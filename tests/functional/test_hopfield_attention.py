@@ -46,7 +46,7 @@ def chain(layers, a, **settings):
     return outs, state
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("start", ["zero", "scores"])
 @pytest.mark.parametrize("a", [0.0, 0.2, 0.9])
 def test_values(a, start):

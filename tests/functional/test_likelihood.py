@@ -12,14 +12,14 @@ MIXTURE = Mixture(CENTRES, 0.3, torch.tensor([0.5, 0.3, 0.2]))
 X = torch.tensor([[1.0, 0.1], [0.0, 0.0], [-1.0, 1.0], [0.3, -1.3], [2.0, 2.0]], dtype=torch.float64)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_mixture_in_continuous_time():
     grid = torch.logspace(-2, 2, 200, dtype=torch.float64)
     got = log_likelihood(MIXTURE.exploding(), X, grid, 0, probes=None)
     torch.testing.assert_close(got, MIXTURE.log_density(X, 0.01), rtol=4e-3, atol=4e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_mixture_as_a_ddpm():
     denoiser = MIXTURE.preserving()
     steps = timesteps_between(denoiser, denoiser.snr(999), denoiser.snr(0), 150)
@@ -27,7 +27,7 @@ def test_a_mixture_as_a_ddpm():
     torch.testing.assert_close(got, MIXTURE.log_density(X, denoiser.snr(0) ** -0.5), rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_half_the_spacing_has_a_quarter_of_the_error():
     coarse, fine = (
         log_likelihood(MIXTURE.exploding(), X, torch.logspace(-1, 3, n).double(), 0, probes=None)
@@ -37,7 +37,7 @@ def test_half_the_spacing_has_a_quarter_of_the_error():
     assert 2.8 < float(coarse.abs().sum() / fine.abs().sum()) < 5.5
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_hutchinson_is_right_in_the_mean_and_paired():
     grid = torch.logspace(-1, 2, 12, dtype=torch.float64)
     exact = log_likelihood(MIXTURE.exploding(), X, grid, 0, probes=None)

@@ -30,7 +30,7 @@ def test_the_optimal_denoiser_of_patterns_is_their_hopfield_retrieval():
         torch.testing.assert_close(mixture.clean(noisy / signal, beta**-0.5), expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", ["exploding", "preserving"])
 def test_energy_of_a_normal_distribution(kind):
     """With x_0 ~ N(0, w^2): E|x - x0hat|^2 = (|x|^2 + d w^4 b) / (1 + w^2 b)^2 at SNR b, integrated by hand."""
@@ -54,7 +54,7 @@ def test_energy_of_a_normal_distribution(kind):
     torch.testing.assert_close(got, expected, rtol=0.02, atol=0.03)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_energy_of_patterns_is_their_blurred_hopfield_energy():
     """F = beta E_eps[E_beta(x + eps / sqrt(beta))] - d / 2, the relation that the docstring states."""
     denoiser, beta = Mixture(CENTRES, 0.0).exploding(), 6.0
@@ -124,7 +124,7 @@ def test_bad_input(call, error, message):
         call(Mixture(CENTRES, 0.1).preserving())
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_draws_are_averaged():
     denoiser = Mixture(CENTRES, 0.1).exploding()
     grid = torch.logspace(-0.5, 2, 8, dtype=torch.float64)

@@ -35,7 +35,7 @@ def check_picks(order, score, count, k, slack):
     assert len(picks) == k
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @settings(max_examples=80, deadline=None)
 @given(clouds())
 def test_k_center_is_the_literal_loop(cloud):
@@ -61,7 +61,7 @@ def test_k_center_starts_near_the_mean_and_breaks_ties_by_index():
     assert k_center(square, 6).tolist() == [4, 2, 3, 0, 1, 5]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @settings(max_examples=80, deadline=None)
 @given(clouds())
 def test_facility_location_is_naive_greedy_on_the_summed_distance(cloud):

@@ -54,7 +54,7 @@ def instances(draw, ties=True):
     return matrix, weights, draw(st.integers(1, count))
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @settings(max_examples=150, deadline=None)
 @given(instances())
 def test_picks_are_those_of_naive_greedy_and_the_certificate_holds(instance):
@@ -76,7 +76,7 @@ def test_picks_are_those_of_naive_greedy_and_the_certificate_holds(instance):
     assert math.isclose(plain.upper_bound, min(value + sum(marginals[:k]), a_priori), rel_tol=1e-9, abs_tol=1e-9)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @settings(max_examples=100, deadline=None)
 @given(instances(), st.integers(0, 10**6))
 def test_quotas_are_exact_and_certified(instance, seed):
@@ -100,7 +100,7 @@ def test_quotas_are_exact_and_certified(instance, seed):
     assert chosen.value >= 0.5 * optimum * (1 - 1e-9)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
 @pytest.mark.parametrize("transposed", [False, True])

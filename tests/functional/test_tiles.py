@@ -36,7 +36,7 @@ def whole(x, precision="float64", patterns=PATTERNS, masses=MASSES, exclude=OWN)
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("precision", ["float64", "float32", "auto"])
 @pytest.mark.parametrize("size", [1, 7, 41, 100])
 def test_batches_equal_the_whole(size, precision):
@@ -141,7 +141,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_ranks_together_equal_the_whole_and_agree_to_the_bit():
     cuts = [[(0, 17), (0, 41)], [(17, 41), (41, 41)]]  # an uneven split, and one rank with nothing
     with mp.Manager() as manager:

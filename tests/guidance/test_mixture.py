@@ -109,7 +109,7 @@ def test_new_samples_of_many_dimensions_are_not_taken_for_stored_ones():
     assert errors[1] < 0.025
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("a", [0.05, 0.7, 0.99])
 def test_a_large_memory_in_single_precision(a):
     draw, s = torch.Generator().manual_seed(3), math.sqrt(1 - a * a)

@@ -59,7 +59,7 @@ def guided(network, scheduler, **settings):
     return MemoryGuidance(DiffusersDenoiser(network, scheduler), MEMORY, CURRENT, **settings)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction", "flow_prediction"])
 @pytest.mark.parametrize("share", [0.001, 0.6])
 def test_the_network_returns_the_mixture_in_its_own_parametrisation(kind, share):
@@ -86,7 +86,7 @@ def test_the_network_returns_the_mixture_in_its_own_parametrisation(kind, share)
     assert not torch.allclose(outputs[0], plain, atol=0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(("strength", "steps"), [(0.0, 3), (1.0, 10)])
 def test_a_pipeline_at_both_ends(strength, steps):
     """Strength 0 is the pipeline itself, to the bit; strength 1 returns stored samples."""
@@ -125,7 +125,7 @@ def test_flow_matching_starts_from_pure_noise():
     assert torch.cdist(x.flatten(1), MEMORY.flatten(1)).amin(1).max() < 0.05
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside diffusers, numpy 2
 @pytest.mark.parametrize("settings", [{"timestep_spacing": "leading"}, {}, {"use_karras_sigmas": True}])
 def test_schedulers_that_scale_their_input(settings):

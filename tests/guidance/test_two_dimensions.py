@@ -10,7 +10,7 @@ from hopfield_replay.functional import ddim_denoise, retrieve
 from hopfield_replay.guidance import MemoryGuidance
 from tests.functional.mixture import Mixture
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.heavy
 
 WIDTH, N = 0.15, 1000
 STEPS = list(range(999, 0, -20))

@@ -54,18 +54,18 @@ def tear(file):
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")  # lightning, of its best scores
 class TestTheLast:
-    @pytest.mark.slow
+    @pytest.mark.heavy
     def test_after_the_folder_was_renamed(self, folder, whole):
         check_same(run(folder.rename(folder.with_name("elsewhere")), ckpt_path="last"), whole, 6)
 
-    @pytest.mark.slow
+    @pytest.mark.heavy
     def test_torn(self, folder, whole):
         tear(folder / "last.ckpt")
         with pytest.warns(UserWarning, match=rf"last.ckpt {TORN} .*epoch=1-step=12.ckpt"):
             resumed = run(folder, ckpt_path="last")
         check_same(resumed, whole, 6)
 
-    @pytest.mark.slow
+    @pytest.mark.heavy
     def test_empty_and_the_one_before_it_torn(self, folder, whole):
         tear(folder / "epoch=1-step=12.ckpt")
         (folder / "last.ckpt").write_bytes(b"")
@@ -73,7 +73,7 @@ class TestTheLast:
             resumed = run(folder, ckpt_path="last")
         check_same(resumed, whole, 9)
 
-    @pytest.mark.slow
+    @pytest.mark.heavy
     @pytest.mark.parametrize("link", [False, True])
     def test_gone(self, folder, whole, link):
         """A run can be killed before there is one, or, under save_last="link", while the link points nowhere."""
@@ -82,21 +82,21 @@ class TestTheLast:
             (folder / "last.ckpt").symlink_to("epoch=7.ckpt")
         check_same(run(folder, ckpt_path="last"), whole, 6)
 
-    @pytest.mark.slow
+    @pytest.mark.heavy
     def test_newer_files_that_are_no_states_of_the_run_are_not_taken(self, folder, whole):
         (folder / "last.ckpt").unlink()
         torch.save({"state_dict": Foreign().state_dict()}, folder / "weights.ckpt")
         (folder / ".last.ckpt.partial").write_bytes(b"half")
         check_same(run(folder, ckpt_path="last"), whole, 6)
 
-    @pytest.mark.slow
+    @pytest.mark.heavy
     def test_nothing_but_torn_ones(self, folder):
         for file in folder.glob("*.ckpt"):
             tear(file)
         with pytest.raises(MisconfigurationException, match=r"found only .*last.ckpt.* Remove it to begin anew"):
             run(folder, ckpt_path="last")
 
-    @pytest.mark.slow
+    @pytest.mark.heavy
     def test_none_yet(self, tmp_path, whole):
         """A job that is started again and again may be killed before its first checkpoint."""
         with pytest.warns(UserWarning, match=r"found no checkpoint in .*run: the first task begins"):

@@ -11,7 +11,7 @@ from tests.lightning.run_ddp import odd
 from tests.lightning.small import Foreign, energies_of, same, trainer
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.heavy,
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # lightning; tiny data needs none
     pytest.mark.filterwarnings("ignore:No denoiser was found"),  # ours, on modules that have none
     pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed"),

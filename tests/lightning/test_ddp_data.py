@@ -28,7 +28,7 @@ def ranks(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", LOADERS)
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_trained_on_in_any_process_is_measured_kept_and_replayed(ranks, name):
     first, second = (rank[name] for rank in ranks)
     trained = {*first["trained"][0], *second["trained"][0]}

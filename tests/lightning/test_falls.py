@@ -15,7 +15,10 @@ from hopfield_replay.denoisers import CallableDenoiser
 from tests.lightning.small import trainer
 from tests.lightning.styles import SelfConditioning, TextToImage, Tutorial, loader
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")  # lightning; tiny data needs none
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+]  # lightning; tiny data needs none
 
 STEPS = 3  # of a task
 

@@ -20,7 +20,7 @@ from tests.lightning.small import Foreign, loader, trainer
 from tests.lightning.test_monitor import Shrink
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.heavy,
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # lightning; tiny data needs none
     pytest.mark.filterwarnings("ignore:.*smaller than the logging interval"),  # lightning; epochs have three batches
 ]

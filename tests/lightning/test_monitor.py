@@ -66,7 +66,7 @@ class Shrink:
 
 
 class TestForeignModule:
-    @pytest.mark.slow
+    @pytest.mark.heavy
     @pytest.mark.parametrize("form", ["dict", "tuple", "tensor"])
     def test_trains_unchanged_with_monitor_and_buffer(self, form):
         buffer = EnergyReplayBuffer(6, groups="task")
@@ -133,7 +133,7 @@ class TestForeignModule:
 
 
 class TestDenoiser:
-    @pytest.mark.slow
+    @pytest.mark.heavy
     def test_a_diffusers_network_is_found(self):
         pytest.importorskip("diffusers")
         monitor = ForgettingMonitor(probe_size=6)
@@ -192,7 +192,7 @@ class TestDenoiser:
         with pytest.raises(TypeError, match=r"denoiser must have num_timesteps, .*got (str|int)"):
             ForgettingMonitor(denoiser=denoiser)
 
-    @pytest.mark.slow
+    @pytest.mark.heavy
     def test_the_averaged_weights_are_measured_when_averaging_is_listed_before(self):
         pytest.importorskip("diffusers")
         averaging, monitor, module = WeightAveraging(), ForgettingMonitor(probe_size=4), DDPM()
@@ -218,7 +218,7 @@ class TestProbeSource:
 
         return ReplayDataModule(Data(), buffer, **settings)
 
-    @pytest.mark.slow
+    @pytest.mark.heavy
     @pytest.mark.parametrize(
         "settings",
         [{}, {"check_val_every_n_epoch": 5}, {"num_sanity_val_steps": 2}, {"fast_dev_run": 2}],
@@ -395,7 +395,7 @@ def test_quick_runs(settings):
     assert len(buffer) == 5
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @NO_DENOISER
 def test_workers():
     buffers = []

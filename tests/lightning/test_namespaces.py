@@ -17,6 +17,7 @@ from tests.lightning.small import Images
 pytorch_lightning = pytest.importorskip("pytorch_lightning")
 callbacks = pytest.importorskip("pytorch_lightning.callbacks")
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # lightning; tiny data needs none
     pytest.mark.filterwarnings("ignore:.*The number of training batches"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
@@ -107,7 +108,7 @@ def test_a_sequence_of_tasks(pl, tmp_path):
     assert list(tmp_path.rglob("views"))
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_both_give_the_same_numbers(tmp_path):
     first, second = (run(pl, tmp_path / pl.__name__)[1] for pl in (lightning.pytorch, pytorch_lightning))
     for one, other in zip(first.history, second.history, strict=True):
@@ -117,7 +118,7 @@ def test_both_give_the_same_numbers(tmp_path):
     assert torch.equal(first.buffer.ids, second.buffer.ids)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_last_is_found_and_gone_on_from(tmp_path):
     class Stop(callbacks.Callback):
         def on_train_epoch_start(self, trainer, pl_module):
@@ -141,7 +142,7 @@ def test_last_is_found_and_gone_on_from(tmp_path):
     ],
     ids=["dataclass", "partial", "class", "OmegaConf"],
 )
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_hyperparameters_that_are_not_allow_listed_are_told_from_damage(tmp_path, make):
     hparams = make()
     run(pytorch_lightning, tmp_path, tasks=2, hparams=hparams)

@@ -40,7 +40,7 @@ def counts(replay):
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("ratio", [0.05, 0.25, 1 / 3, 0.5, 0.6, 0.9])
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 16, 64])
 def test_share_is_exact_over_an_epoch_with_a_small_last_batch(ratio, batch_size):

@@ -18,6 +18,7 @@ from hopfield_replay.lightning.tasks import TaskCursor
 from tests.lightning.small import Foreign, Images, Resumable, same, trainer
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:No denoiser was found"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
@@ -134,7 +135,7 @@ def test_sigterm_during_a_task_ends_the_run_as_lightning_does(tmp_path):
 @pytest.mark.filterwarnings("ignore:Goes on from")
 @pytest.mark.parametrize("step", [1, 9, STEPS * TASKS - 1])
 @pytest.mark.parametrize("checkpoints", [False, True])
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_requeued_job_goes_on_in_its_task(slurm, step, checkpoints):
     whole = run(slurm / "whole", checkpoints=checkpoints)
     with pytest.raises(SystemExit):  # Lightning's exit after Ctrl-C
@@ -149,7 +150,7 @@ def test_a_requeued_job_goes_on_in_its_task(slurm, step, checkpoints):
 
 @pytest.mark.filterwarnings("ignore:Goes on from")
 @pytest.mark.parametrize("steps", [(2,), (5,), (2, 5), (1, 3, 4, 7), (2, 5, 8, 11, 14, 16)])
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_job_that_is_requeued_again_and_again(slurm, steps):
     whole = run(slurm / "whole")
     for step in steps:
@@ -160,7 +161,7 @@ def test_a_job_that_is_requeued_again_and_again(slurm, steps):
 
 @pytest.mark.filterwarnings("ignore:Goes on from")
 @pytest.mark.parametrize("of_task", range(TASKS))
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_announcement_during_a_boundary_finds_it_whole(slurm, monkeypatch, of_task):
     whole = run(slurm / "whole")
     with monkeypatch.context() as patched:
@@ -187,7 +188,7 @@ def test_a_newer_checkpoint_is_gone_on_from(slurm):
 
 
 @pytest.mark.parametrize("steps", [(4,), (7,), (4, 7), (4, 7, 10, 13), (3, 6, 9, 12, 15, 17)])
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_cut_after_checkpoints_of_an_epochs_last_step_no_step_is_done_twice_as_many_times(tmp_path, monkeypatch, steps):
     """Lightning loses count of the epochs when such a run is resumed, and cut there again."""
     monkeypatch.setitem(EVERY, "n", STEPS // 2)  # the steps of an epoch

@@ -23,7 +23,7 @@ from tests.lightning.run_tasks import AtTheEnd, run
 from tests.lightning.small import Foreign, Images, Resumable, WithValidation, energies_of, loader, same, trainer
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.heavy,
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # lightning; tiny data needs none
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),  # lightning, at every fit
     pytest.mark.filterwarnings("ignore:No denoiser was found"),  # ours, on modules that have none

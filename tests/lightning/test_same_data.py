@@ -11,6 +11,7 @@ from tests.lightning.small import trainer
 from tests.lightning.streams import Indexed, Recorder, Stream
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # lightning; tiny data needs none
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),  # lightning, at every fit
     pytest.mark.filterwarnings("ignore:No denoiser was found"),  # ours, on modules that have none

@@ -14,6 +14,7 @@ from tests.lightning.small import trainer
 from tests.lightning.styles import Images, loader
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # lightning; tiny data needs none
     pytest.mark.filterwarnings("ignore:.*returned None"),  # lightning; one style gives no loss
     pytest.mark.filterwarnings("ignore:.*have no logger configured"),

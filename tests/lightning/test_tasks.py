@@ -37,7 +37,7 @@ def tasks(count=3, **settings):
     return [loader(task, **settings) for task in range(count)]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("limits", "epochs", "steps"),
     [
@@ -86,7 +86,7 @@ class Scheduled(Foreign):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("limits", "steps"),
     [

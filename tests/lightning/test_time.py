@@ -12,6 +12,7 @@ from tests.lightning.small import trainer
 from tests.lightning.streams import Indexed, Recorder, Shrink
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # lightning; tiny data needs none
     pytest.mark.filterwarnings("ignore:You have overridden .* in `LightningModule`"),  # lightning says which hook runs
     pytest.mark.filterwarnings("ignore:No denoiser was found"),  # ours, on modules that have none

@@ -9,6 +9,7 @@ from tests.lightning.small import trainer
 from tests.lightning.streams import LOADERS, Indexed, Recorder, Shrink, crop
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # lightning; tiny data needs none
     pytest.mark.filterwarnings("ignore:You requested to overfit but enabled"),  # lightning: it is what is tested
     pytest.mark.filterwarnings("ignore:.*persistent_workers"),

@@ -19,7 +19,10 @@ from tests.denoisers.networks import unet
 from tests.lightning.small import Images, image_of, loader, trainer
 
 diffusers = pytest.importorskip("diffusers")
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")  # lightning; tiny data needs none
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+]  # lightning; tiny data needs none
 
 
 class Plain(LightningModule):

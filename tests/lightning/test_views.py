@@ -77,7 +77,7 @@ def test_the_buffer_is_shown_task_by_task(monkeypatch):
         torch.testing.assert_close(samples.flatten(1), found.buffer.vectors[mine])
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("groups", [None, "task", "label"])
 def test_protection_counts_each_groups_best_first(groups, monkeypatch):
     found, given = boundary(groups=groups), []

@@ -143,7 +143,7 @@ def test_a_good_beta_raises_no_warning():
     assert [text for text in found.warnings if "merged" not in text and "needs beta" not in text] == []
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("factor", "words"), [(1e-4, "too small to be informative"), (1e4, "Stored patterns answer for themselves")]
 )
@@ -174,7 +174,7 @@ def batches(x, size=7):
     return [x[i : i + size] for i in range(0, len(x), size)]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("similarity", ["distance", "dot"])
 def test_patterns_in_batches_are_calibrated_and_diagnosed_as_the_whole(similarity):
     x = torch.from_numpy(np.random.default_rng(3).normal(size=(60, 5)))
@@ -232,7 +232,7 @@ def test_no_beta_at_a_timestep(scheduler, timestep, error, message):
         beta_at_timestep(scheduler, timestep)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("similarity", ["distance", "dot"])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("in_parts", [False, True])

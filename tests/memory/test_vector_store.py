@@ -63,7 +63,7 @@ def test_few_vectors_stay_in_memory():
     assert isinstance(store.rows(), torch.Tensor)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_memory_does_not_grow_with_the_vectors():
     script = """
         import resource, torch
@@ -98,7 +98,7 @@ def test_where_no_file_can_be_made_the_memory_holds_what_it_may(reason, monkeypa
     assert caught.value.errno == (errno.ENOSPC if reason == "full" else errno.EROFS)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_full_disk_is_an_error_and_no_crash(tmp_path):
     """A file may not grow beyond the limit, as it would on a full disk."""
     script = f"""

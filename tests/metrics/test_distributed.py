@@ -47,7 +47,7 @@ def work(rank, path):
     dist.destroy_process_group()
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.filterwarnings("ignore:.*torch.distributed.:DeprecationWarning")
 def test_two_processes_equal_one(tmp_path):
     mp.spawn(work, (str(tmp_path),), nprocs=2)

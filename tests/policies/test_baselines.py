@@ -55,7 +55,7 @@ def test_choice_is_nested_distinct_and_does_not_depend_on_the_order(name):
         assert other.ids[policy.select(other, k)].tolist() == pool.ids[everything[:k]].tolist()
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", ["random", "reservoir"])
 def test_uniform_policies_take_each_sample_equally_often(name):
     counts = np.zeros(12)
@@ -80,7 +80,7 @@ def weights(energies):
     return [a + 0.01 * sum(above) / len(above) for a in above]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("energies", [[0.0, 1.0, 2.0, 5.0], [-3.0, -3.5, -1.0, math.inf], [4.0, 4.0, 4.0, 4.0]])
 def test_proportional_picks_first_in_proportion_to_its_weights(energies):
     trials = 1500
@@ -227,7 +227,7 @@ def test_fewer_samples_than_neighbours():
         NearestNeighbour(0)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_high_loss_draws_in_proportion_to_the_losses():
     losses = torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.float64)
     trials, first = 1500, np.zeros(4)
@@ -295,7 +295,7 @@ def test_balanced_in_a_buffer_over_tasks():
 STREAMED = ("random", "reservoir", "high_energy", "low_energy", "high_loss")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", STREAMED)
 @pytest.mark.parametrize("sizes", [[40], [7, 1, 20, 12], [1] * 40])
 def test_the_choice_over_a_stream_is_that_of_all_at_once(name, sizes):

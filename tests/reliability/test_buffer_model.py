@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hopfield_replay import EnergyReplayBuffer
 from tests.utilities.test_nested import same
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.heavy
 
 WORD = (1 << 64) - 1
 

@@ -10,7 +10,7 @@ import pytest
 from tests.reliability import campaign
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.heavy
 
 
 def test_a_short_campaign(tmp_path):

@@ -19,7 +19,7 @@ from tests.reliability.one_task import OneTask
 from tests.reliability.train_tasks import main
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.heavy,
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # lightning; tiny data needs none
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),  # lightning, at every fit
     pytest.mark.filterwarnings("ignore:No denoiser was found"),  # ours, on modules that have none

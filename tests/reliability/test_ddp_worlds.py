@@ -20,7 +20,7 @@ from tests.lightning.small import same
 from tests.reliability import ddp
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.heavy,
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # lightning; tiny data needs none
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),  # lightning, at every fit
     pytest.mark.filterwarnings("ignore:The dirpath has changed"),  # lightning; the folder was copied

@@ -16,7 +16,7 @@ from tests.lightning.small import Foreign, loader, trainer
 from tests.utilities.test_nested import same
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.heavy,
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # lightning; tiny data needs none
     pytest.mark.filterwarnings("ignore:No denoiser was found"),  # ours, on modules that have none
     # torch, of workers that are forked beside the threads of other tests

@@ -24,6 +24,8 @@ from hopfield_replay.tracker.meter import ErrorMeter
 from hopfield_replay.utilities import device
 from tests.reliability.pretended_gpu import GPU, PretendedGpu
 
+pytestmark = pytest.mark.slow
+
 
 def _random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))

@@ -22,7 +22,7 @@ from tests.lightning.small import Foreign, loader, trainer
 from tests.reliability.fuzz import Bomb, full_buffer, make_stream, make_tracker
 from tests.utilities.test_nested import same
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.heavy
 
 ROOT = Path(__file__).parents[2]
 

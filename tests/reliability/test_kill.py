@@ -10,7 +10,7 @@ import pytest
 
 from tests.reliability.kill import MOMENTS, RESUMING
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.heavy
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,7 +14,7 @@ from tests.reliability.long_runs import run_tasks, slope
 from tests.utilities.test_nested import same
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.heavy,
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # lightning; tiny data needs none
 ]
 ROOT = Path(__file__).parents[2]

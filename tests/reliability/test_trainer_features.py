@@ -29,7 +29,7 @@ from tests.lightning.small import Foreign, Images, WithValidation, image_of, loa
 from tests.lightning.test_resume import CutAtStep, PowerCutError, check_same, cut
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.heavy,
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # lightning; tiny data needs none
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),  # lightning, at every fit
     pytest.mark.filterwarnings("ignore:No denoiser was found"),  # ours, on modules that have none

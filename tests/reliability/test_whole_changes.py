@@ -11,7 +11,7 @@ from hopfield_replay import EnergyReplayBuffer, ForgettingTracker, TaskSource
 from tests.utilities.test_interrupts import Stop, no_collector  # noqa: F401  # a fixture
 from tests.utilities.test_nested import same
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.heavy
 
 
 def images(task, n=12):

@@ -15,7 +15,7 @@ def machine(hidden=4, d=2, beta=3.0, seed=0, batch=()):
     return made
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("beta", [1.0, 3.0, 12.0])
 def test_normaliser_against_numerical_integration(beta):
     made = machine(beta=beta)
@@ -86,7 +86,7 @@ def test_machines_side_by_side_learn_as_alone():
     torch.testing.assert_close(together.weight.detach(), torch.stack(alone), rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_training_finds_the_mean_of_one_cluster():
     generator = torch.Generator().manual_seed(0)
     data = 0.2 * torch.randn(30, 4, dtype=torch.float64, generator=generator) + 1.0

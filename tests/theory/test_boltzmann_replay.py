@@ -6,7 +6,7 @@ import torch
 from hopfield_replay.theory import HopfieldBoltzmann, Rotation, cluster_and_outlier, reproduce_boltzmann
 from hopfield_replay.theory.boltzmann_replay import run_regime
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.heavy
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("variance", [0.5, 2.0])
 def test_rotation_is_the_exponential_of_its_generator(variance):
     matrices = Rotation(0.1, variance).matrices(8, 400, generator()).numpy()

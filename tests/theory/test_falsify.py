@@ -18,7 +18,7 @@ def result():
     )
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("n", "c", "beta", "verdict"),
     [
@@ -62,7 +62,7 @@ def test_at_the_patterns_small_beta_reverses():
     assert cell.energy_gap > 0
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_diagnosis_flags_every_merged_or_reversed_setting(result):
     failing = result.failing()
     assert {c.verdict for c in failing} == {"merged", "reversed"}
@@ -70,7 +70,7 @@ def test_the_diagnosis_flags_every_merged_or_reversed_setting(result):
     assert result.undiagnosed() == []
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("change", [{"merged_fraction": 0.0}, {"warned": False}])
 def test_a_failing_setting_that_the_diagnosis_misses_is_named(result, change):
     missed = dataclasses.replace(result.failing()[0], **change)
@@ -81,7 +81,7 @@ def test_the_diagnosis_finds_the_reference_setting_unmerged():
     assert judge(12, 0.35, 50, 8.0)[0].merged_fraction == 0
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_counterexample_is_confirmed_by_rotations(result):
     (order,) = result.counterexamples
     assert order.change == "rotation eps=0.05, n=2, c=0.9, beta=4"
@@ -89,7 +89,7 @@ def test_the_counterexample_is_confirmed_by_rotations(result):
     assert order.difference.direction == -1
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_mixed_density_flips_its_sign(result):
     for beta, seeds in ((4.0, (0, 1)), (20.0, (0, 1))):
         correlations = []
@@ -114,7 +114,7 @@ def test_rank_correlation_is_spearmans_with_ties():
     assert rank_correlation(torch.ones(3), torch.arange(3.0)) == 0.0
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_result_is_plain_and_drawn(result):
     assert len(result.to_dict()["cells"]) == 2 * 2 * 2 * 5
     assert "| 2             | 0.9 | 4    |" in result.table()

@@ -18,7 +18,7 @@ def family(result, eps, name):
     return row
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_net_gains_meet_the_reference(result):
     # the reference means are of 2000 rotations, too: the difference has sqrt(2) times the error of one
     names = ("outlier itself", "cluster itself", "within cluster", "outlier -> cluster", "cluster -> outlier")
@@ -31,7 +31,7 @@ def test_net_gains_meet_the_reference(result):
             assert abs(net.mean - mean) < 3 * np.sqrt(2) * net.error
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_identity_and_first_order(result):
     assert result.largest_error < 1e-12
     for f in result.families:
@@ -39,7 +39,7 @@ def test_identity_and_first_order(result):
             assert f.first_order.mean == pytest.approx(f.net.mean, rel=0.03)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_order_and_totals(result):
     steps = [s for s in result.steps if s.change == "rotation eps=0.05"]
     assert [s.higher for s in steps] == ["outlier itself", "cluster itself", "within cluster", "outlier -> cluster"]
@@ -96,7 +96,7 @@ def test_against_concatenated_sets_in_a_loop(n, c, d, beta, mass):
     assert found.order_shares[0][1] == pytest.approx(obeyed.mean())
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_result_is_plain_and_drawn(result):
     assert result.to_dict()["families"][0]["net"]["count"] == 2000
     assert "Largest error of the identity" in result.table()

@@ -31,7 +31,7 @@ def small(monkeypatch):
     return asked
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_report_is_whole(tmp_path, small):
     pytest.importorskip("matplotlib")
     pytest.importorskip("sklearn")

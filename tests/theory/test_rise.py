@@ -29,7 +29,7 @@ def find(rows, **wanted):
     return row
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_deterministic_values_of_the_tractable_setting(result):
     patterns = cluster_and_outlier().patterns
     settled = fixed_points(patterns, patterns, 8.0, similarity="dot", tol=1e-13)
@@ -56,7 +56,7 @@ def test_deterministic_values_of_the_tractable_setting(result):
         assert row.expected == pytest.approx(0.02**2 * 0.5 * a, abs=1e-8)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_mean_rises_meet_the_high_precision_reference(result):
     for eps, outlier, cluster in ((0.02, 0.00484704, 0.0042583), (0.05, 0.0300114, 0.026244)):
         for group, mean, error in (("outlier", outlier, 2.2e-5), ("cluster", cluster, 9.6e-6)):
@@ -65,7 +65,7 @@ def test_mean_rises_meet_the_high_precision_reference(result):
             assert row.rise.error == pytest.approx(error * (eps / 0.02) ** 2, rel=0.1)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_expectation_is_met_at_small_angles(result):
     for row in result.rises:
         if row.change == "rotation eps=0.02":
@@ -74,7 +74,7 @@ def test_expectation_is_met_at_small_angles(result):
             assert row.expected is None
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_order_holds_on_average_but_not_in_every_draw(result):
     for eps in (0.02, 0.05):
         order = find(result.orders, change=f"rotation eps={eps}", place="fixed point")
@@ -146,7 +146,7 @@ def test_patterns_from_a_file(tmp_path):
     assert {o.high for o in found.orders} == {"high energy"}
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_result_is_plain_and_drawn(result):
     data = result.to_dict()
     assert data["rises"][0]["rise"]["count"] == 2000
@@ -176,7 +176,7 @@ def test_merged_fixed_points_are_no_reversal():
     assert "have merged or have equal energies" in found.findings()[1]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_names_load_lazily():
     code = (
         "import sys, hopfield_replay.theory as t; assert 'torch' not in sys.modules; t.reproduce_rise(draws=2); "

@@ -10,6 +10,9 @@ from hopfield_replay.functional.rows import Rows, placed
 from hopfield_replay.utilities import device as utilities_device
 from tests.reliability.pretended_gpu import GPU, PretendedGpu
 
+pytestmark = pytest.mark.slow
+
+
 CPU = torch.device("cpu")
 TASKS = [torch.randn(300, 60, generator=torch.Generator().manual_seed(task)) + task for task in range(3)]
 

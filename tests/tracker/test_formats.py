@@ -113,3 +113,29 @@ def test_a_checkpoint_in_the_middle_of_a_task(tmp_path):
     assert [record.task for record in monitor.history] == [0, 1, 2]
     assert [record.replay_ratio for record in monitor.history] == [0.0, 0.5, 0.5]
     assert trainer.global_step == 18
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("settings", 0.5),
+        ("settings", {"seed": torch.zeros(2)}),
+        ("data", 3),
+        ("data", {"0": 1.0}),
+        ("data", {"0": {"dataset": "Stream"}}),
+        ("data", {"first": {"dataset": "Stream", "samples": None, "contents": []}}),
+        ("data", {"0": {"dataset": "Stream", "samples": None, "contents": ["x"]}}),
+        ("taken", 7),
+    ],
+)
+def test_damaged_parts_that_name_the_run(part, value):
+    tracker = ForgettingTracker(beta=1.0)
+    source = TaskSource([torch.eye(4)])
+    tracker.begin_task(source)
+    tracker.end_task(source)
+    state = tracker.state_dict()
+    fresh = ForgettingTracker(beta=1.0)
+    with pytest.raises(ValueError, match="state of the tracker is damaged"):
+        fresh.load_state_dict({**state, part: value})
+    assert fresh.history == []
+    fresh.load_state_dict(state)

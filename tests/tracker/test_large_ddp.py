@@ -11,7 +11,7 @@ from hopfield_replay import EnergyReplayBuffer, ForgettingTracker, TaskSource
 from hopfield_replay.functional.rows import Rows
 from tests.utilities.test_nested import same
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.heavy
 
 SIZE, SMALL = 2, 1 << 20  # 64 KiB stay in memory: 273 vectors of 60 numbers
 COUNTS = (547, 401, 300, 2, 1)  # one share or both in memory; all; a share that is empty

@@ -34,6 +34,8 @@ POLICIES = (
     *("facility_location", "proportional", balanced("herding", by="task")),
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_task_in_files_gives_what_it_gives_in_memory(policy, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="its memory is read where Linux shows it")
 @pytest.mark.parametrize("name", ["1M-greedy", "1M-random"])
 def test_a_million_samples_pass_in_bounded_memory(name):

@@ -126,7 +126,7 @@ def literal_history(capacity, held_out, ratio):
     return history
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("held_out", [False, True], ids=["training probes", "held-out probes"])
 @pytest.mark.parametrize(("capacity", "ratio"), [(None, 0.0), (6, 0.25), (6, 0.0), (30, 0.5)])
 def test_history_is_the_ledger(capacity, ratio, held_out):
@@ -319,7 +319,7 @@ def untimed(tracker):
     return {**state, "history": [{k: v for k, v in record.items() if k != "seconds"} for record in state["history"]]}
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("stop", [0, 1, 2])
 @pytest.mark.parametrize("begun", [False, True])
 def test_a_restored_tracker_writes_the_same_history(stop, begun):
@@ -365,7 +365,7 @@ class Unwilling:
         raise RuntimeError("cannot choose")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("case", ["denoiser", "policy", "reader", "probes", "ratio", "timesteps"])
 @pytest.mark.parametrize("task", [0, 2])
 def test_a_failed_end_of_a_task_changes_nothing(case, task, monkeypatch):

@@ -12,7 +12,7 @@ from hopfield_replay.utilities.distributed import broadcast, gather_objects, gat
 from tests.tracker.test_tracker import Mean, Shrink, make, run, source, task_data, untimed, with_row
 from tests.utilities.test_nested import same
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.heavy
 
 SIZE = 2
 

@@ -56,7 +56,7 @@ sys.exit(main(["forecast", sys.argv[1], sys.argv[1]]))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_of_the_host_in_a_buffer_and_in_a_command(tmp_path):
     np.savez(tmp_path / "x.npz", x=np.zeros((20_000, 3000), np.float32))
     done = subprocess.run(

@@ -10,7 +10,7 @@ CELLS = st.text("abc -.0%", min_size=1, max_size=9).map(str.strip).filter(bool).
 TABLES = st.integers(1, 4).flatmap(lambda n: st.lists(st.lists(CELLS, min_size=n, max_size=n), min_size=1, max_size=5))
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @given(TABLES)
 def test_markdown_cells_come_back(table):
     first, rule, *rest = markdown_table(table[0], table[1:]).split("\n")

@@ -68,7 +68,7 @@ for beta in (0.5, 50.0):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_kernel_in_the_interpreter():
     pytest.importorskip("triton")
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}

@@ -15,7 +15,7 @@ def forget_timings():
     onednn._is_faster.cache_clear()
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 @pytest.mark.parametrize("kind", ["offset", "duplicates"])
 def test_both_products_give_the_same(monkeypatch, kind):
