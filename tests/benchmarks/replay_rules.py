@@ -1,6 +1,6 @@
 """How kept samples are chosen and drawn: forgetting against the error on new tasks, arm by arm, at several shares.
 
-Run from the repository root, one process, a half to one CPU minute a run; runs that are done are not run again:
+Run from the repository root, one process, 5 to 25 CPU seconds a run; runs that are done are not run again:
 
     python -m tests.benchmarks.replay_rules CELL [--arms ...] [--ratios ...] [--seeds ...] [--out FILE]
     python -m tests.benchmarks.replay_rules table [--reference ARM] [--out FILE]
