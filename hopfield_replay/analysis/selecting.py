@@ -102,12 +102,12 @@ def select(
         raise ValueError(f"{policy!r} needs a model's loss on every sample, and select knows no model; choose another.")
     side = _side(old, size, encoder)
     grey = all(data.form[1] for data in (old, new) if isinstance(data, ImageCollection))
-    vectors, found, _ = read_vectors(_batches(old, side, grey), encoder, "old")
+    vectors, own_labels, _ = read_vectors(_batches(old, side, grey), encoder, "old")
     if len(vectors) < 4:
         raise ValueError(f"select needs at least 4 old samples, got {len(vectors)}.")
     coming = None if new is None else read_vectors(_batches(new, side, grey), encoder, "new")[0]
     if labels is None:
-        labels = old.labels if isinstance(old, ImageCollection) else found
+        labels = old.labels if isinstance(old, ImageCollection) else own_labels
     if isinstance(by, str) and labels is None:
         raise ValueError(f"by={by!r} needs labels, and the old samples have none.")
     groups = Groups.of(labels if isinstance(by, str) else by, len(vectors))
@@ -213,9 +213,11 @@ def _with_energies(known: Candidates, among: Tensor, coming: Tensor | None) -> C
     asked = torch.cat([among, spread_indices(n, _LOOKED_AT), spread_indices(n, TARGETS)]).unique()
 
     def of(patterns: Tensor, exclude: Tensor | None) -> Tensor:
-        found = torch.full((n,), torch.nan, dtype=torch.float64)
-        found[asked] = energy(known.vectors[asked], patterns, known.beta, similarity=known.similarity, exclude=exclude)
-        return found
+        energies = torch.full((n,), torch.nan, dtype=torch.float64)
+        energies[asked] = energy(
+            known.vectors[asked], patterns, known.beta, similarity=known.similarity, exclude=exclude
+        )
+        return energies
 
     if coming is not None and coming.shape[1] != known.vectors.shape[1]:
         raise ValueError(f"old vectors have dimension {known.vectors.shape[1]}, new ones {coming.shape[1]}.")

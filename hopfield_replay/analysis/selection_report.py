@@ -128,7 +128,7 @@ class SelectionReport:
             rows = [[printable(name), str(row["samples"]), str(row["kept"])] for name, row in self.classes.items()]
             lines.append(text_table(("class", "samples", "chosen"), rows))
         compared = (("these", self.kept), ("random", self.random), ("everything", self.everything))
-        rows = [[name, f"{found.mean:.4g}", f"{found.tail:.4g}"] for name, found in compared]
+        rows = [[name, f"{protection.mean:.4g}", f"{protection.tail:.4g}"] for name, protection in compared]
         lines.append(text_table(("protected energy", "mean", "worst tenth"), rows))
         lines.append(f"no {len(self)} samples protect more than {1.0 / self.certificate:.3g} times as much (certified)")
         if self.copies is not None:

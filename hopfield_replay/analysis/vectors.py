@@ -31,11 +31,11 @@ def read_vectors(
     batches = [data] if isinstance(data, Tensor) else (batch for _, batch in TaskSource(data).batches())
     vectors, labels, size = [], [], 0
     for batch in track(batches, f"Reading {name}"):
-        found = vectors_of(encode, batch).cpu()
-        vectors.append(found)
-        labels.append(first_labels(batch, len(found)))
-        if len(found) and not size:
-            size = batch[0].nbytes if isinstance(batch, Tensor) else found[0].nbytes
+        encoded = vectors_of(encode, batch).cpu()
+        vectors.append(encoded)
+        labels.append(first_labels(batch, len(encoded)))
+        if len(encoded) and not size:
+            size = batch[0].nbytes if isinstance(batch, Tensor) else encoded[0].nbytes
     if not vectors or not sum(map(len, vectors)):
         raise ValueError(f"{name} holds no samples.")
     known = [label for label in labels if label is not None]

@@ -87,9 +87,9 @@ class TokenUniformityRecorder:
     def table(self) -> list[LayerUniformity]:
         """One row for each layer that ran, in the model's order."""
         rows = []
-        for name, found in self._found.items():
-            if found:
-                values = torch.cat(found, 1)
+        for name, parts in self._found.items():
+            if parts:
+                values = torch.cat(parts, 1)
                 cosine, residual = values.mean(1).tolist()
                 rows.append(LayerUniformity(name, cosine, residual, values.shape[1]))
         return rows
@@ -98,8 +98,8 @@ class TokenUniformityRecorder:
 class _Record:
     """A forward hook that notes both measures of a layer's output, (2, batch)."""
 
-    def __init__(self, found: list[Tensor]) -> None:
-        self._found = found
+    def __init__(self, values: list[Tensor]) -> None:
+        self._found = values
 
     @torch.no_grad()
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> None:

@@ -374,7 +374,7 @@ class EnergyReplayBuffer:
 
     def prepare_renew(self, encode: Callable[[Any], Tensor]) -> Callable[[], None]:
         """All of :meth:`renew` but the change itself, which is returned: short, and to be called once."""
-        found = []
+        renewed = []
         parts = [] if not len(self) else [(self._kept, self._store.get(self._slots))]
         for candidates, samples in [*parts, *([] if self._reserve is None else [self._reserve])]:
             vectors = as_matrix(encode(samples), "vectors").detach().cpu().to(candidates.vectors.dtype)
@@ -383,13 +383,13 @@ class EnergyReplayBuffer:
                     f"The buffer's vectors were {tuple(candidates.vectors.shape)}, the encoder's are now "
                     f"{tuple(vectors.shape)}; one encoder of one dimension must serve all tasks."
                 )
-            found.append(vectors)
+            renewed.append(vectors)
 
         def change() -> None:
             if parts:
-                self._kept = replace(self._kept, vectors=found[0])
+                self._kept = replace(self._kept, vectors=renewed[0])
             if self._reserve is not None:
-                self._reserve = (replace(self._reserve[0], vectors=found[-1]), self._reserve[1])
+                self._reserve = (replace(self._reserve[0], vectors=renewed[-1]), self._reserve[1])
 
         return change
 
@@ -548,12 +548,12 @@ class EnergyReplayBuffer:
         vectors = picked(pool.rows, own)
         patterns, at = PatternTiles.of_rows(placed(vectors, self.device)), torch.searchsorted(own, asked)
         queries = vectors if len(asked) == len(vectors) else picked(vectors, at)
-        found = pool.energies.clone()
-        found[asked] = energies_of(queries, patterns, beta, similarity=self.similarity, exclude=at)
-        if bool(found.isnan().any()):  # inf - inf
+        energies = pool.energies.clone()
+        energies[asked] = energies_of(queries, patterns, beta, similarity=self.similarity, exclude=at)
+        if bool(energies.isnan().any()):  # inf - inf
             largest = max(float(piece.abs().max()) for _, piece in pieces(vectors))
             raise ValueError(f"Values up to {largest:.3g} are too large for energies; scale vectors.")
-        return found
+        return energies
 
     def draw(
         self,
@@ -636,24 +636,24 @@ class EnergyReplayBuffer:
 
     def prepare_load(self, state: Mapping[str, Any]) -> Callable[[], None]:
         """All of :meth:`load_state_dict` but the change itself, which is returned: short, and to be called once."""
-        found = read_state(state)
-        if len(found.kept) > self.capacity:
+        loaded = read_state(state)
+        if len(loaded.kept) > self.capacity:
             raise ValueError(
-                f"The state holds {len(found.kept)} samples, more than this buffer's capacity of {self.capacity}."
+                f"The state holds {len(loaded.kept)} samples, more than this buffer's capacity of {self.capacity}."
             )
-        if self.groups == "label" and len(found.kept) and found.kept.labels is None:
+        if self.groups == "label" and len(loaded.kept) and loaded.kept.labels is None:
             raise ValueError('The state holds samples without labels, but this buffer has groups="label".')
-        exchange = self._store.prepare_refill(found.samples)
+        exchange = self._store.prepare_refill(loaded.samples)
 
         def change() -> None:
             exchange()
-            self._generator.set_state(found.generator)
-            self._slots = torch.arange(len(found.kept))
-            self._observed = found.observed
-            self._reserve, self._edges = found.reserve, None
-            self.settings.beta, self._newest = found.beta, found.newest
-            self._kept, self.provenance = found.kept, found.provenance
-            self.drawn.restore(*found.drawn)
+            self._generator.set_state(loaded.generator)
+            self._slots = torch.arange(len(loaded.kept))
+            self._observed = loaded.observed
+            self._reserve, self._edges = loaded.reserve, None
+            self.settings.beta, self._newest = loaded.beta, loaded.newest
+            self._kept, self.provenance = loaded.kept, loaded.provenance
+            self.drawn.restore(*loaded.drawn)
 
         return change
 

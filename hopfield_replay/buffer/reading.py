@@ -43,10 +43,10 @@ def read_all(loader: Iterable[Any], encoder: Callable[[Any], Tensor] | nn.Module
     labels: list[Tensor | None] = []
     sources: list[Source] = []
     for batch in track(loader, "Reading samples"):
-        found, count = vectors_of(encode, batch).cpu(), rows(batch)
-        if len(found) != count:
-            raise ValueError(f"encoder must return a vector for each sample, got {len(found)} for {count}.")
-        vectors.append(found)
+        encoded, count = vectors_of(encode, batch).cpu(), rows(batch)
+        if len(encoded) != count:
+            raise ValueError(f"encoder must return a vector for each sample, got {len(encoded)} for {count}.")
+        vectors.append(encoded)
         labels.append(first_labels(batch, count))
         sources.append((count, partial(take, plain(batch))))
     if not sources:

@@ -36,10 +36,10 @@ def as_ids(ids: Tensor | Sequence[int]) -> Tensor:
     Raises:
         TypeError: something else than whole numbers.
     """
-    found = ids if isinstance(ids, Tensor) else torch.tensor(list(ids))
-    if found.numel() and (found.is_floating_point() or found.is_complex() or found.dtype == torch.bool):
-        raise TypeError(f"ids must be whole numbers, got {found.dtype}.")
-    return found.detach().cpu().flatten().to(torch.int64)
+    numbers = ids if isinstance(ids, Tensor) else torch.tensor(list(ids))
+    if numbers.numel() and (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool):
+        raise TypeError(f"ids must be whole numbers, got {numbers.dtype}.")
+    return numbers.detach().cpu().flatten().to(torch.int64)
 
 
 def without(kept: Candidates, reserve: Candidates, ids: Tensor) -> Remainder:
@@ -75,7 +75,7 @@ def state_without(state: Mapping[str, Any], ids: Tensor) -> dict[str, Any]:
     kept = no_candidates() if state["kept"] is None else from_plain(state["kept"])
     reserve = no_candidates() if state["reserve"] is None else from_plain(state["reserve"])
     left = without(kept, reserve, ids)
-    found = {
+    rest = {
         **state,
         "kept": as_plain(left.kept) if len(left.stays) else None,
         "samples": take(state["samples"], left.stays) if len(left.stays) else None,
@@ -85,5 +85,5 @@ def state_without(state: Mapping[str, Any], ids: Tensor) -> dict[str, Any]:
     }
     if "names" in state:
         held = torch.cat([left.kept.ids, left.reserve.ids])
-        found["names"] = Provenance.from_state(state["names"]).only(held).state()
-    return found
+        rest["names"] = Provenance.from_state(state["names"]).only(held).state()
+    return rest

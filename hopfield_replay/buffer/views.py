@@ -88,14 +88,14 @@ COLUMNS = ("task", "kept", "share of the replay", "mean energy")
 
 def by_task(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     """For each task its name, its number of kept samples, their share of the replay and their mean energy, as text."""
-    found: list[tuple[str, ...]] = []
+    lines: list[tuple[str, ...]] = []
     for task in sorted({row["task"] for row in rows}):
         mine = [row for row in rows if row["task"] == task]
         name = mine[0]["task_name"]
         energies = [row["energy"] for row in mine if math.isfinite(row["energy"])]
         mean = sum(energies) / len(energies) if energies else math.inf
         share = sum(row["share"] for row in mine)
-        found.append(
+        lines.append(
             (
                 str(task) if name is None else f"{task} ({printable(name)})",
                 str(len(mine)),
@@ -103,7 +103,7 @@ def by_task(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
                 f"{mean:.4g}",
             )
         )
-    return found
+    return lines
 
 
 def notebook(title: str, rows: list[dict[str, Any]]) -> str:

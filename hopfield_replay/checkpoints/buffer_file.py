@@ -56,7 +56,7 @@ class BufferFile:
         Raises:
             ValueError: a damaged state.
         """
-        found = {}
+        buffers = {}
         for place, state in _places(self._tree):
             state = state["buffer"] if state["format"].startswith(_TRACKER) else state
             if state is None:
@@ -65,9 +65,9 @@ class BufferFile:
                 count = 0 if state["kept"] is None else len(state["kept"]["ids"])
             except DAMAGE as error:
                 raise ValueError(f"{self.path}: the buffer at {place or 'the top'} is damaged ({error!r}).") from error
-            found[place] = EnergyReplayBuffer(max(1, count))
-            found[place].load_state_dict(state)
-        return found
+            buffers[place] = EnergyReplayBuffer(max(1, count))
+            buffers[place].load_state_dict(state)
+        return buffers
 
     def remove(self, ids: Tensor | Sequence[int]) -> int:
         """Leave samples out of all buffers, and out of what trackers follow and remember; see :meth:`save`.

@@ -126,10 +126,10 @@ class _ImageFeatures(nn.Module):
         colours = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
         pixels = ((colours + 1.0) / 2.0 - self.mean) / self.std
         if hasattr(self.model, "get_image_features"):  # of images and texts: the space that both share
-            found = self.model.get_image_features(pixel_values=pixels)
+            features = self.model.get_image_features(pixel_values=pixels)
         else:
-            found = self.model(pixel_values=pixels)
-        if not isinstance(found, Tensor):
-            pooled = getattr(found, "pooler_output", None)
-            found = found.last_hidden_state[:, 0] if pooled is None else pooled
-        return nn.functional.normalize(found.flatten(1), dim=1)
+            features = self.model(pixel_values=pixels)
+        if not isinstance(features, Tensor):
+            pooled = getattr(features, "pooler_output", None)
+            features = features.last_hidden_state[:, 0] if pooled is None else pooled
+        return nn.functional.normalize(features.flatten(1), dim=1)

@@ -40,16 +40,16 @@ def read_checkpoint(source: str | Path, *, unsafe_pickle: bool = False) -> dict[
         raise ValueError(f"{path} is a folder; give a checkpoint file, or leave the model out to compare pipelines.")
     if not path.is_file():
         raise ValueError(f"{path} does not exist.")
-    found = _safetensors(path) if path.suffix == ".safetensors" else read_plain(path, unsafe_pickle)
-    if not isinstance(found, Mapping):
-        raise ValueError(f"{path} holds {type(found).__name__}, not a checkpoint with a state_dict.")
-    if "state_dict" not in found:
-        if not found or not all(isinstance(value, Tensor) for value in found.values()):
+    content = _safetensors(path) if path.suffix == ".safetensors" else read_plain(path, unsafe_pickle)
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds {type(content).__name__}, not a checkpoint with a state_dict.")
+    if "state_dict" not in content:
+        if not content or not all(isinstance(value, Tensor) for value in content.values()):
             raise ValueError(
-                f"{path} has no key 'state_dict' and is no state_dict itself; it holds {[str(key) for key in found]}."
+                f"{path} has no key 'state_dict' and is no state_dict itself; it holds {[str(key) for key in content]}."
             )
-        found = {"state_dict": found}
-    return dict(found)
+        content = {"state_dict": content}
+    return dict(content)
 
 
 def _safetensors(path: Path) -> Any:

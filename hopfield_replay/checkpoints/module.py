@@ -94,17 +94,17 @@ def import_model(name: str) -> Callable[..., nn.Module]:
     """
     module, _, path = name.partition(":")
     try:
-        found: Any = import_module(module)
+        imported: Any = import_module(module)
         for part in path.split("."):
-            found = getattr(found, part)
+            imported = getattr(imported, part)
     except (Exception, SystemExit) as error:  # whatever happens while somebody else's module is run
         said = error if isinstance(error, ImportError | AttributeError | ValueError) else what_went_wrong(error)
         raise ValueError(
             f"The model {name!r} cannot be imported ({said}). Give package.module:Class, importable from here."
         ) from error
-    if not callable(found):
-        raise ValueError(f"The model {name!r} is {type(found).__name__}, not a class or a function that makes one.")
-    model: Callable[..., nn.Module] = found
+    if not callable(imported):
+        raise ValueError(f"The model {name!r} is {type(imported).__name__}, not a class or a function that makes one.")
+    model: Callable[..., nn.Module] = imported
     return model
 
 
@@ -181,9 +181,9 @@ def _load(module: nn.Module, state: Any, source: Any) -> None:
             if isinstance(own[key], Tensor) and state[key].shape != own[key].shape
         ],
     }
-    found = "; ".join(f"{len(keys)} {kind} (first: {keys[0]})" for kind, keys in problems.items() if keys)
-    if found:
-        raise ValueError(f"{source} does not fit {type(module).__name__}, it is of another architecture: {found}.")
+    misfits = "; ".join(f"{len(keys)} {kind} (first: {keys[0]})" for kind, keys in problems.items() if keys)
+    if misfits:
+        raise ValueError(f"{source} does not fit {type(module).__name__}, it is of another architecture: {misfits}.")
     try:
         module.load_state_dict(state, strict=strict)
     except Exception as error:  # extra states are somebody else's to read

@@ -196,11 +196,11 @@ def _prepare(parts: Any) -> Callable[[Any], Any]:
             wanted = vae.config.in_channels
             samples = samples.expand(-1, wanted, -1, -1) if samples.shape[1] == 1 else samples
             samples = LatentEncoder(vae).features(samples)
-        found: dict[str, Any] = {"samples": samples, **(rest if isinstance(rest, Mapping) else {"rest": rest})}
+        columns: dict[str, Any] = {"samples": samples, **(rest if isinstance(rest, Mapping) else {"rest": rest})}
         if text_encoder is not None:
-            captions = found.pop("captions", [""] * len(samples))
-            found["encoder_hidden_states"] = _text(parts.tokenizer, text_encoder, captions)
-        return {key: value for key, value in found.items() if value is not None}
+            captions = columns.pop("captions", [""] * len(samples))
+            columns["encoder_hidden_states"] = _text(parts.tokenizer, text_encoder, captions)
+        return {key: value for key, value in columns.items() if value is not None}
 
     return prepare
 

@@ -80,10 +80,10 @@ def check_adapter(path: Path) -> None:
     else:
         for text in _metadata(path).values():
             try:
-                found = json.loads(text)
+                content = json.loads(text)
             except (ValueError, TypeError, RecursionError):  # plain words such as "pt"
                 continue
-            _check_settings(found, path)
+            _check_settings(content, path)
 
 
 def _metadata(path: Path) -> Mapping[str, Any]:
@@ -112,12 +112,12 @@ def read_object(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > _LARGEST:
             raise ValueError(f"{file.stat().st_size} bytes")
-        found = json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} is no JSON configuration that can be read ({error}).") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{file} holds {type(found).__name__}, not a JSON object.")
-    return found
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds {type(content).__name__}, not a JSON object.")
+    return content
 
 
 def _files(folder: Path) -> Iterator[Path]:

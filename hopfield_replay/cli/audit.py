@@ -126,7 +126,7 @@ def run(options: Any) -> int:
         draws=options.draws,
         seed=options.seed,
     )
-    notes = {version: f"{found.source} ({found.weights})" for version, found in (("before", before), ("after", after))}
+    notes = {version: f"{model.source} ({model.weights})" for version, model in (("before", before), ("after", after))}
     notes["data"] = ", ".join(options.data)
     notes = {name: printable(value, None) for name, value in notes.items()}
     say("\n".join([*(f"{name}: {value}" for name, value in notes.items()), "", result.table()]), options.quiet)
@@ -134,8 +134,8 @@ def run(options: Any) -> int:
     if options.fail_above is not None:
         exceeding = result.exceeding(options.fail_above)
         failed = bool(exceeding)
-        found = ", ".join(f"{printable(name)} ({low:+.1%})" for name, low in exceeding.items()) or "nothing"
-        rule = f"the lower end of the relative rise is above {options.fail_above:.1%} for {found}"
+        listed = ", ".join(f"{printable(name)} ({low:+.1%})" for name, low in exceeding.items()) or "nothing"
+        rule = f"the lower end of the relative rise is above {options.fail_above:.1%} for {listed}"
         notes["verdict"] = f"{'FAILED' if failed else 'passed'}: {rule}"
         say(notes["verdict"], options.quiet)
     if options.output_dir is not None:
@@ -165,9 +165,9 @@ def _read(sources: Sequence[str], expects_images: bool, limits: Mapping[str, int
     parts = {}
     for source, data in loaded.items():
         if isinstance(data, Samples):
-            found = held[source].as_images(strict=expects_images)
-            names = [f"{source}/{name}" if len(sources) > 1 else name for name in found.names]
-            parts[source] = _Part(found.batches(), found.label_names(), names or None)
+            images = held[source].as_images(strict=expects_images)
+            names = [f"{source}/{name}" if len(sources) > 1 else name for name in images.names]
+            parts[source] = _Part(images.batches(), images.label_names(), names or None)
         else:
             parts[source] = _Part(data, None, None)
     return parts
@@ -187,5 +187,5 @@ def _read_one(source: str | None, expects_images: bool, limits: Mapping[str, int
 
 def _together(parts: Sequence[Sequence[Any] | None]) -> list[Any] | None:
     """All of them in one list; None if any is unknown."""
-    found = [part for part in parts if part is not None]
-    return [item for part in found for item in part] if len(found) == len(parts) else None
+    known = [part for part in parts if part is not None]
+    return [item for part in known for item in part] if len(known) == len(parts) else None

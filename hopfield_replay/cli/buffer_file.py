@@ -33,8 +33,8 @@ examples:
 class Contents:
     """What one buffer holds, for JSON."""
 
-    def __init__(self, found: dict[str, Any]) -> None:
-        self._found = found
+    def __init__(self, contents: dict[str, Any]) -> None:
+        self._found = contents
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python."""
@@ -72,15 +72,15 @@ def run(options: Any) -> int:
         file.save()
         say(f"Removed {held} of {len(options.remove)} samples from {file.path}", options.quiet)
     encoder = None if options.encoder == "pixels" else load_encoder(options.encoder).encoder
-    found: dict[str, Any] = {}
+    contents: dict[str, Any] = {}
     figures: dict[str, Any] = {}
     for place, buffer in file.buffers().items():
-        text, found[place or "buffer"] = _described(place, buffer, encoder)
+        text, contents[place or "buffer"] = _described(place, buffer, encoder)
         say(text, options.quiet)
         sheet = drawn(partial(_sheet, buffer)) if options.output_dir and len(buffer) else None
         if sheet is not None:
             figures["contact_sheet" + (f"_{len(figures)}" if figures else "")] = sheet
-    write(options.output_dir, "buffer", Contents(found), figures, None, options.quiet)
+    write(options.output_dir, "buffer", Contents(contents), figures, None, options.quiet)
     return FINE
 
 
@@ -91,18 +91,18 @@ def _ids(file: "BufferFile", named: Sequence[str]) -> "Tensor":
     from hopfield_replay.tracker import sample_ids
 
     names = {name: at for buffer in file.buffers().values() for at, name in buffer.provenance.samples.items()}
-    found = []
+    ids = []
     for text in named:
         task, _, position = text.partition(":")
         if text in names:
-            found.append(names[text])
+            ids.append(names[text])
         elif task.isdecimal() and position.isdecimal():
-            found.append(int(sample_ids(int(task), torch.tensor([int(position)]))))
+            ids.append(int(sample_ids(int(task), torch.tensor([int(position)]))))
         elif text.isdecimal():
-            found.append(int(text))
+            ids.append(int(text))
         else:
             raise ValueError(f"{text!r} is no TASK:POSITION, no id, and no name of a sample in {file.path}.")
-    return torch.tensor(found)
+    return torch.tensor(ids)
 
 
 def _described(place: str, buffer: "EnergyReplayBuffer", encoder: Any) -> tuple[str, dict[str, Any]]:

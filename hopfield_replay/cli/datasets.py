@@ -42,16 +42,16 @@ class Samples:
 
     def batches(self) -> list[Any]:
         """Batches ``(samples, labels)`` or ``(samples,)``; with captions dicts, which hold them beside these."""
-        found: list[Any] = []
+        batches: list[Any] = []
         for start in range(0, len(self), _BATCH):
             rows = slice(start, start + _BATCH)
             batch = [self.samples[rows], *([] if self.labels is None else [self.labels[rows]])]
             if self.captions:
                 named = dict(zip(("samples", "labels"), batch, strict=False))
-                found.append({**named, "captions": list(self.captions[rows])})
+                batches.append({**named, "captions": list(self.captions[rows])})
             else:
-                found.append(tuple(batch))
-        return found
+                batches.append(tuple(batch))
+        return batches
 
     def label_names(self) -> list[int | str] | None:
         """The class of each sample by name, or by number; captions where these repeat; None if nothing is known."""
@@ -66,13 +66,13 @@ class Samples:
         Raises:
             ValueError: samples that are no images, if strict.
         """
-        found = channels_first(self.samples)
-        if found.ndim != 4 and strict:
+        images = channels_first(self.samples)
+        if images.ndim != 4 and strict:
             raise ValueError(
-                f"The data holds samples of shape {tuple(found.shape[1:])}, which are no images (channels, height, "
+                f"The data holds samples of shape {tuple(images.shape[1:])}, which are no images (channels, height, "
                 "width)."
             )
-        return replace(self, samples=found)
+        return replace(self, samples=images)
 
 
 def load_data(source: str, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Samples | Iterable[Any]:
@@ -158,11 +158,11 @@ def _scaled(samples: Tensor) -> Tensor:
     kind = str(samples.dtype).removeprefix("torch.")
     if kind not in _BYTES:
         return samples.float()
-    found = torch.empty(samples.shape, dtype=torch.float32)
+    scaled = torch.empty(samples.shape, dtype=torch.float32)
     for start in range(0, len(samples), _ROWS):
         part = samples[start : start + _ROWS].to(torch.float32)
-        found[start : start + _ROWS] = part.div_(_BYTES[kind]).sub_(1.0)
-    return found
+        scaled[start : start + _ROWS] = part.div_(_BYTES[kind]).sub_(1.0)
+    return scaled
 
 
 def _folder(path: Path, max_pixels: int, max_bytes: int) -> Samples:
@@ -185,13 +185,13 @@ def _captions(path: Path, files: Sequence[Path]) -> tuple[str, ...]:
     metadata = path / "metadata.jsonl"
     if not metadata.is_file():
         return ()
-    found: dict[Path, str] = {}
+    captions: dict[Path, str] = {}
     for number, name, caption in read_captions(metadata):
-        if found.setdefault(path / name, caption) != caption:
+        if captions.setdefault(path / name, caption) != caption:
             raise ValueError(f"{metadata}, line {number}: {name} has another caption above.")
-    if missing := [str(file) for file in files if file not in found]:
+    if missing := [str(file) for file in files if file not in captions]:
         raise ValueError(f"{metadata} has no caption for {len(missing)} of {len(files)} images (first: {missing[0]}).")
-    return tuple(found[file] for file in files)
+    return tuple(captions[file] for file in files)
 
 
 def _arrays(path: Path, max_bytes: int) -> Samples:

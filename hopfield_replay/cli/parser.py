@@ -76,10 +76,10 @@ def parse(arguments: Sequence[str] | None) -> tuple[Callable[[Any], int], Any]:
     Raises:
         SystemExit: after --help and after wrong usage.
     """
-    found = build().parse_args(None if arguments is None else list(arguments))
-    options = found[found.command]
-    if found.command == "reproduce":
+    parsed = build().parse_args(None if arguments is None else list(arguments))
+    options = parsed[parsed.command]
+    if parsed.command == "reproduce":
         return partial(reproduce.run, options.experiment), options[options.experiment]
     return {"forecast": forecast.run, "audit": audit.run, "select": selecting.run, "buffer": buffer_file.run}[
-        found.command
+        parsed.command
     ], options

@@ -17,8 +17,8 @@ _EXPERIMENTS = ("rise", "replay_gain", "falsify", "boltzmann", "selection", "all
 def _function(name: str) -> Callable[..., Any]:
     from hopfield_replay import theory
 
-    found: Callable[..., Any] = getattr(theory, f"reproduce_{name.replace('-', '_')}")
-    return found
+    function: Callable[..., Any] = getattr(theory, f"reproduce_{name.replace('-', '_')}")
+    return function
 
 
 def experiments() -> dict[str, tuple[str, Callable[[ArgumentParser], None]]]:

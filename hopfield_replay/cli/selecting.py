@@ -216,13 +216,13 @@ def _read(source: str, options: Any) -> tuple[Any, list[Any] | None]:
     if path.is_dir() or path.suffix in (".tar", ".parquet"):
         images = read_collection(path, max_pixels=options.max_pixels)
         return images, images.labels
-    found = load_data(source, max_pixels=options.max_pixels, max_bytes=options.max_bytes)
-    if not isinstance(found, Samples):
-        return found, None
-    labels = None if found.labels is None else found.labels.tolist()
-    pictures = found.as_images(strict=False).samples
+    data = load_data(source, max_pixels=options.max_pixels, max_bytes=options.max_bytes)
+    if not isinstance(data, Samples):
+        return data, None
+    labels = None if data.labels is None else data.labels.tolist()
+    pictures = data.as_images(strict=False).samples
     if pictures.ndim != 4 or pictures.shape[1] not in (1, 3):
-        return found.samples, labels
+        return data.samples, labels
     return ImageCollection.of_pixels(pictures, labels=labels), labels
 
 
@@ -231,13 +231,13 @@ def _joined(parts: Sequence[tuple[Any, list[Any] | None]], sources: Sequence[str
 
     if len(parts) == 1:
         return parts[0]
-    for (found, _), source in zip(parts, sources, strict=True):
-        if not isinstance(found, ImageCollection):
+    for (data, _), source in zip(parts, sources, strict=True):
+        if not isinstance(data, ImageCollection):
             raise ValueError(f"{source} holds no images, which several sources need; give one source alone.")
     items = [
         replace(item, name=f"{Path(source).name}/{item.name}")
-        for (found, _), source in zip(parts, sources, strict=True)
-        for item in found
+        for (data, _), source in zip(parts, sources, strict=True)
+        for item in data
     ]
     joined = ImageCollection(items)
     return joined, joined.labels
@@ -257,15 +257,15 @@ def _groups(
     if by == "task":
         if len(parts) == 1:
             raise ValueError("--by task needs several sources: OLD, and more with --also.")
-        return [source for (found, _), source in zip(parts, sources, strict=True) for _ in range(len(found))]
+        return [source for (data, _), source in zip(parts, sources, strict=True) for _ in range(len(data))]
     if by != "folder":
         raise ValueError(f"--by must be label, folder or task, got {by!r}.")
-    for (found, _), source in zip(parts, sources, strict=True):
-        if not isinstance(found, ImageCollection) or not Path(source).is_dir():
+    for (data, _), source in zip(parts, sources, strict=True):
+        if not isinstance(data, ImageCollection) or not Path(source).is_dir():
             raise ValueError(f"--by folder needs folders of images, and {source} is none.")
         if empty := empty_subfolders(Path(source)):
             raise ValueError(f"{source} has folders without images: {', '.join(empty[:5])}. Remove or fill them.")
-    return [item.folder for found, _ in parts for item in found]
+    return [item.folder for data, _ in parts for item in data]
 
 
 def _encoder(options: Any) -> tuple[Any, int | None]:

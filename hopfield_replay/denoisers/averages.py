@@ -73,7 +73,7 @@ def find_averages(module: nn.Module, network: nn.Module | None = None) -> list[A
         trained = [value for path, value in modules if not _inside(path, copies) and _learns(value)]
     else:
         trained = [value for _, value in modules if any(part is network for part in value.modules())]
-    found: dict[int, Average] = {}
+    averages: dict[int, Average] = {}
     for path, value in held:
         pairs = None
         if isinstance(value, nn.Module) and _inside(path, copies):
@@ -85,9 +85,9 @@ def find_averages(module: nn.Module, network: nn.Module | None = None) -> list[A
         if pairs is None and isinstance(value, Mapping) and _named(path):
             pairs = next((pairs for item in trained if (pairs := _by_name(item, value)) is not None), None)
         # a copy's own parts are averages of the network's parts: only the whole counts
-        if pairs is not None and not any(_inside(path, [average.path]) for average in found.values()):
-            found[id(value)] = Average(path, pairs)
-    return list(found.values())
+        if pairs is not None and not any(_inside(path, [average.path]) for average in averages.values()):
+            averages[id(value)] = Average(path, pairs)
+    return list(averages.values())
 
 
 def _is_copy(path: str, value: nn.Module) -> bool:

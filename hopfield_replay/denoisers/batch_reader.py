@@ -53,10 +53,10 @@ def batch_reader(testimony: Statement, batch: Any) -> BatchReader | None:
     if testimony.place is None or testimony.time is None:
         return None
     try:
-        found = {name: _placed(value, batch) for name, value in others(testimony.call, testimony.time).items()}
+        arguments = {name: _placed(value, batch) for name, value in others(testimony.call, testimony.time).items()}
     except LookupError:
         return None
-    return BatchReader(testimony.place, testimony.reading.scale, testimony.reading.shift, found)
+    return BatchReader(testimony.place, testimony.reading.scale, testimony.reading.shift, arguments)
 
 
 def _placed(value: Any, batch: Any) -> Any:

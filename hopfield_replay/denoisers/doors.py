@@ -148,13 +148,13 @@ class Doors:
         if call is None:
             return
         try:
-            found = answer_in(output, call.shown.shape)
+            answered = answer_in(output, call.shown.shape)
         except Exception:  # as above
-            found = None
-        if found is None:
+            answered = None
+        if answered is None:
             self.calls.remove(call)
             return
-        answer, call.doubled = found
+        answer, call.doubled = answered
         width = call.shown.shape[1]
         call.answer = answer.detach()[:, :width]
         if answer.requires_grad:
@@ -192,9 +192,9 @@ def as_call(path: str, network: nn.Module, args: Sequence[Any], kwargs: Mapping[
 def answer_in(output: Any, shape: torch.Size) -> tuple[Tensor, bool] | None:
     """The tensor of this shape, or of twice the channels (then True), in what a network returned."""
     doubled = torch.Size((shape[0], 2 * shape[1], *shape[2:]))
-    found = [value for value in _tensors(output) if value.is_floating_point()]
+    tensors = [value for value in _tensors(output) if value.is_floating_point()]
     for wanted, twice in ((shape, False), (doubled, True)):
-        for value in found:
+        for value in tensors:
             if value.shape == wanted:
                 return value, twice
     return None

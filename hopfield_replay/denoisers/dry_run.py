@@ -74,10 +74,10 @@ def try_loss(loss: PairedLoss, batch: Any) -> str:
     """Measure the loss of one sample; what went wrong, in words, empty if nothing did."""
     try:
         with torch.compiler.set_stance("force_eager"):
-            found = PairedLoss(loss.step, loss.module, 2, loss.seed)(_row(batch, 0))
+            losses = PairedLoss(loss.step, loss.module, 2, loss.seed)(_row(batch, 0))
     except Exception as error:  # as above
         return f"its own loss cannot be measured ({type(error).__name__}: {error})"
-    return "" if bool(found.isfinite().all()) else "its own loss is not finite"
+    return "" if bool(losses.isfinite().all()) else "its own loss is not finite"
 
 
 def _row(batch: Any, row: int) -> Any:

@@ -58,10 +58,10 @@ class GuardedDenoiser(DelegatingDenoiser):
 
     def predict_clean(self, noisy: Tensor, timestep: float, condition: Any = None) -> Tensor:
         """Estimate the clean samples."""
-        found = guarded(self.denoiser.predict_clean)(noisy, timestep, condition)
-        if not bool(found.isfinite().all()):
+        clean = guarded(self.denoiser.predict_clean)(noisy, timestep, condition)
+        if not bool(clean.isfinite().all()):
             raise NotMeasured("its predictions are not finite")
-        return found
+        return clean
 
 
 def guarded_read(read: Read) -> Read:
@@ -81,12 +81,12 @@ def guarded_loss(loss: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
 
     def call(batch: Any) -> Tensor:
         try:
-            found = guarded(loss)(batch)
+            losses = guarded(loss)(batch)
         except torch.OutOfMemoryError as error:  # one sample at a time it is already
             raise NotMeasured(str(error)) from error
-        if not bool(found.isfinite().all()):
+        if not bool(losses.isfinite().all()):
             raise NotMeasured("its own loss is not finite")
-        return found
+        return losses
 
     return call
 

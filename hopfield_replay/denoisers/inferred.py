@@ -68,11 +68,11 @@ class InferredDenoiser:
         args = [given[position] for position in sorted(name for name in given if isinstance(name, int))]
         kwargs = {name: value for name, value in given.items() if isinstance(name, str)}
         with evaluating(self.network):
-            found = answer_in(self.network(*args, **kwargs), inputs.shape)
-        if found is None:
+            answered = answer_in(self.network(*args, **kwargs), inputs.shape)
+        if answered is None:
             raise ValueError(f"{self.path} returned nothing of the samples' shape {tuple(inputs.shape)}.")
         precise = torch.promote_types(noisy.dtype, torch.float32)
-        answer = found[0][:, : inputs.shape[1]].to(precise)
+        answer = answered[0][:, : inputs.shape[1]].to(precise)
         noisy = noisy.to(answer.device, precise)
         return self.target.clean(answer, noisy, signal, amount, self.timetable.sigma_data)
 

@@ -49,13 +49,13 @@ def look_inside(step: Step, module: nn.Module, batch: Any, refusal: Refusal) -> 
             shown, noises, times = _noised(step, module, batch, call, clean, which, laws)
             if not shown:
                 continue
-            found = mixture(torch.cat(shown), clean.repeat(len(shown), *[1] * (clean.ndim - 1)), torch.cat(noises))
-            if not found.exact or float(found.noise.max() - found.noise.min()) < _OTHER:
+            mixed = mixture(torch.cat(shown), clean.repeat(len(shown), *[1] * (clean.ndim - 1)), torch.cat(noises))
+            if not mixed.exact or float(mixed.noise.max() - mixed.noise.min()) < _OTHER:
                 continue  # at one time alone anything that is added to the samples looks like a part of them
             if problem := several([call], refusal.calls):
                 return Refusal(problem)
             for name in times[0]:
-                reading = read_timetable(module, found, torch.cat([part[name] for part in times]))
+                reading = read_timetable(module, mixed, torch.cat([part[name] for part in times]))
                 if reading is not None and reading.timetable is not None:
                     return _testify(call, refusal, which, name, reading.timetable)
             seen.append(call.path)
@@ -70,14 +70,14 @@ def _noised(
     """What the network is shown in steps with noise in one of the draws, the noise, and the times."""
     shown, noises, times = [], [], []
     for seed in range(1, _RUNS + 1):
-        found = at_the_door(step, module, batch, call.network, _with_noise(clean, which, laws), seed)
-        if found is None or found[0].shown.shape != clean.shape:
+        stopped = at_the_door(step, module, batch, call.network, _with_noise(clean, which, laws), seed)
+        if stopped is None or stopped[0].shown.shape != clean.shape:
             continue
-        drawn = [draw for draw in found[1] if _is_noise(draw, clean)]
+        drawn = [draw for draw in stopped[1] if _is_noise(draw, clean)]
         if len(drawn) > which:
-            shown.append(found[0].shown)
+            shown.append(stopped[0].shown)
             noises.append(drawn[which].values)
-            times.append(found[0].times)
+            times.append(stopped[0].times)
     return shown, noises, times
 
 

@@ -62,14 +62,14 @@ def mixture(shown: Tensor, clean: Tensor, noise: Tensor) -> Mixture:
     if x.shape[1] > 3:  # fewer numbers than that cannot tell a shift from signal and noise
         columns.append(torch.ones_like(z))
     design = torch.stack(columns, dim=2)
-    found = torch.linalg.lstsq(design, x[..., None], driver="gelsd").solution[..., 0]
-    fitted = (design @ found[..., None])[..., 0]
+    amounts = torch.linalg.lstsq(design, x[..., None], driver="gelsd").solution[..., 0]
+    fitted = (design @ amounts[..., None])[..., 0]
     size = x.norm(dim=1).clamp(min=1e-12)
     usable = torch.linalg.matrix_rank(design, rtol=1e-4) == design.shape[2]
     if len(columns) == 2:
-        found = torch.cat([found, torch.zeros_like(found[:, :1])], dim=1)
+        amounts = torch.cat([amounts, torch.zeros_like(amounts[:, :1])], dim=1)
     limits = max(_EXACT.get(value.dtype, _EXACT_OTHERS) for value in (shown, clean, noise))
-    return Mixture(found[:, 0], found[:, 2], found[:, 1], (x - fitted).norm(dim=1) / size, usable, *limits)
+    return Mixture(amounts[:, 0], amounts[:, 2], amounts[:, 1], (x - fitted).norm(dim=1) / size, usable, *limits)
 
 
 @dataclass(frozen=True)

@@ -170,10 +170,10 @@ class StepReader:
 
     def __call__(self, batch: Any) -> tuple[Tensor, Any]:
         """Samples (n, *shape) in the network's scale, and the condition of an InferredDenoiser."""
-        found = at_the_door(self.step, self.module, batch, self.network, middle)
-        if found is None:
+        stopped = at_the_door(self.step, self.module, batch, self.network, middle)
+        if stopped is None:
             raise ValueError("the training step did not call its network for these samples.")
-        call = found[0]
+        call = stopped[0]
         signals = [self.timetable.shown(time)[0] for time in call.times[self.time].tolist()]
         amounts = torch.tensor(signals, dtype=torch.float64).to(call.shown.device, torch.float32)
         shape = (-1, *[1] * (call.shown.ndim - 1))

@@ -44,13 +44,13 @@ class PairedLoss:
         Raises:
             ValueError: the step returns no loss.
         """
-        found = []
+        losses = []
         with traceless(self.module), torch.no_grad():
             for row in range(rows(batch)):
                 repeated = take(batch, torch.full((self.draws,), row))
                 with seeded(self.module, self.seed):
-                    found.append(loss_of(self.step(repeated)))
-        return torch.tensor(found, dtype=torch.float64)
+                    losses.append(loss_of(self.step(repeated)))
+        return torch.tensor(losses, dtype=torch.float64)
 
 
 def loss_of(result: Any) -> float:

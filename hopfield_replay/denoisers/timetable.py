@@ -105,7 +105,7 @@ class Reading:
     shift: float
 
 
-def read_timetable(module: nn.Module, found: Mixture, times: Tensor) -> Reading | None:
+def read_timetable(module: nn.Module, mixture: Mixture, times: Tensor) -> Reading | None:
     """The schedule and clock that explain the amounts of a mixture at the times that a network was shown.
 
     Tried in this order: every sequence of numbers that the module holds (also in plain objects, such as schedulers),
@@ -114,7 +114,7 @@ def read_timetable(module: nn.Module, found: Mixture, times: Tensor) -> Reading 
 
     Args:
         module: where sequences are looked for.
-        found: amounts (n,).
+        mixture: amounts (n,).
         times: (n,) what the network was shown as the time.
 
     Returns:
@@ -128,30 +128,30 @@ def read_timetable(module: nn.Module, found: Mixture, times: Tensor) -> Reading 
         >>> reading.timetable.name, reading.timetable.clock.words
         ('straight path', '1000 t')
     """
-    for timetable in chain(known_timetables(module), _levels(found, times)):
-        reading = _explains(timetable, found, times)
+    for timetable in chain(known_timetables(module), _levels(mixture, times)):
+        reading = _explains(timetable, mixture, times)
         if reading is not None:
             return reading
     return None
 
 
-def _explains(timetable: Timetable, found: Mixture, times: Tensor) -> Reading | None:
+def _explains(timetable: Timetable, amounts: Mixture, times: Tensor) -> Reading | None:
     try:
-        pairs = [timetable.shown(time) for time in times[: len(found.noise)].tolist()]
+        pairs = [timetable.shown(time) for time in times[: len(amounts.noise)].tolist()]
     except (ValueError, OverflowError, ZeroDivisionError):
         return None
     signal, noise = torch.tensor(pairs, dtype=torch.float64).reshape(-1, 2).T
-    use, close = found.usable, found.closeness
+    use, close = amounts.usable, amounts.closeness
 
     def near(given: Tensor, wanted: Tensor, unit: float = 1.0) -> bool:
-        return bool(((given - unit * wanted).abs() <= close * abs(unit) * (wanted + found.floor))[use].all())
+        return bool(((given - unit * wanted).abs() <= close * abs(unit) * (wanted + amounts.floor))[use].all())
 
     weight = signal[use].square().sum().clamp(min=1e-9)
-    scale = float((found.signal * signal)[use].sum() / weight)
-    shift = float((found.offset * signal)[use].sum() / weight)
-    if abs(scale) < 1e-3 or not near(found.noise.abs(), noise) or not near(found.signal, signal, scale):
+    scale = float((amounts.signal * signal)[use].sum() / weight)
+    shift = float((amounts.offset * signal)[use].sum() / weight)
+    if abs(scale) < 1e-3 or not near(amounts.noise.abs(), noise) or not near(amounts.signal, signal, scale):
         return None
-    if not bool(((found.offset - shift * signal).abs() <= 2 * close * (abs(scale) + abs(shift)))[use].all()):
+    if not bool(((amounts.offset - shift * signal).abs() <= 2 * close * (abs(scale) + abs(shift)))[use].all()):
         return None
     scale, shift = (1.0, 0.0) if abs(scale - 1) < close and abs(shift) < close else (scale, shift)
     return Reading(timetable, signal, noise, scale, shift)
@@ -202,15 +202,15 @@ def _betas(steps: int) -> dict[str, Tensor]:
     grid = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     bars = ((grid + 0.008) / 1.008 * math.pi / 2).cos().square()
     line = torch.linspace
-    found = {
+    known = {
         f"linear betas, {steps} steps": line(1e-4, 0.02, steps, dtype=torch.float64),
         f"cosine betas, {steps} steps": (1 - bars[1:] / bars[:-1]).clamp(max=0.999),
         f"scaled linear betas, {steps} steps": line(0.00085**0.5, 0.012**0.5, steps, dtype=torch.float64).square(),
     }
     if steps != 1000:
         rescaled = line(0.1 / steps, 20 / steps, steps, dtype=torch.float64).clamp(max=0.999)
-        found[f"linear betas scaled to {steps} steps"] = rescaled
-    return found
+        known[f"linear betas scaled to {steps} steps"] = rescaled
+    return known
 
 
 def _tables(
@@ -256,9 +256,9 @@ def _looked_up(pairs: list[Amounts]) -> Callable[[float], Amounts]:
     return lambda t: pairs[int(t)]
 
 
-def _levels(found: Mixture, times: Tensor) -> Iterator[Timetable]:
+def _levels(amounts: Mixture, times: Tensor) -> Iterator[Timetable]:
     """Timetables whose t is the noise level sigma itself, scaled in one of the known ways."""
-    noise = found.noise.abs()
+    noise = amounts.noise.abs()
     clocks = [Clock("sigma"), Clock("1000 sigma", 1000.0), Clock("log sigma", logarithmic=True)]
     for factor, words in ((0.25, "log(sigma) / 4"), (-2.0, "log SNR"), (0.5, "log(sigma) / 2"), (2.0, "2 log sigma")):
         clocks.append(Clock(words, factor, logarithmic=True))
@@ -268,7 +268,7 @@ def _levels(found: Mixture, times: Tensor) -> Iterator[Timetable]:
         straight = "noise levels sigma, straight path"
         yield Timetable(straight, clock, None, lambda sigma: (1 / (1 + sigma), sigma / (1 + sigma)))
         sigmas = torch.tensor([clock.t(time) for time in times[: len(noise)].tolist()], dtype=torch.float64)
-        inside = found.usable & (noise > 1e-3) & (noise < 1) & (sigmas > 0)
+        inside = amounts.usable & (noise > 1e-3) & (noise < 1) & (sigmas > 0)
         widths = sigmas[inside] * (1 / noise[inside].square() - 1).sqrt()  # s = sigma / sqrt(sigma^2 + width^2)
         if not len(widths):
             continue

@@ -121,18 +121,18 @@ def decide(module: nn.Module, witness: Witness, means: Means) -> Trust:
             return Trust("given", means.given, words=f"not verified, {told.reason}")
         return Trust("given", means.given, reasons=(finding.reason,))
     try:
-        found = means.find()
+        denoiser = means.find()
     except ValueError as error:
-        found = None
+        denoiser = None
         reasons.append(str(error))
     except Exception as error:  # of attributes of somebody's own kind
-        found = None
+        denoiser = None
         reasons.append(f"its attributes cannot be looked through ({type(error).__name__}: {error})")
-    if found is not None:
-        finding = _verified(found, told, reader, module, batch, means)
+    if denoiser is not None:
+        finding = _verified(denoiser, told, reader, module, batch, means)
         if finding.verified:
-            return Trust("found, verified", found)
-        reasons.append(f"{type(found).__name__}: {finding.reason}")
+            return Trust("found, verified", denoiser)
+        reasons.append(f"{type(denoiser).__name__}: {finding.reason}")
     if isinstance(told, Refusal):
         reasons.append(told.reason)
     elif not told.complete:

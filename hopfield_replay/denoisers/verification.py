@@ -100,7 +100,7 @@ def _row_differs(
     x = samples[one].to(torch.promote_types(samples.dtype, torch.float32))
     eps = testimony.noise[one].to(x.device, x.dtype)
     with torch.no_grad(), undisturbed(denoiser, module), Doors(module) as doors:
-        found = denoiser.predict_clean(denoiser.noise(x, step, eps), step, take(condition, one, len(samples)))
+        predicted = denoiser.predict_clean(denoiser.noise(x, step, eps), step, take(condition, one, len(samples)))
     call = next((call for call in doors.calls if _alike(call.network, testimony.call.network)), None)
     if call is None or call.answer is None:
         return None
@@ -117,15 +117,15 @@ def _row_differs(
         return "training_step shows the network other noisy samples than the denoiser does"
     if testimony.place is not None and (problem := _conditions_differ(call, testimony, row)):
         return problem
-    return _taught_otherwise(call, found, signal, noise, testimony)
+    return _taught_otherwise(call, predicted, signal, noise, testimony)
 
 
-def _taught_otherwise(call: Call, found: Tensor, signal: float, noise: float, testimony: Statement) -> str:
+def _taught_otherwise(call: Call, predicted: Tensor, signal: float, noise: float, testimony: Statement) -> str:
     assert call.answer is not None
     assert testimony.target is not None
     width = 1.0 if testimony.reading.timetable is None else testimony.reading.timetable.sigma_data
     answer, shown = call.answer.to("cpu", torch.float64), call.shown.to("cpu", torch.float64)
-    said = found.detach().to("cpu", torch.float64)
+    said = predicted.detach().to("cpu", torch.float64)
     right = testimony.target.clean(answer, shown, signal, noise, width)
     if near(said, right):
         return ""

@@ -34,8 +34,8 @@ class Place:
         """The samples of a batch, as the network has their dimensions."""
         for key in self.path:
             batch = getattr(batch, key) if is_record(batch) else batch[key]
-        found: Tensor = batch
-        return found.movedim(-1, 1) if self.channels_last else found
+        samples: Tensor = batch
+        return samples.movedim(-1, 1) if self.channels_last else samples
 
     def __str__(self) -> str:
         return "batch" + "".join(f"[{key!r}]" for key in self.path)
@@ -171,16 +171,16 @@ class Witness:
         calls = [call for call in self._doors.calls if call.answer is not None]
         if not calls:
             return Refusal("no network was called with samples and a time", blind=True)
-        found = [(call, evidence) for call in calls if (evidence := self._mixed(call)) is not None]
-        if not found:
+        mixtures = [(call, evidence) for call in calls if (evidence := self._mixed(call)) is not None]
+        if not mixtures:
             return self._inferred(calls) or Refusal(_unmixed(calls), tuple(calls), tuple(self._draws.made))
-        mixed = {id(call) for call, _ in found}
-        outer = [(call, evidence) for call, evidence in found if not _within(call, mixed)]
+        mixed = {id(call) for call, _ in mixtures}
+        outer = [(call, evidence) for call, evidence in mixtures if not _within(call, mixed)]
         taught = [(call, evidence) for call, evidence in outer if call.gradient is not None] or outer
         if problem := several([call for call, _ in taught], calls):
             return Refusal(problem)
         call, evidence = taught[0]
-        inside = [(c, e) for c, e in found if _within(c, {id(call)})]
+        inside = [(c, e) for c, e in mixtures if _within(c, {id(call)})]
         # a module whose forward only hands on what its network answers is not the network, for denoisers call that one
         handed_on = [(c, e) for c, e in inside if _same_answer(c, call)][::-1]
         chain = [*handed_on, (call, evidence), *inside]
@@ -210,22 +210,24 @@ class Witness:
         """What follows where the noise was not seen being drawn."""
         for call in calls:
             for place, clean in self._samples(call.shown.shape):
-                found = infer_noise(self.module, call, clean)
-                if found is not None:
+                inferred = infer_noise(self.module, call, clean)
+                if inferred is not None:
                     if problem := several([call], calls):
                         return Refusal(problem)
-                    return Statement(call, place, found.noise, found.clean, found.reading, found.time, found.teaching)
+                    return Statement(
+                        call, place, inferred.noise, inferred.clean, inferred.reading, inferred.time, inferred.teaching
+                    )
         return None
 
     def _samples(self, shape: torch.Size) -> list[tuple[Place, Tensor]]:
         """The batch's tensors that may be the samples of a network."""
-        found = []
+        candidates = []
         for place, value in tensors_in(self.batch):
             if value.shape == shape and value.ndim > 1:
-                found.append((place, value))
+                candidates.append((place, value))
             elif value.ndim > 2 and value.movedim(-1, 1).shape == shape:
-                found.append((Place(place.path, channels_last=True), value.movedim(-1, 1)))
-        return found
+                candidates.append((Place(place.path, channels_last=True), value.movedim(-1, 1)))
+        return candidates
 
 
 @dataclass(frozen=True, eq=False)

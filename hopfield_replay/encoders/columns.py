@@ -122,8 +122,8 @@ class Columns:
             ValueError: several columns that differ; labels that are no whole numbers, or beyond int64; another length.
             TypeError: what was asked for is no tensor.
         """
-        found = self._labels(batch, count)
-        return None if found is None else _whole(found, count)
+        leaf = self._labels(batch, count)
+        return None if leaf is None else _whole(leaf, count)
 
     def describe(self, batch: Any, extent: str = "") -> str:
         """What is taken of batches like this one, in a line.
@@ -146,14 +146,14 @@ class Columns:
         if self.samples is None:
             return _by_rule(batch)
         with torch.no_grad():
-            found = _pick(batch, self.samples, "samples")
-        if not isinstance(found, Tensor) or not found.is_floating_point() or found.ndim < 2:
-            what = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            value = _pick(batch, self.samples, "samples")
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim < 2:
+            what = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise TypeError(
                 f"samples={_shown(self.samples)} must be a floating tensor (n, *shape), got {what}. Convert it in the "
                 "data set's transform, or pass a function of the batch that does."
             )
-        return found
+        return value
 
     def _condition(self, batch: Any, samples: Tensor) -> Any:
         if self.condition is False:
@@ -173,12 +173,12 @@ class Columns:
         if self.labels is False:
             return None
         if self.labels is not None:
-            found = _pick(batch, self.labels, "labels")
-            if found is None and callable(self.labels):
+            labels = _pick(batch, self.labels, "labels")
+            if labels is None and callable(self.labels):
                 return None
-            if not isinstance(found, Tensor):
-                raise TypeError(f"labels={_shown(self.labels)} must be a tensor (n,), got {type(found).__name__}.")
-            return _Leaf(f"labels={_shown(self.labels)}", None, found)
+            if not isinstance(labels, Tensor):
+                raise TypeError(f"labels={_shown(self.labels)} must be a tensor (n,), got {type(labels).__name__}.")
+            return _Leaf(f"labels={_shown(self.labels)}", None, labels)
         named = [leaf for leaf in _leaves(batch) if leaf.name in _LABELS and _is_label(leaf.value, count)]
         if type(batch) in (tuple, list) and len(batch) == 2 and _is_label(batch[1], count):
             named.append(_Leaf("batch[1]", None, batch[1]))
@@ -311,8 +311,8 @@ def _shown(column: Any) -> str:
 
 
 def _where(column: Any, value: Any, batch: Any) -> str:
-    found = next((leaf.path for leaf in _leaves(batch) if leaf.value is value), None)
-    return found or (_shown(column) if column is not None else "batch")
+    path = next((leaf.path for leaf in _leaves(batch) if leaf.value is value), None)
+    return path or (_shown(column) if column is not None else "batch")
 
 
 def _what(column: Any, condition: Any, batch: Any) -> str:

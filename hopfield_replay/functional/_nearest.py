@@ -40,17 +40,17 @@ class Nearest:
 
     def distances(self) -> Tensor:
         """Distance of each query to its k-th nearest pattern, (n,) float64."""
-        found, sure = self._look(torch.arange(len(self._queries)), torch.float32)
+        distances, sure = self._look(torch.arange(len(self._queries)), torch.float32)
         unsure = (~sure).nonzero().flatten()
         if len(unsure):
-            found[unsure] = self._look(unsure, torch.float64)[0]
-        return found
+            distances[unsure] = self._look(unsure, torch.float64)[0]
+        return distances
 
     def _look(self, which: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Distances of some queries, and whether nothing nearer can have been missed."""
         parts = which.split(max(1, _BLOCK // max(1, self._queries.shape[1])))
-        found = [self._of(part, dtype) for part in parts]
-        return torch.cat([distances for distances, _ in found]), torch.cat([sure for _, sure in found])
+        answers = [self._of(part, dtype) for part in parts]
+        return torch.cat([distances for distances, _ in answers]), torch.cat([sure for _, sure in answers])
 
     def _of(self, which: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         device = self._queries.device

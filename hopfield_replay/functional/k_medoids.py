@@ -50,12 +50,12 @@ def k_means_medoids(
     if weights is None:
         weights = torch.ones(n, dtype=torch.float64, device=points.device)
     points = points - points.mean(0)
-    found = [
+    runs = [
         _lloyd(points, points[_first_centres(points, k, uniforms, weights, start * k)], weights, steps)
         for start in range(starts)
     ]
-    left = [float((points - centres[near]).square().sum(1) @ weights) for centres, near in found]
-    centres, near = found[left.index(min(left))]
+    left = [float((points - centres[near]).square().sum(1) @ weights) for centres, near in runs]
+    centres, near = runs[left.index(min(left))]
     mass = torch.zeros_like(centres[:, 0]).index_add_(0, near, weights)
     taken: list[int] = []
     for centre in mass.argsort(descending=True, stable=True).tolist():

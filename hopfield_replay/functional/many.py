@@ -55,7 +55,7 @@ def _fitting(
     place = queries.device if patterns.device is None else patterns.device
 
     def measure(size: int) -> Tensor:
-        found = [
+        energies = [
             energy(
                 part.to(place),
                 patterns,
@@ -65,7 +65,7 @@ def _fitting(
             ).cpu()
             for number, part in enumerate(queries.split(size))
         ]
-        return torch.cat(found)
+        return torch.cat(energies)
 
     return in_chunks_that_fit(measure, max(1, len(queries)), "The patterns do")[0]
 

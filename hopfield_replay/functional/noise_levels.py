@@ -75,8 +75,8 @@ def default_timesteps(denoiser: Denoiser) -> list[float]:
     """
     end = denoiser.num_timesteps
     if end is None:
-        found = [timestep_of(denoiser, ratio**-2) for ratio in _RATIOS]
-        steps = [step for step in found if step is not None]
+        candidates = [timestep_of(denoiser, ratio**-2) for ratio in _RATIOS]
+        steps = [step for step in candidates if step is not None]
         if not steps:
             raise ValueError("This denoiser has no number of timesteps; pass timesteps=(...).")
         return steps

@@ -121,7 +121,7 @@ def rise_weights(
     if groups is not None and groups.shape != (n,):
         raise ValueError(f"groups must be ({n},), one integer for each sample, got {tuple(groups.shape)}.")
     index = torch.zeros_like(rises, dtype=torch.int64) if groups is None else groups.unique(return_inverse=True)[1]
-    found = torch.ones_like(rises)
+    weights = torch.ones_like(rises)
     for number in range(int(index.max()) + 1 if n else 0):
         members = (index == number).nonzero().flatten()
         top = float(rises[members].max())
@@ -130,8 +130,8 @@ def rise_weights(
         powers = (rises[members] / top) ** temper  # of the largest: no overflow
         mean = float(powers @ counts[members]) / max(float(counts[members].sum()), _TINY)
         if mean > 0.0:  # what rises stands for nobody
-            found[members] = (floor + powers / mean) / (floor + 1.0)
-    return found
+            weights[members] = (floor + powers / mean) / (floor + 1.0)
+    return weights
 
 
 def check_share_of_mean(number: float, name: str) -> float:

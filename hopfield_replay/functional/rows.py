@@ -73,12 +73,12 @@ class Rows:
         if len(self.parts) == 1:
             return self.parts[0][index]
         which = torch.searchsorted(self._ends, index, right=True)
-        found = torch.empty(len(index), self._dimension, dtype=self.dtype, device=self.device)
+        rows = torch.empty(len(index), self._dimension, dtype=self.dtype, device=self.device)
         for number, (part, end) in enumerate(zip(self.parts, self._ends.tolist(), strict=True)):
             here = (which == number).nonzero().flatten()
             if len(here):
-                found[here] = part[index[here] - (end - len(part))]
-        return found
+                rows[here] = part[index[here] - (end - len(part))]
+        return rows
 
     def pick(self, index: Tensor) -> "Rows":
         """The rows (m,) at these positions, which are read when they are asked for; nothing is copied."""
@@ -207,11 +207,11 @@ class _Patched:
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         index = torch.arange(*index.indices(len(self))) if isinstance(index, slice) else index.cpu()
-        found = self.rows[index]
+        rows = self.rows[index]
         at = torch.searchsorted(self.places, index).clamp_(max=len(self.places) - 1)
         here = self.places[at] == index
-        found[here] = self.others[at[here]]
-        return found
+        rows[here] = self.others[at[here]]
+        return rows
 
 
 _SHARE = 4  # of a device's free memory: so much of it may be taken by the rows of a task
@@ -234,10 +234,10 @@ def placed(matrix: Matrix, device: torch.device) -> Matrix:
         return matrix.to(device)
     if matrix.shape.numel() * matrix.dtype.itemsize > room_on(device) // _SHARE:
         return Rows(_Placed(matrix, device))
-    found = torch.empty(matrix.shape, dtype=matrix.dtype, device=device)
+    whole = torch.empty(matrix.shape, dtype=matrix.dtype, device=device)
     for start, piece in pieces(matrix):
-        found[start : start + len(piece)] = piece.to(device)
-    return found
+        whole[start : start + len(piece)] = piece.to(device)
+    return whole
 
 
 @dataclass(frozen=True, eq=False)

@@ -103,10 +103,10 @@ class SparseAffinity:
         largest, total = (torch.full((n,), -torch.inf, dtype=torch.float64) for _ in range(2))
         for start, piece in pieces(rows.targets, search.step * rows.targets.shape[1]):
             window = slice(start, start + len(piece))
-            found = search.of(piece, start)
-            chosen[window], logs[window] = found.chosen, found.logs
+            entries = search.of(piece, start)
+            chosen[window], logs[window] = entries.chosen, entries.logs
             if bounds:
-                excess[window], largest[window], total[window] = found.excess, found.largest, found.total
+                excess[window], largest[window], total[window] = entries.excess, entries.largest, entries.total
         del search  # what it holds goes before the entries are put in order
         self.starts, self.targets, order = _by_candidate(chosen, count)
         del chosen
@@ -185,10 +185,10 @@ class _Search:
         constant = rows.log_inverse[start : start + len(piece)].to(squares)
         if rows.similarity == "distance":
             constant = constant - 0.5 * beta * squares
-        found = [values.to(squares).add_(constant[:, None]).float().cpu()]
+        logs = [values.to(squares).add_(constant[:, None]).float().cpu()]
         nothing = torch.empty(len(piece), 0)
         if not self._bounds:
-            return _Found(chosen.int().cpu(), found[0], nothing, nothing, nothing)
+            return _Found(chosen.int().cpu(), logs[0], nothing, nothing, nothing)
         # rounding of a product of q numbers and of the projections, of sums with the biases, and of a sum of shares
         products = beta * (2 * projected.shape[1] + 64) * (squares.sqrt() * self._norms + squares)
         rounding = _UNIT * (products + 8 * (self._largest_bias + constant.abs()) + 64)
@@ -204,7 +204,7 @@ class _Search:
         # numbers too small for float32 cost ten times as much; what takes their place only raises the bound
         total = scores.sub_(safe[:, None]).clamp_(min=_SMALLEST).exp_().sum(1).to(squares).log_() + safe
         largest, total = ((bound.to(squares) + constant + rounding).cpu().double() for bound in (top, total))
-        return _Found(chosen.int().cpu(), found[0], excess, largest, total)
+        return _Found(chosen.int().cpu(), logs[0], excess, largest, total)
 
     def _largest(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Values and columns of the largest scores of each row: they lie in the strips of the largest maxima."""

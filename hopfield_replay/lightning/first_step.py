@@ -118,8 +118,8 @@ class FirstStep:
             module: the module.
             batch: makes a prepared batch.
         """
-        found = self._trusted(module) or self._again(trainer, module)
-        if found is None:
+        trust = self._trusted(module) or self._again(trainer, module)
+        if trust is None:
             given = batch()
             try:
                 with measuring(trainer, module):
@@ -128,9 +128,9 @@ class FirstStep:
                 rank_zero_warn(f"The training step cannot be taken again ({type(error).__name__}: {error}).")
                 witness = Witness(module, given)
             return self._decide(trainer, module, witness)
-        if found.loss is not None and self._counts is None:
+        if trust.loss is not None and self._counts is None:
             self._counts = (trainer.global_step, trainer.current_epoch)
-        return found
+        return trust
 
     def fall(self, trainer: Trainer, module: LightningModule, error: Exception, batch: Callable[[], Any]) -> Trust:
         """What is measured from now on, after what was decided could not be measured at a boundary.
@@ -192,15 +192,15 @@ class FirstStep:
             MisconfigurationException: weights="ema", and there is none, or there are several.
         """
         trust = self._trusted(module)
-        found = self._averages(module, trust)
-        if self.weights == "ema" and len(found) != 1:
-            listed = ", ".join(average.path for average in found) or "none"
+        averages = self._averages(module, trust)
+        if self.weights == "ema" and len(averages) != 1:
+            listed = ", ".join(average.path for average in averages) or "none"
             raise MisconfigurationException(
                 f'weights="ema" needs one average of the trained weights on {type(module).__name__}, found {listed}. '
                 'Use weights="last", or pass denoiser= with the average.'
             )
         given = self.denoiser is not None and self.weights == "auto"
-        return found[0] if len(found) == 1 and not given else None
+        return averages[0] if len(averages) == 1 and not given else None
 
     def _averages(self, module: LightningModule, trust: Trust | None) -> list[Average]:
         if self.weights == "last":
@@ -247,8 +247,8 @@ class FirstStep:
         if kept.level in ("given", "given, verified"):
             trust = None if given is None else replace(kept, denoiser=given)
         elif kept.level == "found, verified":
-            found = None if given is not None else find_denoiser(module)
-            trust = None if found is None else replace(kept, denoiser=found)
+            denoiser = None if given is not None else find_denoiser(module)
+            trust = None if denoiser is None else replace(kept, denoiser=denoiser)
         elif kept.level == "paired loss":
             trust = replace(
                 kept, loss=PairedLoss(_needed(self._means(trainer, module).loss), module, self.loss_draws, self.seed)
@@ -289,7 +289,7 @@ class FirstStep:
 
     def _say(self, module: LightningModule, trust: Trust) -> None:
         name, because = type(module).__name__, "; ".join(trust.reasons)
-        average, others = self.average(module), [found.path for found in self._averages(module, trust)]
+        average, others = self.average(module), [one.path for one in self._averages(module, trust)]
         weights = "" if average is None else f", with the averaged weights in {average.path}"
         if average is None and others and self.denoiser is not None:
             weights = f", with the denoiser that was given: not the averaged weights in {', '.join(others)}"

@@ -30,21 +30,21 @@ _SPRITE = 32  # pixels: pictures beside the projector's points
 
 def scalars(record: BoundaryRecord, buffer: EnergyReplayBuffer | None) -> dict[str, float]:
     """The record's numbers under the names they are logged by."""
-    found = {"forgetting/beta": record.beta, "forgetting/n_eff": record.n_eff}
+    numbers = {"forgetting/beta": record.beta, "forgetting/n_eff": record.n_eff}
     rows = summarize(record)
     earlier = [row for row in rows if row["task"] < record.task]
     for name, column in _SCALARS.items():
         known = [row for row in earlier if row[column] is not None and math.isfinite(row[column])]
         values = [row[column] for row in known]
-        found |= {f"forgetting/{name}/task_{row['task']}": row[column] for row in known}
+        numbers |= {f"forgetting/{name}/task_{row['task']}": row[column] for row in known}
         if values:
-            found[f"forgetting/{name}/mean"] = sum(values) / len(values)
-    found |= {f"forgetting/error/task_{row['task']}": row["error"] for row in rows if row["error"] is not None}
+            numbers[f"forgetting/{name}/mean"] = sum(values) / len(values)
+    numbers |= {f"forgetting/error/task_{row['task']}": row["error"] for row in rows if row["error"] is not None}
     if buffer is not None:
-        found |= {"buffer/samples": float(len(buffer)), "buffer/bytes": float(buffer.nbytes)}
+        numbers |= {"buffer/samples": float(len(buffer)), "buffer/bytes": float(buffer.nbytes)}
         counts = buffer.tasks.bincount().tolist()
-        found |= {f"buffer/share/task_{task}": count / len(buffer) for task, count in enumerate(counts) if count}
-    return found
+        numbers |= {f"buffer/share/task_{task}": count / len(buffer) for task, count in enumerate(counts) if count}
+    return numbers
 
 
 class BoundaryLog:
@@ -65,27 +65,27 @@ class BoundaryLog:
         if boundary.turnover:
             numbers["buffer/new"] = float(sum(new for _, new, _ in boundary.turnover.values()))
             numbers["buffer/dropped"] = float(sum(dropped for *_, dropped in boundary.turnover.values()))
-        found = sinks(trainer) if trainer.is_global_zero else []
-        if found and (curve := self._try("protected energy", lambda: boundary.protection)) is not None:
+        places = sinks(trainer) if trainer.is_global_zero else []
+        if places and (curve := self._try("protected energy", lambda: boundary.protection)) is not None:
             numbers["buffer/protected_energy"] = curve.kept[-1]
             if curve.bound is not None:
                 numbers["buffer/protected_energy_bound"] = curve.bound
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step=step)
-        if found:
-            self._show(trainer, found, boundary, numbers, step)
+        if places:
+            self._show(trainer, places, boundary, numbers, step)
         for logger in trainer.loggers:
             logger.save()
 
     def _show(
-        self, trainer: Trainer, found: list[Sink], boundary: Boundary, numbers: Mapping[str, float], step: int
+        self, trainer: Trainer, places: list[Sink], boundary: Boundary, numbers: Mapping[str, float], step: int
     ) -> None:
         for name, draw in figures(boundary).items():
             figure = self._try(name, draw)
             if figure is not None:
-                for sink in found:
+                for sink in places:
                     self._try(name, partial(sink.figure, name, figure, step))
-        for sink in found:
+        for sink in places:
             for name, values in histograms(boundary.record):
                 self._try(name, partial(sink.histogram, name, values, step))
             self._try("table", partial(sink.table, "0_summary/table", forgetting_rows(boundary.tracker.history), step))

@@ -165,18 +165,18 @@ def training_step(trainer: Trainer, module: LightningModule) -> Step:
             return _call(module.training_step, _converted(trainer, batch))
 
     def manual(batch: Any) -> Any:
-        found = None
+        output = None
         with Doors(module) as doors, _NoBackward(doors) as backward, silent(trainer, module):
             vars(module)["manual_backward"] = backward.note
             try:
                 with trainer.precision_plugin.forward_context():
-                    found = _call(module.training_step, _converted(trainer, batch))
+                    output = _call(module.training_step, _converted(trainer, batch))
             except _Ended:
                 return backward.losses[-1]
             except Exception:  # without gradients not all goes on
                 if not backward.losses:
                     raise
-        return backward.losses[0] if backward.losses else found
+        return backward.losses[0] if backward.losses else output
 
     return automatic if module.automatic_optimization else manual
 
@@ -194,9 +194,9 @@ def loss_step(trainer: Trainer, module: LightningModule) -> Step:
     def step(batch: Any) -> Any:
         heard: dict[str, float] = {}
         with silent(trainer, module, heard), trainer.precision_plugin.forward_context():
-            found = _call(module.validation_step, _converted(trainer, batch))
-        if is_loss(found):
-            return found
+            output = _call(module.validation_step, _converted(trainer, batch))
+        if is_loss(output):
+            return output
         losses = [value for name, value in heard.items() if "loss" in name.lower()]
         return torch.tensor(losses[0]) if losses else own(batch)
 

@@ -49,15 +49,15 @@ class Requeue(EitherCallback):
         self._found = _written(trainer) if SLURMEnvironment.detect() else {}
         if not self._found:
             return other
-        found = max(self._found, key=lambda file: self._found[file])
-        if other is not None and _time(Path(other)) > self._found[found]:
+        path = max(self._found, key=lambda file: self._found[file])
+        if other is not None and _time(Path(other)) > self._found[path]:
             return other
-        self._used = found
+        self._used = path
         rank_zero_warn(
-            f"Goes on from {found}, which was written when SLURM announced the end of an earlier job; remove that file "
+            f"Goes on from {path}, which was written when SLURM announced the end of an earlier job; remove that file "
             "to begin anew."
         )
-        return str(found)
+        return str(path)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let Lightning's handler of the announcement wait for the end of the step."""

@@ -116,9 +116,9 @@ class FolderSink(Sink):
 
 def sinks(trainer: Trainer) -> list[Sink]:
     """A sink for each logger that can hold views; where none can, a folder beside the metrics of a CSVLogger."""
-    found = [sink for logger in trainer.loggers if (sink := _sink(logger)) is not None]
-    if found:
-        return found
+    capable = [sink for logger in trainer.loggers if (sink := _sink(logger)) is not None]
+    if capable:
+        return capable
     return [FolderSink(Path(logger.log_dir) / "views") for logger in trainer.loggers if is_a(logger, CSVLogger)]
 
 

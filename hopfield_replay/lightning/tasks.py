@@ -228,5 +228,5 @@ def _monitors(trainer: Trainer) -> list[ForgettingMonitor]:
 
 
 def _callbacks(trainer: Trainer) -> list[Callback]:
-    found: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # public, but not annotated upstream
-    return found
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # public, but not annotated upstream
+    return callbacks

@@ -156,7 +156,7 @@ def forgetting_rows(history: list[BoundaryRecord]) -> Table:
 def settings(boundary: Boundary) -> dict[str, Any]:
     """What this run was made with, as far as it is known here: numbers and words."""
     tracker, buffer = boundary.tracker, boundary.tracker.buffer
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         "beta": boundary.record.beta,
         "similarity": tracker.similarity,
         "probe_size": tracker.probe_size,
@@ -166,8 +166,8 @@ def settings(boundary: Boundary) -> dict[str, Any]:
         "policy": "none" if buffer is None else type(buffer.policy).__name__,
     }
     if buffer is not None:
-        found |= {"capacity": buffer.capacity, "groups": buffer.groups or "none", "sampling": buffer.sampling}
-    return found
+        values |= {"capacity": buffer.capacity, "groups": buffer.groups or "none", "sampling": buffer.sampling}
+    return values
 
 
 def over_tasks(history: list[BoundaryRecord]) -> "Figure | None":
@@ -255,9 +255,9 @@ def contents(boundary: Boundary) -> "Figure | None":
 
 def protected(boundary: Boundary) -> "Figure | None":
     """What the buffer would protect of the probes, by the number of its samples."""
-    found = boundary.protection
+    curve = boundary.protection
     return (
-        None if found is None else protected_energy_curve(found.sizes, found.kept, found.best, found.bound, narrow=True)
+        None if curve is None else protected_energy_curve(curve.sizes, curve.kept, curve.best, curve.bound, narrow=True)
     )
 
 

@@ -94,18 +94,18 @@ def many(patterns: Matrix, masses: Tensor | None, similarity: Similarity) -> tup
         return logits.sub_(logits.max()).clamp_(min=_SMALLEST).exp_()
 
     def n_eff(beta: float) -> float:
-        found = torch.empty(len(rows), dtype=torch.float64)
+        sizes = torch.empty(len(rows), dtype=torch.float64)
         for row in range(len(rows)):
             p = shares(row, beta, leave_out=True)
-            found[row] = p.sum(dtype=torch.float64).square() / torch.linalg.vector_norm(p, dtype=torch.float64).square()
-        return float(found.median())
+            sizes[row] = p.sum(dtype=torch.float64).square() / torch.linalg.vector_norm(p, dtype=torch.float64).square()
+        return float(sizes.median())
 
     def own(beta: float) -> float:
-        found = torch.empty(len(rows), dtype=torch.float64)
+        own_shares = torch.empty(len(rows), dtype=torch.float64)
         for row in range(len(rows)):
             p = shares(row, beta, leave_out=False)
-            found[row] = p[index[row]].double() / p.sum(dtype=torch.float64)
-        return float(found.median())
+            own_shares[row] = p[index[row]].double() / p.sum(dtype=torch.float64)
+        return float(own_shares.median())
 
     return n_eff, own, span
 
@@ -177,8 +177,8 @@ def nearby(queries: Tensor, patterns: PatternTiles, similarity: Similarity, coun
         places = torch.arange(tile.start, tile.start + len(near), device=queries.device).expand(len(queries), -1)
         best, which = together.topk(count, dim=1)
         index = torch.cat([index, places], 1).gather(1, which)
-    found, masses = rows_of(patterns, index[best > -torch.inf].unique().cpu())
-    return PatternTiles(found, masses=masses)
+    vectors, masses = rows_of(patterns, index[best > -torch.inf].unique().cpu())
+    return PatternTiles(vectors, masses=masses)
 
 
 def median_error(values: Tensor) -> float:

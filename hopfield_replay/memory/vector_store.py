@@ -54,10 +54,10 @@ class _Stored:
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         kept = self.kept[index]
-        found = torch.empty(kept.shape)
+        vectors = torch.empty(kept.shape)
         for part in _parts(kept):
-            found[part] = self.decode(kept[part])
-        return found
+            vectors[part] = self.decode(kept[part])
+        return vectors
 
 
 class VectorStore:

@@ -73,9 +73,9 @@ class Candidates:
 
     def pick(self, index: Tensor) -> Self:
         """The candidates at these positions; vectors in parts stay where they are."""
-        found = self.map(lambda _, value: value[index])
+        picked = self.map(lambda _, value: value[index])
         rows = self.rows
-        return found if isinstance(rows, Tensor) else replace(found, vectors=rows.pick(index))  # type: ignore[arg-type]
+        return picked if isinstance(rows, Tensor) else replace(picked, vectors=rows.pick(index))  # type: ignore[arg-type]
 
     def join(self, other: "Candidates") -> Self:
         """These candidates, then the others. What only one side knows is dropped, but for weights, which are 1 then."""

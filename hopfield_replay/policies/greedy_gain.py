@@ -120,7 +120,7 @@ class GreedyGain:
         if self.by_rise and after is not None:
             rises = predicted_rises(own, after[short.counted])
             importance = rise_weights(rises, masses=short.weights, temper=self.temper, floor=0.0)
-        found = greedy_replay_gain(
+        selection = greedy_replay_gain(
             self._affinities(candidates, short, certified),
             k,
             weights=short.weights,
@@ -130,7 +130,7 @@ class GreedyGain:
             beta=candidates.beta,
             tighten=tighten,
         )
-        return replace(found, indices=by_id[short.competing[found.indices]])
+        return replace(selection, indices=by_id[short.competing[selection.indices]])
 
     def _affinities(
         self, candidates: Candidates, short: Shortlist, certified: bool

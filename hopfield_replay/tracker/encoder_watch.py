@@ -61,9 +61,9 @@ class EncoderWatch:
             differs = now.shape != before.shape or bool(
                 ((now - before).abs().amax() > _CHANGE * before.abs().amax()).item()
             )
-        found = any(gather_objects(differs))
-        self.moves |= found
-        return found
+        changed = any(gather_objects(differs))
+        self.moves |= changed
+        return changed
 
     def state_dict(self) -> dict[str, Any]:
         """The samples and their vectors: tensors and plain Python only."""

@@ -123,7 +123,7 @@ class GeneratedTask:
         return Generated(max(0, task - 1), batch, vectors, first_labels(batch, self.count))
 
     def _drawn(self, task: int) -> Any:
-        found: Any = None
+        drawn: Any = None
         devices = [] if self.module is None else {p.device for p in self.module.parameters() if p.device.type == "cuda"}
         counts = [self.batch_size] * (self.count // self.batch_size) + [self.count % self.batch_size]
         with (
@@ -136,8 +136,8 @@ class GeneratedTask:
                 batch = plain(self.sample(count))
                 if rows(batch) != count:
                     raise ValueError(f"sample({count}) must draw {count} samples, got {rows(batch)}.")
-                found = batch if found is None else concatenate(found, batch)
-        return found
+                drawn = batch if drawn is None else concatenate(drawn, batch)
+        return drawn
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,13 +35,13 @@ def _shares(count: int) -> tuple[Tensor, Sequence[Tensor]]:
 
 def _of_all(batches: Iterable[tuple[Tensor, Any, Tensor]], measure: Callable[[Any, Tensor], Tensor]) -> Tensor:
     """What is measured of each sample (N,) in batches of (positions, batch, ids), in the order of their positions."""
-    positions, found = [torch.arange(0)], [torch.empty(0, dtype=torch.float64)]
+    positions, measured = [torch.arange(0)], [torch.empty(0, dtype=torch.float64)]
     with raise_on_all_ranks("measuring losses"):
         for at, batch, ids in batches:
             positions.append(at)
-            found.append(measure(batch, ids))
+            measured.append(measure(batch, ids))
     order = gather_rows(torch.cat(positions)).argsort()
-    return gather_rows(torch.cat(found))[order]
+    return gather_rows(torch.cat(measured))[order]
 
 
 class LossMeter:
@@ -136,15 +136,15 @@ class ErrorMeter:
         noisy = self.denoiser.noise(clean, timestep, paired_noise(clean, ids.tolist(), timestep, self.noise_seed))
 
         def measure(chunk_size: int) -> Tensor:
-            found = [
+            parts = [
                 self.denoiser.predict_clean(noisy[window], timestep, part_of(condition, window, len(clean)))
                 for window in windows(len(clean), chunk_size)
             ]
-            return torch.cat(found).to(clean.device)
+            return torch.cat(parts).to(clean.device)
 
         with undisturbed(self.denoiser):
-            found, self.chunk_size = in_chunks_that_fit(measure, self.chunk_size, error=ModelDoesNotFit)
-        return noisy, found
+            estimates, self.chunk_size = in_chunks_that_fit(measure, self.chunk_size, error=ModelDoesNotFit)
+        return noisy, estimates
 
     def _ready(self, batch: Any) -> tuple[Tensor, Any]:
         """What the model denoises of a batch, on its device, and the condition."""

@@ -236,8 +236,8 @@ def _next_epoch(sampler: Any) -> None:
 
 def _samplers(sampler: Any) -> list[Any]:
     """A sampler and those inside it."""
-    found = [sampler]
-    for one in found:
+    samplers = [sampler]
+    for one in samplers:
         for value in getattr(one, "__dict__", {}).values():
             inside = (
                 hasattr(value, "__iter__")
@@ -245,9 +245,9 @@ def _samplers(sampler: Any) -> list[Any]:
                 and not isinstance(value, Dataset | Tensor | type)
                 and get_origin(value) is None  # a generic class leaves its alias on what it makes
             )
-            if inside and not any(value is known for known in found):
-                found.append(value)
-    return found
+            if inside and not any(value is known for known in samplers):
+                samplers.append(value)
+    return samplers
 
 
 def _copy(sampler: Any, dataset: Any) -> Any:
@@ -267,10 +267,10 @@ def _copy(sampler: Any, dataset: Any) -> Any:
 
 def _length(value: Any) -> int | None:
     try:
-        found = len(value)
+        length = len(value)
     except (TypeError, NotImplementedError):
         return None
-    return found if math.isfinite(found) else None
+    return length if math.isfinite(length) else None
 
 
 __all__ = ["Positions", "loader_positions"]

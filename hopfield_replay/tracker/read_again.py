@@ -47,16 +47,16 @@ class ReadAgain:
         before, positions = data.vectors[chosen], data.positions[chosen]
         samples = fetch(self._source, positions)
         with raise_on_all_ranks("encoding the chosen samples"):
-            found = self._reader.encode(self._source, samples)
+            now = self._reader.encode(self._source, samples)
             labels = self._reader.columns.labels_of(samples, len(chosen))
-        bad = positions[~torch.isfinite(found).all(1)]
+        bad = positions[~torch.isfinite(now).all(1)]
         if len(bad):
             raise ValueError(
                 f"{len(bad)} of {len(chosen)} chosen samples of task {self._task} were finite when they were read "
                 f"first, and hold NaN or infinite values now (positions {bad[:5].tolist()}). Repair the data or its "
                 "random transforms; the task's last checkpoint goes on from here."
             )
-        offset = (found - before).abs().amax(1)
+        offset = (now - before).abs().amax(1)
         scale = before.abs().amax(1)
         moved = offset > _ROUNDING * scale
         named = torch.zeros(len(chosen), dtype=torch.bool)
@@ -65,7 +65,7 @@ class ReadAgain:
             named = labels != known
         self.count += len(chosen)
         self.others += int(((offset > _OTHER * scale) | named).sum())
-        vectors = torch.where(moved[:, None], found, before)
+        vectors = torch.where(moved[:, None], now, before)
         energies = self._energies(vectors, chosen)
         return Reread(samples, vectors, energies, known if labels is None else labels)
 

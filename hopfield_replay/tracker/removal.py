@@ -52,5 +52,5 @@ def state_without(state: Mapping[str, Any], ids: Tensor) -> dict[str, Any]:
 
 def left_of(records: Sequence[Mapping[str, Any]], ids: Tensor) -> list[dict[str, Any]]:
     """Probe sets or records without the samples of these ids; those without any sample are left out."""
-    found = [rows_without(record, ids) for record in records]
-    return [record for record in found if len(record["ids"])]
+    left = [rows_without(record, ids) for record in records]
+    return [record for record in left if len(record["ids"])]

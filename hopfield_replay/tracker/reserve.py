@@ -112,8 +112,8 @@ class Reserve:
         self.whole &= len(every) <= self.capacity
         most = every[: self.capacity]
         mine = self.places[torch.isin(self.places, most)]
-        found = gather_objects((mine, self.get(mine) if len(mine) else None))
-        for places, samples in found:
+        gathered = gather_objects((mine, self.get(mine) if len(mine) else None))
+        for places, samples in gathered:
             missing = (~torch.isin(places, self.places)).nonzero().flatten()
             if len(missing):
                 self._join(take(samples, missing), places[missing], torch.zeros_like(missing))

@@ -281,12 +281,12 @@ class TaskSource:
             start += count
 
     def _fetch_stream(self, positions: Tensor) -> Any:
-        found: dict[int, Any] = {}
+        samples: dict[int, Any] = {}
         wanted = set(positions.tolist())
         for at, batch in self.batches():
             for row in [i for i, position in enumerate(at.tolist()) if position in wanted]:
-                found[int(at[row])] = take(batch, torch.tensor([row]))
-        return _joined(found[position] for position in positions.tolist())
+                samples[int(at[row])] = take(batch, torch.tensor([row]))
+        return _joined(samples[position] for position in positions.tolist())
 
     def _size(self) -> int | None:
         """Samples in the data set now; None where it does not say."""
@@ -366,8 +366,8 @@ def _own(batches: Iterable[Any], seed: int) -> Iterator[Any]:
 
 
 def _joined(parts: Iterable[Any]) -> Any:
-    found = iter(parts)
-    result = next(found)
-    for part in found:
+    remaining = iter(parts)
+    result = next(remaining)
+    for part in remaining:
         result = concatenate(result, part)
     return result

@@ -214,14 +214,14 @@ class TaskReader:
                 with OwnRandomness(0):
                     ready = source.ready(batch)
                     encoded = vectors_of(self.encoder, ready)
-                    place, found = encoded.device, encoded.cpu()
-                if len(found) != len(at):
-                    raise ValueError(f"encoder must return a vector for each sample, got {len(found)} for {len(at)}.")
-                size = found.shape[1]
+                    place, vectors = encoded.device, encoded.cpu()
+                if len(vectors) != len(at):
+                    raise ValueError(f"encoder must return a vector for each sample, got {len(vectors)} for {len(at)}.")
+                size = vectors.shape[1]
                 dimension = size if dimension is None else dimension
-                if found.shape[1] != dimension:
+                if vectors.shape[1] != dimension:
                     raise ValueError(
-                        f"Task {task} has samples of {found.shape[1]} numbers (from position {int(at[0])} of its "
+                        f"Task {task} has samples of {vectors.shape[1]} numbers (from position {int(at[0])} of its "
                         f"data), but those before have {dimension}; all need one shape. Resize them, or pass "
                         "encoder=."
                     )
@@ -231,10 +231,10 @@ class TaskReader:
                     check_one_form(form, batch)
                 if self.taken is None:
                     extent = self._extent(ready, extent)
-                if not bool(found.sum().isfinite()):  # else all are: that costs a tenth of looking at each
-                    bad.append(at[~torch.isfinite(found).all(1)])
+                if not bool(vectors.sum().isfinite()):  # else all are: that costs a tenth of looking at each
+                    bad.append(at[~torch.isfinite(vectors).all(1)])
                 where.append(at)
-                store.add(found)
+                store.add(vectors)
                 labels.append(self.columns.labels_of(batch, len(at)))
                 if every and source.recognises:
                     numbers.append(contents(batch, len(at)))
@@ -272,11 +272,11 @@ class TaskReader:
             store, places = VectorStore(self.memory, self._scratch), []
             for start in range(0, max(gather_objects(len(rows))), step):
                 part = slice(start, start + step)
-                found, at = gather_rows(rows[part]), gather_rows(where[part])
+                vectors, at = gather_rows(rows[part]), gather_rows(where[part])
                 order = at.argsort()  # each process holds every so manieth one
                 places.append(at[order])
                 with raise_on_all_ranks("holding what all processes have read"):
-                    store.add(found[order])
+                    store.add(vectors[order])
             rows, where = store.rows(), torch.cat(places)
         order = where.argsort()
         return rows if bool((order.diff() == 1).all()) else picked(rows, order)
@@ -297,17 +297,17 @@ class TaskReader:
             source.note_form(batch)
             with OwnRandomness(0):
                 ready = source.ready(batch)
-                found = vectors_of(self.encoder, ready).cpu()
-            if dimension is not None and found.shape[1] != dimension:
+                first = vectors_of(self.encoder, ready).cpu()
+            if dimension is not None and first.shape[1] != dimension:
                 raise ValueError(
-                    f"Task {task} has samples of {found.shape[1]} numbers, but those before have {dimension}; all need "
+                    f"Task {task} has samples of {first.shape[1]} numbers, but those before have {dimension}; all need "
                     "one shape. Resize them, or pass encoder=."
                 )
-            self.columns.labels_of(batch, len(found))
+            self.columns.labels_of(batch, len(first))
             taken = self._taken(ready)
             if self.taken is None:
                 self.taken = taken.replace(_EXTENT, _range(*self._extent(ready, (math.inf, -math.inf))))
-            bad = (~torch.isfinite(found).all(1)).nonzero().flatten()
+            bad = (~torch.isfinite(first).all(1)).nonzero().flatten()
             self._checked = task
         else:
             try:

@@ -554,7 +554,7 @@ class ForgettingTracker:
 
     def _as_asked(self, encoder: Any) -> dict[str, Any]:
         """The settings that a resumed run must share."""
-        found = {
+        asked = {
             "beta": "auto" if self.beta is None else self.beta,
             "similarity": self.similarity,
             "seed": self.seed,
@@ -563,13 +563,13 @@ class ForgettingTracker:
             "encoder": named(encoder),
         }
         if self.buffer is not None:
-            found |= {
+            asked |= {
                 "policy": named(self.buffer.policy),
                 "groups": self.buffer.groups,
                 "sampling": self.buffer.sampling,
                 "buffer_seed": self.buffer.seed,
             }
-        return found
+        return asked
 
     def check_data(self, task: int, source: TaskSource) -> None:
         """Refuse data of a task that has begun, or ended, in a loaded state and is not what it was.

@@ -23,12 +23,12 @@ def read_captions(metadata: Path, column: str = "text") -> list[tuple[int, str, 
         ...     read_captions(file)
         [(1, '1.png', 'a red bird')]
     """
-    found = []
+    captions = []
     # in bytes: nothing but a line feed ends a line, and captions may hold all that Unicode calls one
     for number, line in enumerate(metadata.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if line.strip():
-            found.append((number, *_row(line, column, f"{metadata}, line {number}")))
-    return found
+            captions.append((number, *_row(line, column, f"{metadata}, line {number}")))
+    return captions
 
 
 def _row(line: bytes, column: str, where: str) -> tuple[str, str]:

@@ -62,13 +62,13 @@ def modules_of(*objects: object) -> list[nn.Module]:
         >>> modules_of(functools.partial(lambda net, x: net(x), net)) == [net]
         True
     """
-    found: dict[int, nn.Module] = {}
+    modules: dict[int, nn.Module] = {}
     for item in objects:
         for _, value in holdings(item):
             if isinstance(value, nn.Module):
-                found[id(value)] = value
-    inside = {id(part) for module in found.values() for part in module.modules() if part is not module}
-    return [module for key, module in found.items() if key not in inside]
+                modules[id(value)] = value
+    inside = {id(part) for module in modules.values() for part in module.modules() if part is not module}
+    return [module for key, module in modules.items() if key not in inside]
 
 
 def _held(value: Any) -> Iterator[tuple[str, Any]]:

@@ -77,9 +77,9 @@ def pixels(image: "Image") -> Tensor:
     """
     import numpy
 
-    found = torch.from_numpy(numpy.array(image, dtype=numpy.float32))
-    found = found[None] if found.ndim == 2 else found.permute(2, 0, 1)
-    return found / 127.5 - 1.0
+    values = torch.from_numpy(numpy.array(image, dtype=numpy.float32))
+    values = values[None] if values.ndim == 2 else values.permute(2, 0, 1)
+    return values / 127.5 - 1.0
 
 
 def read_images(files: Sequence[Path], *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Tensor:
@@ -110,16 +110,16 @@ def read_images(files: Sequence[Path], *, max_pixels: int = MAX_PIXELS, max_byte
             f"max_bytes={max_bytes}. Allow more (--max-bytes), or give fewer or smaller images."
         )
     with memory_for(f"{len(files)} images ({needed} bytes)", "give fewer or smaller ones"):
-        found = torch.empty(len(files), *shape)
+        images = torch.empty(len(files), *shape)
     for row, file in enumerate(files):
         image = pixels(open_image(file, max_pixels=max_pixels))
-        if image.shape != found.shape[1:]:
+        if image.shape != images.shape[1:]:
             raise ValueError(
-                f"{file} has shape {_seen(image.shape)}, but {files[0]} has {_seen(found.shape[1:])}; give images of "
+                f"{file} has shape {_seen(image.shape)}, but {files[0]} has {_seen(images.shape[1:])}; give images of "
                 "one size and one kind."
             )
-        found[row] = image
-    return found
+        images[row] = image
+    return images
 
 
 def _seen(shape: Sequence[int]) -> tuple[int, ...]:
@@ -183,10 +183,10 @@ def _deep(image: "Image") -> "Image | None":
             f"the range of its numbers (mode {image.mode}, {image.format}) is not known; save it with 8 or 16 bits, or "
             "as an array of floats in [-1, 1] (.npz)"
         )
-    found = numpy.asarray(image).astype(numpy.float32) * numpy.float32(255.0 / ((1 << bits) - 1))
+    values = numpy.asarray(image).astype(numpy.float32) * numpy.float32(255.0 / ((1 << bits) - 1))
     if image.format == "TIFF" and tags.get(_MEANING) == _WHITE_IS_ZERO:
-        found = 255.0 - found
-    deep = Images.fromarray(found)
+        values = 255.0 - values
+    deep = Images.fromarray(values)
     deep.info = image.info
     deep.getexif().update(image.getexif())
     return deep

@@ -99,10 +99,10 @@ class _Work(Generic[_Result]):
 
     def result(self) -> _Result:
         """What the change returned; raises what it raised."""
-        found, error = self._outcomes[0]
+        returned, error = self._outcomes[0]
         if error is not None:
             raise error
-        return found  # type: ignore[return-value]  # None only where the change returns it
+        return returned  # type: ignore[return-value]  # None only where the change returns it
 
 
 class _Signals:

@@ -53,12 +53,12 @@ class OwnRandomness:
 
 
 def _states() -> dict[str, Any]:
-    found = {"torch": torch.get_rng_state(), "python": random.getstate()}
+    states = {"torch": torch.get_rng_state(), "python": random.getstate()}
     if "numpy" in sys.modules:
-        found["numpy"] = sys.modules["numpy"].random.get_state()
+        states["numpy"] = sys.modules["numpy"].random.get_state()
     if torch.cuda.is_initialized():
-        found["cuda"] = torch.cuda.get_rng_state()
-    return found
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
 
 
 def _restore(states: dict[str, Any]) -> None:

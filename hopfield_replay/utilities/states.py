@@ -75,9 +75,9 @@ def check_unshared(state: Any) -> None:
     Raises:
         ValueError: many tensors share one memory.
     """
-    found = [tensor for tensor in _tensors(state) if tensor.nbytes]
-    held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in found}
-    claimed = sum(tensor.nbytes for tensor in found)
+    tensors = [tensor for tensor in _tensors(state) if tensor.nbytes]
+    held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    claimed = sum(tensor.nbytes for tensor in tensors)
     if claimed > sum(held.values()):
         raise ValueError(f"tensors of {claimed} bytes are made of {sum(held.values())}")
 

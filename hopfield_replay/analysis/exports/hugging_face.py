@@ -22,11 +22,11 @@ def write_hugging_face(place: Place, kept: Sequence[Kept], settings: Settings) -
         written.unlink()
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     features = {name: datasets.Value(_TYPES.get(name, "string")) for name in columns}
-    found = datasets.Dataset.from_dict(columns, features=datasets.Features({**features, "image": datasets.Image()}))
+    dataset = datasets.Dataset.from_dict(columns, features=datasets.Features({**features, "image": datasets.Image()}))
     quiet = datasets.utils.logging.is_progress_bar_enabled()
     datasets.utils.logging.disable_progress_bar()
     try:
-        found.save_to_disk(str(place.writing("")))
+        dataset.save_to_disk(str(place.writing("")))
     finally:
         if quiet:
             datasets.utils.logging.enable_progress_bar()

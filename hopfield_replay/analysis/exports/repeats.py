@@ -36,7 +36,7 @@ def apportion(weights: Sequence[float], total: int) -> list[int]:
         raise ValueError("weights must be positive and finite.")
     if total < len(weights):
         raise ValueError(f"{len(weights)} weights cannot share a total of {total}; every one gets at least 1.")
-    found, open_ = [1] * len(weights), list(range(len(weights)))
+    counts, open_ = [1] * len(weights), list(range(len(weights)))
     while True:
         left = total - (len(weights) - len(open_))
         scale = left / sum(weights[i] for i in open_)
@@ -46,11 +46,11 @@ def apportion(weights: Sequence[float], total: int) -> list[int]:
         open_ = [i for i in open_ if i not in few]
     quotas = {i: weights[i] * scale for i in open_}
     for i, quota in quotas.items():
-        found[i] = math.floor(quota + _ROUNDING)
-    ahead = sorted(open_, key=lambda i: (found[i] - quotas[i], i))  # the largest remainder first
-    for i in ahead[: total - sum(found)]:
-        found[i] += 1
-    return found
+        counts[i] = math.floor(quota + _ROUNDING)
+    ahead = sorted(open_, key=lambda i: (counts[i] - quotas[i], i))  # the largest remainder first
+    for i in ahead[: total - sum(counts)]:
+        counts[i] += 1
+    return counts
 
 
 def largest_error(weights: Sequence[float], repeats: Sequence[int]) -> float:

@@ -87,8 +87,8 @@ class ImageCollection:
     @property
     def labels(self) -> list[str] | None:
         """The class of each image; None if that of one is not known."""
-        found = [item.label for item in self.items]
-        return None if None in found else [str(label) for label in found]
+        labels = [item.label for item in self.items]
+        return None if None in labels else [str(label) for label in labels]
 
     @cached_property
     def form(self) -> tuple[tuple[int, int] | None, bool]:

@@ -71,14 +71,14 @@ def _items(table: Any, source: Path) -> list[Item]:
     captions = _texts(table, next((name for name in _CAPTIONS if name in schema.names), None))
     labels = _texts(table, next((name for name in _LABELS if name in schema.names), None))
     names = _class_names(schema.metadata)
-    found = []
+    items = []
     for row in range(len(table)):
         label = labels[row] if labels else None
         if names and label is not None and label.isdigit() and int(label) < len(names):
             label = names[int(label)]
         read: Callable[[], bytes] = partial(_bytes, table.column(images[0]), row, source)
-        found.append(Item(f"{source.name}/{row}", read, captions[row] if captions else None, label))
-    return found
+        items.append(Item(f"{source.name}/{row}", read, captions[row] if captions else None, label))
+    return items
 
 
 def _is_image(kind: Any) -> bool:

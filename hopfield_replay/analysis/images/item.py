@@ -117,10 +117,10 @@ def _from_pixels(pixels: Tensor) -> "Image":
 
     if pixels.ndim != 3 or pixels.shape[0] not in (1, 3):
         raise ValueError(f"samples of shape {tuple(pixels.shape)} are no images (1 or 3, height, width).")
-    found = pixels.detach().cpu()
-    if found.is_floating_point():
-        found = found.float()
-        found = (found + 1.0) * 127.5 if bool((found < 0).any()) else found * 255.0
-    found = found.round().clamp(0, 255).to(torch.uint8) if found.is_floating_point() else found
-    array = found.permute(1, 2, 0).contiguous().numpy()
+    values = pixels.detach().cpu()
+    if values.is_floating_point():
+        values = values.float()
+        values = (values + 1.0) * 127.5 if bool((values < 0).any()) else values * 255.0
+    values = values.round().clamp(0, 255).to(torch.uint8) if values.is_floating_point() else values
+    array = values.permute(1, 2, 0).contiguous().numpy()
     return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)

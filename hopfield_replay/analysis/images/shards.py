@@ -37,7 +37,7 @@ def _read(shard: Path) -> list[Item]:
                     samples.setdefault(key, {})[name.partition(".")[2].lower()] = member
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(f"{shard} is not a plain .tar file ({error}); unpack what is compressed.") from error
-    found = []
+    items = []
     for key, parts in samples.items():
         images = [part for part in parts if f".{part.rpartition('.')[2]}" in SUFFIXES]
         if len(images) > 1:
@@ -45,8 +45,8 @@ def _read(shard: Path) -> list[Item]:
         if images:
             name = f"{utf8_name(shard.name)}/{utf8_name(key)}.{images[0]}"
             caption, label = _caption(shard, parts), _small(shard, parts, _LABELS)
-            found.append(Item(name, _slice(shard, parts[images[0]]), caption, label))
-    return found
+            items.append(Item(name, _slice(shard, parts[images[0]]), caption, label))
+    return items
 
 
 def _caption(shard: Path, parts: dict[str, tarfile.TarInfo]) -> str | None:
