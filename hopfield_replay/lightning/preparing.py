@@ -7,7 +7,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from hopfield_replay.lightning.namespaces import kinds
-from hopfield_replay.utilities.randomness import OwnRandomness
+from hopfield_replay.utilities.random_states import OwnRandomness
 
 
 def preparing(trainer: Trainer, module: LightningModule, convert: Callable[[], bool]) -> Callable[[Any], Any]:

@@ -20,7 +20,7 @@ from torch.utils.data import (
 )
 
 from hopfield_replay.utilities.distributed import gather_objects, gather_rows, raise_on_all_ranks, world
-from hopfield_replay.utilities.randomness import OwnRandomness
+from hopfield_replay.utilities.random_states import OwnRandomness
 
 _ENDLESS = 10  # a sampler without a length that draws more than so many times the data set's length has no end
 

@@ -17,7 +17,7 @@ from hopfield_replay.tracker.reserve import PLACE
 from hopfield_replay.utilities.checks import check_integer, check_loader
 from hopfield_replay.utilities.distributed import gather_objects, raise_on_all_ranks, warn_once, world
 from hopfield_replay.utilities.nested import concatenate, identity, map_leaves, rows, shaped_like, take
-from hopfield_replay.utilities.randomness import OwnRandomness
+from hopfield_replay.utilities.random_states import OwnRandomness
 
 _FEW = 8  # samples that are looked at to tell whether data is random, or has changed
 

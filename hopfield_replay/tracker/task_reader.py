@@ -21,7 +21,7 @@ from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.utilities.device import CPU, check_device, float64_device
 from hopfield_replay.utilities.distributed import broadcast, gather_objects, gather_rows, raise_on_all_ranks, world
 from hopfield_replay.utilities.progress import track
-from hopfield_replay.utilities.randomness import OwnRandomness
+from hopfield_replay.utilities.random_states import OwnRandomness
 
 _PIECE = 1 << 22  # numbers that are gathered at a time
 _TASK_BITS = 40  # sample id = task << 40 | held out << 39 | position

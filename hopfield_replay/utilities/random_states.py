@@ -25,25 +25,87 @@ def random_states_kept(seed: int | None = None) -> Iterator[None]:
         >>> bool(first == again), torch.rand(1) == torch.rand(1, generator=torch.Generator().manual_seed(0))
         (True, tensor([True]))
     """
-    numpy = sys.modules.get("numpy")
-    python, arrays = random.getstate(), None if numpy is None else numpy.random.get_state()
-    cuda = torch.cuda.is_initialized()
-    mps = torch.backends.mps.is_available()
-    with torch.random.fork_rng(range(torch.cuda.device_count()) if cuda else []):
-        apple = torch.mps.get_rng_state() if mps else None
-        try:
-            if seed is not None:
-                torch.manual_seed(seed % 2**63)
-                random.seed(seed)
-                if numpy is not None:
-                    numpy.random.seed(seed % 2**32)
-            yield
-        finally:
-            random.setstate(python)
-            if numpy is not None:
-                numpy.random.set_state(arrays)
-            if apple is not None:
-                torch.mps.set_rng_state(apple)
+    before = _states()
+    try:
+        if seed is not None:
+            _seed(seed)
+        yield
+    finally:
+        _restore(before)
+
+
+class OwnRandomness:
+    """A context whose global random numbers are its own, so that reading data leaves those of the training alone.
+
+    It goes on where it was left when it is entered again; outside nothing has been drawn.
+
+    Args:
+        seed: of its numbers.
+
+    Example:
+        >>> torch.manual_seed(5).initial_seed()
+        5
+        >>> own = OwnRandomness(0)
+        >>> with own:
+        ...     first = torch.rand(1)
+        >>> with own:
+        ...     second = torch.rand(1)
+        >>> torch.equal(torch.rand(1), torch.rand(1, generator=torch.Generator().manual_seed(5)))
+        True
+        >>> torch.equal(torch.cat([first, second]), torch.rand(2, generator=torch.Generator().manual_seed(0)))
+        True
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._own: dict[str, Any] | None = None
+        self._outer: dict[str, Any] = {}
+
+    def __enter__(self) -> "OwnRandomness":
+        self._outer = _states()
+        if self._own is None:
+            _seed(self.seed)
+        else:
+            _restore(self._own)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._own = _states()
+        _restore(self._outer)
+
+
+def _seed(seed: int) -> None:
+    torch.default_generator.manual_seed(seed % 2**63)
+    random.seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed % 2**32)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed % 2**63)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed % 2**63)
+
+
+def _states() -> dict[str, Any]:
+    """The states of all that is in use."""
+    states = {"torch": torch.get_rng_state(), "python": random.getstate()}
+    if "numpy" in sys.modules:
+        states["numpy"] = sys.modules["numpy"].random.get_state()
+    if torch.cuda.is_initialized():
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    if torch.backends.mps.is_available():
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def _restore(states: dict[str, Any]) -> None:
+    torch.set_rng_state(states["torch"])
+    random.setstate(states["python"])
+    if "numpy" in states:
+        sys.modules["numpy"].random.set_state(states["numpy"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state_all(states["cuda"])
+    if "mps" in states:
+        torch.mps.set_rng_state(states["mps"])
 
 
 def undo_of(generator: object) -> Callable[[], Any] | None:
@@ -87,4 +149,4 @@ def set_seed(generator: object, seed: int) -> None:
             bits.state = type(bits)(seed % 2**63).state
 
 
-__all__ = ["random_states_kept", "set_seed", "undo_of"]
+__all__ = ["OwnRandomness", "random_states_kept", "set_seed", "undo_of"]
