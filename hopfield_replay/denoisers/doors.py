@@ -92,8 +92,7 @@ class Doors:
         self._handles: list[Any] = []
         self._open: list[tuple[nn.Module, Call | None]] = []
         self._tensors: list[Any] = []
-        self._eager: Any = torch.compiler.set_stance("force_eager")  # inside of what is compiled nothing can be noted
-        self._eager.__enter__()
+        self._eager: Any = None
         for path, network in networks_in(self.module):
             if isinstance(network, torch.jit.ScriptModule):
                 continue  # takes no such hooks
@@ -103,6 +102,9 @@ class Doors:
                 )
             )
             self._handles.append(network.register_forward_hook(self._after, with_kwargs=True))
+        # inside of what is compiled nothing can be noted; last, for it holds for the whole process
+        self._eager = torch.compiler.set_stance("force_eager")
+        self._eager.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:

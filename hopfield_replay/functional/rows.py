@@ -90,15 +90,14 @@ class Rows:
 
 
 @dataclass(frozen=True, eq=False)
-class _Picked:
-    """Some rows of others."""
+class _View:
+    """Rows that are made of others when they are asked for."""
 
     rows: Rows
-    index: Tensor
 
     @property
     def shape(self) -> torch.Size:
-        return torch.Size((len(self.index), self.rows.shape[1]))
+        return torch.Size((len(self), self.rows.shape[1]))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -107,6 +106,16 @@ class _Picked:
     @property
     def device(self) -> torch.device:
         return self.rows.device
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True, eq=False)
+class _Picked(_View):
+    """Some rows of others."""
+
+    index: Tensor
 
     def __len__(self) -> int:
         return len(self.index)
@@ -183,27 +192,11 @@ def replaced(matrix: Matrix, index: Tensor, rows: Tensor) -> Matrix:
 
 
 @dataclass(frozen=True, eq=False)
-class _Patched:
+class _Patched(_View):
     """Rows of which some are others."""
 
-    rows: Rows
     places: Tensor  # ascending
     others: Tensor
-
-    @property
-    def shape(self) -> torch.Size:
-        return self.rows.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.rows.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.rows.device
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         index = torch.arange(*index.indices(len(self))) if isinstance(index, slice) else index.cpu()
@@ -241,25 +234,17 @@ def placed(matrix: Matrix, device: torch.device) -> Matrix:
 
 
 @dataclass(frozen=True, eq=False)
-class _Placed:
+class _Placed(_View):
     """Rows that come to a device when they are asked for."""
 
-    rows: Rows
-    device: torch.device
+    place: torch.device
 
     @property
-    def shape(self) -> torch.Size:
-        return self.rows.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.rows.dtype
-
-    def __len__(self) -> int:
-        return len(self.rows)
+    def device(self) -> torch.device:
+        return self.place
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
-        return self.rows[index].to(self.device)
+        return self.rows[index].to(self.place)
 
 
 def column_means(matrix: Matrix) -> Tensor:

@@ -280,6 +280,7 @@ class ForgettingMonitor(EitherCallback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Watch no longer."""
+        self._first.leave()  # not every end of a fit comes as an exception
         self._task.close()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -148,3 +148,22 @@ def test_names_of_arguments():
         net(X, T, y=T)
     assert list(doors.calls[0].named) == ["x", "t", "y"]
     assert doors.calls[0].name(1) == "t"
+
+
+def test_what_is_compiled_runs_compiled_again_once_the_doors_are_closed():
+    runs = []
+
+    def backend(graph, inputs):
+        runs.append("compiled")
+        return graph.forward
+
+    torch._dynamo.reset()
+    function = torch.compile(lambda x: x + 1, backend=backend)
+    with Doors(nn.Linear(1, 1)):
+        function(torch.ones(2))
+        with pytest.raises(ZeroDivisionError), Doors(nn.Linear(1, 1)):
+            raise ZeroDivisionError
+        function(torch.ones(2))
+    assert runs == []
+    function(torch.ones(2))
+    assert runs == ["compiled"]

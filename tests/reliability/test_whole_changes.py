@@ -2,13 +2,12 @@
 
 import copy
 import signal
-import sys
 
 import pytest
 import torch
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingTracker, TaskSource
-from tests.utilities.test_interrupts import Stop, no_collector  # noqa: F401  # a fixture
+from tests.utilities.test_interrupts import lines_of, no_collector  # noqa: F401  # a fixture
 from tests.utilities.test_nested import same
 
 pytestmark = pytest.mark.heavy
@@ -45,30 +44,6 @@ CHANGES = {
 }
 
 
-def lines_of(change, hit=None):
-    """Count the lines of Python that a change runs here; raise Stop in front of one of them."""
-    count = 0
-
-    def trace(frame, event, argument):
-        nonlocal count
-        if event == "line":
-            count += 1
-            if count == hit:
-                sys.settrace(None)
-                raise Stop
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        change()
-    except Stop:
-        pass
-    finally:
-        sys.settrace(before)
-    return count
-
-
 @pytest.mark.parametrize("storage", [False, True])
 @pytest.mark.parametrize("name", CHANGES)
 def test_hit_at_any_line_the_state_is_of_before_or_of_after(tmp_path, name, storage):
@@ -81,7 +56,7 @@ def test_hit_at_any_line_the_state_is_of_before_or_of_after(tmp_path, name, stor
     other = tracker(None, "greedy_gain", 3, True).state_dict()
     found = fresh()
     before = state_of(found)
-    total = lines_of(lambda: change(found, other))
+    total, _ = lines_of(lambda: change(found, other))
     after = state_of(found)
     assert not same(before, after)
     assert total > 300

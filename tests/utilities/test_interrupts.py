@@ -140,15 +140,18 @@ def test_in_other_threads_than_the_main_one():
     assert seen == ["done", "stopped"]
 
 
-def interrupted_at(line, change):
-    """Run a function, and raise Stop in it before the given line of its thread's work (counted over all files)."""
+def lines_of(change, hit=None):
+    """Run a function, and raise Stop in it before this line of its thread's work (counted over all files).
+
+    Returns the number of lines that were counted, and whether it was stopped.
+    """
     count = 0
 
     def trace(frame, event, argument):
         nonlocal count
         if event == "line":
             count += 1
-            if count == line:
+            if count == hit:
                 sys.settrace(None)
                 raise Stop
         return trace
@@ -157,9 +160,9 @@ def interrupted_at(line, change):
     sys.settrace(trace)
     try:
         change()
-        return False
+        return count, False
     except Stop:
-        return True
+        return count, True
     finally:
         sys.settrace(before)
 
@@ -178,7 +181,7 @@ def test_hit_before_any_of_its_lines_a_change_is_whole_or_not_made():
             time.sleep(0)
             state[1] += 1
 
-        hit = interrupted_at(line, lambda change=change: to_the_end(change))
+        _, hit = lines_of(lambda change=change: to_the_end(change), line)
         made.append(tuple(state))
         if not hit:
             break
