@@ -14,6 +14,7 @@ reference at a half had when the task had been learned.
 
 import argparse
 import copy
+import functools
 import json
 import math
 from collections import defaultdict
@@ -45,6 +46,7 @@ ARMS = {  # policy, sampling
     "k_means, by rise": ("k_means", "rise_weight"),
     "mean, by weight": (GreedyGain(objective="mean"), "weight"),
     "mean, by rise": (GreedyGain(objective="mean"), "rise_weight"),
+    "mean, by rise, temper .5": (GreedyGain(objective="mean", temper=0.5), "rise_weight"),
     "rise, by rise": (GreedyGain(objective="rise"), "rise_weight"),
     "rise, by rise, temper .5": (GreedyGain(objective="rise", temper=0.5), "rise_weight"),
 }
@@ -53,6 +55,7 @@ BATCH, TEST = 64, 200
 COLUMNS = ("mean", "worst tenth", "low", "middle", "high")
 
 
+@functools.cache
 def images(data: str, folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Vectors in [-1, 1] and labels, to train on and held out: digits 8x8, MNIST 14x14, CIFAR-10 8x8."""
     if data == "digits":
@@ -129,7 +132,7 @@ def train(
     ratio: float,
 ) -> None:
     """One task; ``ratio`` of every batch from the buffer, beside a batch of new samples."""
-    optimizer = torch.optim.Adam(network.parameters(), lr=rate)
+    optimizer = torch.optim.Adam(network.parameters(), lr=rate, fused=True)
     replayed = 0 if buffer is None else round(BATCH * ratio / (1 - ratio))
     mine, averaged = ([p.data for p in module.parameters()] for module in (network, average))
     for step in range(steps):
