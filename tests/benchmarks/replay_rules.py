@@ -253,7 +253,7 @@ def read(path: Path) -> dict[str, dict[Key, Run]]:
 def table(path: Path, reference: str) -> None:
     """Paired differences to one arm, in thousandths, with 95 % intervals of Student's t over seeds.
 
-    A star: the difference is not 0 by a paired t-test at 5 %, by Holm's method over the rises of all other arms at a half,
+    A star: the difference is not 0 by a paired t-test at 5 %, by Holm's method over the rises of all arms at a half,
     all cells and columns, at an equal error on new tasks.
     """
     rows: dict[str, dict[tuple[str, float], list[tuple[np.ndarray, np.ndarray]]]] = {}
