@@ -314,8 +314,8 @@ def report(
         f"# Benchmark: {preset.data}",
         "",
         f"{len(results)} runs; {preset.tasks} tasks; settings {asdict(preset)}. Judged by a classifier that is right "
-        f"on {accuracy:.1%} of other images. A star: not random's, by paired t-tests at 5 %, with Holm's method over all "
-        "methods and tested columns.",
+        f"on {accuracy:.1%} of other images. A star: not random's, by paired t-tests at 5 %, with Holm's method over "
+        "all methods and tested columns.",
     ]
     for title, make in parts:
         lines += ["", f"## {title}", "", make()]
