@@ -69,7 +69,7 @@ class Rows:
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         if isinstance(index, slice):
             index = torch.arange(*index.indices(len(self)))
-        index = index.cpu()
+        index = index.cpu().contiguous()
         if len(self.parts) == 1:
             return self.parts[0][index]
         which = torch.searchsorted(self._ends, index, right=True)
@@ -224,7 +224,10 @@ def placed(matrix: Matrix, device: torch.device) -> Matrix:
     if matrix.device == device:
         return matrix
     if isinstance(matrix, Tensor):
-        return matrix.to(device)
+        try:
+            return matrix.to(device)
+        except torch.OutOfMemoryError:
+            return Rows(_Placed(Rows(matrix), device))
     if matrix.shape.numel() * matrix.dtype.itemsize > room_on(device) // _SHARE:
         return Rows(_Placed(matrix, device))
     whole = torch.empty(matrix.shape, dtype=matrix.dtype, device=device)
