@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hopfield_replay.functional._distances import half_squared_distances
 from hopfield_replay.functional.many import energies_of
-from hopfield_replay.functional.rows import Matrix, column_means, pieces
+from hopfield_replay.functional.rows import Matrix, pieces, sample_mean
 from hopfield_replay.functional.tiles import PatternTiles
 from hopfield_replay.utilities.checks import (
     Similarity,
@@ -30,6 +30,7 @@ from hopfield_replay.utilities.checks import (
 from hopfield_replay.utilities.device import in_chunks_that_fit
 
 _CHUNK_ELEMENTS = 1 << 22  # affinities computed at a time: 32 MB
+_PIECE = 1 << 18  # numbers of the samples at a time: they stay in the cache
 _MATRIX_ELEMENTS = 1 << 25  # affinities held at a time: 256 MB in float64
 FINITE = 600.0  # logarithms up to this have a finite exponential in float64, whose largest is e^709
 _FINITE_FLOAT32 = 60.0  # the same in float32, whose largest is e^88, with room for sums
@@ -93,11 +94,15 @@ def far_task_energy(old: Matrix) -> float:
     matrix = as_matrix(old, "old") if isinstance(old, Tensor) else old
     if len(matrix) < 2:
         raise ValueError(f"old must hold at least two samples to have a distance between them, got {len(matrix)}.")
-    # in pieces: a float64 copy of a million samples does not fit everywhere
-    sums = [piece.sum(0, dtype=torch.float64) for _, piece in pieces(matrix, _CHUNK_ELEMENTS)]
-    mean = torch.stack(sums).sum(0) / len(matrix)
-    square = sum((piece.to(torch.float64) - mean).square().sum().item() for _, piece in pieces(matrix, _CHUNK_ELEMENTS))
-    return square / (len(matrix) - 1)
+    # around a mean of some, and corrected: one pass, in as many digits as the samples have
+    near = sample_mean(matrix)
+    dtype = torch.promote_types(matrix.dtype, torch.float32)
+    sums, square = torch.zeros_like(near), 0.0
+    for _, piece in pieces(matrix, _PIECE):
+        moved = piece.to(dtype) - near.to(dtype)
+        sums += moved.sum(0)
+        square += float(torch.linalg.vector_norm(moved, dim=1).to(torch.float64).square().sum())
+    return max(0.0, square - float(sums.square().sum()) / len(matrix)) / (len(matrix) - 1)
 
 
 class StreamedAffinity:
@@ -140,6 +145,7 @@ class StreamedAffinity:
         self.beta = check_beta(beta)
         self.similarity = similarity
         self.targets, self.candidates = _pair(targets, candidates)
+        self.among_themselves = targets is candidates
         n, device = len(self.targets), self.targets.device
         energies = torch.as_tensor(new_energies, dtype=torch.float64, device=device)
         if energies.ndim and energies.shape != (n,):
@@ -157,7 +163,7 @@ class StreamedAffinity:
         # one centre for both: the distances do not see it, rounding does
         self.centre = torch.zeros(self.targets.shape[1], dtype=torch.float64, device=device)
         if n and similarity == "distance":
-            self.centre = column_means(self.targets) if few is None else few.mean(0, dtype=torch.float64)
+            self.centre = sample_mean(self.targets) if few is None else few.mean(0, dtype=torch.float64)
         self._held = None if few is None else few.to(torch.float64) - self.centre
         self.log_inverse = self.beta * energies.expand(n)  # -log Z_new of each target
         if similarity == "dot":

@@ -68,7 +68,10 @@ class Rows:
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         if isinstance(index, slice):
-            index = torch.arange(*index.indices(len(self)))
+            first, last, step = index.indices(len(self))
+            if step == 1:
+                return self._between(first, last)
+            index = torch.arange(first, last, step)
         index = index.cpu().contiguous()
         if len(self.parts) == 1:
             return self.parts[0][index]
@@ -79,6 +82,17 @@ class Rows:
             if len(here):
                 rows[here] = part[index[here] - (end - len(part))]
         return rows
+
+    def _between(self, first: int, last: int) -> Tensor:
+        """Consecutive rows."""
+        found, start = [], 0
+        for part in self.parts:
+            if start < last and first < start + len(part):
+                found.append(part[max(0, first - start) : last - start])
+            start += len(part)
+        if not found:
+            return torch.empty(0, self._dimension, dtype=self.dtype, device=self.device)
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def pick(self, index: Tensor) -> "Rows":
         """The rows (m,) at these positions, which are read when they are asked for; nothing is copied."""
@@ -258,4 +272,21 @@ def column_means(matrix: Matrix) -> Tensor:
     return total / max(1, len(matrix))
 
 
-__all__ = ["Matrix", "Part", "Rows", "Weighted", "column_means", "joined", "picked", "pieces", "placed", "replaced"]
+def sample_mean(matrix: Matrix, most: int = 512) -> Tensor:
+    """Mean of at most ``most`` rows spread over all of them, (d,) float64: near them, to subtract before products."""
+    return matrix[:: max(1, -(-len(matrix) // most))].mean(0, dtype=torch.float64)
+
+
+__all__ = [
+    "Matrix",
+    "Part",
+    "Rows",
+    "Weighted",
+    "column_means",
+    "joined",
+    "picked",
+    "pieces",
+    "placed",
+    "replaced",
+    "sample_mean",
+]
