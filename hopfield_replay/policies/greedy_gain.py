@@ -91,8 +91,8 @@ class GreedyGain:
 
     @property
     def needs_energies(self) -> bool:
-        """Only for the tail and for rises; the draws read them too, where there are some."""
-        return self.tail_weight > 0 or self.by_rise
+        """Only for the tail; rises are of what was set aside, whose energies are there, as the draws read them too."""
+        return self.tail_weight > 0
 
     def select(self, candidates: Candidates, k: int) -> Tensor:
         """The greedy set of size k, best first."""
