@@ -31,7 +31,7 @@ def run(policy, **options):
 
 POLICIES = (
     *("random", "greedy_gain", "high_energy", "high_rise", "nearest_neighbour", "k_center", "herding"),
-    *("facility_location", "proportional", balanced("herding", by="task")),
+    *("facility_location", "proportional", "k_means", balanced("herding", by="task")),
 )
 
 pytestmark = pytest.mark.slow
