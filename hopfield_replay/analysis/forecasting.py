@@ -20,13 +20,17 @@ from hopfield_replay.policies.candidates import Candidates, sample_keys
 from hopfield_replay.tracker.table import by_label
 from hopfield_replay.utilities.checks import Similarity, check_beta
 from hopfield_replay.utilities.device import check_device
+from hopfield_replay.utilities.drawing import draw_lines, legend_above
 from hopfield_replay.utilities.progress import track
+from hopfield_replay.utilities.showing import Shown, ShownText, jsonable
 from hopfield_replay.utilities.tables import text_table
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _DRAWS = 5  # of the random policies
+_CLASSES = ("class", "samples", "mean rise", "at risk")
 _TIGHTEN = 10  # steps on each certificate
 
 
@@ -48,8 +52,8 @@ class PolicyCurve:
     rise: tuple[float, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class Forecast:
+@dataclass(frozen=True, eq=False, repr=False)
+class Forecast(Shown):
     """What will be forgotten, and what replay would protect, before any training.
 
     Attributes:
@@ -96,8 +100,53 @@ class Forecast:
 
     def to_dict(self) -> dict[str, Any]:
         """The forecast in plain Python, ready for JSON."""
-        plain = asdict(self)
-        return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in plain.items()}
+        result: dict[str, Any] = jsonable(asdict(self))
+        return result
+
+    def _line(self) -> str:
+        worst = ""
+        if self.classes:
+            label, row = max(self.classes.items(), key=lambda item: item[1]["mean_rise"])
+            worst = f", most at risk: class {label} ({row['mean_rise']:.4g})"
+        return (
+            f"Forecast({len(self.rises)} old samples, mean predicted energy rise {float(self.rises.mean()):.4g}"
+            f"{worst}; keep {self.capacity} by {self.policy})"
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """For each old sample, the one most at risk first, its position, predicted rise and energy."""
+        danger = set(self.at_risk.tolist())
+        rises, energies = self.rises.tolist(), self.energies.tolist()
+        return [
+            {"position": at, "rise": rises[at], "energy": energies[at], "at_risk": at in danger}
+            for at in self.rises.argsort(descending=True, stable=True).tolist()
+        ]
+
+    def _tables(self) -> list[tuple[Sequence[str], Sequence[Sequence[str]]]]:
+        tables = [(_CLASSES, self._class_rows())] if self.classes else []
+        return [*tables, (("policy", *map(str, self.capacities)), self._curve_rows())]
+
+    def _class_rows(self) -> list[list[str]]:
+        worst = sorted(self.classes.items(), key=lambda item: -item[1]["mean_rise"])
+        return [
+            [str(label), str(int(row["samples"])), f"{row['mean_rise']:.4g}", f"{row['at_risk']:.0%}"]
+            for label, row in worst
+        ]
+
+    def _curve_rows(self) -> list[list[str]]:
+        rows = [
+            [curve.policy, *(f"{mean:.4g} ({tail:.4g})" for mean, tail in zip(curve.mean, curve.tail, strict=True))]
+            for curve in self.curves
+        ]
+        rows.append(["100 more add", *(f"{value:.4g}" for value in self.marginal)])
+        return [*rows, ["of optimum, >=", *(f"{value:.3f}" for value in self.certificates)]]
+
+    def _draw(self, axis: "Axes") -> None:
+        draw_lines(axis, {c.policy: list(zip(self.capacities, c.mean, strict=True)) for c in self.curves})
+        axis.set(
+            xlabel="samples kept", ylabel="protected energy, mean over old samples\n(squared units of the vectors)"
+        )
+        legend_above(axis, columns=3)
 
     def table(self) -> str:
         """The forecast as text."""
@@ -109,20 +158,9 @@ class Forecast:
             f"most at risk (positions): {self.at_risk[:10].tolist()}",
         ]
         if self.classes:
-            worst = sorted(self.classes.items(), key=lambda item: -item[1]["mean_rise"])
-            rows = [
-                [str(label), str(int(row["samples"])), f"{row['mean_rise']:.4g}", f"{row['at_risk']:.0%}"]
-                for label, row in worst
-            ]
-            lines.append(text_table(("class", "samples", "mean rise", "at risk"), rows))
+            lines.append(text_table(_CLASSES, self._class_rows()))
         lines.append("protected energy, mean over the old samples (worst tenth), by buffer size:")
-        rows = [
-            [curve.policy, *(f"{mean:.4g} ({tail:.4g})" for mean, tail in zip(curve.mean, curve.tail, strict=True))]
-            for curve in self.curves
-        ]
-        rows.append(["100 more add", *(f"{value:.4g}" for value in self.marginal)])
-        rows.append(["of optimum, >=", *(f"{value:.3f}" for value in self.certificates)])
-        lines.append(text_table(("policy", *map(str, self.capacities)), rows))
+        lines.append(text_table(("policy", *map(str, self.capacities)), self._curve_rows()))
         lines.append("the same, each old sample counted by its predicted rise:")
         counted = [[curve.policy, *(f"{value:.4g}" for value in curve.rise)] for curve in self.curves]
         lines.append(text_table(("policy", *map(str, self.capacities)), counted))
@@ -130,7 +168,7 @@ class Forecast:
         lines.append(f"recommended: policy {self.policy}, capacity {self.capacity}{size}")
         lines.append(f'there objective="rise" reaches >= {self.rise_certificate:.3f} of the optimum counted by rise')
         lines += [f"warning: {warning}" for warning in self.diagnosis.warnings]
-        return "\n".join(lines)
+        return ShownText("\n".join(lines))
 
     def figure(self) -> "Figure":
         """Left: the distribution of the predicted rises; right: protected energy against buffer size."""
