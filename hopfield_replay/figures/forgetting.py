@@ -5,18 +5,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from hopfield_replay.figures._style import (
+from hopfield_replay.functional.correlation import spearman
+from hopfield_replay.tracker.record import BoundaryRecord
+from hopfield_replay.utilities.drawing import (
     COLOURS,
     GUIDE,
     MARKERS,
+    draw_lines,
     legend_above,
     legend_below,
     new_figure,
     panels,
-    series_style,
 )
-from hopfield_replay.functional.correlation import spearman
-from hopfield_replay.tracker.record import BoundaryRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -120,8 +120,7 @@ def forgetting_over_tasks(
     columns = min(3 if narrow else 5, len(curves))
     figure = new_figure((2.6 if narrow else 3.6) + 0.2 * -(-len(curves) // columns), narrow=narrow)
     (axis,) = panels(figure, 1, 1)
-    for i, (name, points) in enumerate(curves.items()):
-        axis.plot([at for at, _ in points], [value for _, value in points], label=name, **series_style(i))
+    draw_lines(axis, curves)
     axis.axhline(0.0, color=GUIDE, linewidth=0.8, zorder=0)
     axis.set_xticks(sorted({at for points in curves.values() for at, _ in points}))
     axis.set_xlabel("tasks learned")

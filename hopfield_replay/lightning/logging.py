@@ -14,7 +14,7 @@ from hopfield_replay.figures import as_pictures
 from hopfield_replay.lightning.sinks import Sink, sinks
 from hopfield_replay.lightning.views import Boundary, Table, figures, forgetting_rows, histograms, settings
 from hopfield_replay.tracker.record import BoundaryRecord
-from hopfield_replay.tracker.table import summarize
+from hopfield_replay.tracker.summary import summarize
 
 _SCALARS = {  # of a summary, by the names they are logged by
     "intrinsic": "intrinsic",

@@ -32,14 +32,17 @@ from hopfield_replay.tracker.meter import ModelDoesNotFit
 from hopfield_replay.tracker.record import BoundaryRecord
 from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.tracker.tracker import ForgettingTracker
+from hopfield_replay.utilities import html
 from hopfield_replay.utilities.checks import Similarity, check_integer
 from hopfield_replay.utilities.progress import show_progress
+from hopfield_replay.utilities.showing import Shown, ShownText
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 
-class ForgettingMonitor(EitherCallback):
+class ForgettingMonitor(Shown, EitherCallback):
     """Tracks per-sample Hopfield energy and reconstruction error across task boundaries, and fills the buffer.
 
     One fit is one task, and a task is what was trained on: the positions that the loader's sampler draws, within the
@@ -207,9 +210,33 @@ class ForgettingMonitor(EitherCallback):
         """The history as a tidy pandas DataFrame, see :func:`hopfield_replay.tracker.history_frame`."""
         return self.tracker.history_frame(samples=samples)
 
-    def table(self) -> str:
-        """Mean intrinsic and reconstruction forgetting of every task after every task, as text."""
+    def table(self) -> ShownText:
+        """Mean intrinsic and reconstruction forgetting of every task after every task, and the worst of them, as text.
+
+        It shows itself: at a prompt as it prints, in a notebook as a table.
+        """
         return self.tracker.table()
+
+    def _line(self) -> str:
+        return self.tracker._line().replace(type(self.tracker).__name__, type(self).__name__, 1)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each task after each task, see :func:`hopfield_replay.tracker.summarize`."""
+        return self.tracker.rows()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Settings and history in plain Python, ready for JSON; no samples."""
+        return self.tracker.to_dict()
+
+    def to_frame(self, *, samples: bool = False) -> "pd.DataFrame":
+        """As :meth:`history_frame`, under the name that every result has."""
+        return self.tracker.to_frame(samples=samples)
+
+    def _repr_html_(self) -> str:
+        return html.paragraph(repr(self)) + (self.table()._repr_html_() if self.history else "")
+
+    def _draw(self, axis: "Axes") -> None:
+        self.tracker._draw(axis)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse strategies under which a boundary cannot be measured."""

@@ -21,7 +21,7 @@ from hopfield_replay.figures import (
 from hopfield_replay.policies.greedy_gain import DEFAULT_REPLAY_RATIO
 from hopfield_replay.policies.protection import ProtectionCurve, protection_curve
 from hopfield_replay.tracker.record import BoundaryRecord
-from hopfield_replay.tracker.table import summarize
+from hopfield_replay.tracker.summary import summarize
 from hopfield_replay.tracker.tracker import ForgettingTracker
 from hopfield_replay.utilities.nested import take
 

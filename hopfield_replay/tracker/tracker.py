@@ -24,18 +24,24 @@ from hopfield_replay.tracker.read_again import ReadAgain
 from hopfield_replay.tracker.record import BoundaryRecord, ProbeRecord, ProbeSet, history_from
 from hopfield_replay.tracker.removal import left_of
 from hopfield_replay.tracker.source import TaskSource
-from hopfield_replay.tracker.table import forgetting_table, history_frame
+from hopfield_replay.tracker.summary import summarize
+from hopfield_replay.tracker.table import forgetting_table, history_frame, history_rows
 from hopfield_replay.tracker.task_at_hand import TaskAtHand
 from hopfield_replay.tracker.task_reader import TaskData, TaskReader, sample_ids
+from hopfield_replay.tracker.worst import MEASURES, measure_of, worst_sentence
+from hopfield_replay.utilities import html
 from hopfield_replay.utilities.checks import Similarity, check_integer
 from hopfield_replay.utilities.distributed import warn_once
+from hopfield_replay.utilities.drawing import draw_lines, legend_above
 from hopfield_replay.utilities.interrupts import to_the_end
 from hopfield_replay.utilities.memory import memory_for
 from hopfield_replay.utilities.progress import track
+from hopfield_replay.utilities.showing import Shown, ShownText, jsonable
 from hopfield_replay.utilities.states import DAMAGE, Migration, migrated
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 _FORMAT = "hopfield-replay tracker 3"
 
@@ -72,7 +78,7 @@ class _Measured:
 _LESS_MEMORY = "give an encoder with shorter vectors, fewer samples a task, or a smaller probe_size"
 
 
-class ForgettingTracker:
+class ForgettingTracker(Shown):
     r"""Measures, at every task boundary, what earlier tasks' samples lost, and keeps the replay buffer.
 
     At the end of task t the model's training data is the pattern set X_t: the task's samples, sharing a mass of
@@ -661,10 +667,49 @@ class ForgettingTracker:
 
         to_the_end(change)
 
-    def table(self) -> str:
-        """Mean intrinsic and reconstruction forgetting of every task after every task, as text."""
+    def table(self) -> ShownText:
+        """Mean intrinsic and reconstruction forgetting of every task after every task, and the worst of them, as text.
+
+        It shows itself: at a prompt as it prints, in a notebook as a table.
+        """
         table = forgetting_table(self.history)
-        return table if self.taken is None or not self.history else f"{table}\n{self.taken}"
+        if self.taken is None or not self.history:
+            return table
+        return ShownText(f"{table}\n{self.taken}", table._repr_html_())
+
+    def _line(self) -> str:
+        kept = "no buffer" if self.buffer is None else repr(self.buffer)
+        worst = worst_sentence(self.history[-1]) if self.history else None
+        return f"{type(self).__name__}({self.next_task} tasks, {f'{worst}, ' if worst else ''}{kept})"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each task after each task, see :func:`hopfield_replay.tracker.summarize`."""
+        return history_rows(self.history)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Settings and history in plain Python, ready for JSON; no samples."""
+        result: dict[str, Any] = jsonable({"settings": self._asked | {"beta": self.beta}, "history": self.rows()})
+        return result
+
+    def _repr_html_(self) -> str:
+        return html.paragraph(repr(self)) + (self.table()._repr_html_() if self.history else "")
+
+    def _draw(self, axis: "Axes") -> None:
+        measure = measure_of(self.history[-1]) if self.history else "intrinsic"
+        curves: dict[str, list[tuple[float, float]]] = {}
+        for record in self.history:
+            for row in summarize(record):
+                if row[measure] is not None:
+                    curves.setdefault(f"task {row['task']}", []).append((record.task, row[measure]))
+        draw_lines(axis, curves)
+        axis.set(xlabel="after task", ylabel=MEASURES[measure])
+        axis.set_xticks([record.task for record in self.history])
+        if curves:
+            legend_above(axis, columns=min(6, len(curves)))
+
+    def to_frame(self, *, samples: bool = False) -> "pd.DataFrame":
+        """As :meth:`history_frame`, under the name that every result has."""
+        return self.history_frame(samples=samples)
 
     def history_frame(self, *, samples: bool = False) -> "pd.DataFrame":
         """The history as a tidy pandas DataFrame, see :func:`hopfield_replay.tracker.history_frame`.

@@ -15,7 +15,7 @@ from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataMod
 from hopfield_replay.lightning import views
 from hopfield_replay.lightning.logging import BoundaryLog
 from hopfield_replay.lightning.sinks import TensorBoardSink, sinks
-from hopfield_replay.tracker.table import summarize
+from hopfield_replay.tracker.summary import summarize
 from tests.lightning.small import Foreign, loader, trainer
 from tests.lightning.test_monitor import Shrink
 

@@ -127,7 +127,7 @@ class TestForeignModule:
         assert monitor.table() == "No task has ended yet."
         fit_tasks(trainer(monitor), Foreign(), [loader(0), loader(1)])
         lines = monitor.table().splitlines()
-        assert [line.split()[:2] for line in lines[1:-1]] == [["0", "0"], ["1", "0"], ["1", "1"]]
+        assert [line.split()[:2] for line in lines[2:-2]] == [["0", "0"], ["1", "0"], ["1", "1"]]
         taken = "samples: batch['image'], 1x8x8 in [2.97e-05, 0.0999]; labels: batch['label']; condition: "
         assert lines[-1] == taken + "batch['label']"
 
