@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr, t, ttest_1samp
+from matplotlib.figure import Figure
+from scipy.stats import t, ttest_1samp
 from torch import Tensor
 
 from helpers.benchmark_job import Job, Preset
 from helpers.benchmark_methods import METHODS
 from helpers.files import read_tensors, write_figure
 from helpers.study_statistics import interval, worst_tenth
-from hopfield_replay.figures._style import new_figure, panels
+from hopfield_replay.functional import spearman
 from hopfield_replay.theory import markdown_table
 
 REFERENCE = "random"
@@ -180,8 +181,8 @@ def differences_table(runs: Runs) -> str:
 
 def draw_price(runs: Runs, folder: Path) -> None:
     """Quality at the end against bytes kept and against seconds, one dot for each method."""
-    figure = new_figure(4.5)
-    axes = panels(figure, 2, 2, sharey=True)
+    figure = Figure(figsize=(8, 4.5), dpi=100, layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
     for axis, (name, label) in zip(
         axes, (("kilobytes", "kept beside the model, kB"), ("training", "training, CPU seconds")), strict=True
     ):
@@ -226,7 +227,7 @@ def rank(first: Sequence[float], second: Sequence[float]) -> str:
     """Spearman's rank correlation as text."""
     if len(first) < 3:
         return ""
-    return f"{float(spearmanr(first, second).statistic):+.2f}"
+    return f"{spearman(torch.tensor(first), torch.tensor(second)):+.2f}"
 
 
 def paper_table(results: Mapping[Job, Mapping[str, Any]], kept: int, tuning: int) -> str:
@@ -245,7 +246,7 @@ def paper_table(results: Mapping[Job, Mapping[str, Any]], kept: int, tuning: int
                 "energy before, rise of the error": (energy, after - before),
                 "rise of the energy, rise of the error": (rise, after - before),
             }.items():
-                pairs.setdefault(name, []).append(float(spearmanr(x, y).statistic))
+                pairs.setdefault(name, []).append(spearman(x, y))
     for name, values in pairs.items():
         rows.append(
             [f"Spearman, no replay: {name}", f"{np.mean(values):+.2f} ({min(values):+.2f} to {max(values):+.2f})"]
