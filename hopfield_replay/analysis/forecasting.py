@@ -9,14 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from hopfield_replay.analysis.replay_plan import TAIL, ReplayPlan
-from hopfield_replay.analysis.vectors import Data, read_vectors
+from hopfield_replay.analysis.vectors import Compared, Data, read_vectors
 from hopfield_replay.figures import rises_and_protection
-from hopfield_replay.functional import energy
+from hopfield_replay.functional import PatternTiles
+from hopfield_replay.functional.many import energies_of
+from hopfield_replay.functional.rows import placed
 from hopfield_replay.memory.temperature import Diagnosis, calibrate_beta, default_n_eff, diagnose
 from hopfield_replay.policies import as_policy, requirements
 from hopfield_replay.policies.candidates import Candidates, sample_keys
 from hopfield_replay.tracker.table import by_label
 from hopfield_replay.utilities.checks import Similarity, check_beta
+from hopfield_replay.utilities.device import check_device
 from hopfield_replay.utilities.drawing import draw_lines, legend_above
 from hopfield_replay.utilities.progress import track
 from hopfield_replay.utilities.showing import Shown, ShownText, jsonable
@@ -186,6 +189,7 @@ def forecast(
     labels: Tensor | None = None,
     replay_ratio: float = 0.5,
     seed: int = 0,
+    device: torch.device | str | None = None,
 ) -> Forecast:
     r"""Predict what training on ``new`` will make a model of ``old`` forget, and what a replay buffer would save.
 
@@ -205,12 +209,15 @@ def forecast(
             any.
         replay_ratio: share of each batch that would be replayed, in (0, 1).
         seed: of the random policies.
+        device: where vectors are compared, in parts that fit; None: where the encoder's weights are, and without such
+            where the old data lies; ``"cpu"`` forces the CPU.
 
     Returns:
         A :class:`Forecast`.
 
     Raises:
-        ValueError: fewer than 4 old samples, no new ones, dimensions that differ, NaN, capacities out of range.
+        ValueError: fewer than 4 old samples, no new ones, dimensions that differ, NaN, capacities out of range, a
+            device that is not there.
         TypeError: data that cannot be read.
 
     Example:
@@ -222,13 +229,14 @@ def forecast(
 
     Source: the identity of the replay gain; Satopaa et al. (2011) for the knee.
     """
-    known, found_labels, sample_bytes = read_vectors(old, encoder, "old")
-    coming, _, _ = read_vectors(new, encoder, "new")
+    place = check_device(device)
+    read = read_vectors(old, encoder, "old")
+    known, coming = read.rows, read_vectors(new, encoder, "new").rows
     if known.shape[1] != coming.shape[1]:
         raise ValueError(f"old vectors have dimension {known.shape[1]}, new ones {coming.shape[1]}.")
     if len(known) < 4:
         raise ValueError(f"forecast needs at least 4 old samples, got {len(known)}.")
-    labels = found_labels if labels is None else labels.cpu()
+    labels = read.labels if labels is None else labels.cpu()
     if labels is not None and labels.shape != (len(known),):
         raise ValueError(f"labels must have shape ({len(known)},), got {tuple(labels.shape)}.")
     sizes = tuple(size for size in capacities if size <= len(known))
@@ -237,13 +245,15 @@ def forecast(
             f"capacities must rise from at least 1 and start within the {len(known)} old samples, got "
             f"{list(capacities)}."
         )
+    compared = Compared(known, read.device if place is None else place)
     value = (
-        calibrate_beta(known, n_eff=default_n_eff(len(known)), similarity=similarity)
+        compared.worked_out(lambda x: calibrate_beta(x, n_eff=default_n_eff(len(x)), similarity=similarity))
         if isinstance(beta, str)
         else check_beta(beta)
     )
-    energies = energy(known, known, value, similarity=similarity, exclude=torch.arange(len(known)))
-    after = energy(known, coming, value, similarity=similarity)
+    patterns = PatternTiles.of_rows(compared.near)
+    energies = energies_of(known, patterns, value, similarity=similarity, exclude=torch.arange(len(known)))
+    after = energies_of(known, PatternTiles.of_rows(placed(coming, compared.device)), value, similarity=similarity)
     rises = after - energies
     pool = Candidates(
         torch.arange(len(known)),
@@ -255,8 +265,9 @@ def forecast(
         next_energies=after,
         beta=value,
         similarity=similarity,
+        device=compared.device,
     )
-    plan = ReplayPlan(pool, replay_ratio)
+    plan = ReplayPlan(pool, replay_ratio, near=compared.near)
     greedy = [plan.greedy(size, tighten=_TIGHTEN) for size in track(sizes, "Choosing buffers")]
     more = [plan.greedy(min(size + 100, len(known))).mean for size in sizes]
     curves = [
@@ -282,9 +293,9 @@ def forecast(
         rise_certificate=plan.greedy(sizes[knee], by_rise=True, tighten=_TIGHTEN).guaranteed_share,
         policy=max(curves, key=lambda curve: curve.mean[knee]).policy,
         capacity=sizes[knee],
-        sample_bytes=sample_bytes,
+        sample_bytes=read.sample_bytes,
         beta=value,
-        diagnosis=diagnose(known, value, similarity=similarity),
+        diagnosis=compared.worked_out(lambda x: diagnose(x, value, similarity=similarity)),
     )
 
 

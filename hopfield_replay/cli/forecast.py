@@ -40,6 +40,9 @@ def add_options(parser: ArgumentParser) -> None:
     group.add_argument(
         "--output-dir", type=str | None, default=None, metavar="DIR", help="write forecast.json and forecast.png there"
     )
+    group.add_argument(
+        "--device", type=str, default="cpu", metavar="DEVICE", help="where samples are compared: cpu, cuda, ..."
+    )
     add_limits(parser)
 
 
@@ -70,6 +73,7 @@ def run(options: Any) -> int:
         capacities=options.capacities,
         replay_ratio=options.replay_ratio,
         seed=options.seed,
+        device=options.device,
     )
     say(result.table(), options.quiet)
     figures = {"forecast": drawn(result.figure)} if options.output_dir else {}

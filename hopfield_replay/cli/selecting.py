@@ -96,7 +96,13 @@ def add_options(parser: ArgumentParser) -> None:
         "--size", type=int | None, default=None, metavar="N",
         help="side to which images are scaled and cropped for the encoder; what the encoder takes if not given",
     )  # fmt: skip
-    group.add_argument("--device", type=str, default="cpu", metavar="DEVICE", help="of the encoder and the pipeline")
+    group.add_argument(
+        "--device",
+        type=str,
+        default="cpu",
+        metavar="DEVICE",
+        help="of the encoder and the pipeline, and where samples are compared",
+    )
     group.add_argument(
         "--beta", type=float | None, default=None, metavar="BETA", help="inverse temperature; calibrated if not given"
     )
@@ -165,6 +171,7 @@ def _chosen(options: Any, generated: "ImageCollection | None") -> int:
         labels=labels,
         replay_ratio=options.replay_ratio,
         seed=options.seed,
+        device=options.device,
     )
     say(report.table(), options.quiet)
     figures = {}

@@ -233,7 +233,7 @@ def test_a_sample_alone_or_beyond_reach_is_chosen_by_its_place_and_not_by_infini
 
 def test_needs_of_rises():
     needs = requirements(GreedyGain(objective="rise", temper=0.5))
-    assert (needs.energies, needs.rises, needs.temper) == (True, True, 0.5)
+    assert (needs.energies, needs.rises, needs.temper) == (False, True, 0.5)
     assert not requirements(GreedyGain(objective="mean")).energies
     wrapped = requirements(balanced(GreedyGain(objective="rise", temper=0.5), by="task"))
     assert (wrapped.rises, wrapped.temper) == (True, 0.5)
