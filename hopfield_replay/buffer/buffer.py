@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hopfield_replay.buffer.choice import choose, weigh
-from hopfield_replay.buffer.drawing import SAMPLINGS, WEIGHTED, Sampling, positions, shares
+from hopfield_replay.buffer.drawing import SAMPLINGS, WEIGHTED, Sampling, default_sampling, positions, shares
 from hopfield_replay.buffer.drawn import Drawn
 from hopfield_replay.buffer.merging import check_merge, released, renumbered, shared_groups
 from hopfield_replay.buffer.provenance import Provenance
@@ -125,7 +125,7 @@ class EnergyReplayBuffer(Shown):
         self.groups = groups
         self._needs = requirements(self.policy)
         if sampling is None:
-            sampling = "rise_weight" if self._needs.rises else "weight" if self._needs.weights else "uniform"
+            sampling = default_sampling(self.policy)
         self.sampling = sampling
         self.seed = seed
         self.drawn = Drawn()

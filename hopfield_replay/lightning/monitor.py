@@ -245,6 +245,7 @@ class ForgettingMonitor(Shown, EitherCallback):
         self._ran, self._begun, self._stepped = False, None, False
         check_launcher(trainer.strategy)
         check_whole_model(trainer.strategy)
+        self._log.begin(trainer, self.tracker)
         if late := averaging(_after(trainer, self)):
             rank_zero_warn(
                 f"{type(late[0]).__name__} is listed after ForgettingMonitor: boundaries measure the last weights, not "

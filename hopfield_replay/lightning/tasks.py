@@ -40,8 +40,8 @@ class TaskCursor(EitherCallback):
         first = trainer.strategy.broadcast(here)
         if not trainer.strategy.reduce_boolean_decision(here == first):
             raise MisconfigurationException(
-                f"The processes do not go on at the same place: here it is task {here[0] + 1}, step {here[1]}, from "
-                f"{here[2]}; in the first process task {first[0] + 1}, step {first[1]}, from {first[2]}. Every machine "
+                f"The processes do not go on at the same place: here it is task {here[0]}, step {here[1]}, from "
+                f"{here[2]}; in the first process task {first[0]}, step {first[1]}, from {first[2]}. Every machine "
                 "must see the folder of the checkpoints."
             )
 
@@ -195,7 +195,7 @@ def _fit_all(
                 trainer.fit_loop.restarting = False
                 renew(_callbacks(trainer))
             trainer.fit_loop.epoch_loop.max_steps = steps_per_task
-            rank_zero_info(f"Task {task + 1} of {len(datamodules)}")
+            rank_zero_info(f"Task {task} (the last is task {len(datamodules) - 1})")
             data = datamodules[task]
             where = {"datamodule": data} if is_a(data, LightningDataModule) else {"train_dataloaders": data}
             goes_on = ckpt_path if task == start else None

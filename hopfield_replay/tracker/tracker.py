@@ -24,11 +24,10 @@ from hopfield_replay.tracker.read_again import ReadAgain
 from hopfield_replay.tracker.record import BoundaryRecord, ProbeRecord, ProbeSet, history_from
 from hopfield_replay.tracker.removal import left_of
 from hopfield_replay.tracker.source import TaskSource
-from hopfield_replay.tracker.summary import summarize
 from hopfield_replay.tracker.table import forgetting_table, history_frame, history_rows
 from hopfield_replay.tracker.task_at_hand import TaskAtHand
 from hopfield_replay.tracker.task_reader import TaskData, TaskReader, sample_ids
-from hopfield_replay.tracker.worst import MEASURES, measure_of, worst_sentence
+from hopfield_replay.tracker.worst import MEASURES, curves, measure_of, worst_sentence
 from hopfield_replay.utilities import html
 from hopfield_replay.utilities.checks import Similarity, check_integer
 from hopfield_replay.utilities.distributed import warn_once
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _FORMAT = "hopfield-replay tracker 3"
+PROBE_SIZE = 512  # by default
 
 
 def _with_losses(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,7 +151,7 @@ class ForgettingTracker(Shown):
         beta: float | Literal["auto"] = "auto",
         similarity: Similarity | None = None,
         encoder: Callable[[Any], Tensor] | nn.Module | None = None,
-        probe_size: int = 512,
+        probe_size: int = PROBE_SIZE,
         timesteps: Sequence[int] | None = None,
         samples: Column | None = None,
         labels: Column | Literal[False] | None = None,
@@ -696,16 +696,12 @@ class ForgettingTracker(Shown):
 
     def _draw(self, axis: "Axes") -> None:
         measure = measure_of(self.history[-1]) if self.history else "intrinsic"
-        curves: dict[str, list[tuple[float, float]]] = {}
-        for record in self.history:
-            for row in summarize(record):
-                if row[measure] is not None:
-                    curves.setdefault(f"task {row['task']}", []).append((record.task, row[measure]))
-        draw_lines(axis, curves)
+        lines = curves(self.history)
+        draw_lines(axis, lines)
         axis.set(xlabel="after task", ylabel=MEASURES[measure])
         axis.set_xticks([record.task for record in self.history])
-        if curves:
-            legend_above(axis, columns=min(6, len(curves)))
+        if lines:
+            legend_above(axis, columns=min(6, len(lines)))
 
     def to_frame(self, *, samples: bool = False) -> "pd.DataFrame":
         """As :meth:`history_frame`, under the name that every result has."""

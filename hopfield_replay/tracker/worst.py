@@ -1,5 +1,6 @@
 """Which task was forgotten most: what a person wants to read first, and a mean over tasks hides."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from hopfield_replay.tracker.record import BoundaryRecord
@@ -17,6 +18,17 @@ def measure_of(record: BoundaryRecord) -> str:
     """The name in a summary of what tells best what was forgotten: errors, else losses, else energies."""
     rows = summarize(record)
     return next((name for name in MEASURES if any(row[name] is not None for row in rows)), "intrinsic")
+
+
+def curves(history: Sequence[BoundaryRecord]) -> dict[str, list[tuple[float, float]]]:
+    """What was forgotten of each task after each task: for "task 0", ... the points (task that ended, forgetting)."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    measure = measure_of(history[-1]) if history else "intrinsic"
+    for record in history:
+        for row in summarize(record):
+            if row[measure] is not None:
+                points.setdefault(f"task {row['task']}", []).append((record.task, row[measure]))
+    return points
 
 
 def worst_task(record: BoundaryRecord) -> dict[str, Any] | None:
@@ -46,4 +58,4 @@ def worst_sentence(record: BoundaryRecord) -> str | None:
     return f"worst after task {record.task}: task {row['task']}, {MEASURES[measure]} {row[measure]:.4g}{change}"
 
 
-__all__ = ["LEVELS", "MEASURES", "measure_of", "worst_sentence", "worst_task"]
+__all__ = ["LEVELS", "MEASURES", "curves", "measure_of", "worst_sentence", "worst_task"]
