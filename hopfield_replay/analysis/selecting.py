@@ -17,10 +17,11 @@ from hopfield_replay.analysis.vectors import Data, read_vectors
 from hopfield_replay.buffer.choice import weigh
 from hopfield_replay.functional import energy
 from hopfield_replay.memory.readings import spread_indices
+from hopfield_replay.memory.settings import as_beta
 from hopfield_replay.memory.temperature import calibrate_beta, default_n_eff, diagnose
 from hopfield_replay.policies import Policy, Random, as_policy, balanced, requirements
 from hopfield_replay.policies.candidates import Candidates, sample_keys
-from hopfield_replay.utilities.checks import Similarity, check_beta, check_integer
+from hopfield_replay.utilities.checks import Similarity, check_integer, check_ratio
 
 _DRAWS = 5  # of random sets to compare with
 _TIGHTEN = 10  # steps on the certificate
@@ -97,6 +98,8 @@ def select(
     Source: Nemhauser, Wolsey, Fisher (1978) for the guarantee.
     """
     check_integer(keep, "keep", 1)
+    check_ratio(replay_ratio, "replay_ratio")
+    given = as_beta(beta)
     chooser = as_policy(policy)
     if requirements(chooser).losses:
         raise ValueError(f"{policy!r} needs a model's loss on every sample, and select knows no model; choose another.")
@@ -112,11 +115,9 @@ def select(
         raise ValueError(f"by={by!r} needs labels, and the old samples have none.")
     groups = Groups.of(labels if isinstance(by, str) else by, len(vectors))
     copies = None if unique is False else near_duplicates(vectors, _NEAR if unique is True else unique)
-    value = (
-        calibrate_beta(vectors, n_eff=default_n_eff(len(vectors)), similarity=similarity)
-        if isinstance(beta, str)
-        else check_beta(beta)
-    )
+    value = given
+    if value is None:
+        value = calibrate_beta(vectors, n_eff=default_n_eff(len(vectors)), similarity=similarity)
     known = _known(vectors, groups, seed, beta=value, similarity=similarity, places=keep, replay_ratio=replay_ratio)
     among = _candidates(known, groups, copies, pool, seed)
     _check_places(keep, groups, among)
