@@ -107,7 +107,8 @@ class ForgettingMonitor(Shown, EitherCallback):
         allow_changes: a checkpoint may be resumed with other settings, or with other data; otherwise that is an error.
 
     Raises:
-        MisconfigurationException: a strategy under which boundaries cannot be measured (ddp_spawn, sharded models);
+        MisconfigurationException: a strategy under which boundaries cannot be measured (ddp_spawn, FSDP1, DeepSpeed,
+            tensor parallel);
             data in which a task's samples cannot be found; a training loader without a batch; a given denoiser that
             contradicts the module's training step, or fails on its first batch.
         TypeError: a denoiser that is none.
@@ -300,7 +301,7 @@ class ForgettingMonitor(Shown, EitherCallback):
         """Look at a stream as it passes, so that what is wrong with it costs no step; watch the first training step."""
         source = self._task.source
         if source is not None and not source.ahead:
-            with measuring(trainer, pl_module):
+            with measuring(trainer, pl_module, together=True):
                 self.tracker.check_batch(source, self._task.own())
             self._say_what_was_taken()
         self._first.watch(trainer, pl_module, batch)

@@ -186,5 +186,5 @@ class TestCheckpoints:
         runner = trainer()
         fit_tasks(runner, Foreign(), tasks(3))
         runner.save_checkpoint(tmp_path / "third.ckpt")
-        with pytest.raises(MisconfigurationException, match=r"written in task 3, but only 2 tasks"):
+        with pytest.raises(MisconfigurationException, match=r"written in task 2, but only the tasks 0 to 1"):
             fit_tasks(trainer(), Foreign(), tasks(2), ckpt_path=tmp_path / "third.ckpt")

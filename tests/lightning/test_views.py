@@ -118,5 +118,5 @@ def test_without_errors_the_energy_is_followed_over_tasks():
     (axis,) = views.over_tasks(found.tracker.history).axes
     assert axis.get_ylabel().startswith("intrinsic forgetting")
     at = [record["probes"][0] for record in found.tracker.history]
-    expected = [[i + 1, float((p["energy"] - p["energy_start"]).mean())] for i, p in enumerate(at)]
+    expected = [[i, float((p["energy"] - p["energy_start"]).mean())] for i, p in enumerate(at)]
     np.testing.assert_allclose(axis.lines[0].get_xydata(), expected)
