@@ -68,8 +68,11 @@ class Rows:
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         if isinstance(index, slice):
-            index = torch.arange(*index.indices(len(self)))
-        index = index.cpu()
+            first, last, step = index.indices(len(self))
+            if step == 1:
+                return self._between(first, last)
+            index = torch.arange(first, last, step)
+        index = index.cpu().contiguous()
         if len(self.parts) == 1:
             return self.parts[0][index]
         which = torch.searchsorted(self._ends, index, right=True)
@@ -79,6 +82,17 @@ class Rows:
             if len(here):
                 rows[here] = part[index[here] - (end - len(part))]
         return rows
+
+    def _between(self, first: int, last: int) -> Tensor:
+        """Consecutive rows."""
+        found, start = [], 0
+        for part in self.parts:
+            if start < last and first < start + len(part):
+                found.append(part[max(0, first - start) : last - start])
+            start += len(part)
+        if not found:
+            return torch.empty(0, self._dimension, dtype=self.dtype, device=self.device)
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def pick(self, index: Tensor) -> "Rows":
         """The rows (m,) at these positions, which are read when they are asked for; nothing is copied."""
@@ -224,7 +238,10 @@ def placed(matrix: Matrix, device: torch.device) -> Matrix:
     if matrix.device == device:
         return matrix
     if isinstance(matrix, Tensor):
-        return matrix.to(device)
+        try:
+            return matrix.to(device)
+        except torch.OutOfMemoryError:
+            return Rows(_Placed(Rows(matrix), device))
     if matrix.shape.numel() * matrix.dtype.itemsize > room_on(device) // _SHARE:
         return Rows(_Placed(matrix, device))
     whole = torch.empty(matrix.shape, dtype=matrix.dtype, device=device)
@@ -255,4 +272,21 @@ def column_means(matrix: Matrix) -> Tensor:
     return total / max(1, len(matrix))
 
 
-__all__ = ["Matrix", "Part", "Rows", "Weighted", "column_means", "joined", "picked", "pieces", "placed", "replaced"]
+def sample_mean(matrix: Matrix, most: int = 512) -> Tensor:
+    """Mean of at most ``most`` rows spread over all of them, (d,) float64: near them, to subtract before products."""
+    return matrix[:: max(1, -(-len(matrix) // most))].mean(0, dtype=torch.float64)
+
+
+__all__ = [
+    "Matrix",
+    "Part",
+    "Rows",
+    "Weighted",
+    "column_means",
+    "joined",
+    "picked",
+    "pieces",
+    "placed",
+    "replaced",
+    "sample_mean",
+]

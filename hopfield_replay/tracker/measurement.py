@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
-from hopfield_replay.functional import PatternTiles, effective_patterns, knn_distance
-from hopfield_replay.functional.many import energies_of
+from hopfield_replay.functional import PatternTiles, effective_patterns
+from hopfield_replay.functional.many import distances_of, energies_of
 from hopfield_replay.functional.rows import Matrix, joined, picked, placed
 from hopfield_replay.memory.readings import median_error
 from hopfield_replay.tracker.meter import ErrorMeter, LossMeter
@@ -192,11 +192,10 @@ class Measurement:
         if others < 1:
             return torch.full((len(followed.ids),), torch.inf, dtype=torch.float64)
         nearest = min(_NEIGHBOUR, others)
-        place = self.data.device
 
         def asked(index: Tensor | slice) -> Tensor:
-            queries, own = followed.vectors[index].to(place), exclude[index].to(place) if inside else None
-            return knn_distance(queries, self.data.near, nearest, exclude=own).cpu()
+            own = exclude[index] if inside else None
+            return distances_of(followed.vectors[index], self.data.near, nearest, exclude=own)
 
         if not self._shared:
             return asked(slice(None))
