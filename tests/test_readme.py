@@ -1,4 +1,4 @@
-"""Every code block of the README runs: Python in order, in one namespace; commands with their work cut short."""
+"""Every code block of the README and of the recipes runs: Python in order, in one namespace; commands cut short."""
 
 import re
 import runpy
@@ -12,7 +12,10 @@ for needed in ("avalanche", "diffusers", "jsonargparse", "matplotlib", "sklearn"
     pytest.importorskip(needed)
 
 ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
+RESULTS = sorted((ROOT / "examples" / "results").glob("*.md"))
+PAGES = ["README.md", "examples/recipes.md", "examples/README.md", "tests/reliability/README.md"]
+TEXT = README + (ROOT / "examples" / "recipes.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.M | re.S)
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -126,15 +129,41 @@ def test_commands(here, capsys):
     assert len(ran) >= 4
 
 
-def test_files_and_names_in_the_text_exist():
-    for path in set(re.findall(r"`((?:tests|examples|hopfield_replay)/[\w/]+\.\w+)`", TEXT)):
+def test_the_readme_is_one_that_is_read():
+    assert len(README.encode()) <= 14_000
+    links = re.findall(r"\]\(([^)#]+)", README)
+    assert all(link.startswith("https://") for link in links)  # registries show only these
+
+
+@pytest.mark.parametrize(
+    "page", [*(ROOT / page for page in PAGES), *RESULTS], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_files_names_and_links_exist(page):
+    text = page.read_text()
+    for path in set(re.findall(r"`((?:tests|examples|hopfield_replay)/[\w/]+\.\w+)`", text)):
         assert (ROOT / path).exists(), path
+    for module in set(re.findall(r"python -m (tests\.[\w.]+)", text)):
+        found = ROOT / module.replace(".", "/")
+        assert found.with_suffix(".py").exists() or (found / "__main__.py").exists(), module
     ours = r"https://(?:raw\.githubusercontent|github)\.com/hopfield-replay/hopfield-replay/(?:blob/)?main/"
-    links = re.findall(r"\]\(([^)#]+)\)", TEXT)
-    assert links
-    for link in links:  # PyPI shows absolute ones only
-        assert link.startswith("https://"), link
-        if path := re.fullmatch(ours + "(.*)", link):
-            assert (ROOT / path[1]).exists(), link
-    for module in set(re.findall(r"`python -m (tests\.[\w.]+)", TEXT)):
-        assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        path, _, heading = link.partition("#")
+        ours_or_not = re.fullmatch(ours + "(.*)", path)
+        if path.startswith("https://") and not ours_or_not:
+            continue
+        target = ROOT / ours_or_not[1] if ours_or_not else page.parent / path if path else page
+        assert target.exists(), link
+        if heading:
+            assert heading in headings(target.read_text()), link
+
+
+def headings(text):
+    """Anchors of a page's headings, as GitHub makes them."""
+    found = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+@pytest.mark.parametrize("page", RESULTS, ids=lambda page: page.name)
+def test_every_page_of_results_has_the_command_that_remakes_it(page):
+    blocks = re.findall(r"^```bash\n(.*?)^```$", page.read_text(), re.M | re.S)
+    assert any(body.startswith(("python ", "hopfield-replay ")) for body in blocks)

@@ -20,8 +20,8 @@ reconstruct the same samples from the same noise. Nothing is trained.
 EPILOG = """\
 examples:
   two checkpoints of a LightningModule
-    hopfield-replay audit --model my_models:DDPM --before task1.ckpt \\
-        --after task2.ckpt --data images/
+    hopfield-replay audit --model my_models:DDPM --before task0.ckpt \\
+        --after task1.ckpt --data images/
   two diffusers pipelines on the data of two tasks, with a page of results
     hopfield-replay audit --before pipeline/ --after fine-tuned/ \\
         --data cats.npz dogs.npz --output-dir results/

@@ -137,7 +137,7 @@ def position(ckpt_path: str, cursor_key: str, tasks: int, weights_only: bool | N
         raise ValueError(f"{ckpt_path} is damaged: {error!r}.") from error
     if cursor["task"] >= tasks:
         raise MisconfigurationException(
-            f"{ckpt_path} was written in task {cursor['task'] + 1}, but only {tasks} tasks were given."
+            f"{ckpt_path} was written in task {cursor['task']}, but only the tasks 0 to {tasks - 1} were given."
         )
     return cursor["task"], cursor["first_step"]
 

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from hopfield_replay.lightning.checkpoints import check_resumes, position, resolve, write_atomically
 from hopfield_replay.lightning.monitor import ForgettingMonitor
 from hopfield_replay.lightning.namespaces import EitherCallback, is_a
+from hopfield_replay.lightning.preflight import check_arguments, check_sequence
 from hopfield_replay.lightning.renewal import check_renewable, has_stopped, renew
 from hopfield_replay.lightning.replay_data_module import plain_loader
 from hopfield_replay.lightning.requeue import Requeue
@@ -40,8 +41,8 @@ class TaskCursor(EitherCallback):
         first = trainer.strategy.broadcast(here)
         if not trainer.strategy.reduce_boolean_decision(here == first):
             raise MisconfigurationException(
-                f"The processes do not go on at the same place: here it is task {here[0] + 1}, step {here[1]}, from "
-                f"{here[2]}; in the first process task {first[0] + 1}, step {first[1]}, from {first[2]}. Every machine "
+                f"The processes do not go on at the same place: here it is task {here[0]}, step {here[1]}, from "
+                f"{here[2]}; in the first process task {first[0]}, step {first[1]}, from {first[2]}. Every machine "
                 "must see the folder of the checkpoints."
             )
 
@@ -126,11 +127,11 @@ def fit_tasks(
 
     Raises:
         ValueError: no tasks; a checkpoint file that is damaged, or that was written with other data or settings.
-        TypeError: one datamodule in place of a list.
+        TypeError: one datamodule in place of a list; what is no task; arguments in another order.
         MisconfigurationException: a checkpoint that was not written under fit_tasks, or of a task that is not there, or
             that holds what weights_only does not load; a strategy that cannot fit twice (ddp_spawn); what loads
             checkpoints into fits by itself (OnExceptionCheckpoint); StochasticWeightAveraging, which cannot average
-            twice; another run that keeps its checkpoints in the same folder.
+            twice; another run that keeps its checkpoints in the same folder; fewer places in the buffer than tasks.
         SIGTERMException: SIGTERM has arrived, or SLURM starts this job again (a SystemExit, as Lightning raises it).
 
     Example:
@@ -144,10 +145,7 @@ def fit_tasks(
         >>> trainer.global_step  # 3 tasks of 2 epochs of 2 batches
         12
     """
-    if is_a(datamodules, LightningDataModule) or not isinstance(datamodules, Sequence):
-        raise TypeError(f"datamodules must be a list with one entry for each task, got {type(datamodules).__name__}.")
-    if not datamodules:
-        raise ValueError("datamodules is empty: there is no task to train.")
+    check_arguments(trainer, model, datamodules)
     cursor = next((callback for callback in _callbacks(trainer) if isinstance(callback, TaskCursor)), None)
     if cursor is None:
         cursor = TaskCursor()
@@ -160,6 +158,7 @@ def fit_tasks(
         check_renewable(_callbacks(trainer))
     check_launcher(trainer.strategy)
     check_resumes(trainer)
+    check_sequence(trainer, datamodules)
     write_atomically(trainer)
     with alone_in_folders(trainer), _changes(trainer, allow_changes):
         _fit_all(trainer, model, datamodules, cursor, requeue, ckpt_path, weights_only)
@@ -195,7 +194,7 @@ def _fit_all(
                 trainer.fit_loop.restarting = False
                 renew(_callbacks(trainer))
             trainer.fit_loop.epoch_loop.max_steps = steps_per_task
-            rank_zero_info(f"Task {task + 1} of {len(datamodules)}")
+            rank_zero_info(f"Task {task} (the last is task {len(datamodules) - 1})")
             data = datamodules[task]
             where = {"datamodule": data} if is_a(data, LightningDataModule) else {"train_dataloaders": data}
             goes_on = ckpt_path if task == start else None

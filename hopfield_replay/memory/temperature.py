@@ -2,8 +2,9 @@
 
 import math
 import warnings as _warnings
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,11 @@ from hopfield_replay.memory.readings import (
     streamed,
 )
 from hopfield_replay.utilities.checks import Similarity, as_matrix, check_beta, check_masses, check_similarity
+from hopfield_replay.utilities.drawing import draw_bars
+from hopfield_replay.utilities.showing import Shown, jsonable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _FIXED_POINTS = 5 * 10**9  # multiplications of one step towards all fixed points that are asked for
 
@@ -165,8 +171,8 @@ def default_n_eff(count: int) -> float:
     return min(5.0, (count - 1) / 2) if count > 3 else 1.5
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+@dataclass(frozen=True, repr=False)
+class Diagnosis(Shown):
     """Whether energies at this beta can rank samples.
 
     Attributes:
@@ -193,6 +199,30 @@ class Diagnosis:
     energy_spread: float
     warnings: tuple[str, ...]
     n_eff_error: float = 0.0
+
+    def _line(self) -> str:
+        verdict = f"; {'; '.join(self.warnings)}" if self.warnings else ", no warnings"
+        return (
+            f"Diagnosis(beta={self.beta:.4g}, n_eff={self.n_eff:.3g}, self-responsibility "
+            f"{self.self_responsibility:.3g}, {self.merged_fraction:.0%} of fixed points merged, energies spread by "
+            f"{self.energy_spread:.3g} nats{verdict})"
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row with all of it."""
+        return [self.to_dict() | {"warnings": " ".join(self.warnings)}]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it in plain Python, ready for JSON."""
+        result: dict[str, Any] = jsonable(asdict(self))
+        return result
+
+    def _tables(self) -> list[tuple[Sequence[str], Sequence[Sequence[str]]]]:
+        return []  # the line says it all
+
+    def _draw(self, axis: "Axes") -> None:
+        draw_bars(axis, {"self-responsibility": self.self_responsibility, "merged fixed points": self.merged_fraction})
+        axis.set(xlim=(0.0, 1.0), xlabel=f"share, at beta {self.beta:.4g} (n_eff {self.n_eff:.3g})")
 
 
 def _merged_fraction(asked: Tensor, patterns: PatternTiles, beta: float, similarity: Similarity) -> float:

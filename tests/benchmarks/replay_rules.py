@@ -4,6 +4,7 @@ Run from the repository root, one process, 5 to 25 CPU seconds a run; runs that 
 
     python -m tests.benchmarks.replay_rules CELL [--arms ...] [--ratios ...] [--seeds ...] [--out FILE]
     python -m tests.benchmarks.replay_rules table [--reference ARM] [--out FILE]
+    python -m tests.benchmarks.replay_rules figure [--arms ...] [--out FILE]
 
 A perceptron that predicts v learns one task after the other; its averaged weights are measured on held-out images with
 the same noise for all. All arms of a seed begin with one and the same model of the first task. The rise of an image is
@@ -14,6 +15,7 @@ reference at a half had when the task had been learned.
 
 import argparse
 import copy
+import functools
 import json
 import math
 from collections import defaultdict
@@ -45,6 +47,7 @@ ARMS = {  # policy, sampling
     "k_means, by rise": ("k_means", "rise_weight"),
     "mean, by weight": (GreedyGain(objective="mean"), "weight"),
     "mean, by rise": (GreedyGain(objective="mean"), "rise_weight"),
+    "mean, by rise, temper .5": (GreedyGain(objective="mean", temper=0.5), "rise_weight"),
     "rise, by rise": (GreedyGain(objective="rise"), "rise_weight"),
     "rise, by rise, temper .5": (GreedyGain(objective="rise", temper=0.5), "rise_weight"),
 }
@@ -53,6 +56,7 @@ BATCH, TEST = 64, 200
 COLUMNS = ("mean", "worst tenth", "low", "middle", "high")
 
 
+@functools.cache
 def images(data: str, folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Vectors in [-1, 1] and labels, to train on and held out: digits 8x8, MNIST 14x14, CIFAR-10 8x8."""
     if data == "digits":
@@ -129,7 +133,7 @@ def train(
     ratio: float,
 ) -> None:
     """One task; ``ratio`` of every batch from the buffer, beside a batch of new samples."""
-    optimizer = torch.optim.Adam(network.parameters(), lr=rate)
+    optimizer = torch.optim.Adam(network.parameters(), lr=rate, fused=True)
     replayed = 0 if buffer is None else round(BATCH * ratio / (1 - ratio))
     mine, averaged = ([p.data for p in module.parameters()] for module in (network, average))
     for step in range(steps):
@@ -237,28 +241,73 @@ def beside(reference_arm: str, found: dict[Key, Run], at: Key) -> tuple[np.ndarr
     )
 
 
-def table(path: Path, reference: str) -> None:
-    """Paired differences to one arm, in thousandths, with 95 % intervals of Student's t over seeds."""
+def read(path: Path) -> dict[str, dict[Key, Run]]:
+    """All runs of a file, cell by cell."""
     runs: dict[str, dict[Key, Run]] = defaultdict(dict)
     for line in path.read_text().splitlines():
         one = json.loads(line)
         runs[one["cell"]][one["arm"], one["ratio"], one["seed"]] = one
+    return runs
+
+
+def table(path: Path, reference: str) -> None:
+    """Paired differences to one arm, in thousandths, with 95 % intervals of Student's t over seeds.
+
+    A star: the difference is not 0 by a paired t-test at 5 %, by Holm's method over the rises of all arms at a half,
+    all cells and columns, at an equal error on new tasks.
+    """
+    rows: dict[str, dict[tuple[str, float], list[tuple[np.ndarray, np.ndarray]]]] = {}
+    runs = read(path)
+    for cell, found in runs.items():
+        rows[cell] = defaultdict(list)
+        for at in found:
+            if (reference, HALF, at[2]) in found:
+                rows[cell][at[:2]].append(beside(reference, found, at))
+    stars = surprising(
+        {
+            (cell, arm, column): np.array([pair[1][column] for pair in pairs])
+            for cell, found in rows.items()
+            for (arm, share), pairs in found.items()
+            for column in range(len(COLUMNS))
+            if arm != reference and share == HALF
+        }
+    )
     for cell, found in runs.items():
         halves = [numbers(one, one) for at, one in found.items() if at[:2] == (reference, HALF)]
         told = [f"{name} {1e3 * value:.2f}" for name, value in zip(COLUMNS, np.mean(halves, axis=0), strict=False)]
         print(f"\n{cell}: at a half, {reference} rises by: {', '.join(told)}")
-        rows = defaultdict(list)
-        for at in found:
-            if (reference, HALF, at[2]) in found:
-                rows[at[:2]].append(beside(reference, found, at))
         names = [f"{kind} {name}" for kind in ("rise,", "level,") for name in COLUMNS]
         for title, part in (("at equal shares", 0), ("at an equal error on new tasks", 1)):
             print(
                 f"\n| {title} | share | seeds |", " | ".join([*names, "new tasks"]), "|\n|" + "---|" * (len(names) + 4)
             )
-            for (arm, ratio), pairs in sorted(rows.items()):
-                cells = " | ".join(interval(1e3 * np.array([pair[part] for pair in pairs])))
-                print(f"| {arm} | {ratio} | {len(pairs)} | {cells} |")
+            for (arm, ratio), pairs in sorted(rows[cell].items()):
+                cells = interval(1e3 * np.array([pair[part] for pair in pairs]))
+                starred = [
+                    text + "*" * (part == 1 and ratio == HALF and (cell, arm, column) in stars)
+                    for column, text in enumerate(cells)
+                ]
+                print(f"| {arm} | {ratio} | {len(pairs)} | {' | '.join(starred)} |")
+
+
+Named = tuple[str, str, int]  # cell, arm, column
+
+
+def surprising(differences: dict[Named, np.ndarray], level: float = 0.05) -> set[Named]:
+    """Those whose mean is not 0 by a t-test, with at most ``level`` false ones in the whole family (Holm, 1979)."""
+    from scipy.stats import ttest_1samp
+
+    chances = {}
+    for name, values in differences.items():
+        own = values[np.isfinite(values)]
+        if len(own) > 1:
+            chances[name] = float(ttest_1samp(own, 0).pvalue)
+    found = set()
+    for rank, name in enumerate(sorted(chances, key=chances.__getitem__)):
+        if chances[name] > level / (len(chances) - rank):
+            break
+        found.add(name)
+    return found
 
 
 def interval(values: np.ndarray) -> list[str]:
@@ -276,9 +325,39 @@ def interval(values: np.ndarray) -> list[str]:
     return found
 
 
+def figure(path: Path, arms: list[str]) -> Path:
+    """Draw what is forgotten against the error on new tasks, over the shares: means over seeds that have them all."""
+    from hopfield_replay.utilities.drawing import legend_below, new_figure, panels, series_style
+
+    runs = read(path)
+    shown = ("mean", "worst tenth", "high")
+    drawing = new_figure(2.2 * len(runs) + 0.5)
+    axes = panels(drawing, len(shown) * len(runs), len(shown))
+    for row, (cell, found) in enumerate(runs.items()):
+        beside_each_other = axes[row * len(shown) : (row + 1) * len(shown)]
+        for style, arm in enumerate(arms):
+            shares = sorted({share for name, share, _ in found if name == arm})
+            seeds = [seed for seed in range(99) if shares and all((arm, share, seed) in found for share in shares)]
+            every = [[numbers(found[arm, share, seed], found[arm, share, seed]) for seed in seeds] for share in shares]
+            for axis, name in zip(beside_each_other, shown if seeds else (), strict=False):
+                means = 1e3 * np.mean(every, axis=1)
+                axis.plot(means[:, -1], means[:, COLUMNS.index(name)], label=arm, **series_style(style))
+        for axis, name in zip(beside_each_other, shown, strict=True):
+            axis.locator_params(axis="x", nbins=4)
+            axis.set_title(f"{cell}, {'highest energies' if name == 'high' else name}", fontsize="small")
+    for axis in axes[-len(shown) :]:
+        axis.set_xlabel("error on new tasks, thousandths")
+    for axis in axes[:: len(shown)]:
+        axis.set_ylabel("forgetting, thousandths")
+    legend_below(drawing, axes[-1], len(arms))
+    target = path.with_suffix(".png")
+    drawing.savefig(target)
+    return target
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cells", nargs="+", choices=[*CELLS, "table"])
+    parser.add_argument("cells", nargs="+", choices=[*CELLS, "table", "figure"])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--ratios", nargs="+", type=float, default=[0.5])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -288,6 +367,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.cells == ["table"]:
         return table(options.out, options.reference)
+    if options.cells == ["figure"]:
+        return print(figure(options.out, options.arms))
     torch.set_num_threads(1)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.touch()

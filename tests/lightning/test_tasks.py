@@ -131,6 +131,7 @@ def test_limits_come_back_after_a_crash():
     assert runner.max_steps == 6
 
 
+@pytest.mark.filterwarnings("ignore:Nothing is replayed. .*and no ForgettingMonitor")
 def test_datamodules_and_loaders_may_be_mixed():
     module, buffer = Foreign(), EnergyReplayBuffer(2)
     fit_tasks(trainer(max_epochs=1), module, [loader(), ReplayDataModule(loader(1), buffer)])
