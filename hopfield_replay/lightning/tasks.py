@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelSummary, RichModelSummary
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from hopfield_replay.lightning.checkpoints import check_resumes, position, resolve, write_atomically
 from hopfield_replay.lightning.monitor import ForgettingMonitor
-from hopfield_replay.lightning.namespaces import EitherCallback, is_a
+from hopfield_replay.lightning.namespaces import EitherCallback, is_a, kinds
 from hopfield_replay.lightning.preflight import check_arguments, check_sequence
 from hopfield_replay.lightning.renewal import check_renewable, has_stopped, renew
 from hopfield_replay.lightning.replay_data_module import plain_loader
@@ -117,8 +118,8 @@ def fit_tasks(
         ckpt_path: a checkpoint written during an earlier call with the same tasks; training goes on in the task in
             which it was written. ``"last"`` takes the newest ``last*.ckpt`` of the trainer's ModelCheckpoint callbacks
             (with a logger they need a ``dirpath``, for the logger's folder is another in every run), or, if a kill has
-            torn or removed that, the newest whole checkpoint beside it. As long as there is none the first task begins,
-            with a warning: a job that is started again and again can always pass ``"last"``.
+            torn or removed that, the newest whole checkpoint beside it. As long as there is none the first task begins:
+            a job that is started again and again can always pass ``"last"``.
         allow_changes: the checkpoint may have been written with other data (of the task at hand, or of finished ones
             that are plain loaders) or with other settings of the monitor and its buffer; otherwise that is an error.
         weights_only: how checkpoints are loaded, as in ``trainer.fit``: False also loads what torch does not know to be
@@ -181,8 +182,15 @@ def _fit_all(
         start, cursor.first_step = position(ckpt_path, cursor.state_key, len(datamodules), weights_only)
     cursor.steps_per_task = steps_per_task = trainer.max_steps
     cursor.least_steps_per_task = least_steps_per_task = trainer.min_steps
+    summaries = {
+        callback: callback._max_depth
+        for callback in _callbacks(trainer)
+        if is_a(callback, ModelSummary) and type(callback) in kinds(ModelSummary, RichModelSummary)
+    }
     try:
         for task in range(start, len(datamodules)):
+            for callback in summaries if task > start else ():  # of the same model: once is enough
+                callback._max_depth = 0
             cursor.task = task
             cursor.resumes = Path(ckpt_path).name if ckpt_path is not None and task == start else None
             cursor.earlier = [plain_loader(data) for data in datamodules[:start]] if cursor.resumes else []
@@ -203,6 +211,8 @@ def _fit_all(
                 raise SIGTERMException
         requeue.finish(trainer)
     finally:
+        for callback, depth in summaries.items():
+            callback._max_depth = depth
         cursor.steps_per_task, cursor.least_steps_per_task = -1, None
         trainer.fit_loop.epoch_loop.max_steps = steps_per_task
         trainer.fit_loop.epoch_loop.min_steps = least_steps_per_task

@@ -1,5 +1,6 @@
 """The command hopfield-replay, run in this process and once as a program."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -367,3 +368,41 @@ def test_audit_of_two_pipelines_on_folders_of_images(tmp_path, capsys):
     assert {line.split()[0] for line in printed.splitlines() if line} >= {"a", "b"}
     assert main([*paths, flat(tmp_path)]) == 2
     assert "samples of shape (7,), which are no images" in capsys.readouterr().err
+
+
+HELP = [[], ["forecast"], ["audit"], ["select"], ["buffer"], ["reproduce"], ["reproduce", "all"], ["reproduce", "rise"]]
+
+
+@pytest.mark.heavy
+def test_help_needs_nothing_that_takes_seconds_to_import():
+    script = (
+        "import contextlib, io, sys\n"
+        "from hopfield_replay.cli import main\n"
+        f"for command in {HELP}:\n"
+        "    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):\n"
+        "        main([*command, '--help'])\n"
+        "    assert 'usage: hopfield-replay' in said.getvalue(), command\n"
+        "    assert '<' not in said.getvalue(), said.getvalue()\n"
+        "print(sorted({'torch', 'numpy', 'lightning', 'matplotlib'} & set(sys.modules)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_what_help_names_is_what_there_is():
+    from hopfield_replay import policies, theory
+    from hopfield_replay.analysis import exports
+    from hopfield_replay.cli import names, reproduce
+
+    assert names.POLICIES == policies.POLICIES
+    assert tuple(names.FORMATS) == tuple(exports.FORMATS)
+    for name in reproduce._EXPERIMENTS:
+        function = getattr(theory, reproduce._function_name(name))
+        parameters = inspect.signature(function).parameters
+        assert [str(p) for p in inspect.signature(reproduce._outline(name)).parameters.values()] == [
+            str(p) for p in parameters.values()
+        ]
+        assert reproduce._outline(name).__doc__ == function.__doc__
