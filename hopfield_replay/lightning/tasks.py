@@ -22,6 +22,8 @@ from hopfield_replay.lightning.run_folder import alone_in_folders
 from hopfield_replay.lightning.strategies import check_launcher
 from hopfield_replay.tracker.source import TaskSource
 
+_INTERRUPTED = 130  # what a shell says of a process that Ctrl-C has ended
+
 
 class TaskCursor(EitherCallback):
     """Remembers in every checkpoint which task was being trained, and at which step it began."""
@@ -100,10 +102,10 @@ def fit_tasks(
     anew with each task, ``current_epoch`` starts at 0, ``global_step`` goes on. Callbacks start anew, too:
     EarlyStopping has its full patience, ModelCheckpoint(monitor=...) looks for the best of the task (files of earlier
     tasks stay; their names hold the global step), WeightAveraging starts from the task's first weights. A resumed task
-    goes on with what the checkpoint knows. Ctrl-C ends the call, and so does SIGTERM, also while a boundary is
-    measured; the interrupted task has no boundary until it is resumed. Under SLURM with Lightning's automatic requeue
-    the job that starts again goes on by itself. Give the trainer a ForgettingMonitor to measure the boundaries and to
-    fill the buffer.
+    goes on with what the checkpoint knows. Ctrl-C ends the call (with SystemExit, code 130), and so does SIGTERM, also
+    while a boundary is measured; the interrupted task has no boundary until it is resumed. Under SLURM with Lightning's
+    automatic requeue the job that starts again goes on by itself. Give the trainer a ForgettingMonitor to measure the
+    boundaries and to fill the buffer.
 
     What a resumed run has in common with one that was never interrupted: finished tasks are not repeated; the buffer,
     its energies, the history's energies and the replayed samples are the same. Weights (and what is measured with them)
@@ -206,7 +208,13 @@ def _fit_all(
             data = datamodules[task]
             where = {"datamodule": data} if is_a(data, LightningDataModule) else {"train_dataloaders": data}
             goes_on = ckpt_path if task == start else None
-            trainer.fit(model, **where, ckpt_path=goes_on, weights_only=weights_only)
+            try:
+                trainer.fit(model, **where, ckpt_path=goes_on, weights_only=weights_only)
+            except SystemExit as end:  # Lightning clears up after Ctrl-C, and exits with 1
+                if not isinstance(end.__context__, KeyboardInterrupt):
+                    raise
+                rank_zero_info(f"Interrupted in task {task}.")
+                raise SystemExit(_INTERRUPTED) from end.__context__
             if trainer.received_sigterm or requeue.again:  # after the last step, where Lightning looks no more
                 raise SIGTERMException
         requeue.finish(trainer)
