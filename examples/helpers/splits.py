@@ -191,14 +191,21 @@ def forecast_agreement(history: Sequence[BoundaryRecord], tasks: Sequence[Split]
         the rise of the reconstruction error while the next task was learned.
     """
     agreement = []
-    for record, old, new in zip(history[1:], tasks, tasks[1:], strict=False):
-        probe = record.probes[record.task - 1]
-        measured = probe.reconstruction
+    for task, predicted in foreseen(history, tasks).items():
+        measured = history[task + 1].probes[task].reconstruction
         assert measured is not None  # the monitor knows the DDPM's denoiser
-        images = old.held_out.tensors[0][probe.ids & ((1 << 39) - 1)]  # the position is in the id's lowest bits
-        predicted = predicted_rise(images, old.train.tensors[0], new.train.tensors[0])
         agreement.append(spearman_interval(predicted, measured))
     return agreement
+
+
+def foreseen(history: Sequence[BoundaryRecord], tasks: Sequence[Split]) -> dict[int, Tensor]:
+    """For each task but the last the energy rises of its held-out probes that the training images alone predict."""
+    predicted = {}
+    for record, old, new in zip(history[1:], tasks, tasks[1:], strict=False):
+        probe = record.probes[record.task - 1]
+        images = old.held_out.tensors[0][probe.ids & ((1 << 39) - 1)]  # the position is in the id's lowest bits
+        predicted[probe.task] = predicted_rise(images, old.train.tensors[0], new.train.tensors[0])
+    return predicted
 
 
 def train_tasks(
@@ -215,6 +222,7 @@ def train_tasks(
     ema_decay: float | None = None,
     gradient_clip: float | None = None,
     generated: int = 0,
+    first: Sequence[Callback] = (),
     callbacks: Sequence[Callback] = (),
     logger: Logger | None = None,
 ) -> tuple[DDPM, ForgettingMonitor]:
@@ -235,6 +243,7 @@ def train_tasks(
         gradient_clip: largest norm of the gradient; None: as it comes.
         generated: so many images that the model draws before each task are chosen from, and no stored ones; 0: stored
             ones.
+        first: callbacks for the Trainer, before all others.
         callbacks: for the Trainer, after the monitor.
         logger: for the Trainer; None: no logger.
 
@@ -248,8 +257,12 @@ def train_tasks(
         buffer = make_buffer(policy, capacity, seed)
         datamodules = [ReplayDataModule(split, buffer, replay_ratio=replay_ratio) for split in tasks]
     drawn = None
+
+    def draw(count: int) -> list[Tensor]:
+        return drawn_batch(model, count, tasks[: len(monitor.history)])
+
     if generated:
-        drawn = GeneratedTask(lambda count: unlabelled(model, count), generated, keep_probes=True, seed=seed)
+        drawn = GeneratedTask(draw, generated, keep_probes=True, seed=seed)
     monitor = ForgettingMonitor(buffer, probe_source="val", generated=drawn, seed=seed)
     # the average comes first, so that the monitor measures it; without a device it would sit on the CPU
     on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
@@ -261,7 +274,7 @@ def train_tasks(
         devices=1,
         precision=precision,
         gradient_clip_val=gradient_clip,
-        callbacks=[*averaging, monitor, *callbacks],
+        callbacks=[*first, *averaging, monitor, *callbacks],
         logger=logger if logger is not None else False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -290,7 +303,11 @@ def make_buffer(policy: str, capacity: int, seed: int = 0) -> EnergyReplayBuffer
     return EnergyReplayBuffer(capacity, chooser, groups="task", sampling=sampling, seed=seed)
 
 
-def unlabelled(model: DDPM, count: int) -> list[Tensor]:
-    """Images that the model draws, as a batch of its training data; the network does not look at their labels."""
+def drawn_batch(model: DDPM, count: int, learned: Sequence[Split]) -> list[Tensor]:
+    """Images that the model draws, of the classes learned so far if it is conditional, as a batch of its data."""
     seed = int(torch.randint(1 << 31, ()))  # the sampler's default would draw the same images again and again
-    return [model.sample(count, seed=seed).cpu(), torch.zeros(count, dtype=torch.int64)]
+    labels = torch.zeros(count, dtype=torch.int64)  # an unconditional network does not look at them
+    if model.conditional:
+        classes = torch.tensor([one for split in learned for one in split.classes])
+        labels = classes[torch.randint(len(classes), (count,))]
+    return [model.sample(count, labels, seed=seed).cpu(), labels]

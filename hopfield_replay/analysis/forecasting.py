@@ -14,11 +14,12 @@ from hopfield_replay.figures import rises_and_protection
 from hopfield_replay.functional import PatternTiles
 from hopfield_replay.functional.many import energies_of
 from hopfield_replay.functional.rows import placed
+from hopfield_replay.memory.settings import as_beta
 from hopfield_replay.memory.temperature import Diagnosis, calibrate_beta, default_n_eff, diagnose
 from hopfield_replay.policies import as_policy, requirements
 from hopfield_replay.policies.candidates import Candidates, sample_keys
 from hopfield_replay.tracker.table import by_label
-from hopfield_replay.utilities.checks import Similarity, check_beta
+from hopfield_replay.utilities.checks import Similarity, check_ratio
 from hopfield_replay.utilities.device import check_device
 from hopfield_replay.utilities.drawing import draw_lines, legend_above
 from hopfield_replay.utilities.progress import track
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_SIZES = (20, 50, 100, 200, 500)  # of buffers, by default
 _DRAWS = 5  # of the random policies
 _CLASSES = ("class", "samples", "mean rise", "at risk")
 _TIGHTEN = 10  # steps on each certificate
@@ -184,7 +186,7 @@ def forecast(
     encoder: Callable[[Any], Tensor] | nn.Module | None = None,
     beta: float | Literal["auto"] = "auto",
     similarity: Similarity = "distance",
-    capacities: Sequence[int] = (20, 50, 100, 200, 500),
+    capacities: Sequence[int] | None = None,
     policies: Sequence[str] = ("greedy_gain", "random", "high_energy", "k_center", "herding"),
     labels: Tensor | None = None,
     replay_ratio: float = 0.5,
@@ -204,6 +206,7 @@ def forecast(
         beta: inverse temperature, or ``"auto"``: a median leave-one-out n_eff of 5 on the old samples.
         similarity: ``"distance"`` or ``"dot"``.
         capacities: buffer sizes, rising, each >= 1; those above the number of old samples are left out.
+            None: 20, 50, 100, 200 and 500, or, of fewer than 20 samples, a quarter and a half of them.
         policies: names of the policies to compare; greedy_gain is always among them.
         labels: (n,) integers of the old samples, for the table by class; None: the integers (n,) in the batches, if
             any.
@@ -229,7 +232,10 @@ def forecast(
 
     Source: the identity of the replay gain; Satopaa et al. (2011) for the knee.
     """
-    place = check_device(device)
+    check_ratio(replay_ratio, "replay_ratio")
+    given, place = as_beta(beta), check_device(device)
+    for name in policies:
+        as_policy(name)
     read = read_vectors(old, encoder, "old")
     known, coming = read.rows, read_vectors(new, encoder, "new").rows
     if known.shape[1] != coming.shape[1]:
@@ -239,6 +245,8 @@ def forecast(
     labels = read.labels if labels is None else labels.cpu()
     if labels is not None and labels.shape != (len(known),):
         raise ValueError(f"labels must have shape ({len(known)},), got {tuple(labels.shape)}.")
+    if capacities is None:
+        capacities = [size for size in _SIZES if size <= len(known)] or sorted({-(-len(known) // 4), len(known) // 2})
     sizes = tuple(size for size in capacities if size <= len(known))
     if not sizes or any(b <= a for a, b in pairwise(sizes)) or sizes[0] < 1:
         raise ValueError(
@@ -248,8 +256,8 @@ def forecast(
     compared = Compared(known, read.device if place is None else place)
     value = (
         compared.worked_out(lambda x: calibrate_beta(x, n_eff=default_n_eff(len(x)), similarity=similarity))
-        if isinstance(beta, str)
-        else check_beta(beta)
+        if given is None
+        else given
     )
     patterns = PatternTiles.of_rows(compared.near)
     energies = energies_of(known, patterns, value, similarity=similarity, exclude=torch.arange(len(known)))

@@ -168,9 +168,8 @@ def run_report(
     tracker = run if isinstance(run, ForgettingTracker) else getattr(run, "tracker", None)
     if not isinstance(tracker, ForgettingTracker):
         raise TypeError(f"run must be a ForgettingTracker, or have one, got {type(run).__name__}.")
-    own = dict(tracker.to_dict()["settings"])
-    if tracker.buffer is not None:
-        own |= {name: value for name, value in tracker.buffer.to_dict().items() if name != "samples"}
+    kept = {} if tracker.buffer is None else tracker.buffer.to_dict()
+    own = {name: value for name, value in kept.items() if name != "samples"} | tracker.to_dict()["settings"]
     rises = {task: made.rises if isinstance(made, Forecast) else made for task, made in (forecasts or {}).items()}
     return report_of(tracker, title, names or {}, rises, own | dict(settings or {}), warnings)
 

@@ -19,10 +19,11 @@ from hopfield_replay.functional import PatternTiles
 from hopfield_replay.functional.many import energies_of
 from hopfield_replay.functional.rows import Matrix, placed
 from hopfield_replay.memory.readings import spread_indices
+from hopfield_replay.memory.settings import as_beta
 from hopfield_replay.memory.temperature import calibrate_beta, default_n_eff, diagnose
 from hopfield_replay.policies import Policy, Random, as_policy, balanced, requirements
 from hopfield_replay.policies.candidates import Candidates, sample_keys
-from hopfield_replay.utilities.checks import Similarity, check_beta, check_integer
+from hopfield_replay.utilities.checks import Similarity, check_integer, check_ratio
 from hopfield_replay.utilities.device import check_device
 
 _DRAWS = 5  # of random sets to compare with
@@ -103,6 +104,8 @@ def select(
     Source: Nemhauser, Wolsey, Fisher (1978) for the guarantee.
     """
     check_integer(keep, "keep", 1)
+    check_ratio(replay_ratio, "replay_ratio")
+    given = as_beta(beta)
     chooser = as_policy(policy)
     if requirements(chooser).losses:
         raise ValueError(f"{policy!r} needs a model's loss on every sample, and select knows no model; choose another.")
@@ -123,8 +126,8 @@ def select(
     compared = Compared(vectors, read.device if place is None else place)
     value = (
         compared.worked_out(lambda x: calibrate_beta(x, n_eff=default_n_eff(len(x)), similarity=similarity))
-        if isinstance(beta, str)
-        else check_beta(beta)
+        if given is None
+        else given
     )
     described = {"beta": value, "similarity": similarity, "places": keep, "replay_ratio": replay_ratio}
     known = _known(vectors, groups, seed, **described, device=compared.device)

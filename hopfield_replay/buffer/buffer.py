@@ -29,6 +29,7 @@ from hopfield_replay.memory.vector_store import MEMORY
 from hopfield_replay.policies import Policy, as_policy, requirements
 from hopfield_replay.policies.candidates import Candidates, as_plain, no_candidates, offered
 from hopfield_replay.utilities.checks import Similarity, as_matrix, check_beta, check_integer, check_masses
+from hopfield_replay.utilities.choices import did_you_mean
 from hopfield_replay.utilities.drawing import draw_bars
 from hopfield_replay.utilities.interrupts import to_the_end
 from hopfield_replay.utilities.nested import Source, gather_from, rows, take
@@ -115,10 +116,12 @@ class EnergyReplayBuffer(Shown):
         if capacity < 1:
             raise ValueError(f"capacity must be at least 1, got {capacity}. For no replay, use no buffer.")
         if groups not in (None, "task", "label"):
-            raise ValueError(f'groups must be None, "task" or "label", got {groups!r}.')
+            raise ValueError(
+                f'groups must be None, "task" or "label", got {groups!r}.{did_you_mean(groups, ("task", "label"))}'
+            )
         if sampling not in (None, *SAMPLINGS):
             known = ", ".join(f'"{name}"' for name in SAMPLINGS)
-            raise ValueError(f"sampling must be {known} or None, got {sampling!r}.")
+            raise ValueError(f"sampling must be {known} or None, got {sampling!r}.{did_you_mean(sampling, SAMPLINGS)}")
         self.settings = EnergySettings(beta, similarity)
         self.capacity = capacity
         self.policy = as_policy(policy)

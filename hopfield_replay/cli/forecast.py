@@ -26,9 +26,9 @@ def add_options(parser: ArgumentParser) -> None:
         "--capacities",
         type=int,
         nargs="+",
-        default=[20, 50, 100, 200, 500],
+        default=None,
         metavar="N",
-        help="buffer sizes to compare",
+        help="buffer sizes to compare; 20, 50, 100, 200 and 500 if not given, as far as OLD holds so many",
     )
     group.add_argument(
         "--beta", type=float | None, default=None, metavar="BETA", help="inverse temperature; calibrated if not given"

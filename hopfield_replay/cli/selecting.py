@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 from hopfield_replay.cli.codes import FINE
 from hopfield_replay.cli.forecast import add_limits
 from hopfield_replay.cli.output import drawn, say, write
+from hopfield_replay.utilities.choices import did_you_mean
 
 if TYPE_CHECKING:
     from hopfield_replay.analysis import ImageCollection, SelectionReport
@@ -198,7 +199,10 @@ def _check_outcome(options: Any) -> None:
         raise ValueError("--export FORMAT and --output DIR belong together: what to write, and where to.")
     if options.export is not None:
         if options.export not in FORMATS:
-            raise ValueError(f"Unknown --export {options.export!r}; choose one of {', '.join(FORMATS)}.")
+            raise ValueError(
+                f"Unknown --export {options.export!r}; choose one of {', '.join(FORMATS)}."
+                f"{did_you_mean(options.export, FORMATS)}"
+            )
         check_free(options.output)
 
 
@@ -266,7 +270,9 @@ def _groups(
             raise ValueError("--by task needs several sources: OLD, and more with --also.")
         return [source for (data, _), source in zip(parts, sources, strict=True) for _ in range(len(data))]
     if by != "folder":
-        raise ValueError(f"--by must be label, folder or task, got {by!r}.")
+        raise ValueError(
+            f"--by must be label, folder or task, got {by!r}.{did_you_mean(by, ('label', 'folder', 'task'))}"
+        )
     for (data, _), source in zip(parts, sources, strict=True):
         if not isinstance(data, ImageCollection) or not Path(source).is_dir():
             raise ValueError(f"--by folder needs folders of images, and {source} is none.")

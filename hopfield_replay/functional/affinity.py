@@ -24,6 +24,7 @@ from hopfield_replay.utilities.checks import (
     check_finite,
     check_integer,
     check_masses,
+    check_ratio,
     check_same_space,
     check_similarity,
 )
@@ -59,8 +60,7 @@ def replay_mass(k: int, replay_share: float) -> float:
     Source: a batch shows the N_new samples with weight (1 - lam) / N_new each and the kept ones with lam / k each.
     """
     check_integer(k, "k", 1)
-    if not 0 < replay_share < 1:
-        raise ValueError(f"replay_share must lie strictly between 0 and 1, got {replay_share}.")
+    check_ratio(replay_share, "replay_share")
     return replay_share / ((1 - replay_share) * k)
 
 

@@ -9,6 +9,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import OnExceptionCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
@@ -47,11 +48,18 @@ def write_atomically(trainer: Trainer) -> None:
 
 
 def check_resumes(trainer: Trainer) -> None:
-    """Refuse what would make Lightning load a checkpoint of its own choice into every task's fit.
+    """Refuse what would make Lightning load a checkpoint of its own choice into every task's fit, or none.
 
     Raises:
-        MisconfigurationException: an OnExceptionCheckpoint.
+        MisconfigurationException: an OnExceptionCheckpoint; checkpoints that are folders.
     """
+    strategy = trainer.strategy
+    if is_a(strategy, ModelParallelStrategy) and strategy._save_distributed_checkpoint and keepers(trainer):
+        raise MisconfigurationException(
+            f"{type(strategy).__name__} writes checkpoints as folders, which are never whole at one moment, so that "
+            "tasks are not resumed from them; give it save_distributed_checkpoint=False, or the trainer "
+            "enable_checkpointing=False."
+        )
     if any(is_a(callback, OnExceptionCheckpoint) for callback in trainer.callbacks):  # type: ignore[attr-defined]
         raise MisconfigurationException(
             "OnExceptionCheckpoint makes Lightning load the newest checkpoint into every fit, so that all tasks after "

@@ -18,6 +18,7 @@ from hopfield_replay.denoisers import Denoiser, Trust
 from hopfield_replay.denoisers.guarded import NotMeasured
 from hopfield_replay.encoders import Column, Columns
 from hopfield_replay.lightning.first_step import FirstStep, Weights
+from hopfield_replay.lightning.given_denoiser import check_given
 from hopfield_replay.lightning.logging import BoundaryLog
 from hopfield_replay.lightning.namespaces import EitherCallback
 from hopfield_replay.lightning.own_step import measuring
@@ -34,6 +35,7 @@ from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.tracker.tracker import ForgettingTracker
 from hopfield_replay.utilities import html
 from hopfield_replay.utilities.checks import Similarity, check_integer
+from hopfield_replay.utilities.choices import did_you_mean
 from hopfield_replay.utilities.progress import show_progress
 from hopfield_replay.utilities.showing import Shown, ShownText
 
@@ -105,7 +107,8 @@ class ForgettingMonitor(Shown, EitherCallback):
         allow_changes: a checkpoint may be resumed with other settings, or with other data; otherwise that is an error.
 
     Raises:
-        MisconfigurationException: a strategy under which boundaries cannot be measured (ddp_spawn, sharded models);
+        MisconfigurationException: a strategy under which boundaries cannot be measured (ddp_spawn, FSDP1, DeepSpeed,
+            tensor parallel);
             data in which a task's samples cannot be found; a training loader without a batch; a given denoiser that
             contradicts the module's training step, or fails on its first batch.
         TypeError: a denoiser that is none.
@@ -148,15 +151,17 @@ class ForgettingMonitor(Shown, EitherCallback):
         allow_changes: bool = False,
     ) -> None:
         if weights not in get_args(Weights):
-            raise ValueError(f"weights must be one of {get_args(Weights)}, got {weights!r}.")
+            raise ValueError(
+                f"weights must be one of {get_args(Weights)}, got {weights!r}."
+                f"{did_you_mean(weights, get_args(Weights))}"
+            )
         check_integer(loss_draws, "loss_draws", 1)
         if probe_source not in ("train", "val"):
-            raise ValueError(f'probe_source must be "train" or "val", got {probe_source!r}.')
-        if denoiser is not None and not isinstance(denoiser, Denoiser) and not callable(denoiser):
-            raise TypeError(
-                "denoiser must have num_timesteps, noise, predict_clean and snr, or be a function from the module to "
-                f"such an object; got {type(denoiser).__name__}."
+            raise ValueError(
+                f'probe_source must be "train" or "val", got {probe_source!r}.'
+                f"{did_you_mean(probe_source, ('train', 'val'))}"
             )
+        check_given(denoiser)
         self.tracker = ForgettingTracker(
             buffer,
             beta=beta,
@@ -192,7 +197,7 @@ class ForgettingMonitor(Shown, EitherCallback):
         )
         self._log = BoundaryLog(embedding)
         self._ran = False
-        self._said = self._stepped = False
+        self._said = self._said_plain = self._stepped = False
         self._begun: Iterable[Any] | None = None
         self._task = WatchedTask(reserve, scratch)
 
@@ -238,6 +243,20 @@ class ForgettingMonitor(Shown, EitherCallback):
     def _draw(self, axis: "Axes") -> None:
         self.tracker._draw(axis)
 
+    def say_nothing_is_replayed(self, tasks: str) -> None:
+        """Say once that the buffer is filled, and tasks are trained without it.
+
+        Args:
+            tasks: which, in words.
+        """
+        if not self._said_plain:
+            self._said_plain = True
+            rank_zero_warn(
+                f"Nothing is replayed in {tasks}: ForgettingMonitor fills {self.buffer!r}, but the training data is "
+                "not wrapped. Give fit_tasks a ReplayDataModule(datamodule, buffer) for each task, or leave buffer out "
+                "of ForgettingMonitor to measure only."
+            )
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse strategies under which a boundary cannot be measured."""
         if stage != "fit":
@@ -258,15 +277,20 @@ class ForgettingMonitor(Shown, EitherCallback):
         loader, stream = self._training(trainer)
         self._begun = loader
         if stream is not None and stream.buffer is not self.buffer:
+            filled = "none" if self.buffer is None else f"another object, {self.buffer!r}"
             rank_zero_warn(
-                f"The training batches replay from {stream.buffer!r}, but the monitor fills {self.buffer!r}: what is "
-                "replayed is not measured. Give one buffer to ForgettingMonitor and to ReplayDataModule."
+                f"The training batches replay from one buffer, {stream.buffer!r}, and ForgettingMonitor fills "
+                f"{filled}: what is replayed is not measured, and what is kept not replayed. Make one "
+                "EnergyReplayBuffer, and give it to both ForgettingMonitor and ReplayDataModule."
             )
+        elif stream is None and self.buffer is not None and len(self.buffer):
+            self.say_nothing_is_replayed("this task")
         if self.probe_source == "val":
             self._validation(trainer)
         if (generated := self.tracker.generated) is not None and generated.module is None:
             generated.module = pl_module
         self._agree_on_columns(stream)
+        self._first.make(pl_module)
         source = self._task.begin(trainer, pl_module, loader, stream, lambda: self.tracker.reads_by_functions)
         with _progress(trainer), measuring(trainer, pl_module):
             self.tracker.begin_task(source)
@@ -277,7 +301,7 @@ class ForgettingMonitor(Shown, EitherCallback):
         """Look at a stream as it passes, so that what is wrong with it costs no step; watch the first training step."""
         source = self._task.source
         if source is not None and not source.ahead:
-            with measuring(trainer, pl_module):
+            with measuring(trainer, pl_module, together=True):
                 self.tracker.check_batch(source, self._task.own())
             self._say_what_was_taken()
         self._first.watch(trainer, pl_module, batch)

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from hopfield_replay.lightning.checkpoints import check_resumes, position, resolve, write_atomically
 from hopfield_replay.lightning.monitor import ForgettingMonitor
 from hopfield_replay.lightning.namespaces import EitherCallback, is_a
+from hopfield_replay.lightning.preflight import check_arguments, check_sequence
 from hopfield_replay.lightning.renewal import check_renewable, has_stopped, renew
 from hopfield_replay.lightning.replay_data_module import plain_loader
 from hopfield_replay.lightning.requeue import Requeue
@@ -126,11 +127,11 @@ def fit_tasks(
 
     Raises:
         ValueError: no tasks; a checkpoint file that is damaged, or that was written with other data or settings.
-        TypeError: one datamodule in place of a list.
+        TypeError: one datamodule in place of a list; what is no task; arguments in another order.
         MisconfigurationException: a checkpoint that was not written under fit_tasks, or of a task that is not there, or
             that holds what weights_only does not load; a strategy that cannot fit twice (ddp_spawn); what loads
             checkpoints into fits by itself (OnExceptionCheckpoint); StochasticWeightAveraging, which cannot average
-            twice; another run that keeps its checkpoints in the same folder.
+            twice; another run that keeps its checkpoints in the same folder; fewer places in the buffer than tasks.
         SIGTERMException: SIGTERM has arrived, or SLURM starts this job again (a SystemExit, as Lightning raises it).
 
     Example:
@@ -144,10 +145,7 @@ def fit_tasks(
         >>> trainer.global_step  # 3 tasks of 2 epochs of 2 batches
         12
     """
-    if is_a(datamodules, LightningDataModule) or not isinstance(datamodules, Sequence):
-        raise TypeError(f"datamodules must be a list with one entry for each task, got {type(datamodules).__name__}.")
-    if not datamodules:
-        raise ValueError("datamodules is empty: there is no task to train.")
+    check_arguments(trainer, model, datamodules)
     cursor = next((callback for callback in _callbacks(trainer) if isinstance(callback, TaskCursor)), None)
     if cursor is None:
         cursor = TaskCursor()
@@ -160,6 +158,7 @@ def fit_tasks(
         check_renewable(_callbacks(trainer))
     check_launcher(trainer.strategy)
     check_resumes(trainer)
+    check_sequence(trainer, datamodules)
     write_atomically(trainer)
     with alone_in_folders(trainer), _changes(trainer, allow_changes):
         _fit_all(trainer, model, datamodules, cursor, requeue, ckpt_path, weights_only)

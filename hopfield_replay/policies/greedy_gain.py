@@ -21,7 +21,8 @@ from hopfield_replay.functional.rise_weights import check_share_of_mean
 from hopfield_replay.functional.rows import pieces, placed
 from hopfield_replay.policies.candidates import Candidates
 from hopfield_replay.policies.shortlist import Shortlist
-from hopfield_replay.utilities.checks import check_integer
+from hopfield_replay.utilities.checks import check_integer, check_ratio
+from hopfield_replay.utilities.choices import did_you_mean
 
 DEFAULT_REPLAY_RATIO = 0.5  # while nobody has said which share will be replayed
 _ERROR, _CERTIFIED_ERROR = 1.0, 0.05  # of log affinities, in nats: enough to choose by, and for a bound
@@ -79,10 +80,14 @@ class GreedyGain:
         oversample: int = 4,
         temper: float = 1.0,
     ) -> None:
-        if objective not in ("mean", "tail", "blend", "rise"):
-            raise ValueError(f'objective must be "mean", "tail", "blend" or "rise", got {objective!r}.')
+        known = ("mean", "tail", "blend", "rise")
+        if objective not in known:
+            raise ValueError(
+                f'objective must be "mean", "tail", "blend" or "rise", got {objective!r}.'
+                f"{did_you_mean(objective, known)}"
+            )
         if replay_ratio is not None:
-            replay_mass(1, replay_ratio)  # checks the range
+            check_ratio(replay_ratio, "replay_ratio")
         self.replay_ratio = replay_ratio
         self.tail_weight = {"mean": 0.0, "tail": 1.0, "blend": 0.5, "rise": 0.0}[objective]
         self.by_rise = objective == "rise"

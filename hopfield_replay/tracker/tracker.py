@@ -176,6 +176,8 @@ class ForgettingTracker(Shown):
         for name, most in (("followed_tasks", followed_tasks), ("history_size", history_size)):
             if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
                 raise ValueError(f"{name} must be a whole number >= 1, or None for no bound, got {most!r}.")
+        if timesteps is not None and (isinstance(timesteps, str) or not hasattr(timesteps, "__len__")):
+            raise TypeError(f"timesteps must be a list of numbers, or None for the default, got {timesteps!r}.")
         if model_energy and timesteps is not None and len(timesteps) < 2:
             raise ValueError(f"model_energy integrates over at least two timesteps, got {list(timesteps)}.")
         if timesteps is not None and not len(timesteps):
@@ -304,6 +306,7 @@ class ForgettingTracker(Shown):
             with memory_for(f"the vectors of task {self.next_task}", _LESS_MEMORY):
                 data = self._at_hand.read(self.next_task, source, self._dimension)
             self._check_labels(data)
+            self._check_held(data)
             self._check_room(data)
             beta = self.settings.beta if data is None else self._calibrated(data)
         except BaseException:
@@ -604,7 +607,9 @@ class ForgettingTracker(Shown):
     @property
     def _dimension(self) -> int | None:
         """Of the vectors so far."""
-        return self._probes[0].vectors.shape[1] if self._probes else None
+        if self._probes:
+            return self._probes[0].vectors.shape[1]
+        return self.buffer.vectors.shape[1] if self.buffer is not None and len(self.buffer) else None
 
     def _check_labels(self, data: TaskData | None) -> None:
         if data is not None and data.labels is None and self.buffer is not None and self.buffer.groups == "label":
@@ -612,6 +617,27 @@ class ForgettingTracker(Shown):
                 'groups="label" needs a tensor of integers (n,) in every batch, and found none that is called label, '
                 "labels, y, target, class, class_label or cls, or is the second of a pair. Say where it is with "
                 "labels=."
+            )
+
+    def _check_held(self, data: TaskData | None) -> None:
+        """Refuse, before it is trained, a task whose samples the buffer could not take beside those that it holds."""
+        buffer = self.buffer
+        if buffer is None or not len(buffer) or self.generated is not None:
+            return
+        first, end = sample_ids(self.next_task, torch.tensor([0])), sample_ids(self.next_task + 1, torch.tensor([0]))
+        of_task = (buffer.ids >= first) & (buffer.ids < end)  # of a stream these are all that can be known
+        twice = buffer.ids[of_task if data is None else torch.isin(buffer.ids, data.ids)]
+        if len(twice):
+            raise ValueError(
+                f"The buffer was filled before this run, and holds samples of the ids {twice[:5].tolist()}, which "
+                f"samples of task {self.next_task} would get. Fill it under ids that no task here has, such as "
+                "hopfield_replay.tracker.sample_ids(1000, positions) with task=1000, or empty it with buffer.clear()."
+            )
+        if data is not None and (data.labels is None) != (buffer.labels is None):
+            have, lack = ("the buffer", "the task") if data.labels is None else ("the task", "the buffer")
+            raise ValueError(
+                f"The samples of {have} have labels, and those of {lack} have none: all must, or none. Give labels at "
+                "buffer.update(labels=...) and in the batches, or leave them out of both (labels=False here)."
             )
 
     def _check_room(self, data: TaskData | None) -> None:

@@ -79,9 +79,13 @@ def test_as_a_program_with_a_datamodule_of_the_present_folder(tmp_path):
         (["missing.csv", "missing.csv"], "'missing.csv' does not exist; give a folder of images"),
         (["missing.npz", "missing.npz"], "missing.npz does not exist"),
         (["nowhere:Data", "nowhere:Data"], "'nowhere:Data' cannot be imported"),
-        (["OLD", "NEW", "--capacities", "50"], "capacities must rise from at least 1"),
-        (["OLD", "NEW", "--beta", "-1", "--capacities", "5"], "beta (inverse temperature) must be positive"),
-        (["OLD", "NEW", "--replay-ratio", "1", "--capacities", "5"], "must lie strictly between 0 and 1"),
+        (["OLD", "NEW", "--capacities", "50"], "--capacities must rise from at least 1"),
+        (["OLD", "NEW", "--beta", "-1", "--capacities", "5"], "--beta (inverse temperature) must be positive"),
+        (
+            ["OLD", "NEW", "--replay-ratio", "1", "--capacities", "5"],
+            "--replay-ratio must lie strictly between 0 and 1",
+        ),
+        (["OLD", "NEW", "--output-dir", "OLD"], "--output-dir must be a folder"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(tmp_path, monkeypatch, capsys, arguments, message):
@@ -92,6 +96,35 @@ def test_bad_input_is_one_line_and_code_2(tmp_path, monkeypatch, capsys, argumen
     assert error.startswith("hopfield-replay: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["forecast", "a", "b", "--replay-ratio", "half"], "error: --replay-ratio must be a number, got 'half'."),
+        (["forecast", "a", "b", "--beta", "Auto"], "error: --beta must be a number, got 'Auto'."),
+        (["forecast", "a", "b", "--capacity", "5"], "--capacity 5. Did you mean '--capacities'?"),
+        (["forecast", "a", "b", "--capacities", "5", "x"], "error: --capacities must be a whole number, got 'x'."),
+        (["select", "a", "--keep", "4.5"], "error: --keep must be a whole number, got '4.5'."),
+        (["forcast", "a"], "Did you mean 'forecast'?"),
+        (["forecast", "a"], "error: the following arguments are required: new"),
+    ],
+)
+def test_wrong_usage_is_told_in_one_sentence(arguments, sentence, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert capsys.readouterr().err.splitlines()[-1].endswith(sentence)
+
+
+def test_default_capacities_are_those_that_the_folder_holds(tmp_path, capsys):
+    old, new = files(tmp_path)
+    assert main(["forecast", old, new]) == 0
+    capsys.readouterr()
+    with np.load(old) as arrays:
+        few = arrays["images"][:9]
+    np.savez(old, images=few)
+    assert main(["forecast", old, new, "--output-dir", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "forecast.json").read_text())["capacities"] == [3, 4]  # a quarter and a half
 
 
 @pytest.mark.parametrize(

@@ -184,8 +184,8 @@ def test_nothing_to_choose_from():
         ({"objective": "worst"}, 'objective must be "mean", "tail", "blend" or "rise", got \'worst\''),
         ({"oversample": 0}, "oversample must be a whole number >= 1, got 0"),
         ({"oversample": 2.5}, "oversample must be a whole number >= 1, got 2.5"),
-        ({"replay_ratio": 0.0}, "replay_share must lie strictly between 0 and 1, got 0.0"),
-        ({"replay_ratio": 1.0}, "replay_share must lie strictly between 0 and 1, got 1.0"),
+        ({"replay_ratio": 0.0}, "replay_ratio must lie strictly between 0 and 1, got 0.0"),
+        ({"replay_ratio": 1.0}, "replay_ratio must lie strictly between 0 and 1, got 1.0"),
     ],
 )
 def test_bad_arguments(arguments, message):
