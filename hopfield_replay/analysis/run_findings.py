@@ -56,7 +56,7 @@ class RunFindings:
         )
 
     def task_rows(self) -> list[list[str]]:
-        """Cells of what was lost of each earlier task: task, rise, before, now, change, 95th percentile, worse."""
+        """Cells of what was lost of each earlier task: task, rise, change, before, now, 95th percentile, worse."""
         return [[self.called(loss.task), *_cells(loss)] for loss in self.tasks]
 
     def class_rows(self) -> list[list[str]]:
@@ -66,16 +66,16 @@ class RunFindings:
     @property
     def headers(self) -> tuple[str, ...]:
         """Of the cells that tasks and classes share."""
-        return ("rise", f"{LEVELS[self.measure]} when learned", "now", "change", "95th percentile", "got worse")
+        return ("rise", "change", f"{LEVELS[self.measure]} when learned", "now", "95th percentile", "got worse")
 
 
 def _cells(loss: Loss) -> list[str]:
     change = "" if loss.relative is None else f"{loss.relative:+.0%}"
     return [
         f"{loss.rise:+.3g}",
+        change,
         f"{loss.before:.3g}",
         f"{loss.now:.3g}",
-        change,
         f"{loss.p95:+.3g}",
         f"{loss.worse:.0%}",
     ]

@@ -172,8 +172,7 @@ def _settings(report: RunFindings) -> str:
             [["beta", f"{record.beta:.4g}"], ["n_eff", f"{record.n_eff:.3g}"]] if "beta" not in report.settings else []
         )
         rows += [["errors", sentence(record.trust)]] if record.trust else []
-        rows.append(["boundaries took", f"{sum(one.seconds for one in report.history):.3g} s"])
-    return table(("setting", "value"), rows)
+    return table(("setting", "value"), rows, text=True)
 
 
 __all__ = ["as_page"]

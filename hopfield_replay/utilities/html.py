@@ -27,7 +27,9 @@ p.warning { border-left: .25rem solid var(--bar); padding-left: .7rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } thead th { border-bottom: 2px solid var(--strong); }
+th:first-child, td:first-child { text-align: left; } thead th { border-bottom: 2px solid var(--strong);
+  white-space: normal; overflow-wrap: normal; vertical-align: bottom; }
+table.text td { white-space: normal; text-align: left; }
 td.bar { min-width: 7rem; text-align: left; } td.bar i { display: block; height: .8rem; background: var(--bar); }
 td.hot { background: rgb(var(--heat) / var(--share)); } td.cold { background: rgb(var(--cool) / var(--share)); }
 img { max-width: 100%; height: auto; background: #fff; } code { background: var(--code); padding: 0 .2rem; }
@@ -35,7 +37,8 @@ img { max-width: 100%; height: auto; background: #fff; } code { background: var(
 .cards figure { margin: 0; font-size: .8rem; line-height: 1.3; } .cards figcaption { max-width: 13rem; }
 .cards img { width: 4rem; image-rendering: pixelated; margin-right: .2rem; background: none; }
 .cards.small { gap: .25rem; } .cards.small img { width: 3rem; margin: 0; } details { margin: .6rem 0; }
-@media (max-width: 30rem) { body { margin: 1rem auto; } th, td { padding: .2rem .45rem; font-size: .9rem; } }
+@media (max-width: 30rem) { body { margin: 1rem auto; } th, td { padding: .2rem .35rem; font-size: .85rem; }
+  td.bar { min-width: 3rem; } .cards img { width: 2.5rem; } .cards figcaption { max-width: 8.5rem; } }
 """
 
 
@@ -64,8 +67,8 @@ def paragraph(text: str, kind: str = "") -> str:
     return f'<p class="{escape(kind)}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Table whose first column is text and whose other columns are numbers.
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, text: bool = False) -> str:
+    """Table whose first column is text and whose other columns are numbers, or with ``text`` all of it.
 
     Example:
         >>> table(["class", "rise"], [["cat", "0.1"]]).count("<td>")
@@ -73,7 +76,8 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """
     head = "".join(f"<th>{escape(cell)}</th>" for cell in headers)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    kind = ' class="text"' if text else ""
+    return f'<div class="scroll"><table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def ranked(headers: Sequence[str], rows: Sequence[Sequence[str]], values: Sequence[float]) -> str:
