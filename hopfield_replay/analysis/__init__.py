@@ -1,10 +1,12 @@
-"""What a fine-tune will destroy (forecast), what it has destroyed (audit), and what to keep (select)."""
+"""What a fine-tune will destroy (forecast), what it has destroyed (audit, run_report), and what to keep (select)."""
 
 from hopfield_replay.analysis.audit_findings import Examples
 from hopfield_replay.analysis.audit_report import AuditReport
 from hopfield_replay.analysis.auditing import audit
 from hopfield_replay.analysis.forecasting import Forecast, forecast
 from hopfield_replay.analysis.images import ImageCollection, Item, read_collection
+from hopfield_replay.analysis.run_file import find_runs, run_from_file
+from hopfield_replay.analysis.run_report import RunReport, run_report
 from hopfield_replay.analysis.selecting import select
 from hopfield_replay.analysis.selection_report import SelectionReport
 from hopfield_replay.utilities.captions import read_captions
@@ -18,12 +20,16 @@ __all__ = [
     "Forecast",
     "ImageCollection",
     "Item",
+    "RunReport",
     "SelectionReport",
     "audit",
+    "find_runs",
     "forecast",
     "open_image",
     "pixels",
     "read_captions",
     "read_collection",
+    "run_from_file",
+    "run_report",
     "select",
 ]
