@@ -4,7 +4,10 @@ from hopfield_replay.analysis.audit_findings import Examples
 from hopfield_replay.analysis.audit_report import AuditReport
 from hopfield_replay.analysis.auditing import audit
 from hopfield_replay.analysis.forecasting import Forecast, forecast
+from hopfield_replay.analysis.gate import Gate, GroupTest
+from hopfield_replay.analysis.gate_report import as_junit, as_markdown
 from hopfield_replay.analysis.images import ImageCollection, Item, read_collection
+from hopfield_replay.analysis.journal import Journal
 from hopfield_replay.analysis.selecting import select
 from hopfield_replay.analysis.selection_report import SelectionReport
 from hopfield_replay.utilities.captions import read_captions
@@ -16,9 +19,14 @@ __all__ = [
     "AuditReport",
     "Examples",
     "Forecast",
+    "Gate",
+    "GroupTest",
     "ImageCollection",
     "Item",
+    "Journal",
     "SelectionReport",
+    "as_junit",
+    "as_markdown",
     "audit",
     "forecast",
     "open_image",
