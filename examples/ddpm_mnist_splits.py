@@ -7,8 +7,8 @@ tensorboard --logdir runs/ddpm_mnist_splits                             # scalar
 With --checkpoints any two versions of the model can be compared afterwards:
 
 python examples/ddpm_mnist_splits.py --checkpoints
-cd examples && hopfield-replay audit --model helpers.ddpm:DDPM --before ../runs/ddpm_mnist_splits/none/task1.ckpt \
-    --after ../runs/ddpm_mnist_splits/none/task5.ckpt --data ../runs/ddpm_mnist_splits/task1.npz
+cd examples && hopfield-replay audit --model helpers.ddpm:DDPM --before ../runs/ddpm_mnist_splits/none/task0.ckpt \
+    --after ../runs/ddpm_mnist_splits/none/task4.ckpt --data ../runs/ddpm_mnist_splits/task0.npz
 """
 
 import json

@@ -55,7 +55,7 @@ class EpochLines(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         print(
-            f"task {len(self.monitor.history) + 1} of {self.tasks}, epoch {trainer.current_epoch + 1} of "
+            f"task {self.monitor.tracker.next_task} (the last: {self.tasks - 1}), epoch {trainer.current_epoch + 1} of "
             f"{trainer.max_epochs}: loss {trainer.callback_metrics['train/loss']:.4f}",
             flush=True,
         )

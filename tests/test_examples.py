@@ -119,11 +119,11 @@ def test_digits_logs_to_tensorboard(results, arm):
     assert {"train/loss", "forgetting/beta", "forgetting/intrinsic/mean", "forgetting/reconstruction/mean"} <= set(
         tags["scalars"]
     )
-    assert {"5_energy_after/task_0", "5_energy_after/task_1", "7_reconstruction_forgetting/task_0"} <= set(
+    assert {"7_energy_after/task_0", "7_energy_after/task_1", "5_reconstruction_forgetting/task_0"} <= set(
         tags["histograms"]
     )
-    pictures = {f"1_forgetting/{name}" for name in ("against_energy", "against_energy_rise", "over_tasks")}
-    pictures |= {"2_most_forgotten/denoised"}
+    pictures = {f"4_against_forgetting/energy_{name}" for name in ("rise", "when_learned")}
+    pictures |= {"1_forgetting/over_tasks", "2_most_forgotten/denoised"}
     of_buffer = {f"3_buffer/{name}" for name in ("contents", "protected_energy", "turnover")}
     assert set(tags["images"]) == (pictures if arm == "none" else pictures | of_buffer)
     written = json.loads((folder / "results.json").read_text())["arms"][ARMS.index(arm)]["tasks"][1]
@@ -137,12 +137,12 @@ def test_digits_leaves_checkpoints_to_audit(results, monkeypatch, capsys):
 
     _, folder = results
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    before, after = (str(folder / "none" / f"task{task}.ckpt") for task in (1, 2))
-    data = [str(folder / f"task{task}.npz") for task in (1, 2)]
+    before, after = (str(folder / "none" / f"task{task}.ckpt") for task in (0, 1))
+    data = [str(folder / f"task{task}.npz") for task in (0, 1)]
     options = ["--before", before, "--after", after, "--data", *data, "--device", "cpu"]
     assert main(["audit", "--model", "helpers.ddpm:DDPM", *options]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    (first,), (second,) = ([line for line in lines if line[:1] == [f"task{task}.npz"]] for task in (1, 2))
+    (first,), (second,) = ([line for line in lines if line[:1] == [f"task{task}.npz"]] for task in (0, 1))
     written = json.loads((folder / "results.json").read_text())["arms"][ARMS.index("none")]["tasks"][1]
     # the same images and timesteps as the monitor's, other noise
     assert float(first[4]) == pytest.approx(written["reconstruction_forgetting"], rel=0.1)  # the rise

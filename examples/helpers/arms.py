@@ -19,7 +19,7 @@ from helpers.gallery import Gallery, draw_gallery
 from helpers.splits import Split, train_tasks, unknown_policies
 from hopfield_replay.figures import energy_against_forgetting, forgetting_over_tasks
 from hopfield_replay.theory import markdown_table
-from hopfield_replay.tracker import BoundaryRecord, summarize
+from hopfield_replay.tracker import BoundaryRecord, overall, summarize
 
 
 class Epochs(Callback):
@@ -33,21 +33,21 @@ class Epochs(Callback):
 
 
 class TaskCheckpoints(Callback):
-    """Writes the weights that a task ends with, the averaged ones if there is an average, as task1.ckpt and so on."""
+    """Writes the weights that a task ends with, the averaged ones if there is an average, as task0.ckpt and so on."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.learned = 0
+        self.task = 0
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.learned += 1
         # only the module as it stands, which is what the monitor has measured: no optimizer, no average beside it
-        trainer.save_checkpoint(self.folder / f"task{self.learned}.ckpt", weights_only=True)
+        trainer.save_checkpoint(self.folder / f"task{self.task}.ckpt", weights_only=True)
+        self.task += 1
 
 
 def write_held_out(tasks: Sequence[Split], folder: Path) -> None:
-    """Write the held-out images of each task, in [-1, 1], and their labels as task1.npz and so on."""
-    for number, split in enumerate(tasks, 1):
+    """Write the held-out images of each task, in [-1, 1], and their labels as task0.npz and so on."""
+    for number, split in enumerate(tasks):
         images, labels = split.held_out.tensors
         with replacing(folder / f"task{number}.npz") as partial, partial.open("wb") as file:
             np.savez_compressed(file, images=images.numpy(), labels=labels.numpy())
@@ -105,16 +105,13 @@ def run_arm(
 
 def task_summary(record: BoundaryRecord) -> dict[str, Any]:
     """One record of the monitor's history, over the probes of all earlier tasks."""
-    rows = summarize(record)
-    earlier = [probe for probe in record.probes if probe.task < record.task]
-    rises = torch.cat([r for p in earlier if (r := p.reconstruction) is not None]) if earlier else None
-    intrinsic = torch.cat([probe.intrinsic for probe in earlier]) if earlier else None
+    numbers = overall(record)
     return {
         "task": record.task,
-        "intrinsic_forgetting": None if intrinsic is None else float(intrinsic.mean()),
-        "reconstruction_forgetting": None if rises is None else float(rises.mean()),
-        "reconstruction_forgetting_p95": None if rises is None else float(rises.quantile(0.95)),
-        "error_current_task": rows[-1]["error"],
+        "intrinsic_forgetting": numbers.get("intrinsic"),
+        "reconstruction_forgetting": numbers.get("reconstruction"),
+        "reconstruction_forgetting_p95": numbers.get("reconstruction_p95"),
+        "error_current_task": summarize(record)[-1]["error"],
         "beta": record.beta,
         "n_eff": record.n_eff,
         "replayed": record.replayed,
@@ -167,7 +164,7 @@ def draw_curves(arms: list[dict[str, Any]], folder: Path) -> None:
     """Reconstruction forgetting after each task, one line for each arm."""
     figure = forgetting_over_tasks(
         {
-            arm["policy"]: [(t["task"] + 1, t["reconstruction_forgetting"]) for t in arm["tasks"] if t["task"] > 0]
+            arm["policy"]: [(t["task"], t["reconstruction_forgetting"]) for t in arm["tasks"] if t["task"] > 0]
             for arm in arms
         },
         "reconstruction forgetting, held out\n(rise of the mean squared error, per pixel)",

@@ -12,10 +12,10 @@ FEATURES = 32
 class DigitClassifier(nn.Module):
     """Two convolutions and two linear layers; the features are what the last layer sees."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 1) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1),
+            nn.Conv2d(channels, 16, 3, padding=1),
             nn.ReLU(),
             nn.MaxPool2d(2),
             nn.Conv2d(16, 32, 3, padding=1),
@@ -49,7 +49,7 @@ def train_classifier(images: Tensor, labels: Tensor, steps: int = 600) -> tuple[
     train, test = order.split([len(order) * 4 // 5, len(order) - len(order) * 4 // 5])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = DigitClassifier()
+        model = DigitClassifier(images.shape[1])
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     for _ in range(steps):
         batch = train[torch.randint(len(train), (64,), generator=generator)]

@@ -216,6 +216,7 @@ def train_tasks(
     ema_decay: float | None = None,
     gradient_clip: float | None = None,
     generated: int = 0,
+    first: Sequence[Callback] = (),
     callbacks: Sequence[Callback] = (),
     logger: Logger | None = None,
 ) -> tuple[DDPM, ForgettingMonitor]:
@@ -236,6 +237,7 @@ def train_tasks(
         gradient_clip: largest norm of the gradient; None: as it comes.
         generated: so many images that the model draws before each task are chosen from, and no stored ones; 0: stored
             ones.
+        first: callbacks for the Trainer, before all others.
         callbacks: for the Trainer, after the monitor.
         logger: for the Trainer; None: no logger.
 
@@ -249,8 +251,12 @@ def train_tasks(
         buffer = make_buffer(policy, capacity, seed)
         datamodules = [ReplayDataModule(split, buffer, replay_ratio=replay_ratio) for split in tasks]
     drawn = None
+
+    def draw(count: int) -> list[Tensor]:
+        return drawn_batch(model, count, tasks[: len(monitor.history)])
+
     if generated:
-        drawn = GeneratedTask(lambda count: unlabelled(model, count), generated, keep_probes=True, seed=seed)
+        drawn = GeneratedTask(draw, generated, keep_probes=True, seed=seed)
     monitor = ForgettingMonitor(buffer, probe_source="val", generated=drawn, seed=seed)
     # the average comes first, so that the monitor measures it; without a device it would sit on the CPU
     on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
@@ -262,7 +268,7 @@ def train_tasks(
         devices=1,
         precision=precision,
         gradient_clip_val=gradient_clip,
-        callbacks=[*averaging, monitor, *callbacks],
+        callbacks=[*first, *averaging, monitor, *callbacks],
         logger=logger if logger is not None else False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -291,7 +297,11 @@ def make_buffer(policy: str, capacity: int, seed: int = 0) -> EnergyReplayBuffer
     return EnergyReplayBuffer(capacity, chooser, groups="task", sampling=sampling, seed=seed)
 
 
-def unlabelled(model: DDPM, count: int) -> list[Tensor]:
-    """Images that the model draws, as a batch of its training data; the network does not look at their labels."""
+def drawn_batch(model: DDPM, count: int, learned: Sequence[Split]) -> list[Tensor]:
+    """Images that the model draws, of the classes learned so far if it is conditional, as a batch of its data."""
     seed = int(torch.randint(1 << 31, ()))  # the sampler's default would draw the same images again and again
-    return [model.sample(count, seed=seed).cpu(), torch.zeros(count, dtype=torch.int64)]
+    labels = torch.zeros(count, dtype=torch.int64)  # an unconditional network does not look at them
+    if model.conditional:
+        classes = torch.tensor([one for split in learned for one in split.classes])
+        labels = classes[torch.randint(len(classes), (count,))]
+    return [model.sample(count, labels, seed=seed).cpu(), labels]

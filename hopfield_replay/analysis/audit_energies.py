@@ -7,11 +7,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from hopfield_replay.analysis.vectors import Compared
 from hopfield_replay.encoders import Encoder, vectors_of
-from hopfield_replay.functional import Correlation, energy, knn_distance, spearman_interval
+from hopfield_replay.functional import Correlation, PatternTiles, spearman_interval
+from hopfield_replay.functional.many import distances_of, energies_of
+from hopfield_replay.functional.rows import placed
+from hopfield_replay.memory.settings import as_beta
 from hopfield_replay.memory.temperature import calibrate_beta, default_n_eff, diagnose
 from hopfield_replay.tracker.source import TaskSource
-from hopfield_replay.utilities.checks import Similarity, check_beta
+from hopfield_replay.utilities.checks import Similarity, check_finite
 
 _NEIGHBOUR = 10
 _LEAST = 5  # samples of a rank correlation
@@ -43,26 +47,33 @@ def hopfield_energies(
     encode: Encoder,
     beta: float | Literal["auto"],
     similarity: Similarity,
+    device: torch.device,
 ) -> Energies:
     """Energies of vectors (n, d) under two data sets; see :func:`audit`."""
     old = _vectors(old_data, encode, vectors, "old_data")
-    if isinstance(beta, str):
-        value = calibrate_beta(old, n_eff=default_n_eff(len(old)), similarity=similarity)
-    else:
-        value = check_beta(beta)
+    compared = Compared(old, device)
+    given, value = as_beta(beta), as_beta(beta)
+    if value is None:
+        value = compared.worked_out(lambda x: calibrate_beta(x, n_eff=default_n_eff(len(x)), similarity=similarity))
     own = _own_positions(vectors, old)
-    before = energy(vectors, old, value, similarity=similarity, exclude=own)
+    patterns = PatternTiles.of_rows(compared.near)
+    before = energies_of(vectors, patterns, value, similarity=similarity, exclude=own)
     rises = None
     if new_data is not None:
         new = _vectors(new_data, encode, vectors, "new_data")
-        rises = energy(vectors, new, value, similarity=similarity) - before
+        others = PatternTiles.of_rows(placed(new, compared.device))
+        rises = energies_of(vectors, others, value, similarity=similarity) - before
     dense = len(old) > _NEIGHBOUR
     return Energies(
         before=before,
         rises=rises,
-        density=knn_distance(vectors, old, _NEIGHBOUR, exclude=own) if dense else None,
+        density=distances_of(vectors, compared.near, _NEIGHBOUR, exclude=own) if dense else None,
         beta=value,
-        warnings=tuple(diagnose(old, value, similarity=similarity).warnings) if len(old) > 3 else (),
+        warnings=(
+            compared.worked_out(lambda x: diagnose(x, value, similarity=similarity, calibrated=given is None)).warnings
+            if len(old) > 3
+            else ()
+        ),
     )
 
 
@@ -86,6 +97,7 @@ def _vectors(data: Tensor | Iterable[Any], encode: Encoder, audited: Tensor, nam
     if not sum(map(len, parts)):
         raise ValueError(f"{name} holds no samples.")
     vectors = torch.cat(parts)
+    check_finite(vectors, name)
     if vectors.shape[1] != audited.shape[1]:
         raise ValueError(
             f"{name} has vectors of {vectors.shape[1]} numbers, the audited samples have {audited.shape[1]}."

@@ -1,7 +1,6 @@
 """What an audit found, as numbers."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,11 +8,12 @@ from torch import Tensor
 
 from hopfield_replay.analysis.drift import Drift, Label
 from hopfield_replay.functional import Correlation
+from hopfield_replay.utilities.showing import jsonable
 
 _MOST = 10  # samples that are listed
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Examples:
     """The most and the least forgotten samples, and how both versions reconstruct them from the same noise.
 
@@ -45,8 +45,11 @@ class Examples:
     before: Tensor
     after: Tensor
 
+    def __repr__(self) -> str:
+        return f"Examples(worst={self.worst}, best={self.best}, timestep={self.timestep:g})"
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class AuditFindings:
     """The numbers of an :class:`~hopfield_replay.analysis.AuditReport`, where they are documented."""
 
@@ -143,16 +146,5 @@ class AuditFindings:
                              "energies", "energy_rises")
             },
         }  # fmt: skip
-        plain: dict[str, Any] = _plain(fields)
-        return plain
-
-
-def _plain(value: Any) -> Any:
-    """Tensors as lists, keys as text, and None for what is no finite number (JSON knows none)."""
-    if isinstance(value, Tensor):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        result: dict[str, Any] = jsonable(fields)
+        return result

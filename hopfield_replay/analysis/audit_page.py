@@ -14,8 +14,9 @@ from hopfield_replay.analysis.audit_text import (
     error_line,
     group_rows,
     rise_line,
+    worst_line,
 )
-from hopfield_replay.utilities.html import heading, html_page, paragraph, picture, table
+from hopfield_replay.utilities.html import heading, html_page, paragraph, picture, sentence, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,25 +31,22 @@ so far, another training run can move them further."""
 
 def as_html(report: AuditFindings, title: str, notes: Mapping[str, str], figures: "Mapping[str, Figure]") -> str:
     """The page; ``notes`` say of the run what the report does not know."""
-    parts = [paragraph(f"{report.overall.samples} samples: {error_line(report)}; {rise_line(report)}.", "lead")]
+    whole = f"{report.overall.samples} samples: {error_line(report)}; {rise_line(report)}."
+    worst = worst_line(report)
+    parts = [paragraph(whole, "lead")] if worst is None else [paragraph(f"{sentence(worst)}.", "lead")]
+    parts += [] if worst is None else [paragraph(f"All {whole}")]
     if (energy := energy_line(report)) is not None:
-        parts.append(paragraph(f"{energy[0].upper()}{energy[1:]}."))
+        parts.append(paragraph(f"{sentence(energy)}."))
     parts += [paragraph(f"{name.capitalize()}: {value}") for name, value in notes.items()]
-    parts.append(picture(figures["audit"], "Distribution of the rises, and errors after against errors before"))
+    groups = _groups(report, figures)
+    distribution = picture(figures["audit"], "Distribution of the rises, and errors after against errors before")
+    parts += [*groups, *([heading("All samples")] if groups else []), distribution]
     parts.append(heading("Most and least forgotten"))
     for kind, listed in ends(report).items():
         if (drawn := figures.get(f"audit_{kind.replace(' ', '_')}")) is not None:
             parts.append(picture(drawn, f"The {kind} samples above their reconstructions before and after"))
         if listed:
             parts.append(paragraph(f"{kind.capitalize()}: {', '.join(listed)}."))
-    for kind, name, groups in (("class", "audit_classes", report.classes), ("task", "audit_tasks", report.tasks)):
-        if groups:
-            description = f"Distribution of the rises of each {kind}"
-            parts += [
-                heading(f"By {kind}"),
-                table((kind, *HEADERS), group_rows(groups)),
-                picture(figures[name], description),
-            ]
     rows = [[f"{step:g}", *cells] for step, cells in zip(report.timesteps, by_timestep(report), strict=True)]
     parts += [heading("By timestep"), table(("timestep", "error before", "error after"), rows)]
     if report.correlations:
@@ -61,6 +59,16 @@ def as_html(report: AuditFindings, title: str, notes: Mapping[str, str], figures
         parts += [heading("To keep in mind"), *map(paragraph, report.warnings)]
     parts += [heading("How to read this"), paragraph(_READING), paragraph(f"hopfield-replay {__version__}", "note")]
     return html_page(title, parts)
+
+
+def _groups(report: AuditFindings, figures: "Mapping[str, Figure]") -> list[str]:
+    """What each class and each task lost, the most forgotten first."""
+    parts = []
+    for kind, name, groups in (("task", "audit_tasks", report.tasks), ("class", "audit_classes", report.classes)):
+        if groups:
+            rows = table((kind, *HEADERS), group_rows(groups))
+            parts += [heading(f"By {kind}"), rows, picture(figures[name], f"Distribution of the rises of each {kind}")]
+    return parts
 
 
 __all__ = ["as_html"]

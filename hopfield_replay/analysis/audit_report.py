@@ -1,18 +1,26 @@
 """AuditReport: what an audit found, as numbers, text, figures and a page."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from hopfield_replay.analysis.audit_findings import AuditFindings
 from hopfield_replay.analysis.audit_page import as_html
 from hopfield_replay.analysis.audit_pictures import draw
-from hopfield_replay.analysis.audit_text import as_text
+from hopfield_replay.analysis.audit_text import HEADERS, as_text, group_rows, worst_group
+from hopfield_replay.utilities.drawing import draw_bars, histogram
+from hopfield_replay.utilities.showing import Shown, ShownText
+from hopfield_replay.utilities.text import figure_label
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-class AuditReport(AuditFindings):
+_PER_SAMPLE = ("model_energy_old", "model_energy_new", "energies", "energy_rises")
+_BARS = 20  # groups that are drawn, the most forgotten first
+
+
+class AuditReport(AuditFindings, Shown):
     """Paired-noise reconstruction errors of two versions of a model on the same samples, and what goes with them.
 
     Intervals are 95 % bootstrap intervals over samples: training again would move the numbers further.
@@ -60,7 +68,49 @@ class AuditReport(AuditFindings):
 
     def table(self) -> str:
         """The report as text."""
-        return as_text(self)
+        return ShownText(as_text(self))
+
+    def _line(self) -> str:
+        worst = worst_group(self)
+        named = "" if worst is None else f"worst: {worst[0]} {worst[1]} {worst[2]['relative']:+.1%}, "
+        return (
+            f"AuditReport({self.overall.samples} samples, {named}all: error {self.overall.error_old:.4g} -> "
+            f"{self.overall.error_new:.4g} ({self.overall.relative:+.1%}), {self.worse:.0%} got worse)"
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """For each sample, the most forgotten first, its position, name, class, task, errors and energies."""
+        old, new = self.errors_old.mean(1).tolist(), self.errors_new.mean(1).tolist()
+        rises = self.rises.tolist()
+        known = {name: held.tolist() for name in _PER_SAMPLE if (held := getattr(self, name)) is not None}
+        return [
+            {
+                "position": at,
+                "name": self.name(at),
+                **({"class": self.labels[at]} if self.labels else {}),
+                **({"task": self.task_of[at]} if self.task_of else {}),
+                "error_old": old[at],
+                "error_new": new[at],
+                "rise": rises[at],
+                **{name: values[at] for name, values in known.items()},
+            }
+            for at in self.worst.tolist()
+        ]
+
+    def _tables(self) -> list[tuple[Sequence[str], Sequence[Sequence[str]]]]:
+        named = (("task", self.tasks), ("class", self.classes))
+        tables = [((kind, *HEADERS), group_rows(groups)) for kind, groups in named if groups]
+        return tables or super()._tables()  # type: ignore[return-value]  # both are headers and cells
+
+    def _draw(self, axis: "Axes") -> None:
+        groups = self.tasks or self.classes
+        if groups:
+            kind = "task" if self.tasks else "class"
+            bars = {f"{kind} {figure_label(label)}": row["mean_rise"] for label, row in list(groups.items())[:_BARS]}
+            draw_bars(axis, bars)
+        else:
+            histogram(axis, self.rises, "samples")
+        axis.set_xlabel("reconstruction forgetting (rise of the mean squared error, per element)")
 
     def figure(self) -> "Figure":
         """Left: distribution of the errors' rises; right: each sample's error under the second version and the first.

@@ -14,7 +14,8 @@ _SHOWN = 8
 
 def as_text(report: AuditFindings) -> str:
     """The report as text."""
-    lines = [f"{report.overall.samples} samples: {error_line(report)}", rise_line(report)]
+    lines = [] if (worst := worst_line(report)) is None else [worst]
+    lines += [f"{report.overall.samples} samples: {error_line(report)}", rise_line(report)]
     if (energy := energy_line(report)) is not None:
         lines.append(energy)
     lines += [f"{kind}: {', '.join(listed)}" for kind, listed in ends(report).items() if listed]
@@ -28,6 +29,28 @@ def as_text(report: AuditFindings) -> str:
         lines.append(text_table(("", "estimate", "95 % interval"), correlation_rows(report)))
     lines += [f"warning: {printable(warning, None)}" for warning in report.warnings]
     return "\n".join(lines)
+
+
+def worst_group(report: AuditFindings) -> tuple[str, str, Mapping[str, float]] | None:
+    """The class or task whose error rose most: what it is, its name, and its numbers; None without groups."""
+    groups = [
+        (kind, printable(name), row)
+        for kind, named in (("class", report.classes), ("task", report.tasks))
+        for name, row in list(named.items())[:1]  # the most forgotten first
+    ]
+    return max(groups, key=lambda group: group[2]["mean_rise"], default=None)
+
+
+def worst_line(report: AuditFindings) -> str | None:
+    """What was forgotten of the worst group, which the mean over all samples may hide."""
+    worst = worst_group(report)
+    if worst is None:
+        return None
+    kind, name, row = worst
+    relative = interval(row["relative_low"], row["relative_high"], "+.1%")
+    change = f"{row['relative']:+.1%} {relative}"
+    said = f"reconstruction error {row['error_old']:.4g} -> {row['error_new']:.4g}, {change}"
+    return f"worst {kind}: {name}, {said}, {row['worse']:.0%} of its {row['samples']:.0f} samples got worse"
 
 
 def error_line(report: AuditFindings) -> str:
@@ -99,4 +122,4 @@ def interval(low: float, high: float, form: str = "+.4g") -> str:
 
 
 __all__ = ["HEADERS", "as_text", "by_timestep", "correlation_rows", "ends", "energy_line", "error_line", "group_rows",
-           "rise_line"]  # fmt: skip
+           "rise_line", "worst_group", "worst_line"]  # fmt: skip

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from hopfield_replay.analysis.audit_energies import hopfield_energies, rank_correlations
@@ -17,6 +18,7 @@ from hopfield_replay.denoisers import Denoiser, find_denoiser
 from hopfield_replay.encoders import as_encoder
 from hopfield_replay.tracker.meter import ErrorMeter
 from hopfield_replay.utilities.checks import Similarity, check_integer
+from hopfield_replay.utilities.device import CPU, check_device, device_of
 from hopfield_replay.utilities.nested import identity
 
 _POOLED = (
@@ -43,6 +45,7 @@ def audit(
     names: Sequence[str] = (),
     prepare: Callable[[Any], Any] | None = None,
     decode: Callable[[Tensor], Tensor] | None = None,
+    device: torch.device | str | None = None,
 ) -> AuditReport:
     r"""Compare two versions of a diffusion model on the same samples, with the same noise, without training anything.
 
@@ -69,13 +72,16 @@ def audit(
         names: what to call the samples (file names); empty: by their positions.
         prepare: maps a batch of any of the data to what the models and the encoder take; None: it is that.
         decode: maps what the models denoise (latents) to images, for the examples; None: it is that.
+        device: where the vectors of the energies are compared, in parts that fit; None: where the first version's
+            weights are, and the CPU where none are found; ``"cpu"`` forces the CPU. The models run where they are.
 
     Returns:
         An :class:`AuditReport`.
 
     Raises:
         ValueError: no denoiser in a module, or several; noise levels that differ; samples that the models do not take;
-            errors that are not finite; no samples; labels or names that do not fit; new data without old data.
+            errors that are not finite; no samples; labels or names that do not fit; new data without old data; a
+            device that is not there.
         TypeError: neither a denoiser nor a module.
         MemoryError: not even one sample at a time fits on the device.
 
@@ -94,6 +100,7 @@ def audit(
     if new_data is not None and old_data is None:
         raise ValueError("new_data needs old_data: the energy rises from the one to the other.")
     check_integer(examples, "examples", 0)
+    place = check_device(device)
     prepare = prepare or identity
     first = ErrorMeter(_denoiser(old, "old"), timesteps, seed, identity, draws=draws)
     second = ErrorMeter(_denoiser(new, "new"), first.timesteps, seed, identity, draws=draws)
@@ -111,7 +118,13 @@ def audit(
     if measured.vectors is not None:
         assert old_data is not None  # else there were no vectors
         energies = hopfield_energies(
-            measured.vectors, old_data, new_data, lambda batch: encode(prepare(batch)), beta, similarity
+            measured.vectors,
+            old_data,
+            new_data,
+            lambda batch: encode(prepare(batch)),
+            beta,
+            similarity,
+            (device_of(old) or CPU) if place is None else place,
         )
     shown = None
     if examples:

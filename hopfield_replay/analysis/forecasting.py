@@ -9,21 +9,30 @@ import torch
 from torch import Tensor, nn
 
 from hopfield_replay.analysis.replay_plan import TAIL, ReplayPlan
-from hopfield_replay.analysis.vectors import Data, read_vectors
+from hopfield_replay.analysis.vectors import Compared, Data, read_vectors
 from hopfield_replay.figures import rises_and_protection
-from hopfield_replay.functional import energy
+from hopfield_replay.functional import PatternTiles
+from hopfield_replay.functional.many import energies_of
+from hopfield_replay.functional.rows import placed
+from hopfield_replay.memory.settings import as_beta
 from hopfield_replay.memory.temperature import Diagnosis, calibrate_beta, default_n_eff, diagnose
 from hopfield_replay.policies import as_policy, requirements
 from hopfield_replay.policies.candidates import Candidates, sample_keys
 from hopfield_replay.tracker.table import by_label
-from hopfield_replay.utilities.checks import Similarity, check_beta
+from hopfield_replay.utilities.checks import Similarity, check_ratio
+from hopfield_replay.utilities.device import check_device
+from hopfield_replay.utilities.drawing import draw_lines, legend_above
 from hopfield_replay.utilities.progress import track
+from hopfield_replay.utilities.showing import Shown, ShownText, jsonable
 from hopfield_replay.utilities.tables import text_table
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_SIZES = (20, 50, 100, 200, 500)  # of buffers, by default
 _DRAWS = 5  # of the random policies
+_CLASSES = ("class", "samples", "mean rise", "at risk")
 _TIGHTEN = 10  # steps on each certificate
 
 
@@ -45,8 +54,8 @@ class PolicyCurve:
     rise: tuple[float, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class Forecast:
+@dataclass(frozen=True, eq=False, repr=False)
+class Forecast(Shown):
     """What will be forgotten, and what replay would protect, before any training.
 
     Attributes:
@@ -93,8 +102,53 @@ class Forecast:
 
     def to_dict(self) -> dict[str, Any]:
         """The forecast in plain Python, ready for JSON."""
-        plain = asdict(self)
-        return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in plain.items()}
+        result: dict[str, Any] = jsonable(asdict(self))
+        return result
+
+    def _line(self) -> str:
+        worst = ""
+        if self.classes:
+            label, row = max(self.classes.items(), key=lambda item: item[1]["mean_rise"])
+            worst = f", most at risk: class {label} ({row['mean_rise']:.4g})"
+        return (
+            f"Forecast({len(self.rises)} old samples, mean predicted energy rise {float(self.rises.mean()):.4g}"
+            f"{worst}; keep {self.capacity} by {self.policy})"
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """For each old sample, the one most at risk first, its position, predicted rise and energy."""
+        danger = set(self.at_risk.tolist())
+        rises, energies = self.rises.tolist(), self.energies.tolist()
+        return [
+            {"position": at, "rise": rises[at], "energy": energies[at], "at_risk": at in danger}
+            for at in self.rises.argsort(descending=True, stable=True).tolist()
+        ]
+
+    def _tables(self) -> list[tuple[Sequence[str], Sequence[Sequence[str]]]]:
+        tables = [(_CLASSES, self._class_rows())] if self.classes else []
+        return [*tables, (("policy", *map(str, self.capacities)), self._curve_rows())]
+
+    def _class_rows(self) -> list[list[str]]:
+        worst = sorted(self.classes.items(), key=lambda item: -item[1]["mean_rise"])
+        return [
+            [str(label), str(int(row["samples"])), f"{row['mean_rise']:.4g}", f"{row['at_risk']:.0%}"]
+            for label, row in worst
+        ]
+
+    def _curve_rows(self) -> list[list[str]]:
+        rows = [
+            [curve.policy, *(f"{mean:.4g} ({tail:.4g})" for mean, tail in zip(curve.mean, curve.tail, strict=True))]
+            for curve in self.curves
+        ]
+        rows.append(["100 more add", *(f"{value:.4g}" for value in self.marginal)])
+        return [*rows, ["of optimum, >=", *(f"{value:.3f}" for value in self.certificates)]]
+
+    def _draw(self, axis: "Axes") -> None:
+        draw_lines(axis, {c.policy: list(zip(self.capacities, c.mean, strict=True)) for c in self.curves})
+        axis.set(
+            xlabel="samples kept", ylabel="protected energy, mean over old samples\n(squared units of the vectors)"
+        )
+        legend_above(axis, columns=3)
 
     def table(self) -> str:
         """The forecast as text."""
@@ -106,20 +160,9 @@ class Forecast:
             f"most at risk (positions): {self.at_risk[:10].tolist()}",
         ]
         if self.classes:
-            worst = sorted(self.classes.items(), key=lambda item: -item[1]["mean_rise"])
-            rows = [
-                [str(label), str(int(row["samples"])), f"{row['mean_rise']:.4g}", f"{row['at_risk']:.0%}"]
-                for label, row in worst
-            ]
-            lines.append(text_table(("class", "samples", "mean rise", "at risk"), rows))
+            lines.append(text_table(_CLASSES, self._class_rows()))
         lines.append("protected energy, mean over the old samples (worst tenth), by buffer size:")
-        rows = [
-            [curve.policy, *(f"{mean:.4g} ({tail:.4g})" for mean, tail in zip(curve.mean, curve.tail, strict=True))]
-            for curve in self.curves
-        ]
-        rows.append(["100 more add", *(f"{value:.4g}" for value in self.marginal)])
-        rows.append(["of optimum, >=", *(f"{value:.3f}" for value in self.certificates)])
-        lines.append(text_table(("policy", *map(str, self.capacities)), rows))
+        lines.append(text_table(("policy", *map(str, self.capacities)), self._curve_rows()))
         lines.append("the same, each old sample counted by its predicted rise:")
         counted = [[curve.policy, *(f"{value:.4g}" for value in curve.rise)] for curve in self.curves]
         lines.append(text_table(("policy", *map(str, self.capacities)), counted))
@@ -127,7 +170,7 @@ class Forecast:
         lines.append(f"recommended: policy {self.policy}, capacity {self.capacity}{size}")
         lines.append(f'there objective="rise" reaches >= {self.rise_certificate:.3f} of the optimum counted by rise')
         lines += [f"warning: {warning}" for warning in self.diagnosis.warnings]
-        return "\n".join(lines)
+        return ShownText("\n".join(lines))
 
     def figure(self) -> "Figure":
         """Left: the distribution of the predicted rises; right: protected energy against buffer size."""
@@ -143,11 +186,12 @@ def forecast(
     encoder: Callable[[Any], Tensor] | nn.Module | None = None,
     beta: float | Literal["auto"] = "auto",
     similarity: Similarity = "distance",
-    capacities: Sequence[int] = (20, 50, 100, 200, 500),
+    capacities: Sequence[int] | None = None,
     policies: Sequence[str] = ("greedy_gain", "random", "high_energy", "k_center", "herding"),
     labels: Tensor | None = None,
     replay_ratio: float = 0.5,
     seed: int = 0,
+    device: torch.device | str | None = None,
 ) -> Forecast:
     r"""Predict what training on ``new`` will make a model of ``old`` forget, and what a replay buffer would save.
 
@@ -162,17 +206,21 @@ def forecast(
         beta: inverse temperature, or ``"auto"``: a median leave-one-out n_eff of 5 on the old samples.
         similarity: ``"distance"`` or ``"dot"``.
         capacities: buffer sizes, rising, each >= 1; those above the number of old samples are left out.
+            None: 20, 50, 100, 200 and 500, or, of fewer than 20 samples, a quarter and a half of them.
         policies: names of the policies to compare; greedy_gain is always among them.
         labels: (n,) integers of the old samples, for the table by class; None: the integers (n,) in the batches, if
             any.
         replay_ratio: share of each batch that would be replayed, in (0, 1).
         seed: of the random policies.
+        device: where vectors are compared, in parts that fit; None: where the encoder's weights are, and without such
+            where the old data lies; ``"cpu"`` forces the CPU.
 
     Returns:
         A :class:`Forecast`.
 
     Raises:
-        ValueError: fewer than 4 old samples, no new ones, dimensions that differ, NaN, capacities out of range.
+        ValueError: fewer than 4 old samples, no new ones, dimensions that differ, NaN, capacities out of range, a
+            device that is not there.
         TypeError: data that cannot be read.
 
     Example:
@@ -184,28 +232,36 @@ def forecast(
 
     Source: the identity of the replay gain; Satopaa et al. (2011) for the knee.
     """
-    known, found_labels, sample_bytes = read_vectors(old, encoder, "old")
-    coming, _, _ = read_vectors(new, encoder, "new")
+    check_ratio(replay_ratio, "replay_ratio")
+    given, place = as_beta(beta), check_device(device)
+    for name in policies:
+        as_policy(name)
+    read = read_vectors(old, encoder, "old")
+    known, coming = read.rows, read_vectors(new, encoder, "new").rows
     if known.shape[1] != coming.shape[1]:
         raise ValueError(f"old vectors have dimension {known.shape[1]}, new ones {coming.shape[1]}.")
     if len(known) < 4:
         raise ValueError(f"forecast needs at least 4 old samples, got {len(known)}.")
-    labels = found_labels if labels is None else labels.cpu()
+    labels = read.labels if labels is None else labels.cpu()
     if labels is not None and labels.shape != (len(known),):
         raise ValueError(f"labels must have shape ({len(known)},), got {tuple(labels.shape)}.")
+    if capacities is None:
+        capacities = [size for size in _SIZES if size <= len(known)] or sorted({-(-len(known) // 4), len(known) // 2})
     sizes = tuple(size for size in capacities if size <= len(known))
     if not sizes or any(b <= a for a, b in pairwise(sizes)) or sizes[0] < 1:
         raise ValueError(
             f"capacities must rise from at least 1 and start within the {len(known)} old samples, got "
             f"{list(capacities)}."
         )
+    compared = Compared(known, read.device if place is None else place)
     value = (
-        calibrate_beta(known, n_eff=default_n_eff(len(known)), similarity=similarity)
-        if isinstance(beta, str)
-        else check_beta(beta)
+        compared.worked_out(lambda x: calibrate_beta(x, n_eff=default_n_eff(len(x)), similarity=similarity))
+        if given is None
+        else given
     )
-    energies = energy(known, known, value, similarity=similarity, exclude=torch.arange(len(known)))
-    after = energy(known, coming, value, similarity=similarity)
+    patterns = PatternTiles.of_rows(compared.near)
+    energies = energies_of(known, patterns, value, similarity=similarity, exclude=torch.arange(len(known)))
+    after = energies_of(known, PatternTiles.of_rows(placed(coming, compared.device)), value, similarity=similarity)
     rises = after - energies
     pool = Candidates(
         torch.arange(len(known)),
@@ -217,8 +273,9 @@ def forecast(
         next_energies=after,
         beta=value,
         similarity=similarity,
+        device=compared.device,
     )
-    plan = ReplayPlan(pool, replay_ratio)
+    plan = ReplayPlan(pool, replay_ratio, near=compared.near)
     greedy = [plan.greedy(size, tighten=_TIGHTEN) for size in track(sizes, "Choosing buffers")]
     more = [plan.greedy(min(size + 100, len(known))).mean for size in sizes]
     curves = [
@@ -244,9 +301,9 @@ def forecast(
         rise_certificate=plan.greedy(sizes[knee], by_rise=True, tighten=_TIGHTEN).guaranteed_share,
         policy=max(curves, key=lambda curve: curve.mean[knee]).policy,
         capacity=sizes[knee],
-        sample_bytes=sample_bytes,
+        sample_bytes=read.sample_bytes,
         beta=value,
-        diagnosis=diagnose(known, value, similarity=similarity),
+        diagnosis=compared.worked_out(lambda x: diagnose(x, value, similarity=similarity, calibrated=given is None)),
     )
 
 

@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from hopfield_replay.functional import (
+    PatternTiles,
     Selection,
     StreamedAffinity,
-    energy,
     far_task_energy,
     greedy_replay_gain,
     predicted_rises,
@@ -17,6 +17,8 @@ from hopfield_replay.functional import (
     rise_weights,
 )
 from hopfield_replay.functional.affinity import matrix_or_streamed
+from hopfield_replay.functional.many import energies_of
+from hopfield_replay.functional.rows import Matrix, picked
 from hopfield_replay.memory.readings import spread_indices
 from hopfield_replay.policies.candidates import Candidates
 
@@ -33,6 +35,7 @@ class ReplayPlan:
         replay_ratio: share of each batch that would be replayed, in (0, 1).
         among: (C,) positions of those that may be replayed; None: all.
         most: at most this many of the old samples are counted, spread evenly.
+        near: the vectors of all old samples where they are compared; None: there where they are.
 
     Attributes:
         targets: (n,) positions of the old samples that are counted.
@@ -42,11 +45,18 @@ class ReplayPlan:
     """
 
     def __init__(
-        self, known: Candidates, replay_ratio: float, *, among: Tensor | None = None, most: int = TARGETS
+        self,
+        known: Candidates,
+        replay_ratio: float,
+        *,
+        among: Tensor | None = None,
+        most: int = TARGETS,
+        near: Matrix | None = None,
     ) -> None:
         self._known = known
         self._replay_ratio = replay_ratio
         self.targets = spread_indices(len(known), most)
+        self._near = known.rows if near is None else near
         self._vectors = known.vectors[self.targets]
         if known.next_energies is not None:
             self._next = known.next_energies[self.targets]
@@ -59,8 +69,8 @@ class ReplayPlan:
                 self._next = torch.full_like(self.risk, far_task_energy(known.vectors))
             else:  # unit-norm patterns of an unrelated task have <x, xi> about 0
                 self._next = 0.5 * self._vectors.to(torch.float64).square().sum(1)
-        candidates = known.vectors if among is None else known.vectors[among]
-        self._arguments = (self._vectors, candidates, self._next, known.beta)
+        candidates = self._near if among is None else picked(self._near, among.to(self._near.device))
+        self._arguments = (self._vectors.to(self._near.device), candidates, self._next, known.beta)
         self.tail = self.risk.argsort(descending=True, stable=True)[: max(1, round(TAIL * len(self.targets)))]
 
     def greedy(self, size: int, *, by_rise: bool = False, tighten: int = 0) -> Selection:
@@ -83,14 +93,20 @@ class ReplayPlan:
 
     def protected(self, chosen: Tensor | None) -> Tensor:
         """Energy (n,) that keeping the old samples at these positions protects of each target; None: all of them."""
-        kept = self._known.vectors if chosen is None else self._known.vectors[chosen]
-        masses = torch.full((len(kept),), replay_mass(len(kept), self._replay_ratio), dtype=torch.float64)
-        settings = {"masses": masses, "similarity": self._known.similarity, "normalize": False}
-        replayed = energy(self._vectors, kept, self._known.beta, **settings)  # type: ignore[arg-type]  # a dict of these
+        kept = self._near if chosen is None else self._near[chosen.to(self._near.device)]
+        mass = replay_mass(len(kept), self._replay_ratio)
+        masses = torch.full((len(kept),), mass, dtype=torch.float64, device=kept.device)
+        replayed = energies_of(
+            self._vectors,
+            PatternTiles.of_rows(kept, masses),
+            self._known.beta,
+            similarity=self._known.similarity,
+            normalize=False,
+        )
         return softplus(self._known.beta * (self._next - replayed), threshold=700.0) / self._known.beta
 
     @cached_property
     def _unit(self) -> Tensor | StreamedAffinity:
-        """Affinities of mass 1."""
+        """Affinities of mass 1; as a matrix they lie in memory, where the many small steps of the choice are fast."""
         rows = StreamedAffinity(*self._arguments, masses=1.0, similarity=self._known.similarity)
-        return matrix_or_streamed(rows, elements=None, narrow=True)
+        return matrix_or_streamed(rows, elements=None, narrow=True, place=self._vectors.device)

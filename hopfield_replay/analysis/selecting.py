@@ -13,14 +13,18 @@ from hopfield_replay.analysis.images import ImageCollection
 from hopfield_replay.analysis.near_duplicates import near_duplicates
 from hopfield_replay.analysis.replay_plan import TARGETS, ReplayPlan
 from hopfield_replay.analysis.selection_report import Protection, SelectionReport
-from hopfield_replay.analysis.vectors import Data, read_vectors
+from hopfield_replay.analysis.vectors import Compared, Data, read_vectors
 from hopfield_replay.buffer.choice import weigh
-from hopfield_replay.functional import energy
+from hopfield_replay.functional import PatternTiles
+from hopfield_replay.functional.many import energies_of
+from hopfield_replay.functional.rows import Matrix, placed
 from hopfield_replay.memory.readings import spread_indices
+from hopfield_replay.memory.settings import as_beta
 from hopfield_replay.memory.temperature import calibrate_beta, default_n_eff, diagnose
 from hopfield_replay.policies import Policy, Random, as_policy, balanced, requirements
 from hopfield_replay.policies.candidates import Candidates, sample_keys
-from hopfield_replay.utilities.checks import Similarity, check_beta, check_integer
+from hopfield_replay.utilities.checks import Similarity, check_integer, check_ratio
+from hopfield_replay.utilities.device import check_device
 
 _DRAWS = 5  # of random sets to compare with
 _TIGHTEN = 10  # steps on the certificate
@@ -47,6 +51,7 @@ def select(
     replay_ratio: float = 0.5,
     size: int | None = None,
     seed: int = 0,
+    device: torch.device | str | None = None,
 ) -> SelectionReport:
     r"""Choose the samples to keep of a data set: a replay set, a regularisation set, or any other coreset.
 
@@ -75,13 +80,15 @@ def select(
         size: side to which the images of a collection are scaled and cropped for their vectors; None: as they are, or
             64 if they have several sizes.
         seed: of the random policies and of the pool.
+        device: where vectors are compared, in parts that fit; None: where the encoder's weights are, and without such
+            where the old data lies; ``"cpu"`` forces the CPU.
 
     Returns:
         A :class:`SelectionReport`.
 
     Raises:
         ValueError: fewer than 4 old samples, no new ones, dimensions that differ, NaN, more to keep than there is, a
-            policy that needs a model, more groups than places.
+            policy that needs a model, more groups than places, a device that is not there.
         TypeError: data that cannot be read, a policy without ``select``.
 
     Warns:
@@ -97,30 +104,36 @@ def select(
     Source: Nemhauser, Wolsey, Fisher (1978) for the guarantee.
     """
     check_integer(keep, "keep", 1)
+    check_ratio(replay_ratio, "replay_ratio")
+    given = as_beta(beta)
     chooser = as_policy(policy)
     if requirements(chooser).losses:
         raise ValueError(f"{policy!r} needs a model's loss on every sample, and select knows no model; choose another.")
     side = _side(old, size, encoder)
     grey = all(data.form[1] for data in (old, new) if isinstance(data, ImageCollection))
-    vectors, own_labels, _ = read_vectors(_batches(old, side, grey), encoder, "old")
+    place = check_device(device)
+    read = read_vectors(_batches(old, side, grey), encoder, "old")
+    vectors = read.rows
     if len(vectors) < 4:
         raise ValueError(f"select needs at least 4 old samples, got {len(vectors)}.")
-    coming = None if new is None else read_vectors(_batches(new, side, grey), encoder, "new")[0]
+    coming = None if new is None else read_vectors(_batches(new, side, grey), encoder, "new").rows
     if labels is None:
-        labels = old.labels if isinstance(old, ImageCollection) else own_labels
+        labels = old.labels if isinstance(old, ImageCollection) else read.labels
     if isinstance(by, str) and labels is None:
         raise ValueError(f"by={by!r} needs labels, and the old samples have none.")
     groups = Groups.of(labels if isinstance(by, str) else by, len(vectors))
     copies = None if unique is False else near_duplicates(vectors, _NEAR if unique is True else unique)
+    compared = Compared(vectors, read.device if place is None else place)
     value = (
-        calibrate_beta(vectors, n_eff=default_n_eff(len(vectors)), similarity=similarity)
-        if isinstance(beta, str)
-        else check_beta(beta)
+        compared.worked_out(lambda x: calibrate_beta(x, n_eff=default_n_eff(len(x)), similarity=similarity))
+        if given is None
+        else given
     )
-    known = _known(vectors, groups, seed, beta=value, similarity=similarity, places=keep, replay_ratio=replay_ratio)
+    described = {"beta": value, "similarity": similarity, "places": keep, "replay_ratio": replay_ratio}
+    known = _known(vectors, groups, seed, **described, device=compared.device)
     among = _candidates(known, groups, copies, pool, seed)
     _check_places(keep, groups, among)
-    known = _with_energies(known, among, coming)
+    known = _with_energies(known, among, coming, compared.near)
 
     def chosen(chooser: Policy, keys_of: int) -> Tensor:
         """Positions of what a policy chooses, in equal shares where there are groups."""
@@ -131,10 +144,10 @@ def select(
         return among[picks]
 
     indices = chosen(chooser, seed)
-    plan = ReplayPlan(known, replay_ratio, among=among)
+    plan = ReplayPlan(known, replay_ratio, among=among, near=compared.near)
     kept = plan.protected(indices)
     bound = plan.greedy(keep, tighten=_TIGHTEN).upper_bound
-    uncovered, shortfall = _worst_covered(ReplayPlan(known, replay_ratio, most=_LOOKED_AT), indices)
+    uncovered, shortfall = _worst_covered(ReplayPlan(known, replay_ratio, most=_LOOKED_AT, near=compared.near), indices)
     table = groups if len(groups) > 1 else Groups.of(labels, len(vectors))
     return SelectionReport(
         indices=indices,
@@ -152,7 +165,7 @@ def select(
         candidates=len(among),
         samples=len(known),
         beta=value,
-        diagnosis=diagnose(vectors, value, similarity=similarity),
+        diagnosis=compared.worked_out(lambda x: diagnose(x, value, similarity=similarity, calibrated=given is None)),
     )
 
 
@@ -207,21 +220,22 @@ def _check_places(keep: int, groups: Groups, among: Tensor) -> None:
         raise ValueError(f"{len(groups)} groups cannot share keep={keep} places; keep at least one of each.")
 
 
-def _with_energies(known: Candidates, among: Tensor, coming: Tensor | None) -> Candidates:
+def _with_energies(known: Candidates, among: Tensor, coming: Tensor | None, near: Matrix) -> Candidates:
     """The samples with the energies of those that may be chosen or are counted."""
     n = len(known)
     asked = torch.cat([among, spread_indices(n, _LOOKED_AT), spread_indices(n, TARGETS)]).unique()
 
-    def of(patterns: Tensor, exclude: Tensor | None) -> Tensor:
-        energies = torch.full((n,), torch.nan, dtype=torch.float64)
-        energies[asked] = energy(
-            known.vectors[asked], patterns, known.beta, similarity=known.similarity, exclude=exclude
+    def of(patterns: Matrix, exclude: Tensor | None) -> Tensor:
+        energies, tiles = torch.full((n,), torch.nan, dtype=torch.float64), PatternTiles.of_rows(patterns)
+        energies[asked] = energies_of(
+            known.vectors[asked], tiles, known.beta, similarity=known.similarity, exclude=exclude
         )
         return energies
 
     if coming is not None and coming.shape[1] != known.vectors.shape[1]:
         raise ValueError(f"old vectors have dimension {known.vectors.shape[1]}, new ones {coming.shape[1]}.")
-    return replace(known, energies=of(known.vectors, asked), next_energies=None if coming is None else of(coming, None))
+    after = None if coming is None else of(placed(coming, near.device), None)
+    return replace(known, energies=of(near, asked), next_energies=after)
 
 
 def _worst_covered(plan: ReplayPlan, indices: Tensor) -> tuple[Tensor, Tensor]:

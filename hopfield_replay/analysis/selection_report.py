@@ -8,10 +8,13 @@ from torch import Tensor
 
 from hopfield_replay.figures import contact_sheet
 from hopfield_replay.memory.temperature import Diagnosis
+from hopfield_replay.utilities.drawing import draw_bars
+from hopfield_replay.utilities.showing import Shown, ShownText, jsonable
 from hopfield_replay.utilities.tables import text_table
 from hopfield_replay.utilities.text import printable
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _NAMED = 10  # of those that the table names
@@ -39,8 +42,8 @@ class Protection:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class SelectionReport:
+@dataclass(frozen=True, eq=False, repr=False)
+class SelectionReport(Shown):
     """What :func:`~hopfield_replay.select` chose.
 
     Attributes:
@@ -95,21 +98,41 @@ class SelectionReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report in plain Python, ready for JSON."""
-        chosen = zip(self.indices.tolist(), self.weights.tolist(), strict=True)
         missed = zip(self.uncovered.tolist(), self.shortfall.tolist(), strict=True)
-        return {
-            "chosen": [{"rank": i + 1, **self._at(at), "weight": w} for i, (at, w) in enumerate(chosen)],
-            "uncovered": [{**self._at(at), "shortfall": lack} for at, lack in missed],
-            "duplicates": [{**self._at(row), "of": self._at(first)} for row, first in self.duplicates],
-            "classes": self.classes,
-            "protected": {name: asdict(getattr(self, name)) for name in ("kept", "random", "everything")},
-            "certificate": self.certificate,
-            "policy": self.policy,
-            "candidates": self.candidates,
-            "samples": self.samples,
-            "beta": self.beta,
-            "diagnosis": asdict(self.diagnosis),
-        }
+        result: dict[str, Any] = jsonable(
+            {
+                "chosen": self.rows(),
+                "uncovered": [{**self._at(at), "shortfall": lack} for at, lack in missed],
+                "duplicates": [{**self._at(row), "of": self._at(first)} for row, first in self.duplicates],
+                "classes": self.classes,
+                "protected": {name: asdict(getattr(self, name)) for name in ("kept", "random", "everything")},
+                "certificate": self.certificate,
+                "policy": self.policy,
+                "candidates": self.candidates,
+                "samples": self.samples,
+                "beta": self.beta,
+                "diagnosis": asdict(self.diagnosis),
+            }
+        )
+        return result
+
+    def rows(self) -> list[dict[str, Any]]:
+        """For each chosen sample, best first, its rank from 1, position and name, and how many it stands for."""
+        chosen = zip(self.indices.tolist(), self.weights.tolist(), strict=True)
+        return [{"rank": i + 1, **self._at(at), "weight": w} for i, (at, w) in enumerate(chosen)]
+
+    def _line(self) -> str:
+        return (
+            f"SelectionReport({len(self)} of {self.samples} samples by {self.policy}, protected energy "
+            f"{self.kept.mean:.4g} (random {self.random.mean:.4g}), worst tenth {self.kept.tail:.4g} "
+            f"(random {self.random.tail:.4g}))"
+        )
+
+    def _draw(self, axis: "Axes") -> None:
+        compared = {"these": self.kept, "random": self.random, "everything": self.everything}
+        worst = {f"{name}, worst tenth": protection.tail for name, protection in compared.items()}
+        draw_bars(axis, {f"{name}, mean": protection.mean for name, protection in compared.items()} | worst)
+        axis.set_xlabel(f"protected energy of {len(self)} kept (squared units of the vectors)")
 
     def _at(self, position: int) -> dict[str, Any]:
         return {"position": position, **({"name": self.names[position]} if self.names else {})}
@@ -135,7 +158,7 @@ class SelectionReport:
             lines.append(f"near-duplicates left out: {len(self.duplicates)}")
         lines.append(f"worst covered: {self._called(self.uncovered[:_NAMED].tolist())}")
         lines += [f"warning: {warning}" for warning in self.diagnosis.warnings]
-        return "\n".join(lines)
+        return ShownText("\n".join(lines))
 
     def figure(self, pictures: Callable[[Tensor], Tensor]) -> "Figure":
         """A contact sheet: the chosen samples in their order, and those that are covered worst.

@@ -1,22 +1,44 @@
 """How data becomes vectors: a tensor, or batches of any kind."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from hopfield_replay.encoders import as_encoder, first_labels, vectors_of
+from hopfield_replay.functional.rows import Matrix, placed
 from hopfield_replay.tracker.source import TaskSource
+from hopfield_replay.utilities.checks import check_finite
+from hopfield_replay.utilities.device import device_of, float64_device
 from hopfield_replay.utilities.progress import track
 
 Data = Tensor | Iterable[Any]
 
 
-def read_vectors(
-    data: Data, encoder: Callable[[Any], Tensor] | nn.Module | None, name: str
-) -> tuple[Tensor, Tensor | None, int]:
-    """Vectors (n, d), labels (n,) or None, and the bytes of a sample.
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """Data as vectors.
+
+    Attributes:
+        rows: (n, d) float32, on the CPU.
+        labels: (n,) int64; None if not every batch has them.
+        sample_bytes: of one sample, as it was given in a tensor, else of its vector.
+        device: where the encoder computes; without an encoder of its own where the data lies.
+    """
+
+    rows: Tensor
+    labels: Tensor | None
+    sample_bytes: int
+    device: torch.device
+
+
+def read_vectors(data: Data, encoder: Callable[[Any], Tensor] | nn.Module | None, name: str) -> Vectors:
+    """Read data of any kind.
 
     Args:
         data: a tensor (n, *shape), or batches.
@@ -24,19 +46,49 @@ def read_vectors(
         name: of the data, for messages.
 
     Raises:
-        ValueError: no samples.
+        ValueError: no samples, NaN or infinite ones.
         TypeError: data that cannot be read.
     """
     encode = as_encoder(encoder)
     batches = [data] if isinstance(data, Tensor) else (batch for _, batch in TaskSource(data).batches())
-    vectors, labels, size = [], [], 0
+    vectors, labels, size, place = [], [], 0, device_of(encoder)
     for batch in track(batches, f"Reading {name}"):
-        encoded = vectors_of(encode, batch).cpu()
-        vectors.append(encoded)
+        encoded = vectors_of(encode, batch)
+        place = encoded.device if place is None else place
+        vectors.append(encoded.cpu())
         labels.append(first_labels(batch, len(encoded)))
         if len(encoded) and not size:
             size = batch[0].nbytes if isinstance(batch, Tensor) else encoded[0].nbytes
     if not vectors or not sum(map(len, vectors)):
         raise ValueError(f"{name} holds no samples.")
+    assert place is not None  # of the first batch
     known = [label for label in labels if label is not None]
-    return torch.cat(vectors), torch.cat(known) if len(known) == len(labels) else None, size
+    rows = torch.cat(vectors)
+    check_finite(rows, name)
+    return Vectors(rows, torch.cat(known) if len(known) == len(labels) else None, size, place)
+
+
+class Compared:
+    """Vectors where they are compared: on a device, in as large parts as it has room for, or else on the CPU.
+
+    Args:
+        rows: (n, d) on the CPU.
+        device: where; the CPU in place of a device without float64.
+
+    Example:
+        >>> compared = Compared(torch.ones(3, 2), torch.device("cpu"))
+        >>> compared.device, compared.worked_out(len)
+        (device(type='cpu'), 3)
+    """
+
+    def __init__(self, rows: Tensor, device: torch.device) -> None:
+        self.rows, self.device = rows, float64_device(device)
+        self.near: Matrix = placed(rows, self.device)
+
+    def worked_out(self, measure: Callable[[Matrix], _Result]) -> _Result:
+        """What is measured of all vectors together; on the CPU where the device has no room for that."""
+        try:
+            return measure(self.near)
+        except torch.OutOfMemoryError:
+            pass  # past the handler, so that the traceback no longer holds what is in the way
+        return measure(self.rows)

@@ -18,7 +18,8 @@ from hopfield_replay.denoisers import Denoiser
 from hopfield_replay.functional import energy
 from hopfield_replay.functional.diffusion import reconstruction_error
 from hopfield_replay.memory.memory import HopfieldMemory
-from hopfield_replay.utilities.checks import Similarity, check_beta, check_similarity
+from hopfield_replay.memory.settings import as_beta
+from hopfield_replay.utilities.checks import Similarity, check_similarity
 
 
 class _Rise(PluginMetric[float]):  # type: ignore[misc]  # avalanche is untyped here
@@ -140,7 +141,7 @@ class IntrinsicForgetting(_Rise):
     ) -> None:
         super().__init__()
         check_similarity(similarity)
-        self.beta: float | None = None if beta == "auto" else check_beta(beta)
+        self.beta: float | None = as_beta(beta)
         self.similarity: Similarity = similarity
         self.encoder = encoder
         self._replayed: tuple[Tensor, Tensor, Any] | None = None  # vectors, shares, and the plugin that replays them

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from hopfield_replay.avalanche.experience_source import read_vectors
 from hopfield_replay.functional import energy
+from hopfield_replay.memory.settings import as_beta
 from hopfield_replay.memory.temperature import calibrate_beta, default_n_eff
 from hopfield_replay.policies import Policy, as_policy
 from hopfield_replay.policies.candidates import Candidates, sample_keys
-from hopfield_replay.utilities.checks import Similarity, check_beta, check_similarity
+from hopfield_replay.utilities.checks import Similarity, check_similarity
 
 
 class EnergySelectionStrategy(ExemplarsSelectionStrategy):  # type: ignore[misc]  # avalanche is untyped here
@@ -59,7 +60,7 @@ class EnergySelectionStrategy(ExemplarsSelectionStrategy):  # type: ignore[misc]
             raise ValueError(f"limit must be a whole number >= 1 or None, got {limit!r}.")
         self.policy = as_policy(policy)
         self.limit = limit
-        self.beta: float | None = None if beta == "auto" else check_beta(beta)
+        self.beta: float | None = as_beta(beta)
         self.similarity: Similarity = similarity
         self.encoder = encoder
         self.seed = seed

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hopfield_replay.buffer.choice import choose, weigh
-from hopfield_replay.buffer.drawing import SAMPLINGS, WEIGHTED, Sampling, positions, shares
+from hopfield_replay.buffer.drawing import SAMPLINGS, WEIGHTED, Sampling, default_sampling, positions, shares
 from hopfield_replay.buffer.drawn import Drawn
 from hopfield_replay.buffer.merging import check_merge, released, renumbered, shared_groups
 from hopfield_replay.buffer.provenance import Provenance
@@ -19,24 +19,26 @@ from hopfield_replay.buffer.removal import as_ids, without
 from hopfield_replay.buffer.reread import Reread
 from hopfield_replay.buffer.state import FORMAT, read_state
 from hopfield_replay.buffer.storage import SampleStore, load_tree, plain, save_tree
-from hopfield_replay.buffer.views import KeptSamples, frame, notebook, rows_of
+from hopfield_replay.buffer.views import COLUMNS, KeptSamples, by_task, rows_of
 from hopfield_replay.functional import predicted_rises
-from hopfield_replay.functional.many import energies_of
-from hopfield_replay.functional.rows import Matrix, Rows, picked, pieces, placed
-from hopfield_replay.functional.tiles import PatternTiles
+from hopfield_replay.functional.patterns import Patterns
+from hopfield_replay.functional.rows import Matrix, Rows, picked, pieces
 from hopfield_replay.memory.settings import EnergySettings
 from hopfield_replay.memory.vector_store import MEMORY
 from hopfield_replay.policies import Policy, as_policy, requirements
 from hopfield_replay.policies.candidates import Candidates, as_plain, no_candidates, offered
 from hopfield_replay.utilities.checks import Similarity, as_matrix, check_beta, check_integer, check_masses
+from hopfield_replay.utilities.choices import did_you_mean
+from hopfield_replay.utilities.drawing import draw_bars
 from hopfield_replay.utilities.interrupts import to_the_end
 from hopfield_replay.utilities.nested import Source, gather_from, rows, take
+from hopfield_replay.utilities.showing import Shown, jsonable
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from matplotlib.axes import Axes
 
 
-class EnergyReplayBuffer:
+class EnergyReplayBuffer(Shown):
     """Keeps at most ``capacity`` samples of all tasks, each with its id, task, energy and vector.
 
     A sample is any nesting of dicts, tuples and lists of tensors (and lists of strings). What is kept is copied, in its
@@ -113,17 +115,19 @@ class EnergyReplayBuffer:
         if capacity < 1:
             raise ValueError(f"capacity must be at least 1, got {capacity}. For no replay, use no buffer.")
         if groups not in (None, "task", "label"):
-            raise ValueError(f'groups must be None, "task" or "label", got {groups!r}.')
+            raise ValueError(
+                f'groups must be None, "task" or "label", got {groups!r}.{did_you_mean(groups, ("task", "label"))}'
+            )
         if sampling not in (None, *SAMPLINGS):
             known = ", ".join(f'"{name}"' for name in SAMPLINGS)
-            raise ValueError(f"sampling must be {known} or None, got {sampling!r}.")
+            raise ValueError(f"sampling must be {known} or None, got {sampling!r}.{did_you_mean(sampling, SAMPLINGS)}")
         self.settings = EnergySettings(beta, similarity)
         self.capacity = capacity
         self.policy = as_policy(policy)
         self.groups = groups
         self._needs = requirements(self.policy)
         if sampling is None:
-            sampling = "rise_weight" if self._needs.rises else "weight" if self._needs.weights else "uniform"
+            sampling = default_sampling(self.policy)
         self.sampling = sampling
         self.seed = seed
         self.drawn = Drawn()
@@ -143,7 +147,7 @@ class EnergyReplayBuffer:
     def __len__(self) -> int:
         return len(self._slots)
 
-    def __repr__(self) -> str:
+    def _line(self) -> str:
         name = type(self.policy).__name__
         return (
             f"EnergyReplayBuffer({len(self)} of {self.capacity}, policy={name}, groups={self.groups!r}, "
@@ -426,8 +430,7 @@ class EnergyReplayBuffer:
         else:
             coming = as_matrix(patterns.detach(), "patterns").cpu().to(pool.vectors.dtype)
         weights = check_masses(known, coming)
-        tiles = PatternTiles.of_rows(placed(coming, self.device), None if weights is None else weights.to(self.device))
-        next_energies = energies_of(pool.vectors, tiles, beta, similarity=self.similarity)
+        next_energies = Patterns(coming, weights, self.device).energies(pool.vectors, beta, similarity=self.similarity)
         pool = self._described(replace(pool, next_energies=next_energies), beta)
         if risen:
             pool = replace(pool, rises=predicted_rises(pool.energies, next_energies))
@@ -546,10 +549,10 @@ class EnergyReplayBuffer:
     def _pool_energies(self, pool: Candidates, own: Tensor, asked: Tensor, beta: float) -> Tensor:
         """Energies of the pool, those of ``asked`` renewed: leave-one-out under the vectors of ``own``, ascending."""
         vectors = picked(pool.rows, own)
-        patterns, at = PatternTiles.of_rows(placed(vectors, self.device)), torch.searchsorted(own, asked)
+        patterns, at = Patterns(vectors, device=self.device), torch.searchsorted(own, asked)
         queries = vectors if len(asked) == len(vectors) else picked(vectors, at)
         energies = pool.energies.clone()
-        energies[asked] = energies_of(queries, patterns, beta, similarity=self.similarity, exclude=at)
+        energies[asked] = patterns.energies(queries, beta, similarity=self.similarity, exclude=at)
         if bool(energies.isnan().any()):  # inf - inf
             largest = max(float(piece.abs().max()) for _, piece in pieces(vectors))
             raise ValueError(f"Values up to {largest:.3g} are too large for energies; scale vectors.")
@@ -700,25 +703,30 @@ class EnergyReplayBuffer:
         """The kept samples as a data set for a DataLoader, best first of each group; copies, as they are now."""
         return KeptSamples(self.gather(torch.arange(len(self))) if len(self) else None, len(self))
 
-    def to_frame(self) -> "pd.DataFrame":
-        """A pandas DataFrame with a row for each kept sample: id, task, position, names, label, energy, rise, weight.
+    def rows(self) -> list[dict[str, Any]]:
+        """For each kept sample id, task, position, names, label, energy, rise and weight, in plain Python.
 
         ``position`` is that in its task's data, as a tracker or :meth:`from_dataset` numbered it; ``share`` its chance
         in a draw.
-
-        Raises:
-            ImportError: pandas is not installed.
         """
-        return frame(self.rows())
-
-    def rows(self) -> list[dict[str, Any]]:
-        """What :meth:`to_frame` shows, as a dict of plain Python for each kept sample."""
         if not len(self):
             return []
         return rows_of(replace(self._kept, weights=self.weights), self.provenance, self.draw_shares, self.rises)
 
-    def _repr_html_(self) -> str:
-        return notebook(repr(self), self.rows())
+    def to_dict(self) -> dict[str, Any]:
+        """Settings and :meth:`rows` in plain Python, ready for JSON; not the samples themselves."""
+        named = ("capacity", "groups", "sampling", "beta", "similarity", "nbytes")
+        settings = {name: getattr(self, name) for name in named} | {"policy": type(self.policy).__name__}
+        result: dict[str, Any] = jsonable(settings | {"samples": self.rows()})
+        return result
+
+    def _tables(self) -> list[tuple[Sequence[str], Sequence[Sequence[str]]]]:
+        return [(COLUMNS, by_task(self.rows()))] if len(self) else []
+
+    def _draw(self, axis: "Axes") -> None:
+        counts = self.tasks.bincount().tolist() if len(self) else []
+        draw_bars(axis, {f"task {task}": count for task, count in enumerate(counts) if count})
+        axis.set_xlabel(f"samples kept, of {self.capacity}")
 
     def _held_ids(self) -> Tensor:
         """Ids of the kept samples and of those in reserve."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.functional import equal_quotas
+from hopfield_replay.functional._nearest import NearestOne
 from hopfield_replay.policies import Policy, requirements
 from hopfield_replay.policies.candidates import Candidates
 
@@ -78,8 +79,8 @@ def weigh(pool: Candidates, stays: Tensor, groups: Literal["task", "label"] | No
             continue
         vectors, step = pool.rows[left], max(256, min(_ROWS, _NUMBERS // max(1, pool.rows.shape[1])))
         place = vectors.device if pool.device is None else pool.device
-        vectors, parts = vectors.to(place), members.split(step)
-        nearest = torch.cat([torch.cdist(pool.rows[part].to(place), vectors).argmin(1).cpu() for part in parts])
+        search, parts = NearestOne(vectors.to(place)), members.split(step)
+        nearest = torch.cat([search.of(pool.rows[_consecutive(part)].to(place)).cpu() for part in parts])
         nearest[torch.searchsorted(members, left)] = torch.arange(len(left))  # even beside an identical one
         none = torch.zeros(len(left), dtype=torch.float64)
         weights[left] = none.index_add(0, nearest, pool.weights[members])
@@ -87,6 +88,12 @@ def weigh(pool: Candidates, stays: Tensor, groups: Literal["task", "label"] | No
             total = none.index_add(0, nearest, pool.weights[members] * pool.rises[members])
             rises[left] = torch.where(weights[left] > 0, total / weights[left], rises[left])
     return replace(pool, weights=weights, rises=rises)
+
+
+def _consecutive(index: Tensor) -> Tensor | slice:
+    """Ascending positions, as a slice where they have no gaps: that is read faster."""
+    first, last = int(index[0]), int(index[-1]) + 1
+    return slice(first, last) if last - first == len(index) else index
 
 
 def group_index(pool: Candidates, groups: Literal["task", "label"] | None) -> Tensor:

@@ -8,11 +8,24 @@ from torch import Tensor
 from hopfield_replay.buffer.choice import group_index, place_in_group
 from hopfield_replay.functional import rise_weights
 from hopfield_replay.functional.correlation import ranks
+from hopfield_replay.policies.base import Policy, requirements
 from hopfield_replay.policies.candidates import Candidates
 
 Sampling = Literal["uniform", "weight", "rise_weight", "energy", "rise", "gain"]
 SAMPLINGS: tuple[Sampling, ...] = ("uniform", "weight", "rise_weight", "energy", "rise", "gain")
 WEIGHTED = ("weight", "rise_weight")  # which count how many samples each stands for
+
+
+def default_sampling(policy: Policy) -> Sampling:
+    """How samples are drawn under a policy if nothing is said: as what it chooses by asks for.
+
+    Example:
+        >>> from hopfield_replay.policies import as_policy
+        >>> default_sampling(as_policy("greedy_gain")), default_sampling(as_policy("random"))
+        ('rise_weight', 'uniform')
+    """
+    needs = requirements(policy)
+    return "rise_weight" if needs.rises else "weight" if needs.weights else "uniform"
 
 
 def shares(

@@ -154,7 +154,10 @@ class ReplayStream:
         """
         own = rows(batch)
         replayed = self.draw(own)
-        joined = batch if replayed is None else concatenate(batch, shape(replayed))
+        try:
+            joined = batch if replayed is None else concatenate(batch, shape(replayed))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"Samples of {self.buffer!r} cannot join the task's batches. {error}") from error
         if mark is not None:
             joined = marked(joined, mark, own)
         if joined is not batch:

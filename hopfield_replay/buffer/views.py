@@ -1,19 +1,15 @@
 """Views of a buffer: as a data set, as a table, as a few lines in a notebook."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from hopfield_replay.buffer.provenance import Provenance, position_of
 from hopfield_replay.policies.candidates import Candidates
-from hopfield_replay.utilities import html
 from hopfield_replay.utilities.nested import map_leaves
 from hopfield_replay.utilities.text import printable
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class KeptSamples(Dataset[Any]):
@@ -70,19 +66,6 @@ def _column(values: Tensor | None, count: int) -> list[Any]:
     return [None] * count if values is None else values.tolist()
 
 
-def frame(rows: list[dict[str, Any]]) -> "pd.DataFrame":
-    """Rows of :func:`rows_of` as a pandas DataFrame.
-
-    Raises:
-        ImportError: pandas is not installed.
-    """
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise ImportError('A DataFrame needs pandas: pip install "hopfield-replay[pandas]".') from error
-    return pd.DataFrame(rows)
-
-
 COLUMNS = ("task", "kept", "share of the replay", "mean energy")
 
 
@@ -104,8 +87,3 @@ def by_task(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
             )
         )
     return lines
-
-
-def notebook(title: str, rows: list[dict[str, Any]]) -> str:
-    """A line and a small table, as HTML."""
-    return html.paragraph(title) + (html.table(COLUMNS, by_task(rows)) if rows else "")

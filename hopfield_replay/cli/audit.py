@@ -20,8 +20,8 @@ reconstruct the same samples from the same noise. Nothing is trained.
 EPILOG = """\
 examples:
   two checkpoints of a LightningModule
-    hopfield-replay audit --model my_models:DDPM --before task1.ckpt \\
-        --after task2.ckpt --data images/
+    hopfield-replay audit --model my_models:DDPM --before task0.ckpt \\
+        --after task1.ckpt --data images/
   two diffusers pipelines on the data of two tasks, with a page of results
     hopfield-replay audit --before pipeline/ --after fine-tuned/ \\
         --data cats.npz dogs.npz --output-dir results/
@@ -82,7 +82,11 @@ def add_options(parser: ArgumentParser) -> None:
     group.add_argument("--draws", type=int, default=1, metavar="N", help="noise draws at each timestep")
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise and of the intervals")
     group.add_argument(
-        "--device", type=str | None, default=None, metavar="DEVICE", help="cpu, cuda, ...; the GPU if there is one"
+        "--device",
+        type=str | None,
+        default=None,
+        metavar="DEVICE",
+        help="of the models, and where energies are computed: cpu, cuda, ...; the GPU if there is one",
     )
     group = parser.add_argument_group("the outcome")
     group.add_argument(

@@ -6,8 +6,7 @@ from jsonargparse import ArgumentParser
 
 from hopfield_replay.cli.codes import FINE
 from hopfield_replay.cli.output import drawn, say, write
-from hopfield_replay.utilities.images import MAX_PIXELS
-from hopfield_replay.utilities.memory import MAX_BYTES
+from hopfield_replay.utilities.memory import MAX_BYTES, MAX_PIXELS
 
 HELP = "predict from two data sets what a model will forget, and what replay would save"
 DESCRIPTION = """\
@@ -26,9 +25,9 @@ def add_options(parser: ArgumentParser) -> None:
         "--capacities",
         type=int,
         nargs="+",
-        default=[20, 50, 100, 200, 500],
+        default=None,
         metavar="N",
-        help="buffer sizes to compare",
+        help="buffer sizes to compare; 20, 50, 100, 200 and 500 if not given, as far as OLD holds so many",
     )
     group.add_argument(
         "--beta", type=float | None, default=None, metavar="BETA", help="inverse temperature; calibrated if not given"
@@ -39,6 +38,9 @@ def add_options(parser: ArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of the random policies")
     group.add_argument(
         "--output-dir", type=str | None, default=None, metavar="DIR", help="write forecast.json and forecast.png there"
+    )
+    group.add_argument(
+        "--device", type=str, default="cpu", metavar="DEVICE", help="where samples are compared: cpu, cuda, ..."
     )
     add_limits(parser)
 
@@ -70,6 +72,7 @@ def run(options: Any) -> int:
         capacities=options.capacities,
         replay_ratio=options.replay_ratio,
         seed=options.seed,
+        device=options.device,
     )
     say(result.table(), options.quiet)
     figures = {"forecast": drawn(result.figure)} if options.output_dir else {}

@@ -7,9 +7,11 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from hopfield_replay.cli.codes import BAD_INPUT, INTERRUPTED, UNEXPECTED
+from hopfield_replay.cli.wording import with_options
 from hopfield_replay.utilities.memory import is_out_of_memory
 from hopfield_replay.utilities.text import printable
 
+_POSITIONAL = ("old", "new", "file")
 _EXPECTED = (ValueError, TypeError, ImportError, OSError, MemoryError)  # what the library raises on bad input
 
 
@@ -27,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
     usage: SystemExit | None = None
+    names: list[str] = []  # of the options
 
     def command() -> int:
         nonlocal usage
@@ -34,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             import jsonargparse  # noqa: F401  # only to say how to get it
         except ImportError as error:
             raise ImportError('The command line needs jsonargparse: pip install "hopfield-replay[cli]".') from error
+        from hopfield_replay.cli.output import check_output_dir
         from hopfield_replay.cli.parser import parse
         from hopfield_replay.utilities.progress import show_progress
 
@@ -42,16 +46,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except SystemExit as stop:
             usage = stop
             return BAD_INPUT
+        names.extend(name for name in options.keys() if name not in _POSITIONAL)  # noqa: SIM118, not a mapping
+        check_output_dir(options.get("output_dir"))
         with show_progress(not options.quiet):
             return run(options)
 
-    code = _guarded(command, "--debug" in given)
+    code = _guarded(command, "--debug" in given, names)
     if usage is not None:
         raise usage
     return code
 
 
-def _guarded(command: Callable[[], int], debug: bool) -> int:
+def _guarded(command: Callable[[], int], debug: bool, names: Sequence[str] = ()) -> int:
     """The command's own code; whatever else it ends by, the code of that, and never by chance one of its own."""
     try:
         code = command()
@@ -65,7 +71,7 @@ def _guarded(command: Callable[[], int], debug: bool) -> int:
     except BaseException as error:
         said = " ".join(_text(error).split()) or type(error).__name__
         if isinstance(error, _EXPECTED) or is_out_of_memory(error):
-            return _failed(said, BAD_INPUT, debug)
+            return _failed(with_options(said, names), BAD_INPUT, debug)
         return _failed(f"Unexpected {type(error).__name__}: {said} (--debug shows where)", UNEXPECTED, debug)
 
 

@@ -18,6 +18,17 @@ def say(text: str, quiet: bool) -> None:
         print(printable_lines(text).encode(encoding, "backslashreplace").decode(encoding))
 
 
+def check_output_dir(folder: str | None) -> None:
+    """Refuse, before the work begins, a folder that cannot be one.
+
+    Raises:
+        ValueError: there is a file in its place.
+    """
+    taken = [] if folder is None else [place for place in (Path(folder), *Path(folder).parents) if place.is_file()]
+    if taken:
+        raise ValueError(f"output_dir must be a folder, got {folder!r}, and {taken[0]} is a file.")
+
+
 def drawn(draw: Callable[[], Any]) -> Any:
     """Figures as ``draw`` makes them, whatever a matplotlibrc in the working folder says of running LaTeX."""
     with contextlib.suppress(ImportError):  # draw says what is missing

@@ -3,13 +3,14 @@
 import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
 
 from hopfield_replay.__about__ import __version__
 from hopfield_replay.cli import audit, buffer_file, forecast, reproduce, selecting
-from hopfield_replay.cli.codes import EXIT_CODES
+from hopfield_replay.cli.codes import BAD_INPUT, EXIT_CODES
+from hopfield_replay.cli.wording import of_parser
 
 _DESCRIPTION = """\
 What a diffusion model forgets when it is fine-tuned: predicted from two data
@@ -30,12 +31,23 @@ class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):  #
         return f"{text} (default: {_default(action.default)})"
 
 
+class _Parser(ArgumentParser):  # type: ignore[misc]  # untyped
+    """Says in one sentence what is wrong with an option."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """End with the usage and the sentence."""
+        parser = getattr(ex, "subcommand_parser", None) or self
+        options = [option for action in parser._actions for option in action.option_strings if option[:2] == "--"]
+        super().error(of_parser(message, options), ex)
+        raise SystemExit(BAD_INPUT)  # not reached
+
+
 def _default(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _new(description: str, epilog: str = "", **settings: Any) -> ArgumentParser:
-    return ArgumentParser(description=description, epilog=epilog, formatter_class=_Formatter, **settings)
+    return _Parser(description=description, epilog=epilog, formatter_class=_Formatter, **settings)
 
 
 def _leaf(description: str, add: Callable[[ArgumentParser], None], epilog: str = "") -> ArgumentParser:

@@ -11,7 +11,9 @@ from jsonargparse import ArgumentParser
 
 from hopfield_replay.cli.codes import FINE
 from hopfield_replay.cli.forecast import add_limits
+from hopfield_replay.cli.names import FORMATS, POLICIES
 from hopfield_replay.cli.output import drawn, say, write
+from hopfield_replay.utilities.choices import did_you_mean
 
 if TYPE_CHECKING:
     from hopfield_replay.analysis import ImageCollection, SelectionReport
@@ -45,9 +47,6 @@ SOURCE = (
 
 def add_options(parser: ArgumentParser) -> None:
     """Add the command's own options."""
-    from hopfield_replay.analysis.exports.export import FORMATS
-    from hopfield_replay.policies import POLICIES
-
     parser.add_argument(
         "old", type=str | None, nargs="?", default=None, metavar="OLD",
         help=f"what to choose from, unless it is generated: {SOURCE}",
@@ -96,7 +95,13 @@ def add_options(parser: ArgumentParser) -> None:
         "--size", type=int | None, default=None, metavar="N",
         help="side to which images are scaled and cropped for the encoder; what the encoder takes if not given",
     )  # fmt: skip
-    group.add_argument("--device", type=str, default="cpu", metavar="DEVICE", help="of the encoder and the pipeline")
+    group.add_argument(
+        "--device",
+        type=str,
+        default="cpu",
+        metavar="DEVICE",
+        help="of the encoder and the pipeline, and where samples are compared",
+    )
     group.add_argument(
         "--beta", type=float | None, default=None, metavar="BETA", help="inverse temperature; calibrated if not given"
     )
@@ -165,6 +170,7 @@ def _chosen(options: Any, generated: "ImageCollection | None") -> int:
         labels=labels,
         replay_ratio=options.replay_ratio,
         seed=options.seed,
+        device=options.device,
     )
     say(report.table(), options.quiet)
     figures = {}
@@ -178,7 +184,6 @@ def _chosen(options: Any, generated: "ImageCollection | None") -> int:
 
 def _check_outcome(options: Any) -> None:
     """Refuse, before the work begins, what could not be written at its end."""
-    from hopfield_replay.analysis.exports.export import FORMATS
     from hopfield_replay.analysis.exports.place import check_free
 
     if (options.generate is None) != (options.prompts is None):
@@ -191,7 +196,10 @@ def _check_outcome(options: Any) -> None:
         raise ValueError("--export FORMAT and --output DIR belong together: what to write, and where to.")
     if options.export is not None:
         if options.export not in FORMATS:
-            raise ValueError(f"Unknown --export {options.export!r}; choose one of {', '.join(FORMATS)}.")
+            raise ValueError(
+                f"Unknown --export {options.export!r}; choose one of {', '.join(FORMATS)}."
+                f"{did_you_mean(options.export, FORMATS)}"
+            )
         check_free(options.output)
 
 
@@ -259,7 +267,9 @@ def _groups(
             raise ValueError("--by task needs several sources: OLD, and more with --also.")
         return [source for (data, _), source in zip(parts, sources, strict=True) for _ in range(len(data))]
     if by != "folder":
-        raise ValueError(f"--by must be label, folder or task, got {by!r}.")
+        raise ValueError(
+            f"--by must be label, folder or task, got {by!r}.{did_you_mean(by, ('label', 'folder', 'task'))}"
+        )
     for (data, _), source in zip(parts, sources, strict=True):
         if not isinstance(data, ImageCollection) or not Path(source).is_dir():
             raise ValueError(f"--by folder needs folders of images, and {source} is none.")

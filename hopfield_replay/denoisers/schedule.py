@@ -8,6 +8,8 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
+from hopfield_replay.utilities.choices import did_you_mean
+
 Prediction = Literal["epsilon", "sample", "v_prediction", "flow_prediction"]
 
 
@@ -155,7 +157,10 @@ class ContinuousSchedule:
 def check_prediction(prediction_type: str) -> None:
     """Refuse what is no known parametrisation."""
     if prediction_type not in get_args(Prediction):
-        raise ValueError(f"prediction_type must be one of {get_args(Prediction)}, got {prediction_type!r}.")
+        raise ValueError(
+            f"prediction_type must be one of {get_args(Prediction)}, got {prediction_type!r}."
+            f"{did_you_mean(prediction_type, get_args(Prediction))}"
+        )
 
 
 def clean_from(prediction: Tensor, noisy: Tensor, signal: float, noise: float, kind: Prediction) -> Tensor:

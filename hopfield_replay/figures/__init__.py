@@ -4,7 +4,6 @@ All are 800 pixels wide at their own resolution, in colours that every kind of c
 lines or hatches that do so in grey. Needs matplotlib: pip install "hopfield-replay[tensorboard]".
 """
 
-from hopfield_replay.figures._style import legend_above, new_figure, panels, series_style
 from hopfield_replay.figures.audit import error_change, rises_by_group
 from hopfield_replay.figures.buffer import buffer_turnover, protected_energy_curve
 from hopfield_replay.figures.contact_sheet import contact_sheet
@@ -14,6 +13,7 @@ from hopfield_replay.figures.gallery import as_pictures, picture_rows
 from hopfield_replay.figures.theory_gains import protected_by_policy, replay_gains
 from hopfield_replay.figures.theory_regions import where_the_rule_holds
 from hopfield_replay.figures.theory_rises import energy_rises, learned_rises_and_gains
+from hopfield_replay.utilities.drawing import legend_above, new_figure, panels, series_style
 
 __all__ = [
     "as_pictures",

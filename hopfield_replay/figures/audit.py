@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from hopfield_replay.figures._style import (
+from hopfield_replay.utilities.drawing import (
     COLOURS,
     GUIDE,
     SMALL,

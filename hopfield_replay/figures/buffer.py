@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from hopfield_replay.figures._style import COLOURS, HATCHES, legend_below, new_figure, panels, series_style
+from hopfield_replay.utilities.drawing import COLOURS, HATCHES, legend_below, new_figure, panels, series_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

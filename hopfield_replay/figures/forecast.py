@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from hopfield_replay.figures._style import (
+from hopfield_replay.utilities.drawing import (
     GUIDE,
     SMALL,
     histogram,

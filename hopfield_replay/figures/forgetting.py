@@ -5,18 +5,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from hopfield_replay.figures._style import (
+from hopfield_replay.functional.correlation import spearman
+from hopfield_replay.tracker.record import BoundaryRecord
+from hopfield_replay.utilities.drawing import (
     COLOURS,
     GUIDE,
     MARKERS,
+    draw_lines,
     legend_above,
     legend_below,
     new_figure,
     panels,
-    series_style,
 )
-from hopfield_replay.functional.correlation import spearman
-from hopfield_replay.tracker.record import BoundaryRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -94,7 +94,7 @@ def energy_against_forgetting(
 
 
 def forgetting_over_tasks(
-    curves: Mapping[str, Sequence[tuple[int, float]]],
+    curves: Mapping[str, Sequence[tuple[float, float]]],
     ylabel: str = "reconstruction forgetting of earlier tasks\n(rise of the mean squared error, per element)",
     *,
     narrow: bool = False,
@@ -102,7 +102,7 @@ def forgetting_over_tasks(
     """Forgetting after each task, one line for each run (or for each task of one run).
 
     Args:
-        curves: for each name the points (tasks learned, forgetting).
+        curves: for each name the points (task that ended, forgetting).
         ylabel: what is forgotten, with its unit.
         narrow: 400 pixels wide, for a card of a dashboard.
 
@@ -113,18 +113,17 @@ def forgetting_over_tasks(
         ImportError: matplotlib is not installed.
 
     Example:
-        >>> (axis,) = forgetting_over_tasks({"none": [(2, 0.09), (3, 0.1)], "random": [(2, 0.01), (3, 0.02)]}).axes
+        >>> (axis,) = forgetting_over_tasks({"none": [(1, 0.09), (2, 0.1)], "random": [(1, 0.01), (2, 0.02)]}).axes
         >>> [line.get_ydata().tolist() for line in axis.lines[:2]], axis.get_xticks().tolist()
-        ([[0.09, 0.1], [0.01, 0.02]], [2, 3])
+        ([[0.09, 0.1], [0.01, 0.02]], [1, 2])
     """
     columns = min(3 if narrow else 5, len(curves))
     figure = new_figure((2.6 if narrow else 3.6) + 0.2 * -(-len(curves) // columns), narrow=narrow)
     (axis,) = panels(figure, 1, 1)
-    for i, (name, points) in enumerate(curves.items()):
-        axis.plot([at for at, _ in points], [value for _, value in points], label=name, **series_style(i))
+    draw_lines(axis, curves)
     axis.axhline(0.0, color=GUIDE, linewidth=0.8, zorder=0)
     axis.set_xticks(sorted({at for points in curves.values() for at, _ in points}))
-    axis.set_xlabel("tasks learned")
+    axis.set_xlabel("after task")
     axis.set_ylabel(ylabel)
     legend_below(figure, axis, columns)
     return figure

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from hopfield_replay.figures._style import NARROW, SMALL, WIDTH, new_figure
+from hopfield_replay.utilities.drawing import NARROW, SMALL, WIDTH, new_figure
 from hopfield_replay.utilities.text import figure_label
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from hopfield_replay.figures._style import (
+from hopfield_replay.utilities.drawing import (
     COLOURS,
     MARKERS,
     SMALL,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hopfield_replay.figures._style import COLOURS, GUIDE, SMALL, Estimated, half_widths, new_figure, panels
+from hopfield_replay.utilities.drawing import COLOURS, GUIDE, SMALL, Estimated, half_widths, new_figure, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

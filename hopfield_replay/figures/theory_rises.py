@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hopfield_replay.figures._style import (
+from hopfield_replay.utilities.drawing import (
     COLOURS,
     HATCHES,
     SMALL,

@@ -1,5 +1,6 @@
 """Arguments of the diffusion measurements: samples, ids, timesteps and conditions, checked and cut into chunks."""
 
+import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -41,13 +42,53 @@ def check_ids(ids: Tensor | Sequence[int] | None, n: int) -> list[int]:
     return listed
 
 
-def check_denoiser(denoiser: Denoiser) -> None:
-    """Refuse what is no denoiser, and say how to make one."""
-    if not isinstance(denoiser, Denoiser):
-        raise TypeError(
-            f"denoiser must have num_timesteps, noise, predict_clean and snr, got {type(denoiser).__name__}. Wrap a "
-            "model with hopfield_replay.denoisers.DiffusersDenoiser or CallableDenoiser."
-        )
+_METHODS = {
+    "noise": ("clean", "timestep", "noise"),
+    "predict_clean": ("noisy", "timestep", "condition"),
+    "snr": ("timestep",),
+}
+
+
+def check_denoiser(denoiser: object) -> None:
+    """Refuse what is no denoiser, name what it lacks, and say how to make one.
+
+    Raises:
+        TypeError: members that are missing, or that cannot be called as they will be.
+    """
+    if isinstance(denoiser, type):
+        name = denoiser.__name__
+        raise TypeError(f"denoiser must be an object, got the class {name}; give {name}(...).")
+    known = {"num_timesteps": "num_timesteps"} | {name: f"{name}({', '.join(t)})" for name, t in _METHODS.items()}
+    missing = [shown for name, shown in known.items() if not hasattr(denoiser, name)]
+    got = "None" if denoiser is None else type(denoiser).__name__
+    if missing:
+        lacks = "" if len(missing) == len(known) else f" without {' and '.join(missing)}"
+    else:
+        unlike = [name for name, takes in _METHODS.items() if not _takes(getattr(denoiser, name), takes)]
+        if not unlike:
+            return
+        lacks = f", whose {' and '.join(f'{name}{_signature(denoiser, name)}' for name in unlike)} must be called as "
+        lacks += " and ".join(known[name] for name in unlike)
+    raise TypeError(
+        f"denoiser must have num_timesteps, noise, predict_clean and snr, got {got}{lacks}. Wrap a model with "
+        "hopfield_replay.denoisers.DiffusersDenoiser or CallableDenoiser."
+    )
+
+
+def _takes(method: Any, names: Sequence[str]) -> bool:
+    """Whether a method can be called with these, as far as can be known."""
+    try:
+        inspect.signature(method).bind(*names)
+    except TypeError:  # also of what cannot be called
+        return False
+    except ValueError:  # of something compiled
+        return True
+    return True
+
+
+def _signature(denoiser: object, name: str) -> str:
+    method = getattr(denoiser, name)
+    return str(inspect.signature(method)) if callable(method) else f" = {method!r}"
 
 
 def check_timesteps(denoiser: Denoiser, timesteps: Sequence[float] | Tensor) -> list[float]:

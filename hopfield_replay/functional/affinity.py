@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.functional._distances import half_squared_distances
-from hopfield_replay.functional.energy import energy
-from hopfield_replay.functional.rows import Matrix, column_means, pieces
+from hopfield_replay.functional.many import energies_of
+from hopfield_replay.functional.rows import Matrix, pieces, sample_mean
 from hopfield_replay.functional.tiles import PatternTiles
 from hopfield_replay.utilities.checks import (
     Similarity,
@@ -24,11 +24,14 @@ from hopfield_replay.utilities.checks import (
     check_finite,
     check_integer,
     check_masses,
+    check_ratio,
     check_same_space,
     check_similarity,
 )
+from hopfield_replay.utilities.device import in_chunks_that_fit
 
 _CHUNK_ELEMENTS = 1 << 22  # affinities computed at a time: 32 MB
+_PIECE = 1 << 18  # numbers of the samples at a time: they stay in the cache
 _MATRIX_ELEMENTS = 1 << 25  # affinities held at a time: 256 MB in float64
 FINITE = 600.0  # logarithms up to this have a finite exponential in float64, whose largest is e^709
 _FINITE_FLOAT32 = 60.0  # the same in float32, whose largest is e^88, with room for sums
@@ -57,8 +60,7 @@ def replay_mass(k: int, replay_share: float) -> float:
     Source: a batch shows the N_new samples with weight (1 - lam) / N_new each and the kept ones with lam / k each.
     """
     check_integer(k, "k", 1)
-    if not 0 < replay_share < 1:
-        raise ValueError(f"replay_share must lie strictly between 0 and 1, got {replay_share}.")
+    check_ratio(replay_share, "replay_share")
     return replay_share / ((1 - replay_share) * k)
 
 
@@ -92,11 +94,15 @@ def far_task_energy(old: Matrix) -> float:
     matrix = as_matrix(old, "old") if isinstance(old, Tensor) else old
     if len(matrix) < 2:
         raise ValueError(f"old must hold at least two samples to have a distance between them, got {len(matrix)}.")
-    # in pieces: a float64 copy of a million samples does not fit everywhere
-    sums = [piece.sum(0, dtype=torch.float64) for _, piece in pieces(matrix, _CHUNK_ELEMENTS)]
-    mean = torch.stack(sums).sum(0) / len(matrix)
-    square = sum((piece.to(torch.float64) - mean).square().sum().item() for _, piece in pieces(matrix, _CHUNK_ELEMENTS))
-    return square / (len(matrix) - 1)
+    # around a mean of some, and corrected: one pass, in as many digits as the samples have
+    near = sample_mean(matrix)
+    dtype = torch.promote_types(matrix.dtype, torch.float32)
+    sums, square = torch.zeros_like(near), 0.0
+    for _, piece in pieces(matrix, _PIECE):
+        moved = piece.to(dtype) - near.to(dtype)
+        sums += moved.sum(0)
+        square += float(torch.linalg.vector_norm(moved, dim=1).to(torch.float64).square().sum())
+    return max(0.0, square - float(sums.square().sum()) / len(matrix)) / (len(matrix) - 1)
 
 
 class StreamedAffinity:
@@ -139,6 +145,7 @@ class StreamedAffinity:
         self.beta = check_beta(beta)
         self.similarity = similarity
         self.targets, self.candidates = _pair(targets, candidates)
+        self.among_themselves = targets is candidates
         n, device = len(self.targets), self.targets.device
         energies = torch.as_tensor(new_energies, dtype=torch.float64, device=device)
         if energies.ndim and energies.shape != (n,):
@@ -156,7 +163,7 @@ class StreamedAffinity:
         # one centre for both: the distances do not see it, rounding does
         self.centre = torch.zeros(self.targets.shape[1], dtype=torch.float64, device=device)
         if n and similarity == "distance":
-            self.centre = column_means(self.targets) if few is None else few.mean(0, dtype=torch.float64)
+            self.centre = sample_mean(self.targets) if few is None else few.mean(0, dtype=torch.float64)
         self._held = None if few is None else few.to(torch.float64) - self.centre
         self.log_inverse = self.beta * energies.expand(n)  # -log Z_new of each target
         if similarity == "dot":
@@ -210,18 +217,31 @@ class StreamedAffinity:
         stored = PatternTiles.of_rows(self.candidates, self._masses)
         whole = [self.targets] if isinstance(self.targets, Tensor) else self.targets
         total = torch.cat(
-            [energy(part, stored, self.beta, similarity=self.similarity, normalize=False) for part in whole]
-        )
+            [energies_of(part, stored, self.beta, similarity=self.similarity, normalize=False) for part in whole]
+        ).to(self.device)
         if self.similarity == "dot":
             total = total - self._half_squares()
         return self.log_inverse - self.beta * total
 
-    def matrix(self, dtype: torch.dtype = torch.float64) -> Tensor:
-        """All affinities, (n, C), whose transpose is contiguous; values too large for ``dtype`` are infinite."""
+    def matrix(self, dtype: torch.dtype = torch.float64, place: torch.device | None = None) -> Tensor:
+        """All affinities, (n, C), whose transpose is contiguous; values too large for ``dtype`` are infinite.
+
+        Args:
+            dtype: of the result.
+            place: device of the result; None: where the vectors are.
+
+        Raises:
+            MemoryError: not even those of one candidate fit on the vectors' device.
+        """
         n, count = self.shape
-        result = torch.empty(count, n, dtype=dtype, device=self.device)
-        for index in torch.split(torch.arange(count, device=self.device), max(1, _CHUNK_ELEMENTS // max(1, n))):
-            result[index[0] : index[0] + len(index)] = self.log_rows(index).exp_()
+        result = torch.empty(count, n, dtype=dtype, device=self.device if place is None else place)
+
+        def fill(size: int) -> None:
+            for start in range(0, count, size):
+                index = torch.arange(start, min(start + size, count), device=self.device)
+                result[start : start + len(index)] = self.log_rows(index).exp_()
+
+        in_chunks_that_fit(fill, max(1, _CHUNK_ELEMENTS // max(1, n)), "The affinities do")
         return result.T
 
     def _half_squares(self) -> Tensor:
@@ -291,13 +311,15 @@ def affinity(
     return affinity_matrix(rows, dtype)
 
 
-def affinity_matrix(rows: StreamedAffinity, dtype: torch.dtype = torch.float64) -> Tensor:
-    """The affinities as a matrix, see :func:`affinity`.
+def affinity_matrix(
+    rows: StreamedAffinity, dtype: torch.dtype = torch.float64, place: torch.device | None = None
+) -> Tensor:
+    """The affinities as a matrix, see :func:`affinity`, on a device; None: where the vectors are.
 
     Raises:
         ValueError: affinities too large for ``dtype``.
     """
-    result = rows.matrix(dtype)
+    result = rows.matrix(dtype, place)
     if result.numel() and not math.isfinite(result.max().item()):
         raise ValueError(
             f"affinities at beta={rows.beta} are too large for {dtype}. Pass a StreamedAffinity to the selection "
@@ -307,7 +329,11 @@ def affinity_matrix(rows: StreamedAffinity, dtype: torch.dtype = torch.float64) 
 
 
 def matrix_or_streamed(
-    rows: StreamedAffinity, *, elements: int | None = _MATRIX_ELEMENTS, narrow: bool = False
+    rows: StreamedAffinity,
+    *,
+    elements: int | None = _MATRIX_ELEMENTS,
+    narrow: bool = False,
+    place: torch.device | None = None,
 ) -> Tensor | StreamedAffinity:
     """The affinities as a matrix, which is faster to select from, where it fits into memory and into the floats.
 
@@ -315,6 +341,7 @@ def matrix_or_streamed(
         rows: the affinities.
         elements: largest number of elements of a matrix; None: any.
         narrow: whether to hold the matrix in float32 where that has room for it: half the memory.
+        place: device of the matrix; None: where the vectors are.
 
     Returns:
         The matrix (n, C), or ``rows`` themselves.
@@ -333,4 +360,4 @@ def matrix_or_streamed(
     largest = float(rows.log_totals().max()) if n else 0.0
     if not largest < FINITE:
         return rows
-    return rows.matrix(torch.float32 if narrow and largest < _FINITE_FLOAT32 else torch.float64)
+    return rows.matrix(torch.float32 if narrow and largest < _FINITE_FLOAT32 else torch.float64, place)

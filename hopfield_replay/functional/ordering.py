@@ -1,6 +1,5 @@
 """Orders of samples by their geometry: what other replay policies keep, best first."""
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -8,44 +7,19 @@ from torch import Tensor
 
 from hopfield_replay.functional._distances import half_squared_distances
 from hopfield_replay.functional._lazy import LazyGreedy
+from hopfield_replay.functional._points import Points
 from hopfield_replay.functional._sparse_gains import SparseCloseness
 from hopfield_replay.functional.affinity import StreamedAffinity
 from hopfield_replay.functional.neighbours import knn_distance
-from hopfield_replay.functional.rows import Matrix, column_means, picked, pieces
+from hopfield_replay.functional.rows import Matrix, picked
 from hopfield_replay.functional.sparse_affinity import SparseAffinity
 from hopfield_replay.utilities.checks import as_matrix, check_integer
 
-_HELD = 1 << 25  # numbers of vectors that stay in float64: 256 MB
-_PIECE = 1 << 20  # numbers of a piece of more of them
 _LISTED, _LEAST = 3, 32  # distances that are kept of each of many vectors, for each one that there is to a pick
 _ENTRIES = 1 << 24  # of these in all: 400 MB while they are put in order
 _ASKED = 64  # vectors whose distance to a near neighbour sets the scale
 _CHUNK_ELEMENTS = 1 << 22  # distances, or vector entries, held at a time: 32 MB
 _KEPT_ELEMENTS = 1 << 27  # distances that facility_location keeps instead of computing them again: 512 MB
-
-
-class _Points:
-    """Vectors in float64: all at once where they are few, and else a piece at a time, anew for every pass."""
-
-    def __init__(self, vectors: Matrix, k: int) -> None:
-        matrix = as_matrix(vectors, "vectors") if isinstance(vectors, Tensor) else vectors
-        check_integer(k, "k", 1, len(matrix), of="the number of vectors", wrong_type=TypeError)
-        self._matrix, self.device = matrix, matrix.device
-        self._held = matrix[:].to(torch.float64) if matrix.shape.numel() <= _HELD else None
-        self.mean = column_means(matrix) if self._held is None else self._held.mean(0)
-
-    def __len__(self) -> int:
-        return len(self._matrix)
-
-    def __getitem__(self, index: int) -> Tensor:
-        """Vector (d,) at a place."""
-        return self._matrix[index : index + 1].to(torch.float64)[0] if self._held is None else self._held[index]
-
-    def each(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """A number for each vector, (n,), of a function from some vectors (m, d) to (m,)."""
-        if self._held is not None:
-            return function(self._held)
-        return torch.cat([function(piece.to(torch.float64)) for _, piece in pieces(self._matrix, _PIECE)])
 
 
 def _centred(vectors: Tensor, k: int) -> Tensor:
@@ -83,7 +57,7 @@ def k_center(vectors: Matrix, k: int, *, start: int | None = None) -> Tensor:
     Source: Gonzalez (1985), Clustering to minimize the maximum intercluster distance; Sener, Savarese,
     arXiv:1708.00489 (core-sets).
     """
-    points = _Points(vectors, k)
+    points = Points(vectors, k)
     if start is None:
         start = int(points.each(lambda rows: (rows - points.mean).square().sum(1)).argmin())
     elif not 0 <= start < len(points):
@@ -226,7 +200,7 @@ def herding(vectors: Matrix, k: int) -> Tensor:
 
     Source: Welling (2009), Herding dynamical weights to learn; Rebuffi et al., arXiv:1611.07725 (exemplars of iCaRL).
     """
-    points = _Points(vectors, k)  # around their mean pick t minimises |x|^2 + 2 <x, sum of the picks>
+    points = Points(vectors, k)  # around their mean pick t minimises |x|^2 + 2 <x, sum of the picks>
     norms = points.each(lambda rows: (rows - points.mean).square().sum(1))
     total = torch.zeros_like(points.mean)
     free = torch.ones(len(points), dtype=torch.bool, device=points.device)

@@ -68,8 +68,11 @@ class Rows:
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         if isinstance(index, slice):
-            index = torch.arange(*index.indices(len(self)))
-        index = index.cpu()
+            first, last, step = index.indices(len(self))
+            if step == 1:
+                return self._between(first, last)
+            index = torch.arange(first, last, step)
+        index = index.cpu().contiguous()
         if len(self.parts) == 1:
             return self.parts[0][index]
         which = torch.searchsorted(self._ends, index, right=True)
@@ -79,6 +82,17 @@ class Rows:
             if len(here):
                 rows[here] = part[index[here] - (end - len(part))]
         return rows
+
+    def _between(self, first: int, last: int) -> Tensor:
+        """Consecutive rows."""
+        found, start = [], 0
+        for part in self.parts:
+            if start < last and first < start + len(part):
+                found.append(part[max(0, first - start) : last - start])
+            start += len(part)
+        if not found:
+            return torch.empty(0, self._dimension, dtype=self.dtype, device=self.device)
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def pick(self, index: Tensor) -> "Rows":
         """The rows (m,) at these positions, which are read when they are asked for; nothing is copied."""
@@ -90,29 +104,39 @@ class Rows:
 
 
 @dataclass(frozen=True, eq=False)
-class _View:
+class View:
     """Rows that are made of others when they are asked for."""
 
     rows: Rows
 
     @property
     def shape(self) -> torch.Size:
+        """(n, d)."""
         return torch.Size((len(self), self.rows.shape[1]))
 
     @property
     def dtype(self) -> torch.dtype:
+        """That of the others."""
         return self.rows.dtype
 
     @property
     def device(self) -> torch.device:
+        """That of the others."""
         return self.rows.device
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __getitem__(self, index: Tensor | slice) -> Tensor:
+        raise NotImplementedError
+
+    def share(self, places: Tensor, rows: Rows) -> tuple[Tensor, Rows]:
+        """What one process looks at, if of the others it is ``rows``, which stand at ``places`` (m,), ascending."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True, eq=False)
-class _Picked(_View):
+class _Picked(View):
     """Some rows of others."""
 
     index: Tensor
@@ -122,6 +146,12 @@ class _Picked(_View):
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         return self.rows[self.index[index]]
+
+    def share(self, places: Tensor, rows: Rows) -> tuple[Tensor, Rows]:
+        """The share of these of which that of the others is ``rows`` at ``places``."""
+        at = _where(self.index, places, len(self.rows))
+        mine = (at >= 0).nonzero().flatten()
+        return mine, rows.pick(at[mine])
 
 
 Matrix = Tensor | Rows
@@ -192,7 +222,7 @@ def replaced(matrix: Matrix, index: Tensor, rows: Tensor) -> Matrix:
 
 
 @dataclass(frozen=True, eq=False)
-class _Patched(_View):
+class _Patched(View):
     """Rows of which some are others."""
 
     places: Tensor  # ascending
@@ -206,16 +236,24 @@ class _Patched(_View):
         rows[here] = self.others[at[here]]
         return rows
 
+    def share(self, places: Tensor, rows: Rows) -> tuple[Tensor, Rows]:
+        """As that of the others, with those that take their place."""
+        at = _where(self.places, places, len(self.rows))
+        here = (at >= 0).nonzero().flatten()
+        changed = replaced(rows, at[here], self.others[here])
+        return places, changed if isinstance(changed, Rows) else Rows(changed)
+
 
 _SHARE = 4  # of a device's free memory: so much of it may be taken by the rows of a task
 
 
-def placed(matrix: Matrix, device: torch.device) -> Matrix:
+def placed(matrix: Matrix, device: torch.device, *, spread: bool = False) -> Matrix:
     """The rows on a device: all of them where it has room for them, and else each piece as it is read.
 
     Args:
         matrix: (n, d).
         device: which.
+        spread: leave rows in parts where they are, whatever room there is.
 
     Example:
         >>> placed(torch.zeros(2, 1), torch.device("cpu")).device
@@ -223,8 +261,13 @@ def placed(matrix: Matrix, device: torch.device) -> Matrix:
     """
     if matrix.device == device:
         return matrix
+    if not isinstance(matrix, Tensor) and spread:
+        return Rows(_Placed(matrix, device))
     if isinstance(matrix, Tensor):
-        return matrix.to(device)
+        try:
+            return matrix.to(device)
+        except torch.OutOfMemoryError:
+            return Rows(_Placed(Rows(matrix), device))
     if matrix.shape.numel() * matrix.dtype.itemsize > room_on(device) // _SHARE:
         return Rows(_Placed(matrix, device))
     whole = torch.empty(matrix.shape, dtype=matrix.dtype, device=device)
@@ -234,7 +277,7 @@ def placed(matrix: Matrix, device: torch.device) -> Matrix:
 
 
 @dataclass(frozen=True, eq=False)
-class _Placed(_View):
+class _Placed(View):
     """Rows that come to a device when they are asked for."""
 
     place: torch.device
@@ -246,6 +289,15 @@ class _Placed(_View):
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         return self.rows[index].to(self.place)
 
+    def share(self, places: Tensor, rows: Rows) -> tuple[Tensor, Rows]:
+        """That of the others, on the device."""
+        return places, Rows(_Placed(rows, self.place))
+
+
+def _where(index: Tensor, places: Tensor, count: int) -> Tensor:
+    """At which of the places (m,) each index is, -1 for none."""
+    return torch.full((count,), -1).index_copy_(0, places, torch.arange(len(places)))[index]
+
 
 def column_means(matrix: Matrix) -> Tensor:
     """Mean of the rows, (d,) float64."""
@@ -255,4 +307,22 @@ def column_means(matrix: Matrix) -> Tensor:
     return total / max(1, len(matrix))
 
 
-__all__ = ["Matrix", "Part", "Rows", "Weighted", "column_means", "joined", "picked", "pieces", "placed", "replaced"]
+def sample_mean(matrix: Matrix, most: int = 512) -> Tensor:
+    """Mean of at most ``most`` rows spread over all of them, (d,) float64: near them, to subtract before products."""
+    return matrix[:: max(1, -(-len(matrix) // most))].mean(0, dtype=torch.float64)
+
+
+__all__ = [
+    "Matrix",
+    "Part",
+    "Rows",
+    "View",
+    "Weighted",
+    "column_means",
+    "joined",
+    "picked",
+    "pieces",
+    "placed",
+    "replaced",
+    "sample_mean",
+]

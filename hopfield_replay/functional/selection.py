@@ -1,7 +1,8 @@
 """Which samples to replay: greedy maximisation of the protected energy, with a certificate of how good it is."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,10 +15,15 @@ from hopfield_replay.functional.affinity import StreamedAffinity
 from hopfield_replay.functional.quotas import check_quotas
 from hopfield_replay.functional.sparse_affinity import SparseAffinity
 from hopfield_replay.utilities.checks import check_beta, check_integer
+from hopfield_replay.utilities.drawing import draw_lines
+from hopfield_replay.utilities.showing import Shown, jsonable
+
+if TYPE_CHECKING:
+    from hopfield_replay.utilities.drawing import Axes
 
 
-@dataclass(frozen=True, eq=False)
-class Selection:
+@dataclass(frozen=True, eq=False, repr=False)
+class Selection(Shown):
     """A replay set and what it is worth.
 
     Attributes:
@@ -50,6 +56,29 @@ class Selection:
     def guaranteed_share(self) -> float:
         """Certified part of the optimum that was reached: value / upper_bound, 1 if there is nothing to gain."""
         return self.value / self.upper_bound if self.upper_bound > 0 else 1.0
+
+    def _line(self) -> str:
+        bound = "of unknown share" if math.isinf(self.upper_bound) else f">= {self.guaranteed_share:.3f}"
+        return (
+            f"Selection({len(self.indices)} samples, protected energy {self.mean:.4g}, worst tail {self.tail:.4g}, "
+            f"{bound} of the optimum)"
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """For each pick its rank from 1, the candidate, and what it added."""
+        picks = zip(self.indices.tolist(), self.gains.tolist(), strict=True)
+        return [{"rank": i + 1, "candidate": at, "gain": gain} for i, (at, gain) in enumerate(picks)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it in plain Python, ready for JSON; an unknown bound is None."""
+        held = {part.name: getattr(self, part.name) for part in fields(self)}
+        result: dict[str, Any] = jsonable(held | {"guaranteed_share": self.guaranteed_share})
+        return result
+
+    def _draw(self, axis: "Axes") -> None:
+        worth = self.gains.cumsum(0).tolist()
+        draw_lines(axis, {"protected energy": list(enumerate(worth, 1))})
+        axis.set(xlabel="samples kept, best first", ylabel="objective (energy, squared units)")
 
 
 def greedy_replay_gain(

@@ -1,5 +1,6 @@
 """Sparse affinities: the largest of each target, and a bound on all that was dropped."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -101,9 +102,9 @@ class SparseAffinity:
         logs = torch.empty(n, search.keep)
         excess = torch.empty(n, search.keep if bounds else 0)
         largest, total = (torch.full((n,), -torch.inf, dtype=torch.float64) for _ in range(2))
-        for start, piece in pieces(rows.targets, search.step * rows.targets.shape[1]):
-            window = slice(start, start + len(piece))
-            entries = search.of(piece, start)
+        for start, projected, rest, squares in search.targets():
+            window = slice(start, start + len(projected))
+            entries = search.of(start, projected, rest, squares)
             chosen[window], logs[window] = entries.chosen, entries.logs
             if bounds:
                 excess[window], largest[window], total[window] = entries.excess, entries.largest, entries.total
@@ -159,6 +160,7 @@ class _Search:
         self._vectors = torch.zeros(width, dimension, device=device)
         self._bias = torch.full((width,), -torch.inf, device=device)
         self._rest = torch.zeros(width, device=device)
+        self._squares: list[Tensor] = []
         self._norms = self._largest_bias = 0.0
         self._scores = torch.empty(self.step * width, device=device)
         for start, piece in pieces(rows.candidates, 1 << 22):
@@ -168,25 +170,38 @@ class _Search:
             bias = rows.log_masses[window].to(device, squares.dtype)
             self._bias[window] = bias - 0.5 * rows.beta * squares if rows.similarity == "distance" else bias
             self._norms = max(self._norms, float(squares.max()) ** 0.5)
+            if rows.among_themselves:
+                self._squares.append(squares)
         self._largest_bias = float(self._bias.nan_to_num(neginf=0.0).abs().max())
 
-    def of(self, piece: Tensor, start: int) -> _Found:
-        """Those of the targets ``piece`` (m, d), of which the first one is target ``start``."""
-        rows, beta = self._rows, self._rows.beta
-        projected, rest, squares = self._projection.apply(piece.to(self._device))
-        scores = self._scores[: len(piece) * len(self._bias)].view(len(piece), -1)
+    def targets(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+        """The first of some targets, and these as Projection.apply() gives them; once where they are candidates."""
+        rows, n = self._rows, self._rows.shape[0]
+        if not rows.among_themselves:
+            for start, piece in pieces(rows.targets, self.step * rows.targets.shape[1]):
+                yield start, *self._projection.apply(piece.to(self._device))
+            return
+        squares = torch.cat(self._squares)
+        for start in range(0, n, self.step):
+            window = slice(start, min(start + self.step, n))
+            yield start, self._vectors[window], self._rest[window], squares[window]
+
+    def of(self, start: int, projected: Tensor, rest: Tensor, squares: Tensor) -> _Found:
+        """Those of some projected targets (m, q), of which the first one is target ``start``."""
+        rows, beta, count = self._rows, self._rows.beta, len(projected)
+        scores = self._scores[: count * len(self._bias)].view(count, -1)
         with exact_float32(self._device), without_autocast(self._device):
             torch.addmm(self._bias, projected.mul(beta), self._vectors.T, out=scores)
         if self._own is not None:
-            own = self._own[start : start + len(piece)].to(self._device)
+            own = self._own[start : start + count].to(self._device)
             here = (own >= 0).nonzero().flatten()
             scores[here, own[here]] = (beta * squares[here]).float() + self._bias[own[here]]
         values, chosen = self._largest(scores)
-        constant = rows.log_inverse[start : start + len(piece)].to(squares)
+        constant = rows.log_inverse[start : start + count].to(squares)
         if rows.similarity == "distance":
             constant = constant - 0.5 * beta * squares
         logs = [values.to(squares).add_(constant[:, None]).float().cpu()]
-        nothing = torch.empty(len(piece), 0)
+        nothing = torch.empty(count, 0)
         if not self._bounds:
             return _Found(chosen.int().cpu(), logs[0], nothing, nothing, nothing)
         # rounding of a product of q numbers and of the projections, of sums with the biases, and of a sum of shares

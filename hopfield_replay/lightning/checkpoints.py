@@ -9,8 +9,9 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import OnExceptionCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from hopfield_replay.lightning.namespaces import is_a, kinds
 from hopfield_replay.lightning.run_folder import checkpoint_folders, keepers
@@ -47,11 +48,18 @@ def write_atomically(trainer: Trainer) -> None:
 
 
 def check_resumes(trainer: Trainer) -> None:
-    """Refuse what would make Lightning load a checkpoint of its own choice into every task's fit.
+    """Refuse what would make Lightning load a checkpoint of its own choice into every task's fit, or none.
 
     Raises:
-        MisconfigurationException: an OnExceptionCheckpoint.
+        MisconfigurationException: an OnExceptionCheckpoint; checkpoints that are folders.
     """
+    strategy = trainer.strategy
+    if is_a(strategy, ModelParallelStrategy) and strategy._save_distributed_checkpoint and keepers(trainer):
+        raise MisconfigurationException(
+            f"{type(strategy).__name__} writes checkpoints as folders, which are never whole at one moment, so that "
+            "tasks are not resumed from them; give it save_distributed_checkpoint=False, or the trainer "
+            "enable_checkpointing=False."
+        )
     if any(is_a(callback, OnExceptionCheckpoint) for callback in trainer.callbacks):  # type: ignore[attr-defined]
         raise MisconfigurationException(
             "OnExceptionCheckpoint makes Lightning load the newest checkpoint into every fit, so that all tasks after "
@@ -102,10 +110,7 @@ def resolve(
         raise MisconfigurationException(
             'ckpt_path="last" found no last*.ckpt; give ModelCheckpoint(dirpath=..., save_last=True), or the file.'
         )
-    rank_zero_warn(
-        f'ckpt_path="last" found no checkpoint in {", ".join(map(str, folders))}: the first task begins. (Right for a '
-        "run that was stopped before its first checkpoint; otherwise look at dirpath.)"
-    )
+    rank_zero_info(f'ckpt_path="last": no checkpoint in {", ".join(map(str, folders))} yet; the first task begins.')
     return None
 
 
@@ -129,7 +134,7 @@ def position(ckpt_path: str, cursor_key: str, tasks: int, weights_only: bool | N
         raise ValueError(f"{ckpt_path} is damaged: {error!r}.") from error
     if cursor["task"] >= tasks:
         raise MisconfigurationException(
-            f"{ckpt_path} was written in task {cursor['task'] + 1}, but only {tasks} tasks were given."
+            f"{ckpt_path} was written in task {cursor['task']}, but only the tasks 0 to {tasks - 1} were given."
         )
     return cursor["task"], cursor["first_step"]
 

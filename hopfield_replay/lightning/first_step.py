@@ -1,7 +1,7 @@
 """The first training step of a module, from which it is decided which of its errors are measured."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -17,6 +17,7 @@ from hopfield_replay.denoisers.paired_loss import PairedLoss
 from hopfield_replay.denoisers.trust import Contradiction, Level, Means, Trust, decide, take_step, without_errors
 from hopfield_replay.denoisers.witness import Witness
 from hopfield_replay.encoders import Columns
+from hopfield_replay.lightning.given_denoiser import CannotBeMade, given_denoiser
 from hopfield_replay.lightning.own_step import counted, loss_step, measuring, training_step
 from hopfield_replay.utilities.distributed import gather_objects
 from hopfield_replay.utilities.states import DAMAGE, check_mapping, check_whole
@@ -50,6 +51,7 @@ class FirstStep:
         seed: int,
     ) -> None:
         self.denoiser = denoiser
+        self._made: tuple[LightningModule, Denoiser] | None = None  # what a given function made of a module
         self.columns = columns
         self.timesteps = timesteps
         self.weights = weights
@@ -62,6 +64,18 @@ class FirstStep:
         self._seen = 0  # steps that were watched in vain
         self._counts: tuple[int, int] | None = None  # of steps and epochs, at which the module's own loss is measured
         self._kept: Trust | None = None  # what was decided before a resume
+
+    def make(self, module: LightningModule) -> None:
+        """Make the denoiser that a given function makes, before the first step: what is none is said there.
+
+        A function that fails is asked again after the first forward pass, which may make what it reads.
+
+        Raises:
+            TypeError: it returns something else.
+        """
+        if self._trusted(module) is None:
+            with suppress(CannotBeMade):
+                self._given(module)
 
     def watch(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
         """Begin to watch a step, unless it was decided on this module."""
@@ -280,9 +294,12 @@ class FirstStep:
         return trust
 
     def _given(self, module: LightningModule) -> Denoiser | None:
-        if self.denoiser is None or (isinstance(self.denoiser, Denoiser) and not isinstance(self.denoiser, type)):
-            return self.denoiser
-        return self.denoiser(module)  # a class makes one, too
+        if self._made is not None and self._made[0] is module:
+            return self._made[1]
+        denoiser = given_denoiser(self.denoiser, module)
+        if denoiser is not None:
+            self._made = (module, denoiser)
+        return denoiser
 
     def _split(self, batch: Any) -> tuple[Tensor, Any]:
         return self.columns().split(batch)

@@ -1,7 +1,7 @@
 """A boundary's record in the trainer's loggers: scalars everywhere, views where they can be held."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,33 +12,52 @@ from hopfield_replay.buffer.buffer import EnergyReplayBuffer
 from hopfield_replay.encoders import Columns
 from hopfield_replay.figures import as_pictures
 from hopfield_replay.lightning.sinks import Sink, sinks
-from hopfield_replay.lightning.views import Boundary, Table, figures, forgetting_rows, histograms, settings
+from hopfield_replay.lightning.views import (
+    Boundary,
+    Table,
+    changed,
+    figures,
+    histograms,
+    plain,
+    result,
+    settings,
+    varied,
+)
 from hopfield_replay.tracker.record import BoundaryRecord
-from hopfield_replay.tracker.table import summarize
+from hopfield_replay.tracker.summary import overall, summarize
+from hopfield_replay.tracker.tracker import ForgettingTracker
 
-_SCALARS = {  # of a summary, by the names they are logged by
+_FORGETTING = {  # of a summary, by the names they are logged by
     "intrinsic": "intrinsic",
     "reconstruction": "reconstruction",
     "loss": "loss_forgetting",
     "model_energy": "model_energy",
-    "spearman_energy": "spearman_energy",
-    "spearman_rise": "spearman_rise",
 }
+_CORRELATIONS = ("spearman_energy", "spearman_rise")
+_COMPARED = tuple(
+    f"forgetting/{name}" for name in ("reconstruction/worst", "reconstruction/mean", "loss/worst", "intrinsic/worst")
+)  # of runs, in this order
 _EMBEDDED = 2000  # samples in the projector, the best first
 _SPRITE = 32  # pixels: pictures beside the projector's points
 
 
 def scalars(record: BoundaryRecord, buffer: EnergyReplayBuffer | None) -> dict[str, float]:
-    """The record's numbers under the names they are logged by."""
-    numbers = {"forgetting/beta": record.beta, "forgetting/n_eff": record.n_eff}
-    rows = summarize(record)
+    """The record's numbers under the names they are logged by.
+
+    "worst" is the largest of the means of the earlier tasks, and "mean" that of all their followed samples, as
+    :func:`~hopfield_replay.tracker.overall` has it; of correlations it is that of the tasks.
+    """
+    numbers: dict[str, float] = {"task": record.task, "forgetting/beta": record.beta, "forgetting/n_eff": record.n_eff}
+    rows, whole = summarize(record), overall(record)
     earlier = [row for row in rows if row["task"] < record.task]
-    for name, column in _SCALARS.items():
+    for name, column in (_FORGETTING | {name: name for name in _CORRELATIONS}).items():
         known = [row for row in earlier if row[column] is not None and math.isfinite(row[column])]
         values = [row[column] for row in known]
         numbers |= {f"forgetting/{name}/task_{row['task']}": row[column] for row in known}
         if values:
-            numbers[f"forgetting/{name}/mean"] = sum(values) / len(values)
+            mean = whole.get(column, math.nan) if name in _FORGETTING else sum(values) / len(values)
+            numbers |= {f"forgetting/{name}/mean": mean} if math.isfinite(mean) else {}
+            numbers |= {f"forgetting/{name}/worst": max(values)} if name in _FORGETTING else {}
     numbers |= {f"forgetting/error/task_{row['task']}": row["error"] for row in rows if row["error"] is not None}
     if buffer is not None:
         numbers |= {"buffer/samples": float(len(buffer)), "buffer/bytes": float(buffer.nbytes)}
@@ -57,6 +76,17 @@ class BoundaryLog:
     def __init__(self, embedding: bool = False) -> None:
         self.embedding = embedding
         self._failed: set[str] = set()
+        self._begun = False
+
+    def begin(self, trainer: Trainer, tracker: ForgettingTracker) -> None:
+        """Say which settings the run has and by which metrics runs are compared, once, before the module's own do."""
+        if self._begun or not trainer.is_global_zero:
+            return
+        self._begun = True
+        module = trainer.lightning_module
+        ratio = getattr(getattr(trainer, "datamodule", None), "replay_ratio", None)
+        for sink in sinks(trainer):
+            self._try("settings", partial(_compare, sink, tracker, ratio, module))
 
     def log(self, trainer: Trainer, boundary: Boundary) -> None:
         """Log one boundary, from the first process; the step is the trainer's global step."""
@@ -73,13 +103,11 @@ class BoundaryLog:
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step=step)
         if places:
-            self._show(trainer, places, boundary, numbers, step)
+            self._show(trainer, places, boundary, step)
         for logger in trainer.loggers:
             logger.save()
 
-    def _show(
-        self, trainer: Trainer, places: list[Sink], boundary: Boundary, numbers: Mapping[str, float], step: int
-    ) -> None:
+    def _show(self, trainer: Trainer, places: list[Sink], boundary: Boundary, step: int) -> None:
         for name, draw in figures(boundary).items():
             figure = self._try(name, draw)
             if figure is not None:
@@ -88,12 +116,9 @@ class BoundaryLog:
         for sink in places:
             for name, values in histograms(boundary.record):
                 self._try(name, partial(sink.histogram, name, values, step))
-            self._try("table", partial(sink.table, "0_summary/table", forgetting_rows(boundary.tracker.history), step))
-            if outcome := {f"result/{n}": numbers[key] for n in _SCALARS if (key := f"forgetting/{n}/mean") in numbers}:
-                given = _plain(getattr(trainer.lightning_module, "hparams", {})) | settings(boundary)
-                listed = Table(["setting", "value"], [[name, str(value)] for name, value in given.items()])
-                self._try("settings", partial(sink.table, "0_summary/settings", listed, step))
-                self._try("settings", partial(sink.outcome, given, outcome, step))
+            self._try("table", partial(sink.table, "0_summary/1_result", result(boundary.tracker.history), step))
+            given = plain(getattr(trainer.lightning_module, "hparams", {})) | settings(boundary)
+            self._try("settings", partial(sink.settings, "0_summary/2_settings", given, step))
             if self.embedding and boundary.buffer is not None:
                 self._try("projector", partial(_embed, sink, boundary.buffer, boundary.tracker.columns, step))
 
@@ -112,9 +137,8 @@ class BoundaryLog:
         return None
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What of hyperparameters is a number or a word."""
-    return {str(name): value for name, value in values.items() if isinstance(value, bool | int | float | str)}
+def _compare(sink: Sink, tracker: ForgettingTracker, ratio: Any, module: Any) -> None:
+    sink.compare(varied(tracker, ratio) | changed(module), _COMPARED)
 
 
 def _embed(sink: Sink, buffer: EnergyReplayBuffer, where: Columns, step: int) -> None:

@@ -18,6 +18,7 @@ from hopfield_replay.denoisers import Denoiser, Trust
 from hopfield_replay.denoisers.guarded import NotMeasured
 from hopfield_replay.encoders import Column, Columns
 from hopfield_replay.lightning.first_step import FirstStep, Weights
+from hopfield_replay.lightning.given_denoiser import check_given
 from hopfield_replay.lightning.logging import BoundaryLog
 from hopfield_replay.lightning.namespaces import EitherCallback
 from hopfield_replay.lightning.own_step import measuring
@@ -31,15 +32,19 @@ from hopfield_replay.tracker.generated import GeneratedTask
 from hopfield_replay.tracker.meter import ModelDoesNotFit
 from hopfield_replay.tracker.record import BoundaryRecord
 from hopfield_replay.tracker.source import TaskSource
-from hopfield_replay.tracker.tracker import ForgettingTracker
+from hopfield_replay.tracker.tracker import ForgettingTracker, ProbeStorage
+from hopfield_replay.utilities import html
 from hopfield_replay.utilities.checks import Similarity, check_integer
+from hopfield_replay.utilities.choices import did_you_mean
 from hopfield_replay.utilities.progress import show_progress
+from hopfield_replay.utilities.showing import Shown, ShownText
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 
-class ForgettingMonitor(EitherCallback):
+class ForgettingMonitor(Shown, EitherCallback):
     """Tracks per-sample Hopfield energy and reconstruction error across task boundaries, and fills the buffer.
 
     One fit is one task, and a task is what was trained on: the positions that the loader's sampler draws, within the
@@ -95,6 +100,11 @@ class ForgettingMonitor(EitherCallback):
         verify: compare a denoiser that is given with the module's first training step.
         loss_draws: random draws of the module's own loss for each sample, where that is what is measured.
         generated: replay what the model itself generates, where no old data may be kept.
+        probe_storage: what checkpoints hold of the samples that are followed, of each task ``probe_size``, with or
+            without a buffer: ``"samples"``: the samples and their vectors. ``"vectors"``: no samples; after a resume
+            the energies of earlier tasks are measured, and no errors or losses of them. Without an encoder the vectors
+            are the samples (in pixel space: the images). ``"none"``: neither; after a resume only tasks that end in the
+            resumed run are measured, and the history stays.
         device: where vectors are compared; None: where the model trains; ``"cpu"``: never there.
         memory: bytes on the host that a task may take beside the buffer; vectors beyond a sixteenth of it lie in
             temporary files.
@@ -102,7 +112,8 @@ class ForgettingMonitor(EitherCallback):
         allow_changes: a checkpoint may be resumed with other settings, or with other data; otherwise that is an error.
 
     Raises:
-        MisconfigurationException: a strategy under which boundaries cannot be measured (ddp_spawn, sharded models);
+        MisconfigurationException: a strategy under which boundaries cannot be measured (ddp_spawn, FSDP1, DeepSpeed,
+            tensor parallel);
             data in which a task's samples cannot be found; a training loader without a batch; a given denoiser that
             contradicts the module's training step, or fails on its first batch.
         TypeError: a denoiser that is none.
@@ -139,21 +150,24 @@ class ForgettingMonitor(EitherCallback):
         verify: bool = True,
         loss_draws: int = 64,
         generated: GeneratedTask | None = None,
+        probe_storage: ProbeStorage = "samples",
         device: torch.device | str | None = None,
         memory: int = MEMORY,
         seed: int = 0,
         allow_changes: bool = False,
     ) -> None:
         if weights not in get_args(Weights):
-            raise ValueError(f"weights must be one of {get_args(Weights)}, got {weights!r}.")
+            raise ValueError(
+                f"weights must be one of {get_args(Weights)}, got {weights!r}."
+                f"{did_you_mean(weights, get_args(Weights))}"
+            )
         check_integer(loss_draws, "loss_draws", 1)
         if probe_source not in ("train", "val"):
-            raise ValueError(f'probe_source must be "train" or "val", got {probe_source!r}.')
-        if denoiser is not None and not isinstance(denoiser, Denoiser) and not callable(denoiser):
-            raise TypeError(
-                "denoiser must have num_timesteps, noise, predict_clean and snr, or be a function from the module to "
-                f"such an object; got {type(denoiser).__name__}."
+            raise ValueError(
+                f'probe_source must be "train" or "val", got {probe_source!r}.'
+                f"{did_you_mean(probe_source, ('train', 'val'))}"
             )
+        check_given(denoiser)
         self.tracker = ForgettingTracker(
             buffer,
             beta=beta,
@@ -169,6 +183,7 @@ class ForgettingMonitor(EitherCallback):
             followed_tasks=followed_tasks,
             history_size=history_size,
             generated=generated,
+            probe_storage=probe_storage,
             device=device,
             memory=memory,
             scratch=scratch,
@@ -189,7 +204,7 @@ class ForgettingMonitor(EitherCallback):
         )
         self._log = BoundaryLog(embedding)
         self._ran = False
-        self._said = self._stepped = False
+        self._said = self._said_plain = self._stepped = False
         self._begun: Iterable[Any] | None = None
         self._task = WatchedTask(reserve, scratch)
 
@@ -207,9 +222,47 @@ class ForgettingMonitor(EitherCallback):
         """The history as a tidy pandas DataFrame, see :func:`hopfield_replay.tracker.history_frame`."""
         return self.tracker.history_frame(samples=samples)
 
-    def table(self) -> str:
-        """Mean intrinsic and reconstruction forgetting of every task after every task, as text."""
+    def table(self) -> ShownText:
+        """Mean intrinsic and reconstruction forgetting of every task after every task, and the worst of them, as text.
+
+        It shows itself: at a prompt as it prints, in a notebook as a table.
+        """
         return self.tracker.table()
+
+    def _line(self) -> str:
+        return self.tracker._line().replace(type(self.tracker).__name__, type(self).__name__, 1)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each task after each task, see :func:`hopfield_replay.tracker.summarize`."""
+        return self.tracker.rows()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Settings and history in plain Python, ready for JSON; no samples."""
+        return self.tracker.to_dict()
+
+    def to_frame(self, *, samples: bool = False) -> "pd.DataFrame":
+        """As :meth:`history_frame`, under the name that every result has."""
+        return self.tracker.to_frame(samples=samples)
+
+    def _repr_html_(self) -> str:
+        return html.paragraph(repr(self)) + (self.table()._repr_html_() if self.history else "")
+
+    def _draw(self, axis: "Axes") -> None:
+        self.tracker._draw(axis)
+
+    def say_nothing_is_replayed(self, tasks: str) -> None:
+        """Say once that the buffer is filled, and tasks are trained without it.
+
+        Args:
+            tasks: which, in words.
+        """
+        if not self._said_plain:
+            self._said_plain = True
+            rank_zero_warn(
+                f"Nothing is replayed in {tasks}: ForgettingMonitor fills {self.buffer!r}, but the training data is "
+                "not wrapped. Give fit_tasks a ReplayDataModule(datamodule, buffer) for each task, or leave buffer out "
+                "of ForgettingMonitor to measure only."
+            )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse strategies under which a boundary cannot be measured."""
@@ -218,6 +271,7 @@ class ForgettingMonitor(EitherCallback):
         self._ran, self._begun, self._stepped = False, None, False
         check_launcher(trainer.strategy)
         check_whole_model(trainer.strategy)
+        self._log.begin(trainer, self.tracker)
         if late := averaging(_after(trainer, self)):
             rank_zero_warn(
                 f"{type(late[0]).__name__} is listed after ForgettingMonitor: boundaries measure the last weights, not "
@@ -230,15 +284,20 @@ class ForgettingMonitor(EitherCallback):
         loader, stream = self._training(trainer)
         self._begun = loader
         if stream is not None and stream.buffer is not self.buffer:
+            filled = "none" if self.buffer is None else f"another object, {self.buffer!r}"
             rank_zero_warn(
-                f"The training batches replay from {stream.buffer!r}, but the monitor fills {self.buffer!r}: what is "
-                "replayed is not measured. Give one buffer to ForgettingMonitor and to ReplayDataModule."
+                f"The training batches replay from one buffer, {stream.buffer!r}, and ForgettingMonitor fills "
+                f"{filled}: what is replayed is not measured, and what is kept not replayed. Make one "
+                "EnergyReplayBuffer, and give it to both ForgettingMonitor and ReplayDataModule."
             )
+        elif stream is None and self.buffer is not None and len(self.buffer):
+            self.say_nothing_is_replayed("this task")
         if self.probe_source == "val":
             self._validation(trainer)
         if (generated := self.tracker.generated) is not None and generated.module is None:
             generated.module = pl_module
         self._agree_on_columns(stream)
+        self._first.make(pl_module)
         source = self._task.begin(trainer, pl_module, loader, stream, lambda: self.tracker.reads_by_functions)
         with _progress(trainer), measuring(trainer, pl_module):
             self.tracker.begin_task(source)
@@ -249,7 +308,7 @@ class ForgettingMonitor(EitherCallback):
         """Look at a stream as it passes, so that what is wrong with it costs no step; watch the first training step."""
         source = self._task.source
         if source is not None and not source.ahead:
-            with measuring(trainer, pl_module):
+            with measuring(trainer, pl_module, together=True):
                 self.tracker.check_batch(source, self._task.own())
             self._say_what_was_taken()
         self._first.watch(trainer, pl_module, batch)

@@ -1,7 +1,7 @@
 """A LightningModule's own step outside of the loop: called as the loop does, unheard by loggers and optimizers."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,21 +16,27 @@ from hopfield_replay.denoisers.doors import Doors
 from hopfield_replay.denoisers.own_step import Step
 from hopfield_replay.denoisers.paired_loss import is_loss
 from hopfield_replay.functional.denoiser import undisturbed
+from hopfield_replay.lightning.gathered import gathered
 from hopfield_replay.lightning.namespaces import kinds
 
 
 @contextmanager
-def measuring(trainer: Trainer, module: LightningModule) -> Iterator[None]:
+def measuring(trainer: Trainer, module: LightningModule, *, together: bool = False) -> Iterator[None]:
     """While something is measured: all of the module in eval mode, the Trainer validating, and afterwards as they were.
 
-    Buffers and random states come back, whatever is called meanwhile.
+    Buffers and random states come back, whatever is called meanwhile. Weights that are spread over processes are whole.
+
+    Args:
+        trainer: of the module.
+        module: the module.
+        together: the processes call the module equally often, so that weights can stay spread.
     """
     state = trainer.state
     stage = state.stage
     if stage is not None:
         state.stage = type(stage)["VALIDATING"]
     try:
-        with undisturbed(module):
+        with nullcontext() if together else gathered(module), undisturbed(module):
             yield
     finally:
         state.stage = stage

@@ -6,14 +6,20 @@ from typing import Any, Literal
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
+from hopfield_replay.buffer.replay_batches import ReplayBatches
 from hopfield_replay.buffer.replay_stream import ReplayRatio, check_replay_ratio
 from hopfield_replay.encoders import Column, Columns
 from hopfield_replay.lightning.monitor import ForgettingMonitor
 from hopfield_replay.lightning.namespaces import EitherDataModule, is_a, kinds
-from hopfield_replay.lightning.replay_loader import ReplayLoader
+from hopfield_replay.lightning.replay_loader import ReplayLoader, check_one_loader
 
+NO_BUFFER = (
+    "ReplayDataModule has no buffer, and its trainer has no ForgettingMonitor with one. Give both "
+    "EnergyReplayBuffer(capacity=...), or the trainer ForgettingMonitor(buffer)."
+)
 _FORWARDED = (
     "prepare_data",
     "setup",
@@ -94,14 +100,17 @@ class ReplayDataModule(EitherDataModule):
         labels: Column | Literal[False] | None = None,
         condition: Column | Literal[False] | None = None,
     ) -> None:
+        if isinstance(datamodule, EnergyReplayBuffer):
+            raise TypeError(
+                f"datamodule is an EnergyReplayBuffer, and buffer a {type(buffer).__name__}: give "
+                "ReplayDataModule(datamodule, buffer) in this order."
+            )
         if buffer is not None and not isinstance(buffer, EnergyReplayBuffer):
             raise TypeError(f"buffer must be an EnergyReplayBuffer or None, got {type(buffer).__name__}.")
+        if isinstance(datamodule, ReplayDataModule | ReplayLoader | ReplayBatches):
+            raise TypeError(f"datamodule is a {type(datamodule).__name__}, which replays already; give what it wraps.")
         if not is_a(datamodule, LightningDataModule):
-            if not hasattr(datamodule, "__iter__"):
-                raise TypeError(
-                    f"datamodule must be a LightningDataModule or a loader, got {type(datamodule).__name__}."
-                )
-            datamodule = _LoaderDataModule(datamodule)
+            datamodule = _LoaderDataModule(check_one_loader(datamodule))
         if "datamodule" in datamodule.hparams and "_class_path" in datamodule.hparams:
             raise MisconfigurationException(
                 f"LightningCLI gave {type(datamodule).__name__} the hyperparameters of the ReplayDataModule around it; "
@@ -157,6 +166,7 @@ class ReplayDataModule(EitherDataModule):
     def train_dataloader(self) -> ReplayLoader:
         """The wrapped training loader with replay."""
         buffer = self._monitored() if self.buffer is None else self.buffer
+        self._check_filled(buffer)
         loader = ReplayLoader(
             self.wrapped.train_dataloader(),
             buffer,
@@ -175,7 +185,15 @@ class ReplayDataModule(EitherDataModule):
         for callback in callbacks:
             if isinstance(callback, ForgettingMonitor) and callback.buffer is not None:
                 return callback.buffer
-        raise MisconfigurationException(
-            "ReplayDataModule has no buffer, and its trainer has no ForgettingMonitor with one. Give both "
-            "EnergyReplayBuffer(capacity=...), or the trainer ForgettingMonitor(buffer)."
+        raise MisconfigurationException(NO_BUFFER)
+
+    def _check_filled(self, buffer: EnergyReplayBuffer) -> None:
+        """Say that an empty buffer stays empty, as no monitor fills it; monitors themselves look at what they fill."""
+        trainer = self.trainer
+        callbacks = [] if trainer is None else trainer.callbacks  # type: ignore[attr-defined]  # untyped
+        if trainer is None or len(buffer) or any(isinstance(callback, ForgettingMonitor) for callback in callbacks):
+            return
+        rank_zero_warn(
+            f"Nothing is replayed: {buffer!r} is empty, and no ForgettingMonitor fills it. Give the Trainer "
+            "callbacks=[ForgettingMonitor(buffer)], unless code of yours fills it."
         )

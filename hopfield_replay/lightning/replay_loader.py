@@ -11,6 +11,24 @@ from hopfield_replay.encoders import Columns
 from hopfield_replay.lightning.namespaces import EitherLoader, is_a
 
 
+def check_one_loader(loader: Any) -> Iterable[Any]:
+    """Return a loader; refuse what is none, or several.
+
+    Raises:
+        TypeError: it says what was given.
+    """
+    if isinstance(loader, type) or not hasattr(loader, "__iter__"):
+        kind = f"the class {loader.__name__}" if isinstance(loader, type) else type(loader).__name__
+        raise TypeError(f"datamodule must be a LightningDataModule or a loader, got {kind}.")
+    if is_a(loader, CombinedLoader) or isinstance(loader, dict | list | tuple):
+        raise TypeError(
+            f"ReplayLoader joins replay to one loader, got {type(loader).__name__}. Merge the data sets into one "
+            "loader."
+        )
+    checked: Iterable[Any] = loader
+    return checked
+
+
 class ReplayLoader(EitherLoader):
     """Yields the batches of ``loader``, each with replayed samples appended: the module sees one bigger batch.
 
@@ -53,11 +71,7 @@ class ReplayLoader(EitherLoader):
         mark: str | None = None,
         columns: Columns | None = None,
     ) -> None:
-        if is_a(loader, CombinedLoader) or isinstance(loader, dict | list | tuple):
-            raise TypeError(
-                f"ReplayLoader joins replay to one loader, got {type(loader).__name__}. Merge the data sets into "
-                "one loader."
-            )
+        check_one_loader(loader)
         self.stream = ReplayStream(loader, buffer, replay_ratio, seed)
         self.stream.columns = columns
         self.mark = mark

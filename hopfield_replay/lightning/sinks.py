@@ -1,19 +1,20 @@
-"""Where views go: TensorBoard and Weights & Biases hold them; beside any other logger they become files."""
+"""Where views go: TensorBoard, Weights & Biases and MLflow hold them; beside a CSVLogger alone they become files."""
 
 import csv
-from collections.abc import Mapping
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from torch import Tensor
 
 from hopfield_replay.lightning.namespaces import is_a
 from hopfield_replay.lightning.views import Table
 from hopfield_replay.utilities.files import replacing, write_figure
 from hopfield_replay.utilities.tables import markdown_table
-from hopfield_replay.utilities.text import spreadsheet_cell
+from hopfield_replay.utilities.text import printable, spreadsheet_cell
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,8 +32,12 @@ class Sink:
     def table(self, name: str, table: Table, step: int) -> None:
         """Show a table."""
 
-    def outcome(self, settings: Mapping[str, Any], metrics: Mapping[str, float], step: int) -> None:
-        """Show what was set, and what came of it."""
+    def settings(self, name: str, values: Mapping[str, Any], step: int) -> None:
+        """Show what was set, all of it."""
+        self.table(name, Table(["setting", "value"], [[key, str(value)] for key, value in values.items()]), step)
+
+    def compare(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
+        """Note, before anything is logged, which settings runs differ in, and by which scalars they are compared."""
 
     def embedding(self, vectors: Tensor, labels: Table, pictures: Tensor | None, step: int) -> None:
         """Show vectors (n, d), the labels of each, and its picture (n, 3, h, w) in [0, 1]."""
@@ -53,12 +58,16 @@ class TensorBoardSink(Sink):
         self.board.add_histogram(name, values, step)
 
     def table(self, name: str, table: Table, step: int) -> None:
-        """On the page Text."""
-        self.board.add_text(name, markdown_table(table.columns, table.rows), step)
+        """On the page Text, what is new at this step: a long one would be cut off."""
+        above = f"**{printable(table.title, None)}**\n\n" if table.title else ""
+        self.board.add_text(name, above + markdown_table(table.columns, table.rows[: table.newest]), step)
 
-    def outcome(self, settings: Mapping[str, Any], metrics: Mapping[str, float], step: int) -> None:
-        """On the page HParams, as a run of its own, because a run's settings can be written only once."""
-        self.board.add_hparams(dict(settings), dict(metrics), run_name="settings", global_step=step)
+    def compare(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
+        """On the page HParams, with the metrics from the run's own scalars; what a run says first is what counts."""
+        from torch.utils.tensorboard.summary import hparams
+
+        for summary in hparams(dict(settings), dict.fromkeys(metrics, 0.0)):
+            self.board.file_writer.add_summary(summary)
 
     def embedding(self, vectors: Tensor, labels: Table, pictures: Tensor | None, step: int) -> None:
         """On the page Projector."""
@@ -89,8 +98,27 @@ class WandbSink(Sink):
         """As a table."""
         self.logger.log_table(name, columns=table.columns, data=table.rows, step=step)
 
-    def outcome(self, settings: Mapping[str, Any], metrics: Mapping[str, float], step: int) -> None:
-        """In the run's configuration; the metrics are among its scalars already."""
+    def settings(self, name: str, values: Mapping[str, Any], step: int) -> None:
+        """In the run's configuration."""
+        self.logger.log_hyperparams(dict(values))
+
+
+class MLFlowSink(Sink):
+    """Figures and tables as artifacts, settings as parameters of the run."""
+
+    def __init__(self, logger: MLFlowLogger) -> None:
+        self.logger = logger
+
+    def figure(self, name: str, figure: "Figure", step: int) -> None:
+        """As a PNG for each boundary."""
+        self.logger.experiment.log_figure(self.logger.run_id, figure, f"views/{name}_step_{step}.png")
+
+    def table(self, name: str, table: Table, step: int) -> None:
+        """As CSV, written anew at each boundary."""
+        self.logger.experiment.log_text(self.logger.run_id, _csv(table), f"views/{name}.csv")
+
+    def compare(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
+        """As parameters, which a run cannot change later."""
         self.logger.log_hyperparams(dict(settings))
 
 
@@ -110,8 +138,15 @@ class FolderSink(Sink):
         """One file, written anew at each boundary."""
         path = self.folder / f"{name}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as partial, partial.open("w", newline="") as file:
-            csv.writer(file).writerows([list(map(spreadsheet_cell, row)) for row in (table.columns, *table.rows)])
+        with replacing(path) as partial:
+            partial.write_text(_csv(table), encoding="utf-8", newline="")
+
+
+def _csv(table: Table) -> str:
+    """A table as the text of a file that spreadsheets read."""
+    held = io.StringIO(newline="")
+    csv.writer(held).writerows([list(map(spreadsheet_cell, row)) for row in (table.columns, *table.rows)])
+    return held.getvalue()
 
 
 def sinks(trainer: Trainer) -> list[Sink]:
@@ -125,6 +160,8 @@ def sinks(trainer: Trainer) -> list[Sink]:
 def _sink(logger: Logger) -> Sink | None:
     if is_a(logger, TensorBoardLogger):
         return TensorBoardSink(logger)
+    if is_a(logger, MLFlowLogger):
+        return MLFlowSink(logger)
     return WandbSink(logger) if is_a(logger, WandbLogger) else None
 
 

@@ -29,15 +29,22 @@ def check_launcher(strategy: Strategy) -> None:
 
 
 def check_whole_model(strategy: Strategy) -> None:
-    """Refuse strategies under which the model cannot be measured at a boundary (FSDP, model parallel, DeepSpeed).
+    """Refuse strategies under which the model cannot be measured at a boundary (FSDP1, DeepSpeed, tensor parallel).
 
     Raises:
         MisconfigurationException: such a strategy.
     """
-    if is_a(strategy, FSDPStrategy) or is_a(strategy, ModelParallelStrategy):
+    if is_a(strategy, FSDPStrategy):
         raise MisconfigurationException(
             f"{type(strategy).__name__} cannot run the model outside of a training step (Lightning issue 20255), "
-            "so probes cannot be measured; use a strategy that keeps whole models, such as ddp."
+            "so probes cannot be measured; use ModelParallelStrategy(data_parallel_size=..., tensor_parallel_size=1) "
+            "with fully_shard, or a strategy that keeps whole models, such as ddp."
+        )
+    if is_a(strategy, ModelParallelStrategy) and (size := _tensor_parallel_size(strategy)) != 1:
+        raise MisconfigurationException(
+            f"{type(strategy).__name__} splits the computation itself over {size} processes, which must then call the "
+            "model together, while at a boundary each measures samples of its own; set tensor_parallel_size=1 (and "
+            "data_parallel_size to the number of processes), or use a strategy that keeps whole models, such as ddp."
         )
     if is_a(strategy, DeepSpeedStrategy):
         raise MisconfigurationException(
@@ -45,3 +52,11 @@ def check_whole_model(strategy: Strategy) -> None:
             "and writes checkpoints as folders, which tasks are not resumed from; use a strategy that keeps whole "
             "models, such as ddp."
         )
+
+
+def _tensor_parallel_size(strategy: ModelParallelStrategy) -> int | str:
+    """Over how many processes the computation is split."""
+    try:
+        return int(strategy.device_mesh["tensor_parallel"].size())
+    except RuntimeError:  # there are no processes yet
+        return strategy._tensor_parallel_size

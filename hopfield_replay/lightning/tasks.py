@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelSummary, RichModelSummary
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from hopfield_replay.lightning.checkpoints import check_resumes, position, resolve, write_atomically
 from hopfield_replay.lightning.monitor import ForgettingMonitor
-from hopfield_replay.lightning.namespaces import EitherCallback, is_a
+from hopfield_replay.lightning.namespaces import EitherCallback, is_a, kinds
+from hopfield_replay.lightning.preflight import check_arguments, check_sequence
 from hopfield_replay.lightning.renewal import check_renewable, has_stopped, renew
 from hopfield_replay.lightning.replay_data_module import plain_loader
 from hopfield_replay.lightning.requeue import Requeue
@@ -40,8 +42,8 @@ class TaskCursor(EitherCallback):
         first = trainer.strategy.broadcast(here)
         if not trainer.strategy.reduce_boolean_decision(here == first):
             raise MisconfigurationException(
-                f"The processes do not go on at the same place: here it is task {here[0] + 1}, step {here[1]}, from "
-                f"{here[2]}; in the first process task {first[0] + 1}, step {first[1]}, from {first[2]}. Every machine "
+                f"The processes do not go on at the same place: here it is task {here[0]}, step {here[1]}, from "
+                f"{here[2]}; in the first process task {first[0]}, step {first[1]}, from {first[2]}. Every machine "
                 "must see the folder of the checkpoints."
             )
 
@@ -116,8 +118,8 @@ def fit_tasks(
         ckpt_path: a checkpoint written during an earlier call with the same tasks; training goes on in the task in
             which it was written. ``"last"`` takes the newest ``last*.ckpt`` of the trainer's ModelCheckpoint callbacks
             (with a logger they need a ``dirpath``, for the logger's folder is another in every run), or, if a kill has
-            torn or removed that, the newest whole checkpoint beside it. As long as there is none the first task begins,
-            with a warning: a job that is started again and again can always pass ``"last"``.
+            torn or removed that, the newest whole checkpoint beside it. As long as there is none the first task begins:
+            a job that is started again and again can always pass ``"last"``.
         allow_changes: the checkpoint may have been written with other data (of the task at hand, or of finished ones
             that are plain loaders) or with other settings of the monitor and its buffer; otherwise that is an error.
         weights_only: how checkpoints are loaded, as in ``trainer.fit``: False also loads what torch does not know to be
@@ -126,11 +128,11 @@ def fit_tasks(
 
     Raises:
         ValueError: no tasks; a checkpoint file that is damaged, or that was written with other data or settings.
-        TypeError: one datamodule in place of a list.
+        TypeError: one datamodule in place of a list; what is no task; arguments in another order.
         MisconfigurationException: a checkpoint that was not written under fit_tasks, or of a task that is not there, or
             that holds what weights_only does not load; a strategy that cannot fit twice (ddp_spawn); what loads
             checkpoints into fits by itself (OnExceptionCheckpoint); StochasticWeightAveraging, which cannot average
-            twice; another run that keeps its checkpoints in the same folder.
+            twice; another run that keeps its checkpoints in the same folder; fewer places in the buffer than tasks.
         SIGTERMException: SIGTERM has arrived, or SLURM starts this job again (a SystemExit, as Lightning raises it).
 
     Example:
@@ -144,10 +146,7 @@ def fit_tasks(
         >>> trainer.global_step  # 3 tasks of 2 epochs of 2 batches
         12
     """
-    if is_a(datamodules, LightningDataModule) or not isinstance(datamodules, Sequence):
-        raise TypeError(f"datamodules must be a list with one entry for each task, got {type(datamodules).__name__}.")
-    if not datamodules:
-        raise ValueError("datamodules is empty: there is no task to train.")
+    check_arguments(trainer, model, datamodules)
     cursor = next((callback for callback in _callbacks(trainer) if isinstance(callback, TaskCursor)), None)
     if cursor is None:
         cursor = TaskCursor()
@@ -160,6 +159,7 @@ def fit_tasks(
         check_renewable(_callbacks(trainer))
     check_launcher(trainer.strategy)
     check_resumes(trainer)
+    check_sequence(trainer, datamodules)
     write_atomically(trainer)
     with alone_in_folders(trainer), _changes(trainer, allow_changes):
         _fit_all(trainer, model, datamodules, cursor, requeue, ckpt_path, weights_only)
@@ -182,8 +182,15 @@ def _fit_all(
         start, cursor.first_step = position(ckpt_path, cursor.state_key, len(datamodules), weights_only)
     cursor.steps_per_task = steps_per_task = trainer.max_steps
     cursor.least_steps_per_task = least_steps_per_task = trainer.min_steps
+    summaries = {
+        callback: callback._max_depth
+        for callback in _callbacks(trainer)
+        if is_a(callback, ModelSummary) and type(callback) in kinds(ModelSummary, RichModelSummary)
+    }
     try:
         for task in range(start, len(datamodules)):
+            for callback in summaries if task > start else ():  # of the same model: once is enough
+                callback._max_depth = 0
             cursor.task = task
             cursor.resumes = Path(ckpt_path).name if ckpt_path is not None and task == start else None
             cursor.earlier = [plain_loader(data) for data in datamodules[:start]] if cursor.resumes else []
@@ -195,7 +202,7 @@ def _fit_all(
                 trainer.fit_loop.restarting = False
                 renew(_callbacks(trainer))
             trainer.fit_loop.epoch_loop.max_steps = steps_per_task
-            rank_zero_info(f"Task {task + 1} of {len(datamodules)}")
+            rank_zero_info(f"Task {task} (the last is task {len(datamodules) - 1})")
             data = datamodules[task]
             where = {"datamodule": data} if is_a(data, LightningDataModule) else {"train_dataloaders": data}
             goes_on = ckpt_path if task == start else None
@@ -204,6 +211,8 @@ def _fit_all(
                 raise SIGTERMException
         requeue.finish(trainer)
     finally:
+        for callback, depth in summaries.items():
+            callback._max_depth = depth
         cursor.steps_per_task, cursor.least_steps_per_task = -1, None
         trainer.fit_loop.epoch_loop.max_steps = steps_per_task
         trainer.fit_loop.epoch_loop.min_steps = least_steps_per_task

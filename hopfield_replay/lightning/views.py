@@ -1,6 +1,7 @@
 """What a boundary shows beside its scalars: figures, histograms and tables, free of any logger."""
 
-from collections.abc import Callable, Iterable
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
 from hopfield_replay.buffer.choice import place_in_group
+from hopfield_replay.buffer.drawing import default_sampling
 from hopfield_replay.denoisers import Denoiser
 from hopfield_replay.figures import (
     buffer_turnover,
@@ -21,13 +23,20 @@ from hopfield_replay.figures import (
 from hopfield_replay.policies.greedy_gain import DEFAULT_REPLAY_RATIO
 from hopfield_replay.policies.protection import ProtectionCurve, protection_curve
 from hopfield_replay.tracker.record import BoundaryRecord
-from hopfield_replay.tracker.table import summarize
-from hopfield_replay.tracker.tracker import ForgettingTracker
+from hopfield_replay.tracker.summary import summarize
+from hopfield_replay.tracker.tracker import PROBE_SIZE, ForgettingTracker
+from hopfield_replay.tracker.worst import curves, measure_of, worst_sentence
+from hopfield_replay.utilities.html import sentence
 from hopfield_replay.utilities.nested import take
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_UNITS = {
+    "reconstruction": "reconstruction forgetting\n(rise of the mean squared\nerror, per element)",
+    "loss_forgetting": "loss forgetting (rise of\nthe module's own loss)",
+    "intrinsic": "intrinsic forgetting (energy,\nsquared units of the vectors)",
+}
 _FORGOTTEN = 6  # samples shown of those that were forgotten most
 _PER_TASK = 16  # samples shown of each task in the buffer
 _TASKS = 12  # tasks of which the buffer's samples are shown, the newest
@@ -35,10 +44,12 @@ _TASKS = 12  # tasks of which the buffer's samples are shown, the newest
 
 @dataclass(frozen=True)
 class Table:
-    """A table with one line for each row."""
+    """A table with one line for each row, and a sentence above it; ``newest`` of its rows are new, None: all."""
 
     columns: list[str]
     rows: list[list[str]]
+    title: str = ""
+    newest: int | None = None
 
 
 @dataclass(frozen=True)
@@ -111,13 +122,13 @@ class Boundary:
 def figures(boundary: Boundary) -> "dict[str, Callable[[], Figure | None]]":
     """What draws each figure, by the name it is shown under."""
     return {
-        "1_forgetting/against_energy": lambda: energy_against_forgetting(boundary.record, panel="energy"),
-        "1_forgetting/against_energy_rise": lambda: energy_against_forgetting(boundary.record, panel="rise"),
         "1_forgetting/over_tasks": lambda: over_tasks(boundary.tracker.history),
         "2_most_forgotten/denoised": lambda: most_forgotten(boundary),
         "3_buffer/contents": lambda: contents(boundary),
         "3_buffer/protected_energy": lambda: protected(boundary),
         "3_buffer/turnover": lambda: buffer_turnover(boundary.turnover, narrow=True) if boundary.turnover else None,
+        "4_against_forgetting/energy_rise": lambda: energy_against_forgetting(boundary.record, panel="rise"),
+        "4_against_forgetting/energy_when_learned": lambda: energy_against_forgetting(boundary.record, panel="energy"),
     }
 
 
@@ -125,32 +136,33 @@ def histograms(record: BoundaryRecord) -> Iterable[tuple[str, Tensor]]:
     """Values of every probe, by the name they are shown under."""
     for probe in record.probes:
         task = f"task_{probe.task}"
-        yield f"5_energy_after/{task}", probe.energy
+        yield f"7_energy_after/{task}", probe.energy
         if probe.task == record.task:
             continue
-        yield f"4_energy_before/{task}", probe.energy_before
-        yield f"6_intrinsic_forgetting/{task}", probe.intrinsic
         if probe.reconstruction is not None:
-            yield f"7_reconstruction_forgetting/{task}", probe.reconstruction
+            yield f"5_reconstruction_forgetting/{task}", probe.reconstruction
         if probe.loss_forgetting is not None:
-            yield f"8_loss_forgetting/{task}", probe.loss_forgetting
+            yield f"5_loss_forgetting/{task}", probe.loss_forgetting
+        yield f"6_intrinsic_forgetting/{task}", probe.intrinsic
+        yield f"8_energy_before/{task}", probe.energy_before
 
 
-def forgetting_rows(history: list[BoundaryRecord]) -> Table:
-    """The table of every task after every task, the newest boundary first."""
+def result(history: list[BoundaryRecord]) -> Table:
+    """What was forgotten: the worst task in a sentence, and every task after every task, the newest boundary first."""
     names = {
         "probes": "probes",
         "intrinsic": "intrinsic forgetting",
         "reconstruction": "reconstruction forgetting",
         "reconstruction_p95": "95th percentile",
         "error": "error",
-        "spearman_rise": "Spearman(energy rise, forgetting)",
+        "spearman_rise": "Spearman (rise)",
     }
     summaries = [(record.task, row) for record in reversed(history) for row in summarize(record)]
     if any(row["loss"] is not None for _, row in summaries):
         names |= {"loss_forgetting": "loss forgetting", "loss": "loss"}
     rows = [[str(task), str(row["task"]), *(_number(row[name]) for name in names)] for task, row in summaries]
-    return Table(["after task", "of task", *names.values()], rows)
+    lead = sentence(worst_sentence(history[-1]) or "")
+    return Table(["after task", "of task", *names.values()], rows, lead, len(history[-1].probes))
 
 
 def settings(boundary: Boundary) -> dict[str, Any]:
@@ -170,33 +182,57 @@ def settings(boundary: Boundary) -> dict[str, Any]:
     return values
 
 
-def over_tasks(history: list[BoundaryRecord]) -> "Figure | None":
-    """Reconstruction forgetting of every task over the tasks learned; of the loss or the energy without errors."""
-    points: dict[str, dict[str, list[tuple[int, float]]]] = {
-        "reconstruction": {},
-        "loss_forgetting": {},
-        "intrinsic": {},
+def varied(tracker: ForgettingTracker, replay_ratio: Any) -> dict[str, Any]:
+    """What runs are likely to differ in, under the same names in all of them, and what else is not as by default.
+
+    Args:
+        tracker: before its first task.
+        replay_ratio: of the task's data, if they say it.
+    """
+    buffer = tracker.buffer
+    values: dict[str, Any] = {
+        "policy": "none" if buffer is None else type(buffer.policy).__name__,
+        "capacity": 0 if buffer is None else buffer.capacity,
+        "replay_ratio": 0.0 if buffer is None else replay_ratio if isinstance(replay_ratio, float) else "varies",
+        "seed": tracker.seed,
     }
-    for record in history:
-        for row in summarize(record):
-            for kind, curves in points.items():
-                if row[kind] is not None:
-                    curves.setdefault(f"task {row['task']}", []).append((record.task + 1, row[kind]))
+    others: dict[str, tuple[Any, Any]] = {
+        "similarity": (tracker.similarity, "distance"),
+        "beta": (tracker.beta or "auto", "auto"),
+        "probe_size": (tracker.probe_size, PROBE_SIZE),
+        "draws": (tracker.draws, 1),
+    }
+    if buffer is not None:
+        others |= {"sampling": (buffer.sampling, default_sampling(buffer.policy))}
+        others |= {"groups": (buffer.groups or "none", "task")}
+    return values | {name: value for name, (value, default) in others.items() if value != default}
+
+
+def changed(module: Any) -> dict[str, Any]:
+    """A module's hyperparameters that are numbers or words and not as its class has them by default."""
+    defaults = {name: one.default for name, one in inspect.signature(type(module).__init__).parameters.items()}
+    given: Mapping[str, Any] = getattr(module, "hparams", {})
+    return {
+        name: value
+        for name, value in plain(given).items()
+        if name not in defaults or (not _is(defaults[name], value) and defaults[name] is not inspect.Parameter.empty)
+    }
+
+
+def _is(default: Any, value: bool | int | float | str) -> bool:
+    return isinstance(default, bool | int | float | str) and default == value
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What of hyperparameters is a number or a word."""
+    return {str(name): value for name, value in values.items() if isinstance(value, bool | int | float | str)}
+
+
+def over_tasks(history: list[BoundaryRecord]) -> "Figure | None":
+    """Reconstruction forgetting of every task after every task; of the loss or the energy without errors."""
     if len(history) < 2:
         return None
-    if points["reconstruction"]:
-        return forgetting_over_tasks(
-            points["reconstruction"],
-            "reconstruction forgetting\n(rise of the mean squared\nerror, per element)",
-            narrow=True,
-        )
-    if points["loss_forgetting"]:
-        return forgetting_over_tasks(
-            points["loss_forgetting"], "loss forgetting (rise of\nthe module's own loss)", narrow=True
-        )
-    return forgetting_over_tasks(
-        points["intrinsic"], "intrinsic forgetting (energy,\nsquared units of the vectors)", narrow=True
-    )
+    return forgetting_over_tasks(curves(history), _UNITS[measure_of(history[-1])], narrow=True)
 
 
 def most_forgotten(boundary: Boundary) -> "Figure | None":

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from hopfield_replay import functional as F
 from hopfield_replay.functional import PatternTiles
+from hopfield_replay.memory.settings import as_beta
 from hopfield_replay.memory.temperature import Diagnosis, calibrate_beta, default_n_eff, diagnose
-from hopfield_replay.utilities.checks import Similarity, as_matrix, check_beta, check_masses, check_similarity
+from hopfield_replay.utilities.checks import Similarity, as_matrix, check_masses, check_similarity
 from hopfield_replay.utilities.device import float64_device
 
 
@@ -64,14 +65,12 @@ class HopfieldMemory:
         if not len(self.patterns):
             raise ValueError("A HopfieldMemory needs at least one pattern, got none (an empty data set?).")
         self.similarity: Similarity = similarity
-        if isinstance(beta, str):
-            if beta != "auto":
-                raise ValueError(f'beta must be a number or "auto", got {beta!r}.')
-            self.beta = calibrate_beta(
-                self.patterns, n_eff=default_n_eff(len(self.patterns)), similarity=similarity, masses=self.masses
-            )
-        else:
-            self.beta = check_beta(beta)
+        given = as_beta(beta)
+        self._calibrated = given is None
+        if given is None:
+            n_eff = default_n_eff(len(self.patterns))
+            given = calibrate_beta(self.patterns, n_eff=n_eff, similarity=similarity, masses=self.masses)
+        self.beta = given
 
     def __len__(self) -> int:
         return len(self.patterns)
@@ -129,4 +128,6 @@ class HopfieldMemory:
 
     def diagnose(self) -> Diagnosis:
         """Whether energies at this beta can rank samples, and which beta would work if they cannot."""
-        return diagnose(self.patterns, self.beta, masses=self.masses, similarity=self.similarity)
+        return diagnose(
+            self.patterns, self.beta, masses=self.masses, similarity=self.similarity, calibrated=self._calibrated
+        )

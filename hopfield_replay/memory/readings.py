@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hopfield_replay.functional import PatternTiles, effective_patterns, energy
 from hopfield_replay.functional._distances import half_squared_distances
-from hopfield_replay.functional.rows import Matrix, column_means, pieces
+from hopfield_replay.functional.rows import Matrix, pieces, sample_mean
 from hopfield_replay.utilities.checks import Similarity
 
 _SCORES = 1 << 25  # pairwise numbers held during the calibration: 256 MB
@@ -66,13 +66,15 @@ def many(patterns: Matrix, masses: Tensor | None, similarity: Similarity) -> tup
     """
     count = len(patterns)
     index = spread_indices(count, max(_LEAST, min(_ASKED, _SCORES // count))).to(patterns.device)
-    centre = column_means(patterns)
+    centre = sample_mean(patterns)
     if similarity == "dot":
         centre.zero_()
-    queries = patterns[index].to(torch.float64).sub_(centre).float()
+    dtype = torch.promote_types(patterns.dtype, torch.float32)
+    centre = centre.to(dtype)
+    queries = patterns[index].to(dtype).sub(centre).float()
     scores = queries.new_empty(len(index), count)
     for start, piece in pieces(patterns):
-        near = piece.to(torch.float64).sub_(centre).float()
+        near = piece.to(dtype).sub(centre).float()
         block = scores[:, start : start + len(near)]
         torch.mm(queries, near.T, out=block)
         if similarity == "distance":

@@ -7,6 +7,24 @@ from typing import Literal
 from hopfield_replay.functional.rows import Matrix
 from hopfield_replay.memory.temperature import calibrate_beta, default_n_eff
 from hopfield_replay.utilities.checks import Similarity, check_beta, check_similarity
+from hopfield_replay.utilities.choices import did_you_mean
+
+
+def as_beta(beta: float | Literal["auto"]) -> float | None:
+    """An inverse temperature as it was given; None for ``"auto"``.
+
+    Raises:
+        ValueError, TypeError: neither a positive number nor ``"auto"``.
+
+    Example:
+        >>> as_beta("auto") is None, as_beta(2)
+        (True, 2.0)
+    """
+    if isinstance(beta, str):
+        if beta == "auto":
+            return None
+        raise ValueError(f'beta must be a number or "auto", got {beta!r}.{did_you_mean(beta, ("auto",))}')
+    return check_beta(beta)
 
 
 class EnergySettings:
@@ -32,7 +50,7 @@ class EnergySettings:
 
     def __init__(self, beta: float | Literal["auto"] = "auto", similarity: Similarity = "distance") -> None:
         check_similarity(similarity)
-        self.beta: float | None = None if beta == "auto" else check_beta(beta)
+        self.beta: float | None = as_beta(beta)
         self.similarity: Similarity = similarity
 
     def __repr__(self) -> str:
@@ -89,9 +107,9 @@ class EnergySettings:
                     f"{other} has similarity={similarity!r}, but {owner} has similarity={self.similarity!r}; energies "
                     f"of both must be of one kind. Give {owner} similarity={similarity!r}, or leave it out of {other}."
                 )
-        if beta == "auto":
+        value = as_beta(beta)
+        if value is None:
             return
-        value = check_beta(beta)
         if self.beta is not None and value != self.beta:
             raise ValueError(
                 f"{other} has beta={value:.10g}, but {owner} has beta={self.beta:.10g}; energies of both must be at "

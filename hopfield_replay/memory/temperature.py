@@ -2,8 +2,9 @@
 
 import math
 import warnings as _warnings
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,11 @@ from hopfield_replay.memory.readings import (
     streamed,
 )
 from hopfield_replay.utilities.checks import Similarity, as_matrix, check_beta, check_masses, check_similarity
+from hopfield_replay.utilities.drawing import draw_bars
+from hopfield_replay.utilities.showing import Shown, jsonable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _FIXED_POINTS = 5 * 10**9  # multiplications of one step towards all fixed points that are asked for
 
@@ -165,8 +171,8 @@ def default_n_eff(count: int) -> float:
     return min(5.0, (count - 1) / 2) if count > 3 else 1.5
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+@dataclass(frozen=True, repr=False)
+class Diagnosis(Shown):
     """Whether energies at this beta can rank samples.
 
     Attributes:
@@ -194,6 +200,30 @@ class Diagnosis:
     warnings: tuple[str, ...]
     n_eff_error: float = 0.0
 
+    def _line(self) -> str:
+        verdict = f"; {'; '.join(self.warnings)}" if self.warnings else ", no warnings"
+        return (
+            f"Diagnosis(beta={self.beta:.4g}, n_eff={self.n_eff:.3g}, self-responsibility "
+            f"{self.self_responsibility:.3g}, {self.merged_fraction:.0%} of fixed points merged, energies spread by "
+            f"{self.energy_spread:.3g} nats{verdict})"
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row with all of it."""
+        return [self.to_dict() | {"warnings": " ".join(self.warnings)}]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it in plain Python, ready for JSON."""
+        result: dict[str, Any] = jsonable(asdict(self))
+        return result
+
+    def _tables(self) -> list[tuple[Sequence[str], Sequence[Sequence[str]]]]:
+        return []  # the line says it all
+
+    def _draw(self, axis: "Axes") -> None:
+        draw_bars(axis, {"self-responsibility": self.self_responsibility, "merged fixed points": self.merged_fraction})
+        axis.set(xlim=(0.0, 1.0), xlabel=f"share, at beta {self.beta:.4g} (n_eff {self.n_eff:.3g})")
+
 
 def _merged_fraction(asked: Tensor, patterns: PatternTiles, beta: float, similarity: Similarity) -> float:
     start = asked.to(torch.float64)
@@ -213,6 +243,7 @@ def diagnose(
     masses: Tensor | None = None,
     similarity: Similarity = "distance",
     queries: int = 128,
+    calibrated: bool = False,
 ) -> Diagnosis:
     """Diagnose whether energies at this beta rank samples; see :class:`Diagnosis`.
 
@@ -223,6 +254,8 @@ def diagnose(
         masses: (N,), >= 0; ones if None.
         similarity: ``"distance"`` or ``"dot"``.
         queries: how many patterns, spread evenly over the set, are asked, >= 2.
+        calibrated: beta is that of :func:`calibrate_beta`, at which a few patterns share each sample: fixed points that
+            merge are what was asked for, and no warning.
 
     Returns:
         The diagnosis; its ``warnings`` name a range of beta that would work.
@@ -257,7 +290,7 @@ def diagnose(
     merged = _merged_fraction(asked, near, beta, similarity)
     warnings = []
     noise = 1e-9 * beta * float(energies.abs().max())
-    if merged > 0.05:
+    if merged > 0.05 and not calibrated:
         warnings.append(
             f"{merged:.0%} of the fixed points are merged: at beta={beta:.3g} these patterns are no memories of "
             f"their own, and energies rank by the density around them (n_eff={n_eff:.3g} patterns)."

@@ -15,7 +15,7 @@ from hopfield_replay.functional.rows import Matrix, Rows
 from hopfield_replay.utilities.checks import check_integer
 
 MEMORY = 1 << 30  # bytes that a task takes beside the buffer, unless told otherwise
-_HELD = 16  # vectors stay in memory up to this part of it
+HELD = 16  # vectors stay in memory up to this part of it
 _CHUNK = 1 << 26  # bytes that are put into a file at a time
 
 _CACHED = 1 << 18  # numbers that are converted at a time
@@ -23,16 +23,16 @@ _CACHED = 1 << 18  # numbers that are converted at a time
 _Coder = Callable[[Tensor], Tensor]
 # how images of 256 levels become floats: as they are, by ToTensor, that and Normalize(0.5, 0.5), and in one step
 _LEVELS: tuple[tuple[_Coder, float, float], ...] = (
-    (lambda stored: stored.float(), 1.0, 0.0),
-    (lambda stored: stored.float().div_(255), 255.0, 0.0),
-    (lambda stored: stored.float().div_(255).sub_(0.5).div_(0.5), 127.5, 127.5),
-    (lambda stored: stored.float().div_(127.5).sub_(1), 127.5, 127.5),
+    (lambda levels: levels, 1.0, 0.0),
+    (lambda levels: levels.div_(255), 255.0, 0.0),
+    (lambda levels: levels.div_(255).sub_(0.5).div_(0.5), 127.5, 127.5),
+    (lambda levels: levels.div_(127.5).sub_(1), 127.5, 127.5),
 )
 
 
 @dataclass(frozen=True, eq=False)
 class _Stored:
-    """Rows (m, d) in fewer bytes than they take as float32, and how they become the same numbers again."""
+    """Rows (m, d) in fewer bytes than they take as float32, and how they, as float32, become the same numbers again."""
 
     kept: Tensor
     decode: _Coder
@@ -56,7 +56,7 @@ class _Stored:
         kept = self.kept[index]
         vectors = torch.empty(kept.shape)
         for part in _parts(kept):
-            vectors[part] = self.decode(kept[part])
+            self.decode(vectors[part].copy_(kept[part]))  # in place, and still in the cache
         return vectors
 
 
@@ -110,7 +110,7 @@ class VectorStore:
         self._bytes += rows.nbytes
         if self._buffer is None:
             self._few.append(rows)
-            if self._bytes <= self.memory // _HELD or not len(rows):
+            if self._bytes <= self.memory // HELD or not len(rows):
                 return
             count = min(_CHUNK, self.memory // 8) // rows[0].nbytes
             self._buffer = rows.new_empty(max(1, count), rows.shape[1])
@@ -210,8 +210,8 @@ def _compact(rows: Tensor) -> tuple[torch.dtype, _Coder, _Coder | None]:
             encode = partial(_levels, scale=scale, shift=shift)
             if _same(few, encode, decode) and all(_same(rows[part], encode, decode) for part in _parts(rows)):
                 return torch.uint8, encode, decode
-        if all(_same(rows[part], Tensor.half, Tensor.float) for part in _parts(rows)):
-            return torch.float16, Tensor.half, Tensor.float
+        if all(_same(rows[part], Tensor.half, _nothing) for part in _parts(rows)):
+            return torch.float16, Tensor.half, _nothing
     return rows.dtype, lambda rows: rows, None
 
 
@@ -220,7 +220,11 @@ def _levels(rows: Tensor, scale: float, shift: float) -> Tensor:
 
 
 def _same(rows: Tensor, encode: _Coder, decode: _Coder) -> bool:
-    return torch.equal(decode(encode(rows)), rows)
+    return torch.equal(decode(encode(rows).float()), rows)
 
 
-__all__ = ["MEMORY", "VectorStore", "check_memory"]
+def _nothing(rows: Tensor) -> Tensor:
+    return rows
+
+
+__all__ = ["HELD", "MEMORY", "VectorStore", "check_memory"]

@@ -8,6 +8,7 @@ from torch import Tensor
 from hopfield_replay.policies.base import Policy, requirements
 from hopfield_replay.policies.candidates import Candidates
 from hopfield_replay.policies.named import as_policy
+from hopfield_replay.utilities.choices import did_you_mean
 
 
 class Balanced:
@@ -69,5 +70,5 @@ def balanced(policy: "str | Policy", by: Literal["task", "label"] = "label") -> 
         tensor([0, 3])
     """
     if by not in ("task", "label"):
-        raise ValueError(f'by must be "task" or "label", got {by!r}.')
+        raise ValueError(f'by must be "task" or "label", got {by!r}.{did_you_mean(by, ("task", "label"))}')
     return Balanced(as_policy(policy), by)

@@ -18,10 +18,11 @@ from hopfield_replay.functional import (
 )
 from hopfield_replay.functional.affinity import FINITE, affinity_matrix
 from hopfield_replay.functional.rise_weights import check_share_of_mean
-from hopfield_replay.functional.rows import pieces
+from hopfield_replay.functional.rows import pieces, placed
 from hopfield_replay.policies.candidates import Candidates
 from hopfield_replay.policies.shortlist import Shortlist
-from hopfield_replay.utilities.checks import check_integer
+from hopfield_replay.utilities.checks import check_integer, check_ratio
+from hopfield_replay.utilities.choices import did_you_mean
 
 DEFAULT_REPLAY_RATIO = 0.5  # while nobody has said which share will be replayed
 _ERROR, _CERTIFIED_ERROR = 1.0, 0.05  # of log affinities, in nats: enough to choose by, and for a bound
@@ -79,10 +80,14 @@ class GreedyGain:
         oversample: int = 4,
         temper: float = 1.0,
     ) -> None:
-        if objective not in ("mean", "tail", "blend", "rise"):
-            raise ValueError(f'objective must be "mean", "tail", "blend" or "rise", got {objective!r}.')
+        known = ("mean", "tail", "blend", "rise")
+        if objective not in known:
+            raise ValueError(
+                f'objective must be "mean", "tail", "blend" or "rise", got {objective!r}.'
+                f"{did_you_mean(objective, known)}"
+            )
         if replay_ratio is not None:
-            replay_mass(1, replay_ratio)  # checks the range
+            check_ratio(replay_ratio, "replay_ratio")
         self.replay_ratio = replay_ratio
         self.tail_weight = {"mean": 0.0, "tail": 1.0, "blend": 0.5, "rise": 0.0}[objective]
         self.by_rise = objective == "rise"
@@ -91,8 +96,8 @@ class GreedyGain:
 
     @property
     def needs_energies(self) -> bool:
-        """Only for the tail and for rises; the draws read them too, where there are some."""
-        return self.tail_weight > 0 or self.by_rise
+        """Only for the tail; rises are of what was set aside, whose energies are there, as the draws read them too."""
+        return self.tail_weight > 0
 
     def select(self, candidates: Candidates, k: int) -> Tensor:
         """The greedy set of size k, best first."""
@@ -145,17 +150,20 @@ class GreedyGain:
         else:  # dot form: unit-norm patterns of an unrelated task have <x, xi> about 0
             energies = torch.cat([0.5 * piece.to(torch.float64).square().sum(1) for _, piece in pieces(targets)])
         ratio = self.replay_ratio if self.replay_ratio is not None else candidates.replay_ratio
-        rows = StreamedAffinity(
-            targets,
-            short.pick(candidates.rows, short.competing),
-            energies,
-            candidates.beta,
-            # not of k: a mass that changes would not be nested
-            masses=replay_mass(candidates.places, DEFAULT_REPLAY_RATIO if ratio is None else ratio),
-            similarity=candidates.similarity,
-        )
+        competing = short.pick(candidates.rows, short.competing)
+        # not of k: a mass that changes would not be nested
+        masses = replay_mass(candidates.places, DEFAULT_REPLAY_RATIO if ratio is None else ratio)
+
+        def on(place: torch.device) -> StreamedAffinity:
+            vectors = placed(targets, place), placed(competing, place)
+            return StreamedAffinity(
+                *vectors, energies, candidates.beta, masses=masses, similarity=candidates.similarity
+            )
+
+        rows = on(targets.device)
         if short.listed is None:
-            return affinity_matrix(rows) if float(rows.log_totals().max()) < FINITE else rows
+            near = rows if candidates.device is None else on(candidates.device)
+            return affinity_matrix(near, place=rows.device) if float(near.log_totals().max()) < FINITE else rows
         return SparseAffinity(
             rows,
             short.listed,

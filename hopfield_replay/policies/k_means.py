@@ -5,12 +5,15 @@ from torch import Tensor
 from hopfield_replay.functional import k_means_medoids
 from hopfield_replay.policies.candidates import Candidates
 
+_MANY = 1 << 25  # numbers of which one pass takes as long as three of fewer
+
 
 class KMeans:
     """Keep the sample nearest to each centre of weighted k-means, largest cluster first; it knows of no energies.
 
     The baseline for every choice that covers the old samples: what it keeps is replayed as often as its cluster is
-    large. A choice of fewer is not that of fewer clusters, but the largest of these.
+    large. A choice of fewer is not that of fewer clusters, but the largest of these. The best of three runs; of more
+    than 32 million numbers there is one.
 
     Example:
         >>> import torch
@@ -25,9 +28,11 @@ class KMeans:
     is_random = True
     needs_energies = False
     needs_weights = True
+    reads_in_pieces = True
 
     def select(self, candidates: Candidates, k: int) -> Tensor:
         """The medoids of k clusters."""
         by_id = candidates.ids.argsort()  # every arrival gives one choice
-        ordered = candidates.pick(by_id)
-        return by_id[k_means_medoids(ordered.vectors, k, ordered.keys, masses=ordered.weights)]
+        ordered = candidates if bool((by_id.diff() == 1).all()) else candidates.pick(by_id)
+        starts = 3 if ordered.rows.shape.numel() <= _MANY else 1
+        return by_id[k_means_medoids(ordered.rows, k, ordered.keys, masses=ordered.weights, starts=starts)]

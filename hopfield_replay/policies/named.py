@@ -17,6 +17,7 @@ from hopfield_replay.policies.baselines import (
 )
 from hopfield_replay.policies.greedy_gain import GreedyGain
 from hopfield_replay.policies.k_means import KMeans
+from hopfield_replay.utilities.choices import did_you_mean
 
 _POLICIES: dict[str, Callable[[], "Policy"]] = {
     "greedy_gain": GreedyGain,
@@ -54,6 +55,7 @@ def as_policy(policy: str | Policy) -> Policy:
         if policy not in _POLICIES:
             raise ValueError(
                 f"Unknown policy {policy!r}; choose one of {list(POLICIES)} or pass an object with select()."
+                f"{did_you_mean(policy, POLICIES)}"
             )
         return _POLICIES[policy]()
     if isinstance(policy, type) or not isinstance(policy, Policy):

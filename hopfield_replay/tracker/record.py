@@ -34,6 +34,13 @@ class _Record(Mapping[str, Any]):
             if part.compare
         )
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._line()})"
+
+    def _line(self) -> str:
+        """What it is of, without its tensors."""
+        raise NotImplementedError
+
     __hash__ = None  # type: ignore[assignment]  # tensors have no value to hash
 
     def to_dict(self) -> dict[str, Any]:
@@ -70,7 +77,7 @@ def _same(first: Any, second: Any) -> bool:
     return type(first) is type(second) and bool(first == second)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ProbeSet(_Record):
     """The samples of one task that are followed, and what was measured of them last.
 
@@ -113,8 +120,11 @@ class ProbeSet(_Record):
     loss: Tensor | None = None
     loss_start: Tensor | None = None
 
+    def _line(self) -> str:
+        return f"task={self.task}, {len(self.ids)} samples"
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class ProbeRecord(_Record):
     """One probe set at one boundary; also readable by name, ``record["energy"]``.
 
@@ -182,6 +192,15 @@ class ProbeRecord(_Record):
             loss=now.loss,
         )
 
+    def _line(self) -> str:
+        lost = {
+            "intrinsic": self.intrinsic,
+            "reconstruction": self.reconstruction,
+            "loss_forgetting": self.loss_forgetting,
+        }
+        means = "".join(f", {name} {float(rise.mean()):.4g}" for name, rise in lost.items() if rise is not None)
+        return f"task={self.task}, {len(self.ids)} samples{means}"
+
     @property
     def intrinsic(self) -> Tensor:
         """Intrinsic forgetting of each sample, (n,) float64: the rise of its energy since its own task."""
@@ -204,7 +223,7 @@ class ProbeRecord(_Record):
         return None if self.loss is None or self.loss_start is None else self.loss - self.loss_start
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class BoundaryRecord(_Record):
     """What was measured at the end of one task; also readable by name, ``record["probes"]``.
 
@@ -238,6 +257,9 @@ class BoundaryRecord(_Record):
     seconds: float = field(compare=False)
     trust: str | None = None
     n_eff_error: float | None = None
+
+    def _line(self) -> str:
+        return f"task={self.task}, {len(self.probes)} tasks measured, beta={self.beta:.4g}, n_eff={self.n_eff:.3g}"
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "BoundaryRecord":
@@ -290,7 +312,7 @@ def history_from(state: Mapping[str, Any]) -> tuple[list[BoundaryRecord], list[P
         if probe["batch"] is not None and rows(probe["batch"]) != count:
             raise ValueError(f"{rows(probe['batch'])} samples for {count} probes")
     tasks = [probe["task"] for probe in state["probes"]]
-    if tasks != list(range(learned - len(tasks), learned)) or (learned and not tasks):
+    if tasks != list(range(learned - len(tasks), learned)):  # none, where they are not stored
         raise ValueError(f"probes are of the tasks {tasks}, of {learned}")
     if state["open_task"] is not None and check_whole(state["open_task"], "open_task") != learned:
         raise ValueError(f"task {state['open_task']} is open after {learned}")

@@ -1,76 +1,23 @@
-"""What a tracker's history says, in numbers and as text."""
+"""A tracker's history as a table and as a frame."""
 
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from hopfield_replay.functional import spearman
-from hopfield_replay.tracker.record import BoundaryRecord, ProbeRecord
+from hopfield_replay.tracker.record import BoundaryRecord
+from hopfield_replay.tracker.summary import summarize
+from hopfield_replay.tracker.worst import worst_sentence
+from hopfield_replay.utilities import html
+from hopfield_replay.utilities.frames import as_frame, pandas
+from hopfield_replay.utilities.showing import ShownText
 from hopfield_replay.utilities.tables import text_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def summarize(record: BoundaryRecord) -> list[dict[str, Any]]:
-    """Means over the probes of each task in one record of a ForgettingTracker's history.
-
-    Args:
-        record: one item of the history.
-
-    Returns:
-        One dict for each task up to this one: ``task``, ``probes`` (how many), ``intrinsic`` (mean energy rise since
-        the task was learned), ``intrinsic_boundary`` (since the task before), ``energy`` (mean), and, or None without a
-        denoiser, ``reconstruction`` and ``reconstruction_p95`` (mean and 95th percentile of the error's rise since the
-        task was learned, averaged over the timesteps), ``reconstruction_by_timestep`` (means), ``error`` (mean),
-        ``model_energy`` (mean rise under the model, if it was asked for); where only the model's loss is measured,
-        ``loss_forgetting`` (mean rise of the paired loss since the task was learned), ``loss`` (mean), else None; and
-        for earlier tasks Spearman's correlation of the reconstruction (or loss) forgetting with the energy after the
-        own task (``spearman_energy``), with the energy rise (``spearman_rise``), and with the rise at equal local
-        density (``spearman_rise_at_density``).
-
-    Example:
-        >>> from hopfield_replay import ForgettingTracker, TaskSource
-        >>> tracker = ForgettingTracker()
-        >>> record = tracker.end_task(TaskSource([torch.arange(16.0).view(8, 2)]))
-        >>> [(row["task"], row["probes"], row["intrinsic"]) for row in summarize(record)]
-        [(0, 8, 0.0)]
-    """
-    rows = []
-    for probe in record.probes:
-        rises, forgetting, lost = probe.error_rises, probe.reconstruction, probe.loss_forgetting
-        explained = lost if forgetting is None else forgetting
-        rows.append(
-            {
-                "task": probe.task,
-                "probes": len(probe.ids),
-                "intrinsic": _mean(probe.intrinsic),
-                "intrinsic_boundary": _mean(probe.energy - probe.energy_before),
-                "energy": _mean(probe.energy),
-                "reconstruction": None if forgetting is None else _mean(forgetting),
-                "reconstruction_p95": None if forgetting is None else float(torch.quantile(forgetting, 0.95)),
-                "reconstruction_by_timestep": None if rises is None else rises.mean(0).tolist(),
-                "error": None if probe.error is None else _mean(probe.error),
-                "model_energy": None
-                if probe.model_energy is None or probe.model_energy_start is None
-                else _mean(probe.model_energy - probe.model_energy_start),
-                "loss_forgetting": None if lost is None else _mean(lost),
-                "loss": None if probe.loss is None else _mean(probe.loss),
-                **_correlations(probe, None if probe.task == record.task else explained),
-            }
-        )
-    return rows
-
-
-def _correlations(probe: ProbeRecord, forgetting: Tensor | None) -> dict[str, float | None]:
-    if forgetting is None or len(forgetting) < 5:
-        return dict.fromkeys(("spearman_energy", "spearman_rise", "spearman_rise_at_density"))
-    return {
-        "spearman_energy": spearman(probe.energy_start, forgetting),
-        "spearman_rise": spearman(probe.intrinsic, forgetting),
-        "spearman_rise_at_density": spearman(probe.intrinsic, forgetting, control=probe.density),
-    }
+_MOST = 30  # lines of a table
 
 
 def history_frame(history: list[BoundaryRecord], *, samples: bool = False) -> "pd.DataFrame":
@@ -99,18 +46,9 @@ def history_frame(history: list[BoundaryRecord], *, samples: bool = False) -> "p
         >>> len(history_frame(tracker.history, samples=True))
         8
     """
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise ImportError('The history as a DataFrame needs pandas: pip install "hopfield-replay[pandas]".') from error
+    pd = pandas()
     if not samples:
-        rows = [
-            {"after_task": record.task, **{name: _blank(value) for name, value in row.items() if not _several(value)}}
-            | {"beta": record.beta, "n_eff": record.n_eff, "replay_ratio": record.replay_ratio}
-            for record in history
-            for row in summarize(record)
-        ]
-        return pd.DataFrame(rows)
+        return as_frame([{name: _blank(value) for name, value in row.items()} for row in history_rows(history)])
     frames = []
     for record in history:
         for probe in record.probes:
@@ -136,16 +74,18 @@ def history_frame(history: list[BoundaryRecord], *, samples: bool = False) -> "p
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def _several(value: Any) -> bool:
-    return isinstance(value, list)
+def history_rows(history: list[BoundaryRecord]) -> list[dict[str, Any]]:
+    """The rows of :func:`history_frame` in plain Python; None for what is not known."""
+    return [
+        {"after_task": record.task, **{name: value for name, value in row.items() if not isinstance(value, list)}}
+        | {"beta": record.beta, "n_eff": record.n_eff, "replay_ratio": record.replay_ratio}
+        for record in history
+        for row in summarize(record)
+    ]
 
 
 def _blank(value: Any) -> Any:
     return float("nan") if value is None else value
-
-
-def _mean(values: Tensor) -> float:
-    return float(values.mean())
 
 
 def by_label(rises: Tensor, labels: Tensor, flagged: Tensor, share: str) -> dict[int, dict[str, float]]:
@@ -172,29 +112,38 @@ def by_label(rises: Tensor, labels: Tensor, flagged: Tensor, share: str) -> dict
     }
 
 
-def forgetting_table(history: list[BoundaryRecord]) -> str:
-    """A table with one line for each earlier task after each task.
+def forgetting_table(history: list[BoundaryRecord]) -> ShownText:
+    """A table with a line for each task after each task, and the one that was forgotten most; text that shows itself.
+
+    Of a long history the last boundary alone; :func:`history_frame` has all.
 
     Example:
         >>> print(forgetting_table([]))
         No task has ended yet.
     """
     if not history:
-        return "No task has ended yet."
-    measures = {
-        "intrinsic": "intrinsic forgetting",
-        "reconstruction": "reconstruction forgetting",
-        "reconstruction_p95": "(95th percentile)",
-        "error": "error",
-    }
-    summaries = [(record.task, row) for record in history for row in summarize(record)]
-    if any(row["loss"] is not None for _, row in summaries):
-        measures |= {"loss_forgetting": "loss forgetting", "loss": "loss"}
-    rows = [
-        [str(task), str(row["task"]), str(row["probes"]), *(_number(row[name]) for name in measures)]
-        for task, row in summaries
+        return ShownText("No task has ended yet.")
+    shown = history if sum(len(record.probes) for record in history) <= _MOST else history[-1:]
+    rows = [(record.task, row) for record in shown for row in summarize(record)]
+    columns = {"intrinsic": "intrinsic\nforgetting"}
+    if any(row["error"] is not None for _, row in rows):
+        columns |= {"reconstruction": "reconstruction\nforgetting", "reconstruction_p95": "95th\npercentile"}
+        columns |= {"error": "error"}
+    if any(row["loss"] is not None for _, row in rows):
+        columns |= {"loss_forgetting": "loss\nforgetting", "loss": "loss"}
+    headers = ["after\ntask", "of\ntask", "probes", *columns.values()]
+    cells = [
+        [str(task), str(row["task"]), str(row["probes"]), *(_number(row[name]) for name in columns)]
+        for task, row in rows
     ]
-    return text_table(["after task", "of task", "probes", *measures.values()], rows, left=0)
+    notes = [worst] if (worst := worst_sentence(history[-1])) is not None else []
+    if len(shown) < len(history):
+        notes.append(f"(after the last of {len(history)} tasks; history_frame() has all)")
+    flat = [header.replace("\n", " ") for header in headers]
+    return ShownText(
+        "\n".join([text_table(headers, cells, left=0), *notes]),
+        html.table(flat, cells) + "".join(map(html.paragraph, notes)),
+    )
 
 
 def _number(value: float | None) -> str:

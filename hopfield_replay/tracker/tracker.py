@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,20 +24,28 @@ from hopfield_replay.tracker.read_again import ReadAgain
 from hopfield_replay.tracker.record import BoundaryRecord, ProbeRecord, ProbeSet, history_from
 from hopfield_replay.tracker.removal import left_of
 from hopfield_replay.tracker.source import TaskSource
-from hopfield_replay.tracker.table import forgetting_table, history_frame
+from hopfield_replay.tracker.table import forgetting_table, history_frame, history_rows
 from hopfield_replay.tracker.task_at_hand import TaskAtHand
 from hopfield_replay.tracker.task_reader import TaskData, TaskReader, sample_ids
+from hopfield_replay.tracker.worst import MEASURES, curves, measure_of, worst_sentence
+from hopfield_replay.utilities import html
 from hopfield_replay.utilities.checks import Similarity, check_integer
+from hopfield_replay.utilities.choices import did_you_mean
 from hopfield_replay.utilities.distributed import warn_once
+from hopfield_replay.utilities.drawing import draw_lines, legend_above
 from hopfield_replay.utilities.interrupts import to_the_end
 from hopfield_replay.utilities.memory import memory_for
 from hopfield_replay.utilities.progress import track
+from hopfield_replay.utilities.showing import Shown, ShownText, jsonable
 from hopfield_replay.utilities.states import DAMAGE, Migration, migrated
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
+ProbeStorage = Literal["samples", "vectors", "none"]
 _FORMAT = "hopfield-replay tracker 3"
+PROBE_SIZE = 512  # by default
 
 
 def _with_losses(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,7 +80,7 @@ class _Measured:
 _LESS_MEMORY = "give an encoder with shorter vectors, fewer samples a task, or a smaller probe_size"
 
 
-class ForgettingTracker:
+class ForgettingTracker(Shown):
     r"""Measures, at every task boundary, what earlier tasks' samples lost, and keeps the replay buffer.
 
     At the end of task t the model's training data is the pattern set X_t: the task's samples, sharing a mass of
@@ -108,6 +116,12 @@ class ForgettingTracker:
         history_size: only the newest records stay in :attr:`history`, this many, so that checkpoints do not grow; None:
             all. >= 1.
         generated: replay what the model itself generates, where no old data may be kept; None: replay stored samples.
+        probe_storage: what states (checkpoints) hold of the samples that are followed; nothing changes as long as the
+            process lives, whose memory holds them. ``"samples"``: samples and vectors, so that a resumed run measures
+            all that one that was never interrupted does. ``"vectors"``: no samples; a resumed run goes on with the
+            energies of earlier tasks, and has no errors or losses of them. Without an encoder (in pixel space) the
+            vectors are the samples. ``"none"``: neither; a resumed run keeps the history, and measures only tasks that
+            end in it. (What a buffer keeps is its own; of a stream whose task is not over the state holds its reserve.)
         device: where vectors are compared: ``"cpu"``, or a GPU, in pieces that fit its memory; None: where they are
             encoded, which is where the model trains. (A device without float64 leaves this to the CPU.)
         memory: bytes on the host that a task may take beside the buffer, >= 1 MiB. The vectors of a task stay in memory
@@ -145,7 +159,7 @@ class ForgettingTracker:
         beta: float | Literal["auto"] = "auto",
         similarity: Similarity | None = None,
         encoder: Callable[[Any], Tensor] | nn.Module | None = None,
-        probe_size: int = 512,
+        probe_size: int = PROBE_SIZE,
         timesteps: Sequence[int] | None = None,
         samples: Column | None = None,
         labels: Column | Literal[False] | None = None,
@@ -155,6 +169,7 @@ class ForgettingTracker:
         followed_tasks: int | None = None,
         history_size: int | None = None,
         generated: GeneratedTask | None = None,
+        probe_storage: ProbeStorage = "samples",
         device: torch.device | str | None = None,
         memory: int = MEMORY,
         scratch: str | os.PathLike[str] | None = None,
@@ -165,9 +180,16 @@ class ForgettingTracker:
             raise TypeError(f"buffer must be an EnergyReplayBuffer or None, got {type(buffer).__name__}.")
         check_integer(probe_size, "probe_size", 1)
         check_integer(draws, "draws", 1)
+        if probe_storage not in get_args(ProbeStorage):
+            raise ValueError(
+                f'probe_storage must be "samples", "vectors" or "none", got {probe_storage!r}.'
+                f"{did_you_mean(probe_storage, get_args(ProbeStorage))}"
+            )
         for name, most in (("followed_tasks", followed_tasks), ("history_size", history_size)):
             if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
                 raise ValueError(f"{name} must be a whole number >= 1, or None for no bound, got {most!r}.")
+        if timesteps is not None and (isinstance(timesteps, str) or not hasattr(timesteps, "__len__")):
+            raise TypeError(f"timesteps must be a list of numbers, or None for the default, got {timesteps!r}.")
         if model_energy and timesteps is not None and len(timesteps) < 2:
             raise ValueError(f"model_energy integrates over at least two timesteps, got {list(timesteps)}.")
         if timesteps is not None and not len(timesteps):
@@ -193,6 +215,7 @@ class ForgettingTracker:
         self.model_energy = model_energy
         self.followed_tasks = followed_tasks
         self.history_size = history_size
+        self.probe_storage = probe_storage
         self.generated = generated
         if generated is not None:
             generated.check(buffer)
@@ -290,6 +313,7 @@ class ForgettingTracker:
             with memory_for(f"the vectors of task {self.next_task}", _LESS_MEMORY):
                 data = self._at_hand.read(self.next_task, source, self._dimension)
             self._check_labels(data)
+            self._check_held(data)
             self._check_room(data)
             beta = self.settings.beta if data is None else self._calibrated(data)
         except BaseException:
@@ -587,7 +611,9 @@ class ForgettingTracker:
     @property
     def _dimension(self) -> int | None:
         """Of the vectors so far."""
-        return self._probes[0].vectors.shape[1] if self._probes else None
+        if self._probes:
+            return self._probes[0].vectors.shape[1]
+        return self.buffer.vectors.shape[1] if self.buffer is not None and len(self.buffer) else None
 
     def _check_labels(self, data: TaskData | None) -> None:
         if data is not None and data.labels is None and self.buffer is not None and self.buffer.groups == "label":
@@ -595,6 +621,27 @@ class ForgettingTracker:
                 'groups="label" needs a tensor of integers (n,) in every batch, and found none that is called label, '
                 "labels, y, target, class, class_label or cls, or is the second of a pair. Say where it is with "
                 "labels=."
+            )
+
+    def _check_held(self, data: TaskData | None) -> None:
+        """Refuse, before it is trained, a task whose samples the buffer could not take beside those that it holds."""
+        buffer = self.buffer
+        if buffer is None or not len(buffer) or self.generated is not None:
+            return
+        first, end = sample_ids(self.next_task, torch.tensor([0])), sample_ids(self.next_task + 1, torch.tensor([0]))
+        of_task = (buffer.ids >= first) & (buffer.ids < end)  # of a stream these are all that can be known
+        twice = buffer.ids[of_task if data is None else torch.isin(buffer.ids, data.ids)]
+        if len(twice):
+            raise ValueError(
+                f"The buffer was filled before this run, and holds samples of the ids {twice[:5].tolist()}, which "
+                f"samples of task {self.next_task} would get. Fill it under ids that no task here has, such as "
+                "hopfield_replay.tracker.sample_ids(1000, positions) with task=1000, or empty it with buffer.clear()."
+            )
+        if data is not None and (data.labels is None) != (buffer.labels is None):
+            have, lack = ("the buffer", "the task") if data.labels is None else ("the task", "the buffer")
+            raise ValueError(
+                f"The samples of {have} have labels, and those of {lack} have none: all must, or none. Give labels at "
+                "buffer.update(labels=...) and in the batches, or leave them out of both (labels=False here)."
             )
 
     def _check_room(self, data: TaskData | None) -> None:
@@ -618,9 +665,15 @@ class ForgettingTracker:
             "buffer and of the followed samples are taken anew. Energies from before the change are those of another "
             "space, and rises across it compare the two; a frozen encoder has one."
         )
+        if lost := [probe.task for probe in self._probes if probe.batch is None]:
+            warn_once(
+                f"The samples of the tasks {lost} were not stored (probe_storage), so that their vectors cannot be "
+                "taken anew: they are followed no more."
+            )
         probes = [
-            probe if probe.batch is None else replace(probe, vectors=self._reader.encode(source, probe.batch))
+            replace(probe, vectors=self._reader.encode(source, probe.batch))
             for probe in self._probes
+            if probe.batch is not None
         ]
         buffer = self.buffer
         renew = None if buffer is None else buffer.prepare_renew(lambda samples: self._reader.encode(source, samples))
@@ -661,10 +714,45 @@ class ForgettingTracker:
 
         to_the_end(change)
 
-    def table(self) -> str:
-        """Mean intrinsic and reconstruction forgetting of every task after every task, as text."""
+    def table(self) -> ShownText:
+        """Mean intrinsic and reconstruction forgetting of every task after every task, and the worst of them, as text.
+
+        It shows itself: at a prompt as it prints, in a notebook as a table.
+        """
         table = forgetting_table(self.history)
-        return table if self.taken is None or not self.history else f"{table}\n{self.taken}"
+        if self.taken is None or not self.history:
+            return table
+        return ShownText(f"{table}\n{self.taken}", table._repr_html_())
+
+    def _line(self) -> str:
+        kept = "no buffer" if self.buffer is None else repr(self.buffer)
+        worst = worst_sentence(self.history[-1]) if self.history else None
+        return f"{type(self).__name__}({self.next_task} tasks, {f'{worst}, ' if worst else ''}{kept})"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each task after each task, see :func:`hopfield_replay.tracker.summarize`."""
+        return history_rows(self.history)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Settings and history in plain Python, ready for JSON; no samples."""
+        result: dict[str, Any] = jsonable({"settings": self._asked | {"beta": self.beta}, "history": self.rows()})
+        return result
+
+    def _repr_html_(self) -> str:
+        return html.paragraph(repr(self)) + (self.table()._repr_html_() if self.history else "")
+
+    def _draw(self, axis: "Axes") -> None:
+        measure = measure_of(self.history[-1]) if self.history else "intrinsic"
+        lines = curves(self.history)
+        draw_lines(axis, lines)
+        axis.set(xlabel="after task", ylabel=MEASURES[measure])
+        axis.set_xticks([record.task for record in self.history])
+        if lines:
+            legend_above(axis, columns=min(6, len(lines)))
+
+    def to_frame(self, *, samples: bool = False) -> "pd.DataFrame":
+        """As :meth:`history_frame`, under the name that every result has."""
+        return self.history_frame(samples=samples)
 
     def history_frame(self, *, samples: bool = False) -> "pd.DataFrame":
         """The history as a tidy pandas DataFrame, see :func:`hopfield_replay.tracker.history_frame`.
@@ -679,13 +767,16 @@ class ForgettingTracker:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that is needed to go on: tensors and plain Python only, loadable with ``weights_only=True``."""
-        nothing_real = self.generated is not None and not self.generated.keep_probes
+        nothing_real = self.probe_storage != "samples" or (
+            self.generated is not None and not self.generated.keep_probes
+        )
+        probes = [] if self.probe_storage == "none" else self._probes
         return {
             "format": _FORMAT,
             "beta": self.beta,
             "open_task": self.open_task,
             "history": [record.to_dict() for record in self.history],
-            "probes": [probe.to_dict() for probe in self._probes],
+            "probes": [{**probe.to_dict(), "batch": None} if nothing_real else probe.to_dict() for probe in probes],
             "buffer": None if self.buffer is None else self.buffer.state_dict(),
             "encoder": None if nothing_real else self._at_hand.state_dict(),
             "calibrates": self._calibrates,

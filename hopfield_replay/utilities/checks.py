@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
+from hopfield_replay.utilities.choices import did_you_mean
 from hopfield_replay.utilities.device import where_float64_is
 
 Similarity = Literal["distance", "dot"]
@@ -51,7 +52,10 @@ def check_integer(
 def check_similarity(similarity: str) -> None:
     """Refuse any similarity but "distance" and "dot"."""
     if similarity not in get_args(Similarity):
-        raise ValueError(f"similarity must be one of {get_args(Similarity)}, got {similarity!r}.")
+        raise ValueError(
+            f"similarity must be one of {get_args(Similarity)}, got {similarity!r}."
+            f"{did_you_mean(similarity, get_args(Similarity))}"
+        )
 
 
 def check_beta(beta: float) -> float:
@@ -65,6 +69,15 @@ def check_beta(beta: float) -> float:
     if not (math.isfinite(beta) and beta > 0):
         raise ValueError(f"beta (inverse temperature) must be positive and finite, got {beta}.")
     return float(beta)
+
+
+def check_ratio(value: object, name: str) -> float:
+    """Return a share as a float; it must lie strictly between 0 and 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number between 0 and 1, got {value!r}.")
+    if not 0.0 < value < 1.0:
+        raise ValueError(f"{name} must lie strictly between 0 and 1, got {value}.")
+    return float(value)
 
 
 _ROWS = 4096  # rows looked at together: memory does not grow with the number of samples

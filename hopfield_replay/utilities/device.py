@@ -7,6 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from hopfield_replay.utilities.holdings import modules_of
+
 CPU = torch.device("cpu")
 WITHOUT_FLOAT64 = ("mps",)  # Apple's GPUs
 
@@ -27,14 +29,23 @@ def check_device(device: torch.device | str | None) -> torch.device | None:
     if device is None:
         return None
     try:
-        place = torch.device(device)
-        torch.empty(1, device=place)
+        return torch.empty(1, device=torch.device(device)).device  # with its number: "cuda" is no tensor's device
     except (RuntimeError, TypeError, AssertionError) as error:  # torch without CUDA asserts
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f'device={device!r} cannot be used here ({said}). Give one that is there, or "cpu".'
         ) from error
-    return place
+
+
+def device_of(*objects: object) -> torch.device | None:
+    """Where the first parameter lies of the modules that objects are or hold; None: there is none.
+
+    Example:
+        >>> device_of(lambda x: x, torch.nn.Linear(2, 2))
+        device(type='cpu')
+    """
+    found = (weight.device for module in modules_of(*objects) for weight in module.parameters())
+    return next(found, None)
 
 
 def room_on(device: torch.device) -> int:

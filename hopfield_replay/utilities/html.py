@@ -29,6 +29,16 @@ def escape(text: str) -> str:
     return escape_markup(printable_lines(text))
 
 
+def sentence(text: str) -> str:
+    """Text with a capital at its beginning.
+
+    Example:
+        >>> sentence("worst class: cat")
+        'Worst class: cat'
+    """
+    return text[:1].upper() + text[1:]
+
+
 def heading(text: str) -> str:
     """Heading of a section."""
     return f"<h2>{escape(text)}</h2>"
@@ -85,4 +95,4 @@ def html_page(title: str, parts: Sequence[str]) -> str:
     )
 
 
-__all__ = ["heading", "html_page", "paragraph", "picture", "table"]
+__all__ = ["escape", "heading", "html_page", "paragraph", "picture", "sentence", "table"]

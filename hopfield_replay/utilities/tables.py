@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 
 def text_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """Lay out rows in columns as wide as their widest cell, two spaces apart.
+    r"""Lay out rows in columns as wide as their widest cell, two spaces apart.
 
     Args:
-        headers: column names.
+        headers: column names, of one or more lines.
         rows: cells, one sequence as long as ``headers`` for each row.
         left: so many of the first columns are aligned at the left, the others at the right.
 
@@ -15,14 +15,19 @@ def text_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, left: i
         The table, without a trailing newline.
 
     Example:
-        >>> print(text_table(["group", "rise"], [["outlier", "0.03"], ["all", "-0.5"]]))
+        >>> print(text_table(["group", "mean\nrise"], [["outlier", "0.03"], ["all", "-0.5"]]))
+                 mean
         group    rise
         outlier  0.03
         all      -0.5
     """
-    widths = _widths(headers, rows)
+    parts = [header.split("\n") for header in headers]  # a header may have several lines, the last above its column
+    height = max(map(len, parts), default=1)
+    padded = [[""] * (height - len(part)) + part for part in parts]
+    head = [[part[i] for part in padded] for i in range(height)]
+    widths = [max(map(len, column)) for column in zip(*head, *rows, strict=True)]
     lines = []
-    for row in (headers, *rows):
+    for row in (*head, *rows):
         cells = zip(row, widths, strict=True)
         aligned = [c.ljust(w) if column < left else c.rjust(w) for column, (c, w) in enumerate(cells)]
         lines.append("  ".join(aligned).rstrip())

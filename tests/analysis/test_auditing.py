@@ -277,6 +277,19 @@ def report_of_digits():
                  old_data=x[:30], new_data=x[30:] + 0.5)  # fmt: skip
 
 
+def test_the_worst_group_comes_first():
+    pytest.importorskip("matplotlib")
+    x = torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    x[30:] += 3.0  # a quarter of the samples, which the second model, shrinking everything, loses most of
+    report = audit(shrink(0.9), shrink(0.3), {"most": x[:30], "few": x[30:]})
+    few = report.tasks["few"]
+    lead = f"task: few, reconstruction error {few['error_old']:.4g} -> {few['error_new']:.4g}, {few['relative']:+.1%}"
+    assert report.table().splitlines()[0].startswith(f"worst {lead}")
+    body = report.html().partition("</h1>")[2]
+    assert body.lstrip().startswith(f'<p class="lead">Worst {lead.replace(">", "&gt;")}')
+    assert body.index("By task") < body.index("All samples") < body.index("Most and least forgotten")
+
+
 @pytest.mark.heavy
 def test_the_page_is_whole_and_needs_nothing_from_elsewhere():
     pytest.importorskip("matplotlib")

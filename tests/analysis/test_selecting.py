@@ -201,7 +201,7 @@ def test_colour_images_in_raw_pixels_get_a_warning_and_an_encoder_takes_it_away(
         ({"keep": 2, "new": torch.zeros(3, 5)}, "old vectors have dimension 2, new ones 5"),
         ({"keep": 2, "new": torch.zeros(0, 2)}, "new holds no samples"),
         ({"keep": 2, "unique": -1.0}, "must not be negative"),
-        ({"keep": 2, "replay_ratio": 1.0}, "replay_share must lie strictly between 0 and 1"),
+        ({"keep": 2, "replay_ratio": 1.0}, "replay_ratio must lie strictly between 0 and 1"),
     ],
 )
 def test_bad_input_is_refused_with_what_was_given(change, message):

@@ -327,7 +327,7 @@ def interval(values: np.ndarray) -> list[str]:
 
 def figure(path: Path, arms: list[str]) -> Path:
     """Draw what is forgotten against the error on new tasks, over the shares: means over seeds that have them all."""
-    from hopfield_replay.figures._style import legend_below, new_figure, panels, series_style
+    from hopfield_replay.utilities.drawing import legend_below, new_figure, panels, series_style
 
     runs = read(path)
     shown = ("mean", "worst tenth", "high")

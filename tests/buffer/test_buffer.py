@@ -410,7 +410,7 @@ def test_description():
         ({"capacity": 5, "groups": "class"}, ValueError, 'groups must be None, "task" or "label", got \'class\''),
         ({"capacity": 5, "similarity": "cosine"}, ValueError, "similarity must be one of"),
         ({"capacity": 5, "beta": -1.0}, ValueError, "beta .* must be positive and finite, got -1.0"),
-        ({"capacity": 5, "beta": "best"}, TypeError, "beta .* must be a number, got str"),
+        ({"capacity": 5, "beta": "best"}, ValueError, 'beta must be a number or "auto", got'),
     ],
 )
 def test_bad_arguments(arguments, error, message):

@@ -1,5 +1,6 @@
 """The command hopfield-replay, run in this process and once as a program."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -79,9 +80,13 @@ def test_as_a_program_with_a_datamodule_of_the_present_folder(tmp_path):
         (["missing.csv", "missing.csv"], "'missing.csv' does not exist; give a folder of images"),
         (["missing.npz", "missing.npz"], "missing.npz does not exist"),
         (["nowhere:Data", "nowhere:Data"], "'nowhere:Data' cannot be imported"),
-        (["OLD", "NEW", "--capacities", "50"], "capacities must rise from at least 1"),
-        (["OLD", "NEW", "--beta", "-1", "--capacities", "5"], "beta (inverse temperature) must be positive"),
-        (["OLD", "NEW", "--replay-ratio", "1", "--capacities", "5"], "must lie strictly between 0 and 1"),
+        (["OLD", "NEW", "--capacities", "50"], "--capacities must rise from at least 1"),
+        (["OLD", "NEW", "--beta", "-1", "--capacities", "5"], "--beta (inverse temperature) must be positive"),
+        (
+            ["OLD", "NEW", "--replay-ratio", "1", "--capacities", "5"],
+            "--replay-ratio must lie strictly between 0 and 1",
+        ),
+        (["OLD", "NEW", "--output-dir", "OLD"], "--output-dir must be a folder"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(tmp_path, monkeypatch, capsys, arguments, message):
@@ -92,6 +97,35 @@ def test_bad_input_is_one_line_and_code_2(tmp_path, monkeypatch, capsys, argumen
     assert error.startswith("hopfield-replay: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["forecast", "a", "b", "--replay-ratio", "half"], "error: --replay-ratio must be a number, got 'half'."),
+        (["forecast", "a", "b", "--beta", "Auto"], "error: --beta must be a number, got 'Auto'."),
+        (["forecast", "a", "b", "--capacity", "5"], "--capacity 5. Did you mean '--capacities'?"),
+        (["forecast", "a", "b", "--capacities", "5", "x"], "error: --capacities must be a whole number, got 'x'."),
+        (["select", "a", "--keep", "4.5"], "error: --keep must be a whole number, got '4.5'."),
+        (["forcast", "a"], "Did you mean 'forecast'?"),
+        (["forecast", "a"], "error: the following arguments are required: new"),
+    ],
+)
+def test_wrong_usage_is_told_in_one_sentence(arguments, sentence, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert capsys.readouterr().err.splitlines()[-1].endswith(sentence)
+
+
+def test_default_capacities_are_those_that_the_folder_holds(tmp_path, capsys):
+    old, new = files(tmp_path)
+    assert main(["forecast", old, new]) == 0
+    capsys.readouterr()
+    with np.load(old) as arrays:
+        few = arrays["images"][:9]
+    np.savez(old, images=few)
+    assert main(["forecast", old, new, "--output-dir", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "forecast.json").read_text())["capacities"] == [3, 4]  # a quarter and a half
 
 
 @pytest.mark.parametrize(
@@ -334,3 +368,41 @@ def test_audit_of_two_pipelines_on_folders_of_images(tmp_path, capsys):
     assert {line.split()[0] for line in printed.splitlines() if line} >= {"a", "b"}
     assert main([*paths, flat(tmp_path)]) == 2
     assert "samples of shape (7,), which are no images" in capsys.readouterr().err
+
+
+HELP = [[], ["forecast"], ["audit"], ["select"], ["buffer"], ["reproduce"], ["reproduce", "all"], ["reproduce", "rise"]]
+
+
+@pytest.mark.heavy
+def test_help_needs_nothing_that_takes_seconds_to_import():
+    script = (
+        "import contextlib, io, sys\n"
+        "from hopfield_replay.cli import main\n"
+        f"for command in {HELP}:\n"
+        "    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):\n"
+        "        main([*command, '--help'])\n"
+        "    assert 'usage: hopfield-replay' in said.getvalue(), command\n"
+        "    assert '<' not in said.getvalue(), said.getvalue()\n"
+        "print(sorted({'torch', 'numpy', 'lightning', 'matplotlib'} & set(sys.modules)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_what_help_names_is_what_there_is():
+    from hopfield_replay import policies, theory
+    from hopfield_replay.analysis import exports
+    from hopfield_replay.cli import names, reproduce
+
+    assert names.POLICIES == policies.POLICIES
+    assert tuple(names.FORMATS) == tuple(exports.FORMATS)
+    for name in reproduce._EXPERIMENTS:
+        function = getattr(theory, reproduce._function_name(name))
+        parameters = inspect.signature(function).parameters
+        assert [str(p) for p in inspect.signature(reproduce._outline(name)).parameters.values()] == [
+            str(p) for p in parameters.values()
+        ]
+        assert reproduce._outline(name).__doc__ == function.__doc__

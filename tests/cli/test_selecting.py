@@ -102,7 +102,7 @@ def test_an_encoder_from_disk_says_how_large_images_are(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--keep", "99"], "keep=99 is more than the 10"),
+        (["--keep", "99"], "--keep 99 is more than the 10"),
         (["--keep", "2", "--by", "colour"], "--by must be label, folder or task"),
         (["--keep", "2", "--by", "task"], "--by task needs several sources"),
         (["--keep", "2", "--export", "json"], "belong together"),

@@ -38,10 +38,10 @@ def test_every_arm_runs_and_replays_what_it_says(tmp_path, monkeypatch, number):
 
 def test_draws_of_a_model_differ_from_batch_to_batch():
     from helpers.ddpm import DDPM
-    from helpers.splits import unlabelled
+    from helpers.splits import drawn_batch
 
     model = DDPM(8, width=16, network="mlp")
-    first, second = unlabelled(model, 3)[0], unlabelled(model, 3)[0]
+    first, second = drawn_batch(model, 3, [])[0], drawn_batch(model, 3, [])[0]
     assert not torch.equal(first, second)
 
 

@@ -66,7 +66,11 @@ def test_a_run_that_is_killed_in_its_second_task_comes_to_the_same_end(tiny, tmp
     )
     assert process.stdout is not None
     with process.stdout:
-        seen = [line for line in iter(process.stdout.readline, "") if _kill_at("task 2 of 2, epoch 2", line, process)]
+        seen = [
+            line
+            for line in iter(process.stdout.readline, "")
+            if _kill_at("task 1 (the last: 1), epoch 2", line, process)
+        ]
     assert process.wait() == -9
     assert len(seen) == 1
     assert not (killed / "pipeline").exists()
@@ -81,7 +85,7 @@ def test_a_run_that_is_killed_in_its_second_task_comes_to_the_same_end(tiny, tmp
     first = (killed / "samples" / "0_before.png").stat().st_mtime_ns
     capsys.readouterr()
     run(arguments(tiny, killed, "--epochs", "3", "--resume"))
-    assert capsys.readouterr().out.startswith(("task 2 of 2, epoch 2", "task 2 of 2, epoch 3"))
+    assert capsys.readouterr().out.startswith(("task 1 (the last: 1), epoch 2", "task 1 (the last: 1), epoch 3"))
 
     assert (killed / "samples" / "0_before.png").stat().st_mtime_ns == first
     weights = [load_file(folder / "pipeline/unet/diffusion_pytorch_model.safetensors") for folder in (whole, killed)]

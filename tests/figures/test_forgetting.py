@@ -79,5 +79,5 @@ def test_a_line_for_each_run():
         np.testing.assert_allclose(line.get_xydata(), points)
     looks = [(line.get_color(), line.get_marker()) for line in axis.lines[:10]]
     assert len(set(looks)) == 10
-    assert axis.get_xlabel() == "tasks learned"
+    assert axis.get_xlabel() == "after task"
     assert list(axis.get_xticks()) == [2, 3, 4]

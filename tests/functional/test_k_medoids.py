@@ -5,7 +5,8 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from hopfield_replay.functional import k_means_medoids
+from hopfield_replay.functional import _points, k_means_medoids, k_medoids
+from hopfield_replay.functional.rows import Rows
 
 
 def blobs(seed, sizes=(40, 25, 10, 5), d=3):
@@ -67,3 +68,31 @@ def test_bad_arguments(arguments, error, message):
     given = {"vectors": torch.randn(5, 2), "k": 2, "uniforms": torch.rand(5), **arguments}
     with pytest.raises(error, match=message):
         k_means_medoids(given.pop("vectors"), given.pop("k"), given.pop("uniforms"), **given)
+
+
+@pytest.mark.parametrize("nearest", [1, 8])
+@pytest.mark.parametrize("alike", [1, 40])
+def test_of_vectors_in_pieces_they_are_the_same(alike, nearest, monkeypatch):
+    """Also where centres fall together, so that others have taken what is nearest to one."""
+    x, rng = blobs(3)
+    x = torch.from_numpy(np.repeat(x[::alike], alike, axis=0)[:80]).float()
+    draws, masses = torch.from_numpy(rng.uniform(size=80)), torch.from_numpy(rng.integers(1, 5, 80)).double()
+    expected = k_means_medoids(x, 12, draws, masses=masses)
+    assert len(expected.unique()) == 12
+    monkeypatch.setattr(k_medoids, "_NEAREST", nearest)
+    monkeypatch.setattr(_points, "_HELD", 0)
+    monkeypatch.setattr(_points, "_PIECE", 21)  # seven vectors
+    assert torch.equal(k_means_medoids(x, 12, draws, masses=masses), expected)
+    assert torch.equal(k_means_medoids(Rows(x[:33], x[33:]), 12, draws, masses=masses), expected)
+
+
+def test_medoids_are_those_of_a_literal_search():
+    rng = np.random.default_rng(1)
+    x, centres = rng.normal(size=(60, 4)), rng.normal(size=(9, 4)) * 0.1  # several want the same
+    taken = []
+    for centre in centres:
+        squares = ((x - centre) ** 2).sum(1)
+        squares[taken] = np.inf
+        taken.append(int(squares.argmin()))
+    points = _points.Points(torch.from_numpy(x), 9)
+    assert k_medoids._medoids(points, torch.from_numpy(centres)) == taken

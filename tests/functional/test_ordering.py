@@ -7,7 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hopfield_replay.functional import Rows, facility_location, herding, k_center, knn_distance, neighbours, ordering
+from hopfield_replay.functional import (
+    Rows,
+    _points,
+    facility_location,
+    herding,
+    k_center,
+    knn_distance,
+    neighbours,
+    ordering,
+)
 
 
 @st.composite
@@ -165,8 +174,8 @@ def test_orders_of_vectors_in_parts(order, held, monkeypatch):
     points = torch.randn(120, 5, generator=torch.Generator().manual_seed(0))
     points[60:90] = points[:30]
     expected = order(points, 25)
-    monkeypatch.setattr(ordering, "_HELD", held)
-    monkeypatch.setattr(ordering, "_PIECE", 35)
+    monkeypatch.setattr(_points, "_HELD", held)
+    monkeypatch.setattr(_points, "_PIECE", 35)
     assert torch.equal(order(Rows(*points.split([50, 70])), 25), expected)
     assert torch.equal(order(points, 25), expected)
     with pytest.raises((ValueError, TypeError), match="k must"):

@@ -30,10 +30,20 @@ class AtTheEnd(Callback):
         self.ends += 1
 
 
-def run(folder, *callbacks, module=None, ckpt_path=None, every_step=False, make_loader=loader, count=3, **settings):
+def run(
+    folder,
+    *callbacks,
+    module=None,
+    ckpt_path=None,
+    every_step=False,
+    make_loader=loader,
+    count=3,
+    denoiser=None,
+    **settings,
+):
     """One call of fit_tasks over three tasks; the callbacks come before the monitor."""
     buffer = EnergyReplayBuffer(7, "random", groups="task")
-    monitor = ForgettingMonitor(buffer, probe_size=6)
+    monitor = ForgettingMonitor(buffer, probe_size=6, denoiser=denoiser)
     often = {"every_n_train_steps": 1} if every_step else {}
     saving = ModelCheckpoint(dirpath=folder, save_last=True, save_top_k=-1, filename="{epoch}-{step}", **often)
     module = Foreign() if module is None else module

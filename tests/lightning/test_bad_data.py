@@ -258,6 +258,7 @@ def test_nan_at_the_second_reading_names_the_samples_and_changes_nothing():
 # -- what is said of the batches
 
 
+@pytest.mark.filterwarnings("ignore:Nothing is replayed in this task")  # the second fit is of the loader itself
 def test_what_was_taken_is_said_once(caplog):
     with caplog.at_level("INFO"):
         monitor, _ = fit(DataLoader(DATA, 4))
@@ -336,6 +337,7 @@ def test_marks_of_a_stream_are_not_kept():
 Pair = namedtuple("Pair", "image label")
 
 
+@pytest.mark.filterwarnings("ignore:Nothing is replayed. .*and no ForgettingMonitor")
 @pytest.mark.parametrize(
     ("loader", "error", "message"),
     [

@@ -1,4 +1,5 @@
 import csv
+import io
 import math
 import sys
 import warnings
@@ -8,14 +9,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger
 from torch.utils.data import DataLoader, TensorDataset
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks
 from hopfield_replay.lightning import views
 from hopfield_replay.lightning.logging import BoundaryLog
 from hopfield_replay.lightning.sinks import TensorBoardSink, sinks
-from hopfield_replay.tracker.table import summarize
+from hopfield_replay.tracker.summary import summarize
 from tests.lightning.small import Foreign, loader, trainer
 from tests.lightning.test_monitor import Shrink
 
@@ -64,6 +65,7 @@ def test_every_logger_gets_the_scalars_of_every_boundary():
         assert logged["forgetting/n_eff"] == record["n_eff"]
         assert logged["buffer/samples"] == 6
         assert logged["buffer/bytes"] == monitor.buffer.nbytes
+        assert logged["task"] == task
         means = {"intrinsic": [], "reconstruction": []}
         for probe in record["probes"]:
             error = sum(map(sum, probe["error"].tolist())) / probe["error"].numel()
@@ -81,8 +83,10 @@ def test_every_logger_gets_the_scalars_of_every_boundary():
             if values:
                 expected = pytest.approx(sum(values) / len(values), abs=1e-9)
                 assert logged[f"forgetting/{name}/mean"] == expected
+                assert logged[f"forgetting/{name}/worst"] == pytest.approx(max(values), abs=1e-9)
             else:
                 assert f"forgetting/{name}/mean" not in logged
+                assert f"forgetting/{name}/worst" not in logged
 
 
 def test_csv(tmp_path):
@@ -90,6 +94,7 @@ def test_csv(tmp_path):
     with open(tmp_path / "lightning_logs/version_0/metrics.csv", newline="") as file:
         rows = {int(row["step"]): row for row in csv.DictReader(file)}
     assert sorted(rows) == STEPS
+    assert [float(rows[step]["task"]) for step in STEPS] == [0, 1, 2]
     assert float(rows[6]["forgetting/beta"]) == pytest.approx(monitor.history[0]["beta"])
     assert rows[6]["forgetting/intrinsic/task_0"] == ""
     assert float(rows[18]["forgetting/intrinsic/task_1"]) > 0
@@ -145,13 +150,13 @@ class TestTensorBoard:
 
     def test_histograms_before_and_after(self, logged):
         monitor, _, events = logged
-        names = ["5_energy_after", "4_energy_before", "6_intrinsic_forgetting", "7_reconstruction_forgetting"]
+        names = ["7_energy_after", "8_energy_before", "6_intrinsic_forgetting", "5_reconstruction_forgetting"]
         assert set(events.Tags()["histograms"]) == {
-            "5_energy_after/task_2", *(f"{name}/task_{task}" for name in names for task in range(2))
+            "7_energy_after/task_2", *(f"{name}/task_{task}" for name in names for task in range(2))
         }  # fmt: skip
-        assert [event.step for event in events.Histograms("5_energy_after/task_0")] == STEPS
-        assert [event.step for event in events.Histograms("4_energy_before/task_0")] == STEPS[1:]
-        before, after, lost, error = (events.Histograms(f"{n}/task_0")[-1].histogram_value for n in sorted(names))
+        assert [event.step for event in events.Histograms("7_energy_after/task_0")] == STEPS
+        assert [event.step for event in events.Histograms("8_energy_before/task_0")] == STEPS[1:]
+        error, lost, after, before = (events.Histograms(f"{n}/task_0")[-1].histogram_value for n in sorted(names))
         first, second, third = (record["probes"][0] for record in monitor.history)
         assert before.num == 5
         assert before.sum == pytest.approx(float(second["energy"].sum()))
@@ -164,13 +169,13 @@ class TestTensorBoard:
         steps = {tag: [image.step for image in events.Images(tag)] for tag in events.Tags()["images"]}
         later = STEPS[1:]
         assert steps == {
-            "1_forgetting/against_energy": later,
-            "1_forgetting/against_energy_rise": later,
             "1_forgetting/over_tasks": later,
             "2_most_forgotten/denoised": later,
             "3_buffer/contents": STEPS,
             "3_buffer/protected_energy": STEPS,
             "3_buffer/turnover": STEPS,
+            "4_against_forgetting/energy_rise": later,
+            "4_against_forgetting/energy_when_learned": later,
         }
         for tag in steps:
             image = events.Images(tag)[-1]
@@ -179,31 +184,44 @@ class TestTensorBoard:
 
     def test_tables(self, logged):
         monitor, _, events = logged
-        text = [event.tensor_proto.string_val[0].decode() for event in events.Tensors("0_summary/table/text_summary")]
-        lines = [" ".join(line.split()) for line in text[-1].split("\n")]  # columns are padded
-        assert len(lines) == 2 + 6
+        text = [
+            event.tensor_proto.string_val[0].decode() for event in events.Tensors("0_summary/1_result/text_summary")
+        ]
+        lead, empty, *lines = [" ".join(line.split()) for line in text[-1].split("\n")]  # columns are padded
+        worst = max(summarize(monitor.history[-1])[:2], key=lambda row: row["reconstruction"])
+        forgotten = f"reconstruction forgetting {worst['reconstruction']:.4g}"
+        assert lead.startswith(f"**Worst after task 2: task {worst['task']}, {forgotten} (error ")
+        assert not empty
+        assert len(lines) == 2 + 3  # what is new; each step has its own
         assert len({line.count("|") for line in lines}) == 1
         assert lines[2].startswith("| 2 | 0 | 5 | ")  # the newest boundary first
         row = summarize(monitor.history[-1])[0]
         assert f"| {row['intrinsic']:.4g} | {row['reconstruction']:.4g} |" in lines[2]
-        text = events.Tensors("0_summary/settings/text_summary")[-1].tensor_proto.string_val[0].decode()
+        text = events.Tensors("0_summary/2_settings/text_summary")[-1].tensor_proto.string_val[0].decode()
         text = " ".join(text.split())
         assert "| policy | GreedyGain |" in text
         assert "| capacity | 6 |" in text
 
-    def test_hyperparameters_and_what_came_of_them(self, logged):
-        monitor, folder, _ = logged
+    def test_hyperparameters_that_vary_are_compared_by_the_runs_own_scalars(self, logged):
+        monitor, folder, events = logged
         plugin = pytest.importorskip("tensorboard.plugins.hparams.plugin_data_pb2")
-        events = read(folder / "settings")
-        data = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-        given = plugin.HParamsPluginData.FromString(data).session_start_info.hparams
-        assert given["capacity"].number_value == 6
+        assert [path for path in folder.rglob("events*") if path.parent != folder] == []  # no runs of their own
+        data = [
+            events.SummaryMetadata(f"_hparams_/{name}").plugin_data.content
+            for name in ("session_start_info", "experiment")
+        ]
+        start, experiment = map(plugin.HParamsPluginData.FromString, data)
+        given = start.session_start_info.hparams
+        assert sorted(given) == ["capacity", "policy", "probe_size", "replay_ratio", "seed"]
         assert given["policy"].string_value == "GreedyGain"
-        assert given["beta"].number_value == pytest.approx(monitor.history[-1]["beta"])
-        rows = [row for row in summarize(monitor.history[-1]) if row["task"] < 2]
-        found = events.Scalars("result/intrinsic")
-        assert [event.step for event in found] == STEPS[1:]
-        assert found[-1].value == pytest.approx(sum(row["intrinsic"] for row in rows) / 2)
+        numbers = [given[name].number_value for name in ("capacity", "probe_size", "replay_ratio", "seed")]
+        assert numbers == [6, 5, 0.5, 0]
+        compared = [info.name.tag for info in experiment.experiment.metric_infos]
+        assert compared[:2] == ["forgetting/reconstruction/worst", "forgetting/reconstruction/mean"]
+        rows = summarize(monitor.history[-1])[:2]
+        (*_, worst), (*_, mean) = (events.Scalars(name) for name in compared[:2])
+        assert worst.value == pytest.approx(max(row["reconstruction"] for row in rows), abs=1e-6)
+        assert mean.value == pytest.approx(sum(row["reconstruction"] for row in rows) / 2, abs=1e-6)
 
     def test_projector_on_request(self, logged):
         monitor, folder, _ = logged
@@ -233,8 +251,8 @@ def test_without_matplotlib_all_but_figures_is_there(tmp_path, monkeypatch):
     tags = read(tmp_path).Tags()
     assert len(monitor.history) == 3
     assert tags["images"] == []
-    assert "5_energy_after/task_2" in tags["histograms"]
-    assert "0_summary/table/text_summary" in tags["tensors"]
+    assert "7_energy_after/task_2" in tags["histograms"]
+    assert "0_summary/1_result/text_summary" in tags["tensors"]
 
 
 class Run:
@@ -269,17 +287,64 @@ def test_wandb_gets_the_same(monkeypatch):
         for name, value in values.items():
             seen.setdefault(name, []).append((values["trainer/global_step"], value))
     assert [step for step, _ in seen["forgetting/beta"]] == STEPS
-    for name in ("1_forgetting/against_energy_rise", "2_most_forgotten/denoised"):
+    for name in ("4_against_forgetting/energy_rise", "2_most_forgotten/denoised"):
         assert [step for step, _ in seen[name]] == STEPS[1:]
         assert all(isinstance(image, wandb.Image) for _, (image,) in seen[name])
     assert [step for step, _ in seen["3_buffer/contents"]] == STEPS
-    (_, histogram) = seen["5_energy_after/task_0"][-1]
+    (_, histogram) = seen["7_energy_after/task_0"][-1]
     assert sum(histogram.histogram) == 5
-    (_, table) = seen["0_summary/table"][-1]
+    (_, table) = seen["0_summary/1_result"][-1]
     assert len(table.data) == 6
     assert table.data[0][:2] == ["2", "0"]
     assert settings["capacity"] == 6
     assert settings["beta"] == monitor.history[-1]["beta"]
+
+
+class Tracked(MLFlowLogger):
+    """An MLFlowLogger with a client that keeps what it gets."""
+
+    run_id = name = version = "one"
+    save_dir = None
+
+    def __init__(self):
+        Logger.__init__(self)
+        self.metrics, self.params, self.artifacts = {}, {}, {}
+
+    @property
+    def experiment(self):
+        return self
+
+    def log_metrics(self, metrics, step=None):
+        self.metrics.setdefault(step, {}).update(metrics)
+
+    def log_hyperparams(self, params):
+        assert not self.params  # a run of MLflow cannot change them
+        self.params = params
+
+    def log_figure(self, run_id, figure, artifact_file):
+        figure.savefig(io.BytesIO())
+        self.artifacts[artifact_file] = figure
+
+    def log_text(self, run_id, text, artifact_file):
+        self.artifacts[artifact_file] = text
+
+    def finalize(self, status):
+        pass
+
+
+def test_mlflow_gets_the_same():
+    pytest.importorskip("matplotlib")
+    logger = Tracked()
+    monitor = train(Shrink(), logger=logger)
+    assert [logger.metrics[step]["task"] for step in STEPS] == [0, 1, 2]
+    assert {name: logger.params[name] for name in ("policy", "capacity", "replay_ratio")} == {
+        "policy": "GreedyGain", "capacity": 6, "replay_ratio": 0.5
+    }  # fmt: skip
+    assert {f"views/1_forgetting/over_tasks_step_{step}.png" for step in STEPS[1:]} < set(logger.artifacts)
+    rows = list(csv.DictReader(io.StringIO(logger.artifacts["views/0_summary/1_result.csv"])))
+    assert len(rows) == 6
+    settings = dict(csv.reader(io.StringIO(logger.artifacts["views/0_summary/2_settings.csv"])))
+    assert float(settings["beta"]) == monitor.history[-1].beta
 
 
 def test_files_where_no_logger_can_hold_views(tmp_path):
@@ -288,18 +353,15 @@ def test_files_where_no_logger_can_hold_views(tmp_path):
     views = tmp_path / "views"
     assert sorted(str(path.relative_to(views)) for path in views.rglob("*.*")) == sorted(
         [
-            "0_summary/table.csv",
-            "0_summary/settings.csv",
-            *(
-                f"1_forgetting/{name}_step_{s}.png"
-                for name in ("against_energy", "against_energy_rise", "over_tasks")
-                for s in (12, 18)
-            ),
+            "0_summary/1_result.csv",
+            "0_summary/2_settings.csv",
+            *(f"1_forgetting/over_tasks_step_{s}.png" for s in (12, 18)),
+            *(f"4_against_forgetting/energy_{n}_step_{s}.png" for n in ("rise", "when_learned") for s in (12, 18)),
             *(f"2_most_forgotten/denoised_step_{s}.png" for s in (12, 18)),
             *(f"3_buffer/{n}_step_{s}.png" for n in ("contents", "protected_energy", "turnover") for s in STEPS),
         ]
     )
-    with open(views / "0_summary/table.csv", newline="") as file:
+    with open(views / "0_summary/1_result.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["after task"], row["of task"]) for row in rows] == [
         ("2", "0"), ("2", "1"), ("2", "2"), ("1", "0"), ("1", "1"), ("0", "0")
@@ -325,7 +387,7 @@ def test_a_view_that_fails_is_warned_of_once_and_loses_nothing(tmp_path, monkeyp
         monitor = train(Shrink(), tasks=2, logger=TensorBoardLogger(tmp_path, name="", version=""))
     shown = sorted(str(w.message) for w in caught if "could not be shown" in str(w.message))
     assert len(monitor.history) == 2
-    assert len([text for text in shown if "'1_forgetting/against_energy'" in text]) == 1
+    assert len([text for text in shown if "'4_against_forgetting/energy_rise'" in text]) == 1
     assert len([text for text in shown if "'protected energy'" in text]) == 1
     assert all("(RuntimeError: no ink)" in text for text in shown)
     tags = read(tmp_path).Tags()
@@ -349,7 +411,7 @@ def test_samples_that_are_latents_or_no_images(tmp_path, shape):
     fit = trainer(monitor, logger=TensorBoardLogger(tmp_path, name="", version=""))
     fit_tasks(fit, Idle(), [ReplayDataModule(DataLoader(one, batch_size=4), buffer) for one in data])
     tags = set(read(tmp_path).Tags()["images"])
-    assert {"1_forgetting/against_energy", "3_buffer/turnover", "3_buffer/protected_energy"} <= tags
+    assert {"4_against_forgetting/energy_rise", "3_buffer/turnover", "3_buffer/protected_energy"} <= tags
     assert ("3_buffer/contents" in tags) == ("2_most_forgotten/denoised" in tags) == (len(shape) == 3)
 
 

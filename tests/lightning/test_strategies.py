@@ -1,6 +1,7 @@
 """Strategies that cannot carry tasks are refused with the reason, each in the shape in which Lightning makes it."""
 
 import pytest
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import (
     DDPStrategy,
     DeepSpeedStrategy,
@@ -12,6 +13,7 @@ from lightning.pytorch.strategies import (
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks
+from hopfield_replay.lightning.checkpoints import check_resumes
 from hopfield_replay.lightning.strategies import check_launcher, check_whole_model
 from tests.lightning.small import Foreign, loader, trainer
 
@@ -30,7 +32,6 @@ class OwnSharding(FSDPStrategy):
 SPLIT = {
     "fsdp": FSDPStrategy,
     "a subclass of fsdp": OwnSharding,
-    "model parallel": ModelParallelStrategy,
     "deepspeed": lambda: bare(DeepSpeedStrategy),
 }
 
@@ -45,6 +46,27 @@ def test_models_that_are_split_cannot_be_measured(name, monkeypatch):
     with pytest.raises(MisconfigurationException, match=message):
         runner.callbacks[0].setup(runner, Foreign(), "fit")
     check_launcher(strategy)  # their processes live on: without a monitor tasks can be trained
+
+
+@pytest.mark.parametrize("size", ["auto", 2])
+def test_computations_that_are_split_cannot_be_measured(size, monkeypatch):
+    strategy = ModelParallelStrategy(tensor_parallel_size=size)
+    runner = trainer(ForgettingMonitor(EnergyReplayBuffer(3)))
+    monkeypatch.setattr(type(runner), "strategy", strategy)
+    message = f"ModelParallelStrategy splits the computation itself over {size} processes.*set tensor_parallel_size=1"
+    with pytest.raises(MisconfigurationException, match=message):
+        runner.callbacks[0].setup(runner, Foreign(), "fit")
+
+
+def test_checkpoints_that_are_folders(monkeypatch, tmp_path):
+    """They would not be found by ckpt_path="last", and the tasks would silently begin anew."""
+    runner, plain = trainer(ModelCheckpoint(dirpath=tmp_path, save_last=True), enable_checkpointing=True), trainer()
+    monkeypatch.setattr(type(runner), "strategy", ModelParallelStrategy(2, 1))
+    with pytest.raises(MisconfigurationException, match=r"checkpoints as folders.*save_distributed_checkpoint=False"):
+        fit_tasks(runner, Foreign(), [loader()])
+    check_resumes(plain)  # which keeps none
+    monkeypatch.setattr(type(runner), "strategy", ModelParallelStrategy(2, 1, save_distributed_checkpoint=False))
+    check_resumes(runner)
 
 
 @pytest.mark.parametrize("name", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
@@ -64,7 +86,7 @@ def test_processes_of_xla():
         check_launcher(bare(XLAStrategy, _start_method="fork"))
 
 
-@pytest.mark.parametrize("strategy", [SingleDeviceStrategy("cpu"), DDPStrategy()])
+@pytest.mark.parametrize("strategy", [SingleDeviceStrategy("cpu"), DDPStrategy(), ModelParallelStrategy(2, 1)])
 def test_those_that_can(strategy):
     check_launcher(strategy)
     check_whole_model(strategy)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ModelSummary
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from hopfield_replay import EnergyReplayBuffer, ReplayDataModule, fit_tasks
@@ -131,6 +131,16 @@ def test_limits_come_back_after_a_crash():
     assert runner.max_steps == 6
 
 
+def test_the_model_is_summarized_once(caplog):
+    summary = ModelSummary(max_depth=3)
+    with caplog.at_level("INFO"):
+        fit_tasks(trainer(summary, max_epochs=1, enable_model_summary=True), Foreign(), tasks())
+        assert sum("Trainable params" in message for message in caplog.messages) == 1
+        fit_tasks(trainer(summary, max_epochs=1, enable_model_summary=True), Foreign(), tasks())
+    assert sum("Trainable params" in message for message in caplog.messages) == 2  # and once more in another call
+
+
+@pytest.mark.filterwarnings("ignore:Nothing is replayed. .*and no ForgettingMonitor")
 def test_datamodules_and_loaders_may_be_mixed():
     module, buffer = Foreign(), EnergyReplayBuffer(2)
     fit_tasks(trainer(max_epochs=1), module, [loader(), ReplayDataModule(loader(1), buffer)])
@@ -185,5 +195,5 @@ class TestCheckpoints:
         runner = trainer()
         fit_tasks(runner, Foreign(), tasks(3))
         runner.save_checkpoint(tmp_path / "third.ckpt")
-        with pytest.raises(MisconfigurationException, match=r"written in task 3, but only 2 tasks"):
+        with pytest.raises(MisconfigurationException, match=r"written in task 2, but only the tasks 0 to 1"):
             fit_tasks(trainer(), Foreign(), tasks(2), ckpt_path=tmp_path / "third.ckpt")

@@ -93,7 +93,7 @@ def test_protection_counts_each_groups_best_first(groups, monkeypatch):
 
 def test_table_and_settings():
     found = boundary(denoiser=None)
-    table = views.forgetting_rows(found.tracker.history)
+    table = views.result(found.tracker.history)
     assert [row[:2] for row in table.rows] == [["2", "0"], ["2", "1"], ["2", "2"], ["1", "0"], ["1", "1"], ["0", "0"]]
     assert all(len(row) == len(table.columns) for row in table.rows)
     assert table.rows[0][table.columns.index("reconstruction forgetting")] == ""
@@ -118,5 +118,5 @@ def test_without_errors_the_energy_is_followed_over_tasks():
     (axis,) = views.over_tasks(found.tracker.history).axes
     assert axis.get_ylabel().startswith("intrinsic forgetting")
     at = [record["probes"][0] for record in found.tracker.history]
-    expected = [[i + 1, float((p["energy"] - p["energy_start"]).mean())] for i, p in enumerate(at)]
+    expected = [[i, float((p["energy"] - p["energy_start"]).mean())] for i, p in enumerate(at)]
     np.testing.assert_allclose(axis.lines[0].get_xydata(), expected)

@@ -184,8 +184,8 @@ def test_nothing_to_choose_from():
         ({"objective": "worst"}, 'objective must be "mean", "tail", "blend" or "rise", got \'worst\''),
         ({"oversample": 0}, "oversample must be a whole number >= 1, got 0"),
         ({"oversample": 2.5}, "oversample must be a whole number >= 1, got 2.5"),
-        ({"replay_ratio": 0.0}, "replay_share must lie strictly between 0 and 1, got 0.0"),
-        ({"replay_ratio": 1.0}, "replay_share must lie strictly between 0 and 1, got 1.0"),
+        ({"replay_ratio": 0.0}, "replay_ratio must lie strictly between 0 and 1, got 0.0"),
+        ({"replay_ratio": 1.0}, "replay_ratio must lie strictly between 0 and 1, got 1.0"),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -233,7 +233,7 @@ def test_a_sample_alone_or_beyond_reach_is_chosen_by_its_place_and_not_by_infini
 
 def test_needs_of_rises():
     needs = requirements(GreedyGain(objective="rise", temper=0.5))
-    assert (needs.energies, needs.rises, needs.temper) == (True, True, 0.5)
+    assert (needs.energies, needs.rises, needs.temper) == (False, True, 0.5)
     assert not requirements(GreedyGain(objective="mean")).energies
     wrapped = requirements(balanced(GreedyGain(objective="rise", temper=0.5), by="task"))
     assert (wrapped.rises, wrapped.temper) == (True, 0.5)

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingTracker, TaskSource
 from hopfield_replay.functional.rows import Rows
-from hopfield_replay.policies import HighEnergy, balanced, requirements
+from hopfield_replay.policies import GreedyGain, HighEnergy, balanced, requirements
 from hopfield_replay.tracker.measurement import Measurement
 from tests.functional import numpy_energy as reference
 
@@ -31,7 +31,7 @@ def run(policy, **options):
 
 POLICIES = (
     *("random", "greedy_gain", "high_energy", "high_rise", "nearest_neighbour", "k_center", "herding"),
-    *("facility_location", "proportional", balanced("herding", by="task")),
+    *("facility_location", "proportional", "k_means", balanced("herding", by="task")),
 )
 
 pytestmark = pytest.mark.slow
@@ -75,11 +75,27 @@ def test_energies_that_nobody_reads_are_not_computed(monkeypatch):
     asked = []
     every = Measurement.own_energies
     monkeypatch.setattr(Measurement, "own_energies", lambda self: asked.append(self) or every(self))
-    for policy in ("random", "reservoir", "greedy_gain", "k_center"):
+    for policy in ("random", "reservoir", "greedy_gain", "k_center", GreedyGain(objective="rise")):
         run(policy)
     assert not asked
     run("low_energy")
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize("memory", [SMALL, 1 << 30])
+def test_rises_are_counted_without_the_energies_of_all_samples(memory, monkeypatch):
+    """What is kept, in both phases, is what is kept where those of all are computed."""
+    found = run(GreedyGain(objective="rise"), beta=0.1, memory=memory).buffer
+    plain = run(GreedyGain(), beta=0.1, memory=memory).buffer
+    monkeypatch.setattr(GreedyGain, "needs_energies", True)
+    asked, every = [], Measurement.own_energies
+    monkeypatch.setattr(Measurement, "own_energies", lambda self: asked.append(self) or every(self))
+    expected = run(GreedyGain(objective="rise"), beta=0.1, memory=memory).buffer
+    assert len(asked) == 2
+    assert torch.equal(found.ids, expected.ids)
+    assert not torch.equal(found.ids, plain.ids)
+    for name in ("energies", "weights", "draw_shares", "rises"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("memory", [SMALL, 1 << 30])

@@ -6,7 +6,9 @@ import torch
 from scipy.stats import spearmanr
 
 from hopfield_replay.tracker.record import BoundaryRecord, ProbeRecord
-from hopfield_replay.tracker.table import forgetting_table, history_frame, summarize
+from hopfield_replay.tracker.summary import overall, summarize
+from hopfield_replay.tracker.table import forgetting_table, history_frame
+from hopfield_replay.tracker.worst import worst_sentence, worst_task
 
 
 def probe(task, n, seed, errors=True):
@@ -78,15 +80,55 @@ def test_table_has_a_line_for_each_task_after_each_task():
         boundary(0, probe(0, 5, 0)),
         boundary(1, probe(0, 5, 1), probe(1, 6, 2, errors=False)),
     ]
-    head, *lines = forgetting_table(history).split("\n")
-    assert "intrinsic forgetting" in head
-    assert len({len(line) for line in (head, *lines)}) == 1  # columns are aligned
+    head, names, *lines, worst = forgetting_table(history).split("\n")
+    assert "intrinsic" in head
+    assert "forgetting" in names
+    assert len({len(line) for line in (names, *lines)}) == 1  # columns are aligned
+    assert len(names) <= 80  # a terminal's width
+    rise, error = summarize(history[1])[0]["reconstruction"], summarize(history[1])[0]["error"]
+    change = f"reconstruction forgetting {rise:.4g} (error {error - rise:.4g} -> {error:.4g})"
+    assert worst == f"worst after task 1: task 0, {change}"
     assert [line.split()[:3] for line in lines] == [["0", "0", "5"], ["1", "0", "5"], ["1", "1", "6"]]
     expected = summarize(history[1])[0]
     words = [f"{expected[key]:.4g}" for key in ("intrinsic", "reconstruction", "reconstruction_p95", "error")]
     assert lines[1].split()[3:] == words
     assert lines[2].split()[4:] == ["-", "-", "-"]
     assert forgetting_table([]) == "No task has ended yet."
+
+
+def test_the_worst_task_is_named_and_no_mean_hides_it():
+    entries = [probe(task, 40, task, errors=False) for task in range(4)]
+    for entry, rise in zip(entries, (0.1, 0.9, 0.2, 5.0), strict=True):  # the newest task cannot be forgotten yet
+        entry["energy"] = entry["energy_start"] + rise
+    record = boundary(3, *entries)
+    assert worst_task(record)["task"] == 1
+    assert worst_sentence(record).startswith("worst after task 3: task 1, intrinsic forgetting 0.9 (energy ")
+    assert worst_sentence(boundary(0, entries[0])) is None
+
+
+def test_overall_counts_every_followed_sample_once():
+    entries = [probe(0, 41, 0), probe(1, 7, 1), probe(2, 9, 2)]
+    numbers = overall(boundary(2, *entries))
+    both = [{key: value.numpy() for key, value in e.items() if isinstance(value, torch.Tensor)} for e in entries[:2]]
+    rises = [one for e in both for one in (e["error"] - e["error_start"]).mean(1)]
+    assert len(rises) == 48
+    np.testing.assert_allclose(numbers["reconstruction"], np.mean(rises), rtol=1e-12)
+    np.testing.assert_allclose(numbers["reconstruction_p95"], np.percentile(rises, 95), rtol=1e-12)
+    intrinsic = [one for e in both for one in e["energy"] - e["energy_start"]]
+    np.testing.assert_allclose(numbers["intrinsic"], np.mean(intrinsic), rtol=1e-12)
+    assert overall(boundary(0, entries[0])) == {}
+
+
+def test_of_a_long_history_the_table_shows_the_end():
+    history = [boundary(task, *(probe(t, 5, 10 * task + t) for t in range(task + 1))) for task in range(10)]
+    table = forgetting_table(history)
+    lines = table.split("\n")
+    assert [line.split()[:2] for line in lines[2:12]] == [["9", str(task)] for task in range(10)]
+    assert lines[-1] == "(after the last of 10 tasks; history_frame() has all)"
+    assert repr(table) == str(table)
+    markup = table._repr_html_()
+    assert markup.count("<tr>") == 11
+    assert "worst after task 9" in markup
 
 
 def test_a_frame_has_a_row_for_each_probe_set_and_on_request_for_each_sample():

@@ -18,6 +18,7 @@ from hopfield_replay.analysis.exports.simpletuner import write_simpletuner
 from hopfield_replay.analysis.images import ImageCollection, Item
 from hopfield_replay.analysis.selection_report import SelectionReport
 from hopfield_replay.utilities.checks import check_integer
+from hopfield_replay.utilities.choices import did_you_mean
 from hopfield_replay.utilities.progress import track
 
 _WRITERS: dict[str, Callable[[Place, Sequence[Kept], Settings], None]] = {
@@ -97,11 +98,17 @@ def export(
         (3, 6)
     """
     if form not in _WRITERS:
-        raise ValueError(f"Unknown format {form!r}; choose one of {list(FORMATS)}.")
+        raise ValueError(f"Unknown format {form!r}; choose one of {list(FORMATS)}.{did_you_mean(form, FORMATS)}")
     if files not in ("copy", "hardlink", "symlink"):
-        raise ValueError(f'files must be "copy", "hardlink" or "symlink", got {files!r}.')
+        raise ValueError(
+            f'files must be "copy", "hardlink" or "symlink", got {files!r}.'
+            f"{did_you_mean(files, ('copy', 'hardlink', 'symlink'))}"
+        )
     if use not in ("regularise", "train", "validate"):
-        raise ValueError(f'use must be "regularise", "train" or "validate", got {use!r}.')
+        raise ValueError(
+            f'use must be "regularise", "train" or "validate", got {use!r}.'
+            f"{did_you_mean(use, ('regularise', 'train', 'validate'))}"
+        )
     check_integer(repeats, "repeats", 1, wrong_type=TypeError)
     if len(images) != report.samples:
         raise ValueError(f"The report is of {report.samples} samples, but {len(images)} images were given.")

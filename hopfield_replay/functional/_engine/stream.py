@@ -14,6 +14,7 @@ from hopfield_replay.functional._engine.split_pass import sums_of as split_sums
 from hopfield_replay.functional._engine.tile_sums import leave_out, own_columns, tile_mass
 from hopfield_replay.functional.tiles import PatternTiles
 from hopfield_replay.utilities.checks import Similarity
+from hopfield_replay.utilities.choices import did_you_mean
 from hopfield_replay.utilities.device import without_autocast
 
 Precision = Literal["auto", "float64", "float32", "fast", "tf32", "bfloat16"]
@@ -25,7 +26,10 @@ BEST = 16  # scores of each query that are computed again in float64
 def check_precision(precision: str) -> None:
     """Refuse what is not a known precision."""
     if precision not in get_args(Precision):
-        raise ValueError(f"precision must be one of {get_args(Precision)}, got {precision!r}.")
+        raise ValueError(
+            f"precision must be one of {get_args(Precision)}, got {precision!r}."
+            f"{did_you_mean(precision, get_args(Precision))}"
+        )
 
 
 def arithmetic(x: Tensor, patterns: PatternTiles, precision: Precision) -> Product:

@@ -1,13 +1,15 @@
 """The one place that makes figures and says how they look; matplotlib loads only here."""
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.axes import Axes as Axes  # rooms that import nothing but torch take it from here
     from matplotlib.figure import Figure
 
 WIDTH = 8.0  # inches; at 100 dots per inch a figure is 800 pixels wide, and its smallest text 11 pixels high
@@ -20,6 +22,25 @@ MARKERS = "os^vDP*X"  # colour i goes with marker, line and hatch i, so that a p
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)), (0, (3, 3)))
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++", "--", "oo")
 GUIDE = "0.6"  # grey of zero lines and diagonals
+
+
+class Plot(NamedTuple):
+    r"""What every ``plot`` returns: ``figure, axes = result.plot()``; the last line of a notebook's cell shows it.
+
+    Example:
+        >>> plot = axes_for(None)
+        >>> figure, axes = plot
+        >>> axes in figure.axes, plot._repr_png_()[:4]
+        (True, b'\x89PNG')
+    """
+
+    figure: "Figure"
+    axes: "Axes"
+
+    def _repr_png_(self) -> bytes | None:
+        if getattr(self.figure, "number", None) is not None:
+            return None  # pyplot has it in its list, and shows it itself
+        return as_png(self.figure)
 
 
 class Estimated(Protocol):
@@ -54,7 +75,51 @@ def new_figure(height: float, *, narrow: bool = False) -> "Figure":
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('Figures need matplotlib: pip install "hopfield-replay[tensorboard]".') from error
-    return Figure(figsize=(NARROW if narrow else WIDTH, height), dpi=100, layout="constrained")
+    figure: Any = Figure(figsize=(NARROW if narrow else WIDTH, height), dpi=100, layout="constrained")
+    figure._repr_png_ = partial(as_png, figure)  # notebooks show it, also without pyplot
+    return figure  # type: ignore[no-any-return]  # an attribute that matplotlib does not know
+
+
+def as_png(figure: "Figure") -> bytes:
+    """A figure as the bytes of a PNG file."""
+    held = io.BytesIO()
+    figure.savefig(held, format="png")
+    return held.getvalue()
+
+
+def axes_for(ax: "Axes | None", *, height: float = 3.6) -> Plot:
+    """Where a ``plot`` draws: on the axes that are given, or on those of a new figure.
+
+    Args:
+        ax: of matplotlib; None: of a new figure.
+        height: of the new figure, in inches.
+
+    Raises:
+        TypeError: something else.
+        ImportError: matplotlib is not installed.
+    """
+    if ax is None:
+        figure = new_figure(height)
+        return Plot(figure, panels(figure, 1, 1)[0])
+    owner = getattr(ax, "get_figure", None)
+    if owner is None or not hasattr(ax, "plot"):
+        raise TypeError(f"ax must be matplotlib Axes (figure, ax = plt.subplots()), or None, got {type(ax).__name__}.")
+    return Plot(owner(), ax)
+
+
+def draw_lines(axis: "Axes", curves: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+    """A line for each curve through its points (x, y), in colours, markers and dashes of its own."""
+    for i, (name, points) in enumerate(curves.items()):
+        axis.plot([x for x, _ in points], [y for _, y in points], label=name, **series_style(i))
+
+
+def draw_bars(axis: "Axes", values: Mapping[str, float], *, colour: int = 0) -> None:
+    """A horizontal bar for each value, the first on top, and zero as a line."""
+    places = range(len(values))
+    axis.barh(places, list(values.values()), 0.7, color=COLOURS[colour])
+    axis.set_yticks(places, list(values), fontsize=SMALL)
+    axis.invert_yaxis()
+    axis.axvline(0.0, color=GUIDE, linewidth=0.8)
 
 
 def panels(figure: Any, count: int, per_row: int, **settings: Any) -> "list[Axes]":

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from hopfield_replay.figures import new_figure
-from hopfield_replay.figures._style import COLOURS, HATCHES, LINES, MARKERS, spans_decades
+from hopfield_replay.utilities.drawing import COLOURS, HATCHES, LINES, MARKERS, spans_decades
 from tests.figures.readable import check_readable
 
 # Machado, Oliveira, Fernandes (2009), full severity, on linear RGB

@@ -1,0 +1,171 @@
+"""The benchmark: every method runs its tasks to the end, what is tuned is tuned apart, and the tables add up."""
+
+import doctest
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from scipy.stats import ttest_rel
+
+import benchmark as example
+from helpers import benchmark_job, benchmark_report
+from helpers.benchmark_job import PRESETS, Job, run_job
+from helpers.benchmark_methods import METHODS
+from helpers.benchmark_report import chosen_runs, differences, holm, measures, read_runs, report, tuned
+
+TINY = replace(PRESETS["digits"], train=40, epochs=1, batch_size=16, width=16, kept=6, generated=8, steps=3, tasks=2)
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("module", [benchmark_job, benchmark_report])
+def test_doctests(module):
+    assert doctest.testmod(module).failed == 0
+
+
+def result(method, seed, final, value=math.nan, kept=50, forgetting=0.1):
+    """One run of two tasks in which everything is known."""
+    errors = [torch.full((20, 2), 0.5), torch.full((20, 2), 0.4)]
+    numbers = dict.fromkeys(
+        ("FID-classifier/forgetting_rate", "FID-classifier/average_incremental", "KID-classifier/average_final"), 1.0
+    ) | {"FID-classifier/average_final": final, "precision-classifier": 0.5, "recall-classifier": 0.5}
+    return Job(method, value, kept, seed), {
+        "finite": not math.isnan(final),
+        "numbers": {name: torch.tensor(number, dtype=torch.float64) for name, number in numbers.items()},
+        "right": torch.tensor([[0.9, math.nan], [0.25, 0.8]]),
+        "losses": [[torch.full((20,), 0.3)], [torch.full((20,), 0.7), torch.full((20,), 0.2)]],
+        "expected": [{"alone": 3.0, "replayed": final}],
+        "energy_before": [torch.arange(20.0)] * 2,
+        "energy_after": [torch.arange(20.0) * 2] * 2,
+        "error_before": errors,
+        "error_after": [errors[0] + forgetting + 0.01 * torch.arange(20.0)[:, None], errors[1]],
+        "timesteps": [100, 500],
+        "training_seconds": 10.0,
+        "boundary_seconds": 1.0,
+        "bytes_kept": 2048,
+    }
+
+
+def test_the_numbers_of_one_run():
+    found = measures(result("none", 0, 7.0)[1])
+    assert found["final"] == 7.0
+    assert found["forgetting"] == pytest.approx(0.1 + 0.01 * 9.5)
+    assert found["worst_tenth"] == pytest.approx(0.1 + 0.01 * 18.5)
+    assert found["loss"] == pytest.approx(0.4)
+    assert found["new_error"] == pytest.approx(0.2)
+    assert (found["old_right"], found["kilobytes"]) == (0.25, 2.0)
+    assert all(math.isnan(value) for value in measures(result("none", 0, math.nan)[1]).values())
+
+
+def test_values_are_tuned_on_a_seed_of_their_own():
+    results = dict(
+        [
+            result("L2", 1000, 5.0, 0.1),
+            result("L2", 1000, 4.0, 0.01),
+            result("L2", 1000, math.nan, 0.001),
+            result("L2", 0, 1.0, 0.1),
+            result("L2", 1000, 0.5, 0.1, kept=7),
+        ]
+    )
+    assert tuned(results, "L2", 50, 1000) == 0.01
+    assert math.isnan(tuned(results, "none", 50, 1000))
+    assert chosen_runs(results, {"L2": 0.1, "none": math.nan}, 50, 1000) == {
+        "L2": {0: measures(result("L2", 0, 1.0)[1])}
+    }
+
+
+def test_differences_are_paired_and_holm_bounds_the_family():
+    torch.manual_seed(0)
+    random = 10 + torch.randn(5)
+    other = random - 1 + 0.1 * torch.randn(5)
+    rows = [result("random", seed, float(random[seed]), 0.5) for seed in range(5)]
+    rows += [result("L2", seed, float(other[seed]), 0.1) for seed in range(5)]
+    runs = chosen_runs(dict(rows), {"random": 0.5, "L2": 0.1}, 50, 1000)
+    found = differences(runs)["L2", "final"]
+    expected = ttest_rel([float(v) for v in other], [float(v) for v in random])
+    assert found["p"] == pytest.approx(expected.pvalue)
+    low, high = expected.confidence_interval(0.95)
+    assert found["half"] == pytest.approx((high - low) / 2)
+    assert holm({"a": 0.01, "b": 0.03, "c": 0.9}) == {"a"}  # .03 > .05 / 2
+    assert holm({"a": 0.01, "b": 0.02, "c": 0.04}) == {"a", "b", "c"}
+
+
+def test_the_page_counts_runs_that_diverged():
+    rows = [
+        result(name, seed, 5.0 + seed, value)
+        for name, value in (("none", math.nan), ("random", 0.5))
+        for seed in (0, 1)
+    ]
+    rows += [result("L2", 0, math.nan, 0.1), result("L2", 1, 6.0, 0.1)]
+    values = {"none": math.nan, "random": 0.5, "L2": 0.1}
+    page = report(dict(rows), PRESETS["digits"], values, 1000, 0.98)
+    assert "| 2, 1 diverged |" in page
+    for heading in ("Methods", "Against random", "The paper's questions", "Who is protected", "Which noise levels"):
+        assert f"## {heading}" in page
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--methods", "nonsense"], "unknown methods ['nonsense']; choose from none, joint"),
+        (["--seeds", "1", "1000"], "must not hold 1000"),
+        (["--seeds", "3"], "needs two or more for an interval, got [3]"),
+        (["--jobs", "0"], "--jobs must be at least 1, got 0"),
+    ],
+)
+def test_wrong_options_are_told_before_anything_runs(tmp_path, monkeypatch, capsys, options, message):
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *options, "--output-dir", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        example.main()
+    assert ended.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_of_another_configuration_are_not_mixed(tmp_path, monkeypatch, capsys):
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits" / "settings.json").write_text('{"epochs": 7}')
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--output-dir", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        example.main()
+    assert ended.value.code == 2
+    assert "epochs was 7, now 60" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("method", ["none", "joint", "greedy_gain", "EWC, rank 1", "LoRA", "generative distillation"])
+def test_a_method_runs_two_tasks(tmp_path, method):
+    every_measure_of(method, tmp_path)
+
+
+@pytest.mark.heavy
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("method", list(METHODS))
+def test_every_method_runs_two_tasks(tmp_path, method):
+    every_measure_of(method, tmp_path)
+
+
+def every_measure_of(method, folder):
+    if METHODS[method].regulariser == "lora":
+        pytest.importorskip("peft")
+    value = METHODS[method].grid[0] if METHODS[method].grid else math.nan
+    run_job(Job(method, value, TINY.kept, 0), TINY, folder, Path(), "cpu")
+    ((job, found),) = read_runs(folder).items()
+    assert job.method == method
+    assert all(math.isfinite(number) for number in measures(found).values())
+    keeps = METHODS[method].keeps
+    assert (found["bytes_kept"] > 0) == (keeps != "nothing")
+
+
+@pytest.mark.heavy
+@pytest.mark.filterwarnings("ignore")
+def test_joint_training_forgets_nothing_and_none_forgets_most(tmp_path):
+    preset = replace(TINY, train=150, epochs=40, width=128, kept=20, generated=20, steps=10)
+    for method in ("none", "joint", "random"):
+        run_job(Job(method, 0.5 if METHODS[method].grid else math.nan, 20, 0), preset, tmp_path, Path(), "cpu")
+    found = {job.method: measures(one) for job, one in read_runs(tmp_path).items()}
+    assert found["joint"]["forgetting"] <= 0.005
+    assert found["joint"]["forgetting"] < found["random"]["forgetting"] < found["none"]["forgetting"]
+    assert found["joint"]["old_right"] > found["none"]["old_right"]

@@ -1,0 +1,145 @@
+"""Modules that FSDP2 spreads over two processes are trained and measured as whole ones are."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks
+from hopfield_replay.functional import reconstruction_error
+from hopfield_replay.lightning.gathered import gathered
+from tests.lightning.small import Images, energies_of, same, trainer
+
+pytest.importorskip("torch.distributed.fsdp", reason="this torch has no FSDP")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # lightning; tiny data needs none
+    pytest.mark.filterwarnings("ignore:.*could not be verified"),  # ours: the step calls the network without a time
+    pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed"),
+]
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """A process group of this process."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_weights_are_whole_while_they_are_measured_and_spread_afterwards(alone):
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3))
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    expected = net(x).detach()
+    mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+    for part, after in ((net[0], False), (net[2], True), (net, True)):
+        fully_shard(part, mesh=mesh, reshard_after_forward=after)
+
+    def spread():
+        return {isinstance(weight, DTensor) for weight in net.parameters()}
+
+    def settings():
+        groups = [part._get_fsdp_state()._fsdp_param_groups for part in (net[0], net[2], net)]
+        return [group.post_forward_mesh_info for part in groups for group in part]
+
+    before = settings()
+    assert spread() == {True}
+    for _ in range(2):
+        with gathered(net):
+            assert spread() == {False}
+            with gathered(net), torch.no_grad():  # nothing to do
+                torch.testing.assert_close(net(x), expected)
+            assert spread() == {False}
+            torch.testing.assert_close(net[0](x), x @ net[0].weight.T + net[0].bias)
+        assert spread() == {True}
+        assert [a is b for a, b in zip(settings(), before, strict=True)] == [True] * len(before)
+        net(x).sum().backward()  # training goes on
+        assert spread() == {True}
+    assert isinstance(net[0].weight.grad, DTensor)
+    with pytest.raises(RuntimeError, match="inside"), gathered(net):
+        raise RuntimeError("inside")
+    assert spread() == {True}
+
+
+def test_a_module_that_is_not_spread_is_left_alone(alone):
+    net = nn.Linear(2, 2)
+    weight = net.weight
+    with gathered(net):
+        assert net.weight is weight
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fsdp")
+    plain = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.lightning.run_fsdp", str(folder)],
+        cwd=ROOT, env={**plain, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+@pytest.mark.heavy
+def test_all_processes_know_the_same(ranks):
+    first, second = ranks
+    assert same(first["history"], second["history"])
+    assert same(first["weights"], second["weights"])
+    assert same(*({k: v for k, v in rank["buffer"].items() if k != "generator"} for rank in ranks))
+    for rank in ranks:
+        assert rank["spread"]
+        assert all(rank["spread"])  # outside of measurements
+
+
+@pytest.mark.heavy
+def test_errors_are_those_of_the_whole_model(ranks):
+    from tests.lightning.run_fsdp import Diffusion, denoiser
+
+    module = Diffusion()
+    module.load_state_dict(ranks[0]["weights"])
+    record = ranks[0]["history"][-1]
+    assert len(record["probes"]) == 2
+    for task, probe in enumerate(record["probes"]):
+        at = probe["ids"] & ((1 << 39) - 1)
+        images = Images(task, 13).images[at]
+        expected = reconstruction_error(denoiser(module), images, record["timesteps"], 0, ids=probe["ids"])
+        torch.testing.assert_close(probe["error"], expected, rtol=1e-5, atol=1e-8)
+    earlier = ranks[0]["history"][0]["probes"][0]["error"]
+    assert not torch.allclose(earlier, record["probes"][0]["error"])  # measured anew, with other weights
+
+
+@pytest.mark.heavy
+def test_the_ledger_is_that_of_one_process(ranks):
+    from tests.lightning.run_fsdp import Diffusion, denoiser, odd
+
+    buffer = EnergyReplayBuffer(7, "random", groups="task")
+    monitor = ForgettingMonitor(buffer, probe_size=6, denoiser=denoiser)
+    tasks = [ReplayDataModule(odd(task), buffer, replay_ratio=0.4) for task in range(2)]
+    fit_tasks(trainer(monitor, max_epochs=1), Diffusion(), tasks)
+    without = [
+        [
+            [{k: v for k, v in probe.items() if not k.startswith("error")} for probe in energies_of(record)]
+            for record in history
+        ]
+        for history in (ranks[0]["history"], [record.to_dict() for record in monitor.history])
+    ]
+    assert same(*without)
+    assert same(ranks[0]["buffer"], buffer.state_dict())
+
+
+@pytest.mark.heavy
+def test_a_checkpoint_resumes(ranks):
+    """Cut between the first task's last checkpoint and its boundary."""
+    for rank in ranks:
+        assert same(rank["resumed_history"], rank["history"])
+        assert same(rank["resumed_buffer"], rank["buffer"])
+        assert same(rank["resumed_weights"], rank["weights"])
