@@ -6,8 +6,28 @@ accelerate launch examples/accelerate_digits.py --policy random --output-dir run
 Handwritten digits in five tasks of two. "replay:" marks the lines that a script of yours needs.
 """
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from helpers.command import Parser, answer_help, run_main
+
+
+def make_parser() -> Parser:
+    parser = Parser(__doc__)
+    parser.add_argument("--policy", type=str, default="greedy_gain", help="what the buffer keeps; none: no replay")
+    parser.add_argument("--capacity", type=int, default=50, help="samples kept")
+    parser.add_argument("--tasks", type=int, default=5, help="tasks the ten digits are split into")
+    parser.add_argument("--epochs", type=int, default=20, help="of each task")
+    parser.add_argument("--batch-size", type=int, default=32, help="in each process")
+    parser.add_argument("--mixed-precision", type=str, choices=["no", "fp16", "bf16"], default="no")
+    parser.add_argument("--cpu", type=bool, default=False, help="even where there is a GPU")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/accelerate_digits"), help="checkpoints, results")
+    return parser
+
+
+answer_help(__name__, make_parser)
+
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -15,7 +35,6 @@ from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, send_to_device, set_seed
 from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
-from jsonargparse import ArgumentParser
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader
 
@@ -125,16 +144,7 @@ def save(accelerator: Accelerator, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--policy", type=str, default="greedy_gain", help="what the buffer keeps; none: no replay")
-    parser.add_argument("--capacity", type=int, default=50, help="samples kept")
-    parser.add_argument("--tasks", type=int, default=5, help="tasks the ten digits are split into")
-    parser.add_argument("--epochs", type=int, default=PRESETS["digits"].epochs, help="of each task")
-    parser.add_argument("--batch-size", type=int, default=PRESETS["digits"].batch_size, help="in each process")
-    parser.add_argument("--mixed-precision", type=str, choices=["no", "fp16", "bf16"], default="no")
-    parser.add_argument("--cpu", type=bool, default=False, help="even where there is a GPU")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output-dir", type=Path, default=Path("runs/accelerate_digits"), help="checkpoints, results")
+    parser = make_parser()
     args = parser.parse_args()
     if wrong := unknown_policies([args.policy]) or (
         args.policy not in ("none", *POLICIES) and f"no arm of a study: {args.policy}"
@@ -173,4 +183,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -15,6 +15,11 @@ The tiny run takes 2 CPU minutes (seed 0). Its second task's digits are inverted
 task rises from .081 to .281 and its captions give black digits on white; with 50 samples kept it ends at .068.
 """
 
+from helpers.command import answer_help, run_main
+from helpers.latent_options import make_parser, parse
+
+answer_help(__name__, lambda: make_parser(__doc__))
+
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +40,6 @@ from helpers.captioned import Captioned, read_captioned
 from helpers.files import write_json
 from helpers.latent_cache import cached_latents
 from helpers.latent_diffusion import Drawing, LatentDiffusion, add_lora, load_pipeline, require
-from helpers.latent_options import make_parser, parse
 from helpers.run_folder import check_run, plain, write_folder
 from helpers.splits import be_quiet
 from helpers.tiny_pipeline import build_tiny
@@ -210,4 +214,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

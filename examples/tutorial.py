@@ -8,9 +8,13 @@ Each cell (`# %%`) can be run by itself in an editor that knows them. The data a
 
 # %% The data: ten digits of 8 x 8 pixels in [-1, 1]. The first task are the digits 0 to 4, the second one 5 to 9.
 import logging
+import sys
 import tempfile
 import warnings
 from pathlib import Path
+
+if {"-h", "--help"} & set(sys.argv[1:]):
+    sys.exit(print(__doc__))
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything

@@ -18,7 +18,7 @@ LAYERS = [  # a room may import only rooms of the lines above its own
     "utilities",
     "functional",
     "denoisers encoders attention",
-    "memory",
+    "memory pipelines",
     "policies",
     "buffer",
     "tracker",
@@ -44,6 +44,7 @@ NAMESPACES = [
             "analysis",
             "buffer",
             "memory",
+            "pipelines",
             "tracker",
             "figures",
         )

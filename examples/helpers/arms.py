@@ -7,20 +7,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from helpers.command import Parser
 from helpers.ddpm import DDPM
 from helpers.files import replacing, write_figure, write_json, write_tensors
 from helpers.gallery import Gallery, draw_gallery
+from helpers.run_folder import check_results, plain
 from helpers.splits import Split, foreseen, train_tasks, unknown_policies
 from hopfield_replay import ForgettingMonitor, RunReport, run_report
 from hopfield_replay.figures import energy_against_forgetting, forgetting_over_tasks
 from hopfield_replay.theory import markdown_table
 from hopfield_replay.tracker import BoundaryRecord, overall, summarize
+
+_FREE = ("output_dir", "data_dir", "accelerator", "forecast", "checkpoints")  # what makes no other results
 
 
 class Epochs(Callback):
@@ -54,7 +57,7 @@ def write_held_out(tasks: Sequence[Split], folder: Path) -> None:
             np.savez_compressed(file, images=images.numpy(), labels=labels.numpy())
 
 
-def check_options(parser: ArgumentParser, args: Any) -> None:
+def check_options(parser: Parser, args: Any) -> None:
     """Say what is wrong with the options that every example of arms has, before anything runs."""
     if args.policies is not None and (wrong := unknown_policies(args.policies)):
         parser.error(wrong)
@@ -66,6 +69,10 @@ def check_options(parser: ArgumentParser, args: Any) -> None:
         parser.error(f"--replay-ratio must lie in (0, 1), got {args.replay_ratio}; for no replay use --policies none")
     if args.epochs is not None and args.epochs < 1:
         parser.error(f"--epochs must be at least 1, got {args.epochs}")
+    try:
+        check_results(args.output_dir / "results.json", vars(args), _FREE)
+    except ValueError as error:
+        parser.error(f"{error} (--output-dir)")
 
 
 def run_arm(
@@ -228,9 +235,7 @@ def run_arms(
 def write_results(arms: list[dict[str, Any]], args: Any, training: dict[str, Any], folder: Path) -> None:
     """The arguments and every arm's numbers, as JSON."""
     results = {
-        "arguments": {
-            name: value if isinstance(value, int | float | list | None) else str(value) for name, value in args.items()
-        },
+        "arguments": {name: plain(value) for name, value in vars(args).items()},
         "epochs": training["epochs"],
         "arms": [{name: value for name, value in arm.items() if name not in ("rises", "history")} for arm in arms],
     }

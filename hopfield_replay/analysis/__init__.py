@@ -4,7 +4,10 @@ from hopfield_replay.analysis.audit_findings import Examples
 from hopfield_replay.analysis.audit_report import AuditReport
 from hopfield_replay.analysis.auditing import audit
 from hopfield_replay.analysis.forecasting import Forecast, forecast
+from hopfield_replay.analysis.gate import Gate, GroupTest
+from hopfield_replay.analysis.gate_report import as_junit, as_markdown
 from hopfield_replay.analysis.images import ImageCollection, Item, read_collection
+from hopfield_replay.analysis.journal import Journal
 from hopfield_replay.analysis.run_file import find_runs, run_from_file
 from hopfield_replay.analysis.run_report import RunReport, run_report
 from hopfield_replay.analysis.selecting import select
@@ -18,10 +21,15 @@ __all__ = [
     "AuditReport",
     "Examples",
     "Forecast",
+    "Gate",
+    "GroupTest",
     "ImageCollection",
     "Item",
+    "Journal",
     "RunReport",
     "SelectionReport",
+    "as_junit",
+    "as_markdown",
     "audit",
     "find_runs",
     "forecast",

@@ -303,7 +303,7 @@ def forecast(
         capacity=sizes[knee],
         sample_bytes=read.sample_bytes,
         beta=value,
-        diagnosis=compared.worked_out(lambda x: diagnose(x, value, similarity=similarity)),
+        diagnosis=compared.worked_out(lambda x: diagnose(x, value, similarity=similarity, calibrated=given is None)),
     )
 
 

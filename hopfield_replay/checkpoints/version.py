@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hopfield_replay.denoisers import Denoiser
+from hopfield_replay.pipelines import PipelineModel
 from hopfield_replay.utilities.nested import identity
 
 
@@ -24,6 +25,7 @@ class Version:
             encoder.
         decode: maps samples of the model to images.
         expects_images: whether the data must be images (n, channels, height, width).
+        model: of a pipeline that draws from texts; None of anything else.
     """
 
     source: str
@@ -33,6 +35,7 @@ class Version:
     prepare: Callable[[Any], Any] = identity
     decode: Callable[[Tensor], Tensor] = identity
     expects_images: bool = False
+    model: PipelineModel | None = None
 
 
 def check_weights(module: nn.Module, source: str) -> None:

@@ -1,16 +1,20 @@
 """Both versions of a model that an audit compares."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from hopfield_replay.checkpoints.file import what_went_wrong
 from hopfield_replay.checkpoints.module import load_module
-from hopfield_replay.checkpoints.pipeline import is_adapter, load_adapter, load_pipeline
+from hopfield_replay.checkpoints.pipeline import goes_onto, load_adapter, load_pipeline
+from hopfield_replay.checkpoints.pipeline_version import captions_in
 from hopfield_replay.checkpoints.version import Version, check_same_architecture
+from hopfield_replay.encoders import split_batch
+from hopfield_replay.pipelines.denoiser import RECEIVED, PipelineDenoiser
+from hopfield_replay.utilities.device import check_device
 
 
 def load_versions(
@@ -21,23 +25,31 @@ def load_versions(
     model_args: Mapping[str, Any] | None = None,
     unsafe_pickle: bool = False,
     device: str | torch.device | None = None,
+    variant: str | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Version, Version]:
     """Load two versions of one model, and make sure that they are.
+
+    Parts of two pipelines that are equal (autoencoders, text encoders) are held once. Where the text encoders differ,
+    each version's own encodes the captions for it.
 
     Args:
         before: the first version: a checkpoint file with ``model``, or a folder that a diffusers pipeline's
             save_pretrained wrote.
-        after: the second one, likewise; or LoRA weights for the pipeline of ``before``.
+        after: the second one, likewise; or what was trained of the pipeline of ``before``: LoRA weights, or its network
+            (see :func:`load_adapter`).
         model: class of the module whose checkpoints these are, see :func:`load_module`; None: pipelines.
         model_args: arguments of the class.
         unsafe_pickle: see :func:`~hopfield_replay.checkpoints.file.read_checkpoint`.
         device: where the models are put; None: the GPU if there is one.
+        variant: of pipelines' weights, see :func:`load_pipeline`.
+        dtype: of pipelines, likewise.
 
     Returns:
         Both versions, in eval mode.
 
     Raises:
-        ValueError: something that is not there or cannot be loaded; two architectures.
+        ValueError: something that is not there or cannot be loaded; two architectures, or two autoencoders.
         MemoryError: both versions do not fit on the device.
         ImportError: diffusers, peft or transformers is not installed and these versions need it.
 
@@ -46,26 +58,61 @@ def load_versions(
         Traceback (most recent call last):
         ValueError: missing.ckpt does not exist.
     """
-    if model is None:
-        if model_args:
-            raise ValueError("model_args (--model-args) go with a model (--model); pipelines know their own.")
-        first = load_pipeline(before)
-        second = load_adapter(before, after) if is_adapter(after) else load_pipeline(after)
-    else:
-        options: dict[str, Any] = {"model_args": model_args, "unsafe_pickle": unsafe_pickle}
-        first, second = load_module(before, model, **options), load_module(after, model, **options)
-    check_same_architecture(first, second)
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    place = _place(device)
+    if model is None and model_args:
+        raise ValueError("model_args (--model-args) go with a model (--model); pipelines know their own.")
     try:
+        if model is None:
+            settings: dict[str, Any] = {"variant": variant, "dtype": dtype, "device": place}
+            first = load_pipeline(before, **settings)
+            settings["like"] = first.model
+            second = load_adapter(before, after, **settings) if goes_onto(after) else load_pipeline(after, **settings)
+        else:
+            options: dict[str, Any] = {"model_args": model_args, "unsafe_pickle": unsafe_pickle}
+            first, second = load_module(before, model, **options), load_module(after, model, **options)
+        check_same_architecture(first, second)
         for version in (first, second):
-            version.module.to(torch.device(place)).eval()
+            version.module.to(place).eval()
     except torch.OutOfMemoryError as error:
         raise MemoryError(
-            f"Both versions together do not fit into the memory of {place}; use another device."
+            f"Both versions together do not fit into the memory of {place}; use another device, or pipelines in half "
+            "precision (dtype, --dtype bfloat16)."
         ) from error
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        raise ValueError(f"The models cannot be put on {place} ({what_went_wrong(error)}).") from error
-    return first, second
+    return (first, second) if first.model is None or second.model is None else _with_own_texts(first, second)
+
+
+def _place(device: str | torch.device | None) -> torch.device | None:
+    try:
+        return check_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except ValueError as error:
+        raise ValueError(f"The models cannot be put on {device} ({error})") from error
+
+
+def _with_own_texts(first: Version, second: Version) -> tuple[Version, Version]:
+    """Two pipelines of which each gets the captions from its own text encoders, where these differ."""
+    assert first.model is not None
+    assert second.model is not None
+    parts = [version.model.pipeline.components for version in (first, second)]  # type: ignore[union-attr]
+    same = {
+        name: parts[0][name] is parts[1].get(name) for name, part in parts[0].items() if isinstance(part, nn.Module)
+    }
+    if not same.get("vae", True):
+        raise ValueError(
+            f"{first.source} and {second.source} have different autoencoders: their latents cannot be compared. "
+            "Put the autoencoder of the one into the other (pipeline.vae), if that is what it was trained with."
+        )
+    same.pop(first.model.component, None)
+    if all(same.values()):
+        return first, second
+    own, encode, model, key = first.prepare, second.model.conditions, second.model.denoiser, f"{RECEIVED}_after"
+
+    def prepare(batch: Any) -> Any:
+        images, rest = split_batch(batch)
+        ready = own(batch)
+        return {**ready, key: encode(captions_in(rest, len(images)), (images.shape[-2], images.shape[-1]))}
+
+    other = PipelineDenoiser(model.model, model.convention, model.schedule, model.prediction_type, received=key)
+    return replace(first, prepare=prepare), replace(second, denoiser=other, prepare=prepare)
 
 
 __all__ = ["load_versions"]

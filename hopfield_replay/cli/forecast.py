@@ -6,8 +6,7 @@ from jsonargparse import ArgumentParser
 
 from hopfield_replay.cli.codes import FINE
 from hopfield_replay.cli.output import drawn, say, write
-from hopfield_replay.utilities.images import MAX_PIXELS
-from hopfield_replay.utilities.memory import MAX_BYTES
+from hopfield_replay.utilities.memory import MAX_BYTES, MAX_PIXELS
 
 HELP = "predict from two data sets what a model will forget, and what replay would save"
 DESCRIPTION = """\

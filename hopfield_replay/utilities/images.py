@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import torch
 from torch import Tensor
 
-from hopfield_replay.utilities.memory import MAX_BYTES, memory_for
+from hopfield_replay.utilities.memory import MAX_BYTES, MAX_PIXELS, memory_for
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-MAX_PIXELS = 1 << 26  # of one image, 8192 x 8192
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # others run programs (EPS: Ghostscript)
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 _BITS, _MEANING, _WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF

@@ -392,8 +392,9 @@ def test_latents_and_captions_of_a_pipeline(stable_diffusion):
     bare = version.prepare((images, torch.arange(2)))
     assert bare["samples"].shape == (2, 4, 8, 8)
     said = version.prepare({"samples": images, "captions": ["a handwritten one", ""]})
-    assert torch.equal(said["encoder_hidden_states"][1], bare["encoder_hidden_states"][1])
-    assert not torch.equal(said["encoder_hidden_states"][0], bare["encoder_hidden_states"][0])
+    texts = [[row.own["encoder_hidden_states",] for row in batch["received"]] for batch in (said, bare)]
+    assert torch.equal(texts[0][1], texts[1][1])
+    assert not torch.equal(texts[0][0], texts[1][0])
     vae = version.module.vae
     with torch.no_grad():
         wanted = vae.decode(vae.encode(images.expand(-1, 3, -1, -1)).latent_dist.mode()).sample
