@@ -1,5 +1,6 @@
 """hopfield-replay audit."""
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,11 @@ def add_options(parser: ArgumentParser) -> None:
         help="what the second one was trained on since: adds the rise of the energies and its rank correlation with "
         "what was forgotten",
     )  # fmt: skip
+    group.add_argument(
+        "--size", type=int | None, default=None, metavar="N",
+        help="side to which the images of folders are scaled and cropped; if not given those of several sizes are "
+        "brought to what the pipeline was made for",
+    )  # fmt: skip
     add_limits(parser)
     group = parser.add_argument_group("the measurement")
     group.add_argument(
@@ -114,7 +120,12 @@ def run(options: Any) -> int:
             unsafe_pickle=options.unsafe_pickle,
             device=options.device,
         )
-    limits = {"max_pixels": options.max_pixels, "max_bytes": options.max_bytes}
+    limits = {
+        "max_pixels": options.max_pixels,
+        "max_bytes": options.max_bytes,
+        "size": options.size,
+        "several": before.size,
+    }
     data = _read(options.data, before.expects_images, limits)
     result = audit(
         before.denoiser,
@@ -142,6 +153,8 @@ def run(options: Any) -> int:
         rule = f"the lower end of the relative rise is above {options.fail_above:.1%} for {listed}"
         notes["verdict"] = f"{'FAILED' if failed else 'passed'}: {rule}"
         say(notes["verdict"], options.quiet)
+        if failed and options.quiet:  # an exit code alone says nothing in the log of a CI
+            print(f"hopfield-replay: {notes['verdict']}", file=sys.stderr)
     if options.output_dir is not None:
         figures = drawn(result.figures)
         page = result.html(notes=notes, figures=figures)
@@ -158,7 +171,7 @@ class _Part:
         self.names = names
 
 
-def _read(sources: Sequence[str], expects_images: bool, limits: Mapping[str, int]) -> dict[str, _Part]:
+def _read(sources: Sequence[str], expects_images: bool, limits: Mapping[str, Any]) -> dict[str, _Part]:
     from hopfield_replay.cli.datasets import Samples, in_one_numbering, load_data
 
     if len(set(sources)) < len(sources):
@@ -171,7 +184,8 @@ def _read(sources: Sequence[str], expects_images: bool, limits: Mapping[str, int
         if isinstance(data, Samples):
             images = held[source].as_images(strict=expects_images)
             names = [f"{source}/{name}" if len(sources) > 1 else name for name in images.names]
-            parts[source] = _Part(images.batches(), images.label_names(), names or None)
+            names = names or [f"{Path(source).name}[{row}]" for row in range(len(images))]
+            parts[source] = _Part(images.batches(), images.label_names(), names)
         else:
             parts[source] = _Part(data, None, None)
     return parts
@@ -185,7 +199,7 @@ def _by_task(data: dict[str, Iterable[Any]]) -> Any:
     return dict(zip(short if len(set(short)) == len(short) else data, data.values(), strict=True))
 
 
-def _read_one(source: str | None, expects_images: bool, limits: Mapping[str, int]) -> Iterable[Any] | None:
+def _read_one(source: str | None, expects_images: bool, limits: Mapping[str, Any]) -> Iterable[Any] | None:
     return None if source is None else _read([source], expects_images, limits)[source].batches
 
 
