@@ -41,7 +41,7 @@ from torch.utils.data import DataLoader
 from helpers.files import write_json, write_text
 from helpers.run_folder import check_run
 from helpers.splits import PRESETS, Split, load, split_classes, unknown_policies
-from hopfield_replay import EnergyReplayBuffer, ForgettingTracker, ReplayBatches, TaskSource
+from hopfield_replay import EnergyReplayBuffer, ForgettingTracker, ReplayBatches, TaskSource, run_report
 from hopfield_replay.denoisers import DiffusersDenoiser
 from hopfield_replay.policies import POLICIES
 
@@ -177,6 +177,8 @@ def main() -> None:
     tracker = train(accelerator, tasks, args.output_dir, args)
     if accelerator.is_main_process:
         print(tracker.table())
+        names = {number: f"digits {', '.join(map(str, split.classes))}" for number, split in enumerate(tasks)}
+        print(f"Wrote {run_report(tracker, names=names).write(args.output_dir)}.")
     accelerator.end_training()
 
 

@@ -48,6 +48,7 @@ from helpers.files import write_text
 from helpers.splits import Split, be_quiet, start_worker, train_tasks
 from helpers.study_job import Settings, generate, images_of, settings_for
 from helpers.study_statistics import interval, paired_difference, worst_tenth
+from hopfield_replay import run_report
 from hopfield_replay.theory import markdown_table
 
 TASKS = {"digits": 5, "mnist": 2}
@@ -125,6 +126,7 @@ def run(arm: Arm, seed: int, settings: Settings, data_dir: Path, path: Path) -> 
         "seconds": seconds,
         "replayed": [record.replayed for record in monitor.history],
     }
+    write_text(path.with_suffix(".html"), run_report(monitor, title=f"{arm.name}, seed {seed}").html())
     write_text(path, json.dumps(found, indent=1))
 
 

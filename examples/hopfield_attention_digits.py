@@ -46,6 +46,7 @@ from helpers.digit_classifier import DigitClassifier, train_classifier
 from helpers.files import read_tensors, write_tensors, write_text
 from helpers.run_folder import claim_folder
 from helpers.splits import PRESETS, Split, load, split_classes, start_worker, train_tasks
+from hopfield_replay import run_report
 from hopfield_replay.attention import TokenUniformityRecorder, install_hopfield_attention
 from hopfield_replay.functional import precision_recall
 from hopfield_replay.theory import markdown_table
@@ -136,6 +137,8 @@ def run(a: float, seed: int, settings: Settings, folder: Path) -> None:
         "generated": ((generated + 1) * 127.5).round().to(torch.uint8),
         **uniformity(model, held_out[0], held_out[1]),
     }
+    page = run_report(monitor, title=f"What was forgotten: a = {a:g}, seed {seed}").html()
+    write_text((folder / file_name(a, seed)).with_suffix(".html"), page)
     write_tensors(folder / file_name(a, seed), result)
 
 

@@ -43,7 +43,7 @@ from helpers.latent_diffusion import Drawing, LatentDiffusion, add_lora, load_pi
 from helpers.run_folder import check_run, plain, write_folder
 from helpers.splits import be_quiet
 from helpers.tiny_pipeline import build_tiny
-from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks
+from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks, run_report
 from hopfield_replay.denoisers import DiffusersDenoiser
 from hopfield_replay.tracker import summarize
 
@@ -172,8 +172,10 @@ def train(ready: Run, args: Any) -> None:
     ]
     write_json(folder / "history.json", history)
     result = save_result(ready.model, folder, bool(args.lora_rank))
+    names = {number: task.name for number, task in enumerate(ready.tasks)}
+    page = run_report(ready.monitor, names=names).write(folder)
     print(ready.monitor.table())
-    print(f"Wrote {result}, {folder}/samples and {folder}/history.json.")
+    print(f"Wrote {result}, {folder}/samples, {folder}/history.json and {page}.")
 
 
 def image_size(pipeline: Any, wanted: int | None) -> int:

@@ -40,6 +40,7 @@ from helpers.digit_classifier import DigitClassifier, train_classifier
 from helpers.files import write_figure, write_json
 from helpers.run_folder import claim_folder
 from helpers.splits import Split, be_quiet, load, split_classes, train_tasks
+from hopfield_replay import ForgettingMonitor, run_report
 from hopfield_replay.denoisers import DiffusersDenoiser
 from hopfield_replay.figures import picture_rows
 from hopfield_replay.functional import precision_recall
@@ -49,9 +50,9 @@ from hopfield_replay.theory import markdown_table
 STEPS = 50
 
 
-def forgetful(tasks: list[Split], epochs: int, seed: int) -> DDPM:
-    """A model trained on one task after the other, without replay."""
-    model, _ = train_tasks(
+def forgetful(tasks: list[Split], epochs: int, seed: int) -> tuple[DDPM, ForgettingMonitor]:
+    """A model trained on one task after the other, without replay, and what it has forgotten."""
+    model, monitor = train_tasks(
         "none",
         tasks,
         lambda: DDPM(8, width=512, learning_rate=1e-3, network="mlp"),
@@ -63,7 +64,7 @@ def forgetful(tasks: list[Split], epochs: int, seed: int) -> DDPM:
         ema_decay=0.99,
         gradient_clip=1.0,
     )
-    return model.eval()
+    return model.eval(), monitor
 
 
 def measure(samples: Tensor, real: Tensor, classifier: DigitClassifier, guidance: MemoryGuidance) -> dict[str, Any]:
@@ -111,7 +112,7 @@ def main() -> None:
     images, labels = load("digits", Path())
     tasks = [Split(images, labels, classes, 300, 32, seed=options.seed) for classes in split_classes(5)]
     classifier, accuracy = train_classifier(images, labels)
-    model = forgetful(tasks, options.epochs, options.seed)
+    model, monitor = forgetful(tasks, options.epochs, options.seed)
 
     count, seed = options.samples, options.seed + 1
     stored = torch.cat([split.train.tensors[0][: options.stored // 4] for split in tasks[:-1]])
@@ -138,6 +139,7 @@ def main() -> None:
     print("distance: median over memory-driven samples to the nearest stored image; 0: a copy")
 
     write_json(options.output_dir / "results.json", rows)
+    run_report(monitor, title="What was forgotten, and is brought back by guidance").write(options.output_dir)
     some = torch.linspace(0, len(stored) - 1, min(16, len(stored))).long()  # of every task
     pictures = [
         ("model alone", alone[:16]),

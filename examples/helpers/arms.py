@@ -14,10 +14,11 @@ from tqdm.auto import tqdm
 
 from helpers.command import Parser
 from helpers.ddpm import DDPM
-from helpers.files import replacing, write_figure, write_json
+from helpers.files import replacing, write_figure, write_json, write_tensors
 from helpers.gallery import Gallery, draw_gallery
 from helpers.run_folder import check_results, plain
-from helpers.splits import Split, train_tasks, unknown_policies
+from helpers.splits import Split, foreseen, train_tasks, unknown_policies
+from hopfield_replay import ForgettingMonitor, RunReport, run_report
 from hopfield_replay.figures import energy_against_forgetting, forgetting_over_tasks
 from hopfield_replay.theory import markdown_table
 from hopfield_replay.tracker import BoundaryRecord, overall, summarize
@@ -99,6 +100,8 @@ def run_arm(
     figure = energy_against_forgetting(monitor.history[-1])
     if figure is not None:
         write_figure(folder / f"energy_against_forgetting_{policy}.png", figure)
+    write_tensors(folder / policy / "history.pt", monitor.state_dict())  # for hopfield-replay report
+    report_of_arm(policy, monitor, tasks, training).write(folder / policy)
     return {
         "policy": policy,
         "drawn": "" if monitor.buffer is None else monitor.buffer.sampling,
@@ -108,6 +111,17 @@ def run_arm(
         "history": monitor.history,
         "rises": [r for p in monitor.history[-1].probes[:-1] if (r := p.reconstruction) is not None],
     }
+
+
+def report_of_arm(policy: str, monitor: ForgettingMonitor, tasks: Sequence[Split], training: Any) -> RunReport:
+    """The page of one arm; what is foreseen of each task counts on no replay."""
+    return run_report(
+        monitor,
+        title=f"What was forgotten: {'no replay' if policy == 'none' else policy}",
+        names={number: f"classes {', '.join(map(str, split.classes))}" for number, split in enumerate(tasks)},
+        forecasts=foreseen(monitor.history, tasks),
+        settings={name: value for name, value in training.items() if isinstance(value, bool | int | float | str)},
+    )
 
 
 def task_summary(record: BoundaryRecord) -> dict[str, Any]:
@@ -214,7 +228,7 @@ def run_arms(
             write_results(arms, args, training, folder)  # after each, so that an interrupted run leaves the others
     print(report(arms))
     draw_curves(arms, folder)
-    print(f"Wrote {folder}/results.json, figures and TensorBoard logs.")
+    print(f"Wrote {folder}/results.json, figures, TensorBoard logs and a page of each arm: {folder}/*/report.html")
     return arms
 
 

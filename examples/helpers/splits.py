@@ -191,14 +191,21 @@ def forecast_agreement(history: Sequence[BoundaryRecord], tasks: Sequence[Split]
         the rise of the reconstruction error while the next task was learned.
     """
     agreement = []
-    for record, old, new in zip(history[1:], tasks, tasks[1:], strict=False):
-        probe = record.probes[record.task - 1]
-        measured = probe.reconstruction
+    for task, predicted in foreseen(history, tasks).items():
+        measured = history[task + 1].probes[task].reconstruction
         assert measured is not None  # the monitor knows the DDPM's denoiser
-        images = old.held_out.tensors[0][probe.ids & ((1 << 39) - 1)]  # the position is in the id's lowest bits
-        predicted = predicted_rise(images, old.train.tensors[0], new.train.tensors[0])
         agreement.append(spearman_interval(predicted, measured))
     return agreement
+
+
+def foreseen(history: Sequence[BoundaryRecord], tasks: Sequence[Split]) -> dict[int, Tensor]:
+    """For each task but the last the energy rises of its held-out probes that the training images alone predict."""
+    predicted = {}
+    for record, old, new in zip(history[1:], tasks, tasks[1:], strict=False):
+        probe = record.probes[record.task - 1]
+        images = old.held_out.tensors[0][probe.ids & ((1 << 39) - 1)]  # the position is in the id's lowest bits
+        predicted[probe.task] = predicted_rise(images, old.train.tensors[0], new.train.tensors[0])
+    return predicted
 
 
 def train_tasks(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.analysis.audit_sources import Sources
+from hopfield_replay.analysis.journal import Journal
 from hopfield_replay.encoders import Encoder, first_labels, split_batch, vectors_of
 from hopfield_replay.tracker.meter import ErrorMeter
 from hopfield_replay.utilities.progress import track
@@ -24,6 +25,7 @@ class PairedErrors:
         labels: (n,) int64, the integers in the batches; None if a batch has none.
         vectors: (n, d) float32, of the energies; None if they were not asked for.
         elements: numbers in one sample.
+        noise: (n,) standard error of each sample's rise over the draws; None for one draw.
     """
 
     before: Tensor
@@ -31,6 +33,7 @@ class PairedErrors:
     labels: Tensor | None
     vectors: Tensor | None
     elements: int
+    noise: Tensor | None
 
 
 def paired_errors(
@@ -39,6 +42,7 @@ def paired_errors(
     sources: Sources,
     prepare: Callable[[Any], Any],
     encode: Encoder | None = None,
+    journal: Journal | None = None,
 ) -> PairedErrors:
     """Measure both models batch by batch.
 
@@ -48,29 +52,41 @@ def paired_errors(
         sources: the samples.
         prepare: what happens to a batch on its way to the models.
         encode: maps a prepared batch to vectors; None: none are read.
+        journal: where errors are looked up and written, batch by batch; None: nowhere.
 
     Raises:
         ValueError: no samples, or samples that the models do not take; errors that are not finite.
     """
     before, after, labels, vectors, elements = [], [], list[Tensor | None](), [], 0
     for ids, raw in track(sources.batches(), "Auditing", sources.count):
-        with torch.no_grad():
-            batch = prepare(raw)
-        errors_before, errors_after, elements = _of_batch(first, second, batch, ids)
-        before.append(errors_before)
-        after.append(errors_after)
+        known = None if journal is None else journal.get(raw, ids)
+        batch = None
+        if known is None or encode is not None:
+            with torch.no_grad():
+                batch = prepare(raw)
+        if known is None:
+            known = _of_batch(first, second, batch, ids)
+            if journal is not None:
+                journal.put(raw, ids, *known)
+        before.append(known[0])
+        after.append(known[1])
+        elements = known[2]
         labels.append(first_labels(raw, len(ids)))
         if encode is not None:
             vectors.append(vectors_of(encode, batch).cpu())
     if not sum(map(len, before)):
         raise ValueError("data holds no samples to compare the two versions on.")
-    known = [label for label in labels if label is not None]
+    found = [label for label in labels if label is not None]
+    by_draw = torch.cat(before), torch.cat(after)
+    draws = first.draws
+    rises = (by_draw[1] - by_draw[0]).mean(1)  # (n, draws)
     measured = PairedErrors(
-        torch.cat(before),
-        torch.cat(after),
-        torch.cat(known) if len(known) == len(labels) else None,
+        by_draw[0].sum(-1) / draws,
+        by_draw[1].sum(-1) / draws,
+        torch.cat(found) if len(found) == len(labels) else None,
         torch.cat(vectors) if vectors else None,
         elements,
+        rises.std(1) / draws**0.5 if draws > 1 else None,
     )
     _check_finite(measured)
     return measured
@@ -80,8 +96,8 @@ def _of_batch(first: ErrorMeter, second: ErrorMeter, batch: Any, ids: Tensor) ->
     """Errors of both on one batch, measured in chunks of one size: rounding depends on it."""
     while True:
         try:
-            before, elements = first.of_batch(batch, ids)
-            after, _ = second.of_batch(batch, ids)
+            before, elements = first.by_draw(batch, ids)
+            after, _ = second.by_draw(batch, ids)
         except RuntimeError as error:
             shape = tuple(split_batch(batch)[0].shape[1:])
             raise ValueError(

@@ -1,12 +1,15 @@
 """What an audit found, as numbers."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hopfield_replay.analysis.drift import Drift, Label
+from hopfield_replay.analysis.gate import Gate
 from hopfield_replay.functional import Correlation
 from hopfield_replay.utilities.showing import jsonable
 
@@ -72,6 +75,7 @@ class AuditFindings:
     labels: tuple[Label, ...]
     task_of: tuple[Label, ...]
     warnings: tuple[str, ...]
+    noise: Tensor | None = None
 
     @property
     def mean(self) -> float:
@@ -125,6 +129,42 @@ class AuditFindings:
                 raise ValueError(f"A threshold needs an interval, and one sample ({name}) has none; give more samples.")
         return {name: low for name, low in lows.items() if low > threshold}
 
+    def gate(self, threshold: float, *, level: float = 0.05, exempt: Sequence[str] = ()) -> Gate:
+        """Test all samples, every task and every class against a threshold, with one false-alarm rate for all of them.
+
+        Args:
+            threshold: allowed relative rise of the error, 0.1 for ten per cent.
+            level: chance that any group fails although none rose by more (see :class:`Gate`).
+            exempt: tasks that may get worse, or are meant to change: their samples are not tested.
+
+        Raises:
+            ValueError: a task that is not there; nothing left to test, or one sample only.
+
+        Example:
+            >>> import torch
+            >>> from hopfield_replay.analysis import audit
+            >>> from hopfield_replay.denoisers import CallableDenoiser
+            >>> schedule = torch.linspace(0.99, 0.01, 10)
+            >>> one = CallableDenoiser(lambda x, t: torch.zeros_like(x), schedule, prediction_type="sample")
+            >>> audit(one, one, torch.ones(5, 1, 2, 2)).gate(0.0).passed
+            True
+        """
+        if unknown := [task for task in exempt if task not in self.tasks]:
+            raise ValueError(f"there are no tasks {unknown}; there are {list(self.tasks)}.")
+        counted = [at for at in range(len(self.rises)) if not self.task_of or self.task_of[at] not in exempt]
+        groups: dict[str, list[int]] = {"all samples": counted}
+        for kind, names in (("task", self.task_of), ("class", self.labels)):
+            for at in counted if names else ():
+                groups.setdefault(f"{kind} {names[at]}", []).append(at)
+        return Gate.of(self.errors_old.mean(1), self.errors_new.mean(1), groups, threshold, level)
+
+    @property
+    def standardized(self) -> Tensor | None:
+        """(n,) each sample's rise over its own noise, the standard error of the rise over draws; None for one draw."""
+        if self.noise is None:
+            return None
+        return torch.where(self.rises == 0, torch.zeros_like(self.rises), self.rises / self.noise)
+
     def name(self, position: int) -> str:
         """What the sample at this position is called."""
         return self.names[position] if self.names else str(position)
@@ -143,7 +183,7 @@ class AuditFindings:
             **{
                 name: getattr(self, name)
                 for name in ("worst", "rises", "errors_old", "errors_new", "model_energy_old", "model_energy_new",
-                             "energies", "energy_rises")
+                             "energies", "energy_rises", "noise", "standardized")
             },
         }  # fmt: skip
         result: dict[str, Any] = jsonable(fields)

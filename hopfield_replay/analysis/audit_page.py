@@ -13,6 +13,7 @@ from hopfield_replay.analysis.audit_text import (
     energy_line,
     error_line,
     group_rows,
+    noise_line,
     rise_line,
     worst_line,
 )
@@ -35,8 +36,7 @@ def as_html(report: AuditFindings, title: str, notes: Mapping[str, str], figures
     worst = worst_line(report)
     parts = [paragraph(whole, "lead")] if worst is None else [paragraph(f"{sentence(worst)}.", "lead")]
     parts += [] if worst is None else [paragraph(f"All {whole}")]
-    if (energy := energy_line(report)) is not None:
-        parts.append(paragraph(f"{sentence(energy)}."))
+    parts += [paragraph(f"{sentence(line)}.") for line in (energy_line(report), noise_line(report)) if line is not None]
     parts += [paragraph(f"{name.capitalize()}: {value}") for name, value in notes.items()]
     groups = _groups(report, figures)
     distribution = picture(figures["audit"], "Distribution of the rises, and errors after against errors before")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-_PER_SAMPLE = ("model_energy_old", "model_energy_new", "energies", "energy_rises")
+_PER_SAMPLE = ("model_energy_old", "model_energy_new", "energies", "energy_rises", "noise", "standardized")
 _BARS = 20  # groups that are drawn, the most forgotten first
 
 
@@ -55,6 +55,7 @@ class AuditReport(AuditFindings, Shown):
         labels: the class of each sample; empty without labels.
         task_of: the task of each sample; empty without tasks.
         warnings: what to keep in mind.
+        noise: (n,) float64, standard error of each sample's rise over the draws of noise; None for one draw.
 
     Example:
         >>> import torch

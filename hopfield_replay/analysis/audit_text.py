@@ -10,14 +10,14 @@ from hopfield_replay.utilities.text import printable
 
 HEADERS = ("samples", "before", "after", "rise", "95 % interval", "relative", "worse")
 _SHOWN = 8
+_SURE = 3.0  # standard errors: of a thousand samples that did not change one or two are beyond
 
 
 def as_text(report: AuditFindings) -> str:
     """The report as text."""
     lines = [] if (worst := worst_line(report)) is None else [worst]
     lines += [f"{report.overall.samples} samples: {error_line(report)}", rise_line(report)]
-    if (energy := energy_line(report)) is not None:
-        lines.append(energy)
+    lines += [line for line in (energy_line(report), noise_line(report)) if line is not None]
     lines += [f"{kind}: {', '.join(listed)}" for kind, listed in ends(report).items() if listed]
     rows = [[f"{step:g}", *cells] for step, cells in zip(report.timesteps, by_timestep(report), strict=True)]
     lines += ["", text_table(("timestep", "before", "after"), rows)]
@@ -76,6 +76,14 @@ def energy_line(report: AuditFindings) -> str | None:
     return f"model energy {change:+.4g} nats a sample (ELBO form, over the timesteps below)"
 
 
+def noise_line(report: AuditFindings) -> str | None:
+    """How many samples rose or fell by more than their own noise over draws explains; None for one draw."""
+    if report.standardized is None:
+        return None
+    rose, fell = (int((sign * report.standardized > _SURE).sum()) for sign in (1, -1))
+    return f"{rose} samples rose, and {fell} fell, by more than {_SURE:g} times their own noise over draws"
+
+
 def ends(report: AuditFindings) -> dict[str, list[str]]:
     """Names of the most and of the least forgotten samples."""
     count = min(_SHOWN, max(1, len(report.worst) // 2))
@@ -122,4 +130,4 @@ def interval(low: float, high: float, form: str = "+.4g") -> str:
 
 
 __all__ = ["HEADERS", "as_text", "by_timestep", "correlation_rows", "ends", "energy_line", "error_line", "group_rows",
-           "rise_line", "worst_group", "worst_line"]  # fmt: skip
+           "noise_line", "rise_line", "worst_group", "worst_line"]  # fmt: skip

@@ -14,6 +14,7 @@ from hopfield_replay.analysis.audit_examples import reconstructed_examples
 from hopfield_replay.analysis.audit_report import AuditReport
 from hopfield_replay.analysis.audit_sources import Data, Sources
 from hopfield_replay.analysis.drift import Label, drift, drift_by_label
+from hopfield_replay.analysis.journal import Journal
 from hopfield_replay.denoisers import Denoiser, find_denoiser
 from hopfield_replay.encoders import as_encoder
 from hopfield_replay.tracker.meter import ErrorMeter
@@ -46,6 +47,7 @@ def audit(
     prepare: Callable[[Any], Any] | None = None,
     decode: Callable[[Tensor], Tensor] | None = None,
     device: torch.device | str | None = None,
+    journal: Journal | None = None,
 ) -> AuditReport:
     r"""Compare two versions of a diffusion model on the same samples, with the same noise, without training anything.
 
@@ -74,6 +76,8 @@ def audit(
         decode: maps what the models denoise (latents) to images, for the examples; None: it is that.
         device: where the vectors of the energies are compared, in parts that fit; None: where the first version's
             weights are, and the CPU where none are found; ``"cpu"`` forces the CPU. The models run where they are.
+        journal: where errors are written as they are measured, and looked up first: an audit that was interrupted goes
+            on; None: nowhere.
 
     Returns:
         An :class:`AuditReport`.
@@ -107,7 +111,7 @@ def audit(
     check_same_noise(first, second)
     sources = Sources(data)
     encode = as_encoder(encoder)
-    measured = paired_errors(first, second, sources, prepare, None if old_data is None else encode)
+    measured = paired_errors(first, second, sources, prepare, None if old_data is None else encode, journal)
     n = len(measured.before)
     rises = (measured.after - measured.before).mean(1)
     worst = rises.argsort(descending=True, stable=True)
@@ -156,6 +160,7 @@ def audit(
             *([_POOLED] if energies is not None and tasks else []),
             *(() if energies is None else energies.warnings),
         ),
+        noise=measured.noise,
     )
 
 

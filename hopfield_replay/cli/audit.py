@@ -1,17 +1,24 @@
 """hopfield-replay audit."""
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser
 
+from hopfield_replay.cli.audit_data import Part, by_task, read, read_one, together
 from hopfield_replay.cli.codes import EXCEEDED, FINE
+from hopfield_replay.cli.cost import Cost, fingerprint
 from hopfield_replay.cli.forecast import SOURCE, add_limits
 from hopfield_replay.cli.output import drawn, say, write
 from hopfield_replay.cli.own_code import importable
+from hopfield_replay.utilities.files import write_text
+from hopfield_replay.utilities.tables import text_table
 from hopfield_replay.utilities.text import printable
+
+if TYPE_CHECKING:
+    from hopfield_replay.analysis import AuditReport, Gate
 
 HELP = "measure what one version of a model lost against another, sample by sample"
 DESCRIPTION = """\
@@ -28,7 +35,10 @@ examples:
         --data cats.npz dogs.npz --output-dir results/
   LoRA weights against their base, in CI
     hopfield-replay audit --before pipeline/ --after lora/ --data captioned/ \\
-        --fail-above 0.1
+        --fail-above 0.1 --report-format junit --output-dir results/
+  which of several checkpoints to release: what was trained on may change
+    hopfield-replay audit --before pipeline/ --after step500/ step1000/ \\
+        --data old/ general/ --target new/ --fail-above 0.1
 
 exit codes: 0 fine, 1 forgot more than --fail-above allows, 2 wrong usage, bad
 input, no disk or memory left, 3 unexpected error, 130 interrupted
@@ -47,8 +57,10 @@ def add_options(parser: ArgumentParser) -> None:
         help="first version: a checkpoint (with --model), or a folder of a diffusers pipeline's save_pretrained",
     )  # fmt: skip
     group.add_argument(
-        "--after", type=str, required=True, metavar="PATH",
-        help="second version, likewise; or LoRA weights for the pipeline of --before",
+        "--after", type=str, nargs="+", required=True, metavar="PATH",
+        help="second version, likewise; or what was trained of the pipeline of --before: LoRA weights (diffusers, "
+        "kohya, peft), a folder of its network or of an average of it, a .safetensors file of its weights. Several "
+        "(in a config file a list): a series, in the order of training",
     )  # fmt: skip
     group.add_argument(
         "--model", type=str | None, default=None, metavar="MODULE:CLASS",
@@ -58,12 +70,23 @@ def add_options(parser: ArgumentParser) -> None:
         "--model-args", type=dict | None, default=None, metavar="JSON",
         help='its constructor arguments, e.g. \'{"size": 8}\'; they override those in the checkpoint',
     )  # fmt: skip
+    group.add_argument(
+        "--variant", type=str | None, default=None, metavar="NAME", help="of a pipeline's weights, such as fp16"
+    )
+    group.add_argument(
+        "--dtype", type=Literal["float32", "bfloat16", "float16"], default="float32",
+        help="precision of pipelines; their autoencoders stay in float32",
+    )  # fmt: skip
     group.add_argument("--unsafe-pickle", action="store_true", help=_PICKLE)
     group = parser.add_argument_group("the data")
     group.add_argument(
         "--data", type=str, nargs="+", required=True, metavar="SOURCE",
         help=f"samples to measure: {SOURCE}; several (in a config file a list) are one task each. Bytes are scaled to "
         "[-1, 1], subfolders are classes, captions come from a metadata.jsonl",
+    )  # fmt: skip
+    group.add_argument(
+        "--target", type=str, nargs="+", default=[], metavar="SOURCE",
+        help="what the second version was trained on, likewise: shown beside --data, and left out of --fail-above",
     )  # fmt: skip
     group.add_argument(
         "--old-data", type=str | None, default=None, metavar="SOURCE",
@@ -98,112 +121,153 @@ def add_options(parser: ArgumentParser) -> None:
     group.add_argument(
         "--fail-above", type=float | None, default=None, metavar="SHARE",
         help="exit with code 1 if the relative rise of the error (mean rise / mean error before) is above this share "
-        "beyond doubt: if the lower end of its 95 % interval is, over all samples or over those of a task",
+        "beyond doubt, over all samples of --data, or over those of a task or a class. Of 100 audits in which nothing "
+        "rose by more, at most 5 fail, however many classes there are. Of a series the last version counts",
+    )  # fmt: skip
+    group.add_argument(
+        "--report-format", type=Literal["text", "markdown", "junit"], default="text",
+        help="what is printed, and written to --output-dir, for CI systems; the last two need --fail-above",
     )  # fmt: skip
     group.add_argument(
         "--output-dir", type=str | None, default=None, metavar="DIR",
-        help="write audit.html (one self-contained page), audit.json and the figures as PNG there",
+        help="write audit.html (one self-contained page), audit.json and the figures as PNG there; what was "
+        "measured so far is kept in its folder measured, and an audit that was interrupted goes on from there",
     )  # fmt: skip
 
 
 def run(options: Any) -> int:
     """Audit, print, write, and compare with the threshold."""
-    from hopfield_replay.analysis import audit
+    if options.report_format != "text" and options.fail_above is None:
+        raise ValueError(f"--report-format {options.report_format} reports on a gate: give --fail-above, too.")
+    names = _names(options.after)
+    reports: dict[str, AuditReport] = {}
+    gates: dict[str, Gate] = {}
+    cost, notes = Cost(), dict[str, str]()
+    for name, after in names.items():
+        folder = options.output_dir
+        if folder is not None and len(names) > 1:
+            folder = str(Path(folder, name))
+        report, notes = _audit(options, after)
+        reports[name] = report
+        if options.fail_above is not None:
+            gates[name] = report.gate(options.fail_above, exempt=_targets(options))
+            notes["verdict"] = gates[name].verdict()
+        notes["cost"] = str(cost)
+        if options.report_format == "text":
+            _say_text(report, gates.get(name), notes, options.quiet)
+        if folder is not None:
+            figures = drawn(report.figures)
+            write(folder, "audit", report, figures, report.html(notes=notes, figures=figures), options.quiet)
+    if len(names) > 1 and options.report_format == "text":
+        say("\n" + _series(reports, gates), options.quiet)
+    if options.report_format != "text":
+        _report(options, gates, notes, cost)
+    failed = bool(gates) and not list(gates.values())[-1].passed
+    if failed and options.quiet:  # an exit code alone says nothing in the log of a CI
+        print(f"hopfield-replay: {printable(notes['verdict'], None)}", file=sys.stderr)
+    return EXCEEDED if failed else FINE
+
+
+def _audit(options: Any, after: str) -> "tuple[AuditReport, dict[str, str]]":
+    """The audit of one version, and what to say of it."""
+    import torch
+
+    from hopfield_replay.analysis import Journal, audit
     from hopfield_replay.checkpoints import load_versions
 
     with importable(options.model):
-        before, after = load_versions(
+        first, second = load_versions(
             options.before,
-            options.after,
+            after,
             options.model,
             model_args=options.model_args,
             unsafe_pickle=options.unsafe_pickle,
             device=options.device,
+            variant=options.variant,
+            dtype=getattr(torch, options.dtype),
         )
     limits = {
         "max_pixels": options.max_pixels,
         "max_bytes": options.max_bytes,
         "size": options.size,
-        "several": before.size,
+        "several": first.size,
     }
-    data = _read(options.data, before.expects_images, limits)
+    data: Mapping[str, Part] = read([*options.data, *options.target], first.expects_images, limits)
+    measured = (options.timesteps, options.draws, options.seed, options.dtype, options.model, options.model_args)
+    what = f"{fingerprint(options.before)} {fingerprint(after)} {measured}"
     result = audit(
-        before.denoiser,
-        after.denoiser,
-        _by_task({source: part.batches for source, part in data.items()}),
-        labels=_together([part.labels for part in data.values()]),
-        names=_together([part.names for part in data.values()]) or (),
-        old_data=_read_one(options.old_data, before.expects_images, limits),
-        new_data=_read_one(options.new_data, before.expects_images, limits),
-        prepare=before.prepare,
-        decode=before.decode,
+        first.denoiser,
+        second.denoiser,
+        by_task({source: part.batches for source, part in data.items()}),
+        labels=together([part.labels for part in data.values()]),
+        names=together([part.names for part in data.values()]) or (),
+        old_data=read_one(options.old_data, first.expects_images, limits),
+        new_data=read_one(options.new_data, first.expects_images, limits),
+        prepare=first.prepare,
+        decode=first.decode,
         timesteps=options.timesteps,
         draws=options.draws,
         seed=options.seed,
+        journal=None if options.output_dir is None else Journal(Path(options.output_dir, "measured"), what),
     )
-    notes = {version: f"{model.source} ({model.weights})" for version, model in (("before", before), ("after", after))}
+    notes = {version: f"{model.source} ({model.weights})" for version, model in (("before", first), ("after", second))}
     notes["data"] = ", ".join(options.data)
-    notes = {name: printable(value, None) for name, value in notes.items()}
-    say("\n".join([*(f"{name}: {value}" for name, value in notes.items()), "", result.table()]), options.quiet)
-    failed = False
-    if options.fail_above is not None:
-        exceeding = result.exceeding(options.fail_above)
-        failed = bool(exceeding)
-        listed = ", ".join(f"{printable(name)} ({low:+.1%})" for name, low in exceeding.items()) or "nothing"
-        rule = f"the lower end of the relative rise is above {options.fail_above:.1%} for {listed}"
-        notes["verdict"] = f"{'FAILED' if failed else 'passed'}: {rule}"
-        say(notes["verdict"], options.quiet)
-        if failed and options.quiet:  # an exit code alone says nothing in the log of a CI
-            print(f"hopfield-replay: {notes['verdict']}", file=sys.stderr)
+    if options.target:
+        notes["target"] = ", ".join(options.target)
+    return result, {name: printable(value, None) for name, value in notes.items()}
+
+
+def _targets(options: Any) -> list[str]:
+    """Names of the tasks of --target."""
+    every = [*options.data, *options.target]
+    return list(by_task({source: source for source in every}))[len(options.data) :] if options.target else []
+
+
+def _say_text(report: "AuditReport", gate: "Gate | None", notes: Mapping[str, str], quiet: bool) -> None:
+    said = [f"{name}: {value}" for name, value in notes.items() if name in ("before", "after", "data", "target")]
+    say("\n".join([*said, "", report.table()]), quiet)
+    if gate is not None:
+        say(f"\n{gate.table()}\n{notes['verdict']}", quiet)
+    say(notes["cost"], quiet)
+
+
+def _series(reports: "Mapping[str, AuditReport]", gates: "Mapping[str, Gate]") -> str:
+    """The curve over the versions, and which to keep."""
+    rows = []
+    for name, report in reports.items():
+        gate = gates.get(name)
+        worst = "" if gate is None else f"{printable(gate.groups[0].name)} {gate.groups[0].relative:+.1%}"
+        outcome = "" if gate is None else "passed" if gate.passed else "FAILED"
+        rows.append([printable(name), f"{report.overall.relative:+.1%}", worst, outcome])
+    table = text_table(("version", "relative rise", "surest rise", "outcome"), rows)
+    if not gates:
+        return table
+    passing = [name for name, gate in gates.items() if gate.passed]
+    advice = f"the last version that passes is {printable(passing[-1])}" if passing else "no version passes"
+    return f"{table}\n{advice}"
+
+
+def _report(options: Any, gates: "Mapping[str, Gate]", notes: Mapping[str, str], cost: Cost) -> None:
+    from hopfield_replay.analysis import as_junit, as_markdown
+
+    junit = options.report_format == "junit"
+    shown = {name: value for name, value in notes.items() if name != "verdict"}
+    text = as_junit(gates, cost.seconds) if junit else as_markdown(gates, shown)
+    say(text, options.quiet)
     if options.output_dir is not None:
-        figures = drawn(result.figures)
-        page = result.html(notes=notes, figures=figures)
-        write(options.output_dir, "audit", result, figures, page, options.quiet)
-    return EXCEEDED if failed else FINE
+        Path(options.output_dir).mkdir(parents=True, exist_ok=True)
+        write_text(Path(options.output_dir, "audit.xml" if junit else "audit.md"), text)
 
 
-class _Part:
-    """One source of data: its batches, and what its samples are called."""
+def _names(paths: list[str]) -> dict[str, str]:
+    """The versions by the last names of their paths, numbered where these are the same.
 
-    def __init__(self, batches: Iterable[Any], labels: Sequence[Any] | None, names: Sequence[str] | None) -> None:
-        self.batches = batches
-        self.labels = labels
-        self.names = names
-
-
-def _read(sources: Sequence[str], expects_images: bool, limits: Mapping[str, Any]) -> dict[str, _Part]:
-    from hopfield_replay.cli.datasets import Samples, in_one_numbering, load_data
-
-    if len(set(sources)) < len(sources):
-        raise ValueError(f"--data names one source twice: {' '.join(sources)}.")
-    loaded = {source: load_data(source, **limits) for source in sources}
-    held = {source: data for source, data in loaded.items() if isinstance(data, Samples)}
-    held = dict(zip(held, in_one_numbering(list(held.values())), strict=True))
-    parts = {}
-    for source, data in loaded.items():
-        if isinstance(data, Samples):
-            images = held[source].as_images(strict=expects_images)
-            names = [f"{source}/{name}" if len(sources) > 1 else name for name in images.names]
-            names = names or [f"{Path(source).name}[{row}]" for row in range(len(images))]
-            parts[source] = _Part(images.batches(), images.label_names(), names)
-        else:
-            parts[source] = _Part(data, None, None)
-    return parts
-
-
-def _by_task(data: dict[str, Iterable[Any]]) -> Any:
-    """One source as it is; several as tasks, called by their last names where these differ."""
-    if len(data) == 1:
-        return next(iter(data.values()))
-    short = [Path(source).name for source in data]
-    return dict(zip(short if len(set(short)) == len(short) else data, data.values(), strict=True))
-
-
-def _read_one(source: str | None, expects_images: bool, limits: Mapping[str, Any]) -> Iterable[Any] | None:
-    return None if source is None else _read([source], expects_images, limits)[source].batches
-
-
-def _together(parts: Sequence[Sequence[Any] | None]) -> list[Any] | None:
-    """All of them in one list; None if any is unknown."""
-    known = [part for part in parts if part is not None]
-    return [item for part in known for item in part] if len(known) == len(parts) else None
+    Raises:
+        ValueError: one path twice.
+    """
+    if len(set(paths)) < len(paths):
+        raise ValueError(f"--after names one version twice: {' '.join(paths)}.")
+    short = [Path(path).name or path for path in paths]
+    if len(set(short)) < len(short):
+        short = [f"{number}_{name}" for number, name in enumerate(short)]
+    return dict(zip(short, paths, strict=True))

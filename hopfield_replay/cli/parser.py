@@ -8,15 +8,15 @@ from typing import Any, NoReturn
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
 
 from hopfield_replay.__about__ import __version__
-from hopfield_replay.cli import audit, buffer_file, forecast, reproduce, selecting
+from hopfield_replay.cli import audit, buffer_file, forecast, report, reproduce, selecting
 from hopfield_replay.cli.codes import BAD_INPUT, EXIT_CODES
 from hopfield_replay.cli.wording import of_parser
 
 _DESCRIPTION = """\
 What a diffusion model forgets when it is fine-tuned: predicted from two data
-sets (forecast), measured between two versions of the model (audit), prevented
-by a few samples that stand for all (select), and explained on networks whose
-energies are exact (reproduce).
+sets (forecast), measured between two versions of the model (audit) or in a
+run of several tasks (report), prevented by a few samples that stand for all
+(select), and explained on networks whose energies are exact (reproduce).
 """
 
 
@@ -70,6 +70,8 @@ def build() -> ArgumentParser:
     commands = parser.add_subcommands(title="commands", dest="command")
     commands.add_subcommand("forecast", _leaf(forecast.DESCRIPTION, forecast.add_options), help=forecast.HELP)
     commands.add_subcommand("audit", _leaf(audit.DESCRIPTION, audit.add_options, audit.EPILOG), help=audit.HELP)
+    teller = _leaf(report.DESCRIPTION, report.add_options, report.EPILOG)
+    commands.add_subcommand("report", teller, help=report.HELP)
     chooser = _leaf(selecting.DESCRIPTION, selecting.add_options, selecting.EPILOG)
     commands.add_subcommand("select", chooser, help=selecting.HELP)
     looker = _leaf(buffer_file.DESCRIPTION, buffer_file.add_options, buffer_file.EPILOG)
@@ -92,6 +94,10 @@ def parse(arguments: Sequence[str] | None) -> tuple[Callable[[Any], int], Any]:
     options = parsed[parsed.command]
     if parsed.command == "reproduce":
         return partial(reproduce.run, options.experiment), options[options.experiment]
-    return {"forecast": forecast.run, "audit": audit.run, "select": selecting.run, "buffer": buffer_file.run}[
-        parsed.command
-    ], options
+    return {
+        "forecast": forecast.run,
+        "audit": audit.run,
+        "report": report.run,
+        "select": selecting.run,
+        "buffer": buffer_file.run,
+    }[parsed.command], options

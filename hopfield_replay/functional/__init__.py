@@ -3,7 +3,12 @@
 from hopfield_replay.functional.affinity import StreamedAffinity, affinity, far_task_energy, replay_mass
 from hopfield_replay.functional.correlation import Correlation, ranks, spearman, spearman_interval
 from hopfield_replay.functional.denoiser import Denoiser
-from hopfield_replay.functional.diffusion import ddim_denoise, multistep_reconstruction_error, reconstruction_error
+from hopfield_replay.functional.diffusion import (
+    ddim_denoise,
+    multistep_reconstruction_error,
+    reconstruction_error,
+    reconstruction_errors,
+)
 from hopfield_replay.functional.draws import proportional
 from hopfield_replay.functional.energy import EnergyPass, energy, energy_and_retrieval, energy_rise
 from hopfield_replay.functional.forgetting import expected_rise, replay_gain, susceptibility
@@ -61,6 +66,7 @@ __all__ = [
     "protected_energy",
     "ranks",
     "reconstruction_error",
+    "reconstruction_errors",
     "replay_gain",
     "replay_mass",
     "responsibilities",

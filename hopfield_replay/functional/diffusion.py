@@ -84,13 +84,56 @@ def reconstruction_error(
 
     Source: Ho, Jain, Abbeel, arXiv:2006.11239, equations 4 and 15.
     """
+    by_draw = reconstruction_errors(
+        denoiser, x, timesteps, noise_seed, draws=draws, ids=ids, condition=condition, chunk_size=chunk_size
+    )
+    return by_draw.sum(-1) / draws
+
+
+@torch.no_grad()
+def reconstruction_errors(
+    denoiser: Denoiser,
+    x: Tensor,
+    timesteps: Sequence[float] | Tensor,
+    noise_seed: int,
+    *,
+    draws: int = 1,
+    ids: Tensor | Sequence[int] | None = None,
+    condition: Any = None,
+    chunk_size: int = 128,
+) -> Tensor:
+    """The errors whose mean over the draws is :func:`reconstruction_error`, one by one.
+
+    Args:
+        denoiser: see there, as for all arguments.
+        x: (n, *shape)
+        timesteps: T of them.
+        noise_seed: whole number.
+        draws: D of them.
+        ids: (n,)
+        condition: of the samples.
+        chunk_size: samples at a time.
+
+    Returns:
+        (n, T, D) float64.
+
+    Raises:
+        TypeError, ValueError: as :func:`reconstruction_error`.
+
+    Example:
+        >>> from hopfield_replay.denoisers import CallableDenoiser
+        >>> denoiser = CallableDenoiser(lambda x, t: x, torch.tensor([0.9, 0.5]), prediction_type="sample")
+        >>> reconstruction_errors(denoiser, torch.zeros(2, 3), [0, 1], 0, draws=4).shape
+        torch.Size([2, 2, 4])
+    """
     check_denoiser(denoiser)
     clean = check_samples(x)
     steps = check_timesteps(denoiser, timesteps)
     named = check_ids(ids, len(clean))
     check_integer(draws, "draws", 1)
     check_integer(chunk_size, "chunk_size", 1)
-    errors = torch.zeros(len(clean), len(steps), dtype=torch.float64, device=float64_device(clean.device))
+    shape = (len(clean), len(steps), draws)
+    errors = torch.zeros(shape, dtype=torch.float64, device=float64_device(clean.device))
     with undisturbed(denoiser, seed=noise_seed):  # what a denoiser itself may draw is paired, too
         for window in windows(len(clean), chunk_size):
             part, given = clean[window], take(condition, window, len(clean))
@@ -98,7 +141,7 @@ def reconstruction_error(
                 for draw in range(draws):
                     noisy = denoiser.noise(part, step, paired_noise(part, named[window], step, noise_seed, draw))
                     predicted = denoiser.predict_clean(noisy, step, given)
-                    errors[window, column] += squared_error(part, predicted) / draws
+                    errors[window, column, draw] = squared_error(part, predicted)
     return errors
 
 
@@ -208,4 +251,4 @@ def multistep_reconstruction_error(
     return errors
 
 
-__all__ = ["ddim_denoise", "multistep_reconstruction_error", "reconstruction_error"]
+__all__ = ["ddim_denoise", "multistep_reconstruction_error", "reconstruction_error", "reconstruction_errors"]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hopfield_replay.denoisers import Denoiser
 from hopfield_replay.encoders import Column, Columns
-from hopfield_replay.functional import elbo_weights, reconstruction_error
+from hopfield_replay.functional import elbo_weights, reconstruction_errors
 from hopfield_replay.functional._diffusion_arguments import check_samples, windows
 from hopfield_replay.functional._diffusion_arguments import take as part_of
 from hopfield_replay.functional._paired_noise import paired_noise
@@ -108,10 +108,15 @@ class ErrorMeter:
 
     def of_batch(self, batch: Any, ids: Tensor) -> tuple[Tensor, int]:
         """Errors (n, timesteps) float64 on the CPU, and the number of elements of a sample."""
+        errors, elements = self.by_draw(batch, ids)
+        return errors.sum(-1) / self.draws, elements
+
+    def by_draw(self, batch: Any, ids: Tensor) -> tuple[Tensor, int]:
+        """Errors (n, timesteps, draws) float64 on the CPU, and the number of elements of a sample."""
         x, condition = self._ready(batch)
 
         def measure(chunk_size: int) -> Tensor:
-            return reconstruction_error(
+            return reconstruction_errors(
                 self.denoiser,
                 x,
                 self.timesteps,

@@ -21,6 +21,7 @@ from hopfield_replay.tracker.generated import GeneratedTask
 from hopfield_replay.tracker.measurement import Measurement, Mixture
 from hopfield_replay.tracker.meter import ErrorMeter, LossMeter
 from hopfield_replay.tracker.read_again import ReadAgain
+from hopfield_replay.tracker.reconstructions import Reconstructions
 from hopfield_replay.tracker.record import BoundaryRecord, ProbeRecord, ProbeSet, history_from
 from hopfield_replay.tracker.removal import left_of
 from hopfield_replay.tracker.source import TaskSource
@@ -75,6 +76,7 @@ class _Measured:
     kept_energies: Tensor | None
     own_energies: Tensor | None
     losses: Tensor | None
+    pictures: Reconstructions
 
 
 _LESS_MEMORY = "give an encoder with shorter vectors, fewer samples a task, or a smaller probe_size"
@@ -223,6 +225,7 @@ class ForgettingTracker(Shown):
         self.history: list[BoundaryRecord] = []
         self.open_task: int | None = None
         self._probes: list[ProbeSet] = []
+        self._pictures = Reconstructions()
         self._at_hand = TaskAtHand(self._reader)
         self.allow_changes = allow_changes
         self._asked = self._as_asked(encoder)
@@ -276,6 +279,11 @@ class ForgettingTracker(Shown):
     def next_task(self) -> int:
         """Index of the task that begins next, or of the one that has begun and not ended."""
         return self.history[-1].task + 1 if self.history else 0
+
+    @property
+    def pictures(self) -> Reconstructions:
+        """Small pictures of how the model saw the followed samples when it had learned them, and the most forgotten."""
+        return self._pictures
 
     def probe(self, task: int) -> ProbeSet:
         """The followed samples of a task that has ended.
@@ -499,8 +507,9 @@ class ForgettingTracker(Shown):
             seconds=0.0,
             trust=trust,
         )
+        pictures = self._pictures.after(record, probes, meter, self.columns)
         if self.buffer is None:
-            return _Measured(probes, record, None, None, None)
+            return _Measured(probes, record, None, None, None, pictures)
         losses, needs = None, requirements(self.buffer.policy)
         if needs.losses:
             every = measurement.loss_meter if meter is None else meter
@@ -516,6 +525,7 @@ class ForgettingTracker(Shown):
             kept_energies=measurement.energies(self.buffer.vectors, self.buffer.ids) if len(self.buffer) else None,
             own_energies=measurement.own_energies() if needs.energies and self.generated is None else None,
             losses=losses,
+            pictures=pictures,
         )
 
     def _prepare_commit(
@@ -543,7 +553,8 @@ class ForgettingTracker(Shown):
         look = self._at_hand.prepare_look(source)
         self._unlike = again.warning()
         record = replace(measured.record, seconds=time.perf_counter() - started)
-        probes = measured.probes if self.generated is None or self.generated.keep_probes else []
+        keeps = self.generated is None or self.generated.keep_probes
+        probes, pictures = (measured.probes, measured.pictures) if keeps else ([], Reconstructions())
 
         def commit() -> BoundaryRecord:
             settled = beta if settle else self.settings.beta
@@ -551,7 +562,7 @@ class ForgettingTracker(Shown):
                 update()
                 self.buffer.drawn.clear()
             self.settings.beta = settled
-            self._probes, self.open_task, self._calibrates = probes, None, False
+            self._probes, self._pictures, self.open_task, self._calibrates = probes, pictures, None, False
             look()
             self._at_hand.forget()
             self.history.append(record)
@@ -705,8 +716,10 @@ class ForgettingTracker(Shown):
             BoundaryRecord.from_dict({**record, "probes": left_of(record["probes"], gone)}) for record in records
         ]
 
+        pictures = self._pictures.without(gone)
+
         def change() -> None:
-            self._probes, self.history[:] = probes, history
+            self._probes, self.history[:], self._pictures = probes, history, pictures
             self._at_hand.forget()
             self._at_hand.forget_samples()
             if remove is not None:
@@ -783,6 +796,7 @@ class ForgettingTracker(Shown):
             "settings": self._asked,
             "data": {str(task): print_of for task, print_of in self._data.items()},
             "taken": self.taken,
+            "pictures": self._pictures.state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -797,6 +811,7 @@ class ForgettingTracker(Shown):
             history, probes = history_from(state)
             settings, data = identity_from(state)
             taken = state.get("taken")
+            pictures = Reconstructions.from_state(state.get("pictures"))
             if not isinstance(taken, str | None):
                 raise TypeError(f"taken is {type(taken).__name__}")
         except DAMAGE as error:
@@ -820,7 +835,7 @@ class ForgettingTracker(Shown):
                 self.settings.beta = state["beta"]
             self.open_task = state["open_task"]
             self._resumed = self.open_task is not None
-            self.history, self._probes = history, probes
+            self.history, self._probes, self._pictures = history, probes, pictures
             self._at_hand, self._data = at_hand, data
             self._calibrates = bool(state.get("calibrates", False))
             self._reader.taken = taken
