@@ -313,7 +313,7 @@ def holes(folder):
     [
         (flat, [], "The models do not take samples of shape (7,)"),
         (holes, [], "NaN or infinite values in 4 of 4 rows"),
-        (one_image, ["--fail-above", "0.1"], "A gate needs at least two samples in a group, and ['all samples'] have fewer"),
+        (one_image, ["--fail-above", "0.1"], "at least two samples in a group, and ['all samples'] have fewer"),
         (one_image, ["--timesteps", "5000"], "timestep 5000 is out of range"),
         (one_image, ["--model", "ddpm:Nothing"], "The model 'ddpm:Nothing' cannot be imported"),
         (one_image, ["--model-args", '{"width": 64}'], "is of another architecture: "),
