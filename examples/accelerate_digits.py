@@ -1,6 +1,6 @@
 """Replay in a training loop of one's own: diffusers and Accelerate, no LightningModule, no Trainer.
 
-python examples/accelerate_digits.py                           # a minute or two; after a kill, the same command goes on
+python examples/accelerate_digits.py                           # after a kill, the same command goes on
 accelerate launch examples/accelerate_digits.py --policy random --output-dir runs/accelerate_random
 
 Handwritten digits in five tasks of two. "replay:" marks the lines that a script of yours needs.
@@ -37,6 +37,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 
 from helpers.files import write_json, write_text
 from helpers.run_folder import check_run
@@ -95,6 +96,8 @@ def train(accelerator: Accelerator, tasks: list[Split], folder: Path, args: Any)
         return send_to_device(batch, accelerator.device)
 
     resume(accelerator, folder)
+    done = tracker.next_task * args.epochs + epochs.done
+    bar = tqdm(total=len(tasks) * args.epochs, initial=done, unit="epoch", disable=not accelerator.is_main_process)
     for task in tasks[tracker.next_task :]:
         loader = accelerator.prepare(DataLoader(task.train, batch_size=args.batch_size, shuffle=True, drop_last=True))
         # replay: read the task before training on it; the loader's batches then carry replayed samples along
@@ -116,12 +119,14 @@ def train(accelerator: Accelerator, tasks: list[Split], folder: Path, args: Any)
                 optimizer.zero_grad()
                 average.step(weights)
             epochs.done = epoch + 1
+            bar.update()
             if epochs.done < args.epochs:
                 save(accelerator, folder)
         # replay: measure all tasks so far, and choose what to keep of this one
         tracker.end_task(source, denoiser=denoiser, probe_source=held_out)
         epochs.done = 0
         save(accelerator, folder)
+    bar.close()
     return tracker
 
 
