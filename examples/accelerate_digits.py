@@ -1,13 +1,33 @@
 """Replay in a training loop of one's own: diffusers and Accelerate, no LightningModule, no Trainer.
 
-python examples/accelerate_digits.py                           # a minute or two; after a kill, the same command goes on
+python examples/accelerate_digits.py                           # after a kill, the same command goes on
 accelerate launch examples/accelerate_digits.py --policy random --output-dir runs/accelerate_random
 
 Handwritten digits in five tasks of two. "replay:" marks the lines that a script of yours needs.
 """
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from helpers.command import Parser, answer_help, run_main
+
+
+def make_parser() -> Parser:
+    parser = Parser(__doc__)
+    parser.add_argument("--policy", type=str, default="greedy_gain", help="what the buffer keeps; none: no replay")
+    parser.add_argument("--capacity", type=int, default=50, help="samples kept")
+    parser.add_argument("--tasks", type=int, default=5, help="tasks the ten digits are split into")
+    parser.add_argument("--epochs", type=int, default=20, help="of each task")
+    parser.add_argument("--batch-size", type=int, default=32, help="in each process")
+    parser.add_argument("--mixed-precision", type=str, choices=["no", "fp16", "bf16"], default="no")
+    parser.add_argument("--cpu", type=bool, default=False, help="even where there is a GPU")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/accelerate_digits"), help="checkpoints, results")
+    return parser
+
+
+answer_help(__name__, make_parser)
+
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -15,14 +35,14 @@ from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, send_to_device, set_seed
 from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
-from jsonargparse import ArgumentParser
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 
 from helpers.files import write_json, write_text
 from helpers.run_folder import check_run
 from helpers.splits import PRESETS, Split, load, split_classes, unknown_policies
-from hopfield_replay import EnergyReplayBuffer, ForgettingTracker, ReplayBatches, TaskSource
+from hopfield_replay import EnergyReplayBuffer, ForgettingTracker, ReplayBatches, TaskSource, run_report
 from hopfield_replay.denoisers import DiffusersDenoiser
 from hopfield_replay.policies import POLICIES
 
@@ -76,6 +96,8 @@ def train(accelerator: Accelerator, tasks: list[Split], folder: Path, args: Any)
         return send_to_device(batch, accelerator.device)
 
     resume(accelerator, folder)
+    done = tracker.next_task * args.epochs + epochs.done
+    bar = tqdm(total=len(tasks) * args.epochs, initial=done, unit="epoch", disable=not accelerator.is_main_process)
     for task in tasks[tracker.next_task :]:
         loader = accelerator.prepare(DataLoader(task.train, batch_size=args.batch_size, shuffle=True, drop_last=True))
         # replay: read the task before training on it; the loader's batches then carry replayed samples along
@@ -97,12 +119,14 @@ def train(accelerator: Accelerator, tasks: list[Split], folder: Path, args: Any)
                 optimizer.zero_grad()
                 average.step(weights)
             epochs.done = epoch + 1
+            bar.update()
             if epochs.done < args.epochs:
                 save(accelerator, folder)
         # replay: measure all tasks so far, and choose what to keep of this one
         tracker.end_task(source, denoiser=denoiser, probe_source=held_out)
         epochs.done = 0
         save(accelerator, folder)
+    bar.close()
     return tracker
 
 
@@ -125,16 +149,7 @@ def save(accelerator: Accelerator, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--policy", type=str, default="greedy_gain", help="what the buffer keeps; none: no replay")
-    parser.add_argument("--capacity", type=int, default=50, help="samples kept")
-    parser.add_argument("--tasks", type=int, default=5, help="tasks the ten digits are split into")
-    parser.add_argument("--epochs", type=int, default=PRESETS["digits"].epochs, help="of each task")
-    parser.add_argument("--batch-size", type=int, default=PRESETS["digits"].batch_size, help="in each process")
-    parser.add_argument("--mixed-precision", type=str, choices=["no", "fp16", "bf16"], default="no")
-    parser.add_argument("--cpu", type=bool, default=False, help="even where there is a GPU")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output-dir", type=Path, default=Path("runs/accelerate_digits"), help="checkpoints, results")
+    parser = make_parser()
     args = parser.parse_args()
     if wrong := unknown_policies([args.policy]) or (
         args.policy not in ("none", *POLICIES) and f"no arm of a study: {args.policy}"
@@ -167,8 +182,10 @@ def main() -> None:
     tracker = train(accelerator, tasks, args.output_dir, args)
     if accelerator.is_main_process:
         print(tracker.table())
+        names = {number: f"digits {', '.join(map(str, split.classes))}" for number, split in enumerate(tasks)}
+        print(f"Wrote {run_report(tracker, names=names).write(args.output_dir)}.")
     accelerator.end_training()
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

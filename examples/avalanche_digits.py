@@ -4,20 +4,42 @@ python examples/avalanche_digits.py                                     # scikit
 python examples/avalanche_digits.py --data mnist                        # MNIST by torchvision, 14x14
 """
 
+from pathlib import Path
+
+from helpers.command import Parser, answer_help, run_main
+
+
+def make_parser() -> Parser:
+    parser = Parser(__doc__)
+    parser.add_argument("--data", type=str, choices=["digits", "mnist"], default="digits", help="which digits")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where MNIST is, or is downloaded to")
+    parser.add_argument("--experiences", type=int, default=5, help="parts the ten digits are split into: 2, 5 or 10")
+    parser.add_argument(
+        "--arms", nargs="+", default=["stock", "random", "greedy_gain"], help="none, stock (ReplayPlugin), or policies"
+    )
+    parser.add_argument("--mem-size", type=int, default=50, help="samples kept in all")
+    parser.add_argument("--replay-ratio", type=float, default=0.5, help="share of each minibatch that is replayed")
+    parser.add_argument("--epochs", type=int, default=None, help="epochs for each experience (default: by data)")
+    parser.add_argument("--seed", type=int, default=0, help="of models, data order, buffer and noise")
+    parser.add_argument("--output", type=Path, default=Path("runs/avalanche_digits.json"), help="results")
+    return parser
+
+
+answer_help(__name__, make_parser)
+
 import time
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 from tqdm.auto import tqdm
 
 from helpers.ddpm import DDPM
 from helpers.files import write_json
+from helpers.run_folder import check_results, plain
 from helpers.splits import load
 from hopfield_replay.avalanche import (
     DiffusionTraining,
@@ -185,24 +207,18 @@ def report(arms: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=str, choices=["digits", "mnist"], default="digits", help="which digits")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where MNIST is, or is downloaded to")
-    parser.add_argument("--experiences", type=int, default=5, help="parts the ten digits are split into: 2, 5 or 10")
-    parser.add_argument(
-        "--arms", nargs="+", default=["stock", "random", "greedy_gain"], help="none, stock (ReplayPlugin), or policies"
-    )
-    parser.add_argument("--mem-size", type=int, default=50, help="samples kept in all")
-    parser.add_argument("--replay-ratio", type=float, default=0.5, help="share of each minibatch that is replayed")
-    parser.add_argument("--epochs", type=int, default=None, help="epochs for each experience (default: by data)")
-    parser.add_argument("--seed", type=int, default=0, help="of models, data order, buffer and noise")
-    parser.add_argument("--output", type=Path, default=Path("runs/avalanche_digits.json"), help="results")
+    parser = make_parser()
     args = parser.parse_args()
     unknown = [arm for arm in args.arms if arm not in ("none", "stock", *POLICIES)]
     if unknown:
         parser.error(f"unknown arms {unknown}; choose from none, stock, {', '.join(POLICIES)}")
     if args.experiences not in (2, 5, 10):
         parser.error(f"--experiences must be 2, 5 or 10, got {args.experiences}")
+    settings = {name: plain(value) for name, value in vars(args).items() if name not in ("output", "data_dir")}
+    try:
+        check_results(args.output, settings)
+    except ValueError as error:
+        parser.error(f"{error} (--output)")
 
     warnings.filterwarnings("ignore", message="No loggers specified")  # the table is printed here
     warnings.filterwarnings("ignore", message="Call to deprecated function update")  # by avalanche's ReplayPlugin
@@ -216,9 +232,9 @@ def main() -> None:
         arms = [run_arm(arm, benchmark, args, preset, bar) for arm in args.arms]
     print(report(arms))
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    write_json(args.output, arms)
+    write_json(args.output, {"arguments": settings, "arms": arms})
     print(f"Wrote {args.output}.")
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -6,18 +6,44 @@ tensorboard --logdir runs/ddpm_mnist_splits                             # scalar
 
 With --checkpoints any two versions of the model can be compared afterwards:
 
-python examples/ddpm_mnist_splits.py --checkpoints
-cd examples && hopfield-replay audit --model helpers.ddpm:DDPM --before ../runs/ddpm_mnist_splits/none/task0.ckpt \
-    --after ../runs/ddpm_mnist_splits/none/task4.ckpt --data ../runs/ddpm_mnist_splits/task0.npz
+python examples/ddpm_mnist_splits.py --checkpoints --policies none --output-dir runs/audited
+cd examples && hopfield-replay audit --model helpers.ddpm:DDPM --before ../runs/audited/none/task0.ckpt \
+    --after ../runs/audited/none/task4.ckpt --data ../runs/audited/task0.npz
 """
+
+from pathlib import Path
+
+from helpers.command import Parser, answer_help, run_main
+
+
+def make_parser() -> Parser:
+    parser = Parser(__doc__)
+    parser.add_argument(
+        "--data", type=str, choices=["digits", "mnist", "mnist28"], default="digits", help="which digits"
+    )
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where MNIST is, or is downloaded to")
+    parser.add_argument("--tasks", type=int, default=5, help="number of tasks the ten digits are split into, 2 to 10")
+    parser.add_argument(
+        "--policies", nargs="+", default=["none", "random", "high_energy", "greedy_gain"], help="one arm for each"
+    )
+    parser.add_argument("--capacity", type=int, default=50, help="samples kept in all")
+    parser.add_argument("--replay-ratio", type=float, default=0.5, help="share of each batch that is replayed")
+    parser.add_argument("--epochs", type=int, default=None, help="epochs for each task (default: by data)")
+    parser.add_argument("--seed", type=int, default=0, help="of model, data split, data order, buffer and noise")
+    parser.add_argument("--forecast", action="store_true", help="predict first what is lost, and then say how well")
+    parser.add_argument("--checkpoints", action="store_true", help="write weights and held-out images, for audits")
+    parser.add_argument("--accelerator", type=str, default="auto", help="Lightning accelerator")
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/ddpm_mnist_splits"), help="results and logs")
+    return parser
+
+
+answer_help(__name__, make_parser)
 
 import json
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
 import torch
-from jsonargparse import ArgumentParser
 
 from helpers.arms import check_options, run_arms
 from helpers.ddpm import DDPM
@@ -40,21 +66,7 @@ def agreement_report(agreement: list[Correlation]) -> str:
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=str, choices=list(PRESETS), default="digits", help="which digits")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where MNIST is, or is downloaded to")
-    parser.add_argument("--tasks", type=int, default=5, help="number of tasks the ten digits are split into, 2 to 10")
-    parser.add_argument(
-        "--policies", nargs="+", default=["none", "random", "high_energy", "greedy_gain"], help="one arm for each"
-    )
-    parser.add_argument("--capacity", type=int, default=50, help="samples kept in all")
-    parser.add_argument("--replay-ratio", type=float, default=0.5, help="share of each batch that is replayed")
-    parser.add_argument("--epochs", type=int, default=None, help="epochs for each task (default: by data)")
-    parser.add_argument("--seed", type=int, default=0, help="of model, data split, data order, buffer and noise")
-    parser.add_argument("--forecast", action="store_true", help="predict first what is lost, and then say how well")
-    parser.add_argument("--checkpoints", action="store_true", help="write weights and held-out images, for audits")
-    parser.add_argument("--accelerator", type=str, default="auto", help="Lightning accelerator")
-    parser.add_argument("--output-dir", type=Path, default=Path("runs/ddpm_mnist_splits"), help="results and logs")
+    parser = make_parser()
     args = parser.parse_args()
     check_options(parser, args)
     if args.forecast and "none" not in args.policies:
@@ -98,4 +110,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -8,30 +8,65 @@ Each run is one job of examples/ddpm_mnist_splits.py. A finished job is never ru
 with more seeds or policies too; the tables cover every finished job in the output folder.
 """
 
-import json
 import math
+from pathlib import Path
+
+from helpers.command import Parser, answer_help, run_main
+
+
+def make_parser() -> Parser:
+    parser = Parser(__doc__)
+    parser.add_argument(
+        "--data", nargs="+", type=str, choices=["digits", "mnist", "mnist28"], default=["digits"], help="which digits"
+    )
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where MNIST is, or is downloaded to")
+    parser.add_argument(
+        "--tasks", type=int, default=None, help="tasks the ten digits are split into (default: by data)"
+    )
+    parser.add_argument(
+        "--policies", nargs="+", type=str, default=None, help="arms; policy@50: at this capacity only (default: all)"
+    )
+    parser.add_argument("--capacities", nargs="+", type=int, default=[20, 100, 500], help="samples kept")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="one run of each arm for each")
+    parser.add_argument(
+        "--network", type=str, choices=["mlp", "unet"], default=None, help="what is trained (default: by data)"
+    )
+    parser.add_argument("--epochs", type=int, default=None, help="epochs for each task (default: by data and network)")
+    parser.add_argument("--ema-decay", type=float, default=0.99, help="of the averaged weights, in [0, 1); 0: none")
+    parser.add_argument("--gradient-clip", type=float, default=1.0, help="largest norm of the gradient; 0: any")
+    parser.add_argument("--seen", type=int, default=100, help="training images of each task that are followed")
+    parser.add_argument("--replay-ratio", type=float, default=0.5, help="share of each batch that is replayed")
+    parser.add_argument("--generated", type=int, default=None, help="images sampled from each model (default: by data)")
+    parser.add_argument("--jobs", type=int, default=1, help="worker processes, of one thread each on the CPU")
+    parser.add_argument("--accelerator", type=str, choices=["cpu", "gpu"], default="cpu", help="where the jobs run")
+    parser.add_argument("--gpu-jobs", type=int, default=None, help="how many of the jobs use the GPU (default: all)")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no job after this time")
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/energy_forgetting_study"), help="results")
+    return parser
+
+
+answer_help(__name__, make_parser)
+
+import json
 import multiprocessing
 import os
 import time
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser
 from tqdm.auto import tqdm
 
 from helpers.files import write_text
 from helpers.run_folder import claim_folder
-from helpers.splits import PRESETS, start_worker, unknown_policies
+from helpers.splits import start_worker, unknown_policies
 from helpers.study_job import Job, Settings, run_job, settings_for
 from helpers.study_report import draw_correlations, draw_policies, markdown, summarize
 from hopfield_replay.policies import POLICIES
 
 ARMS = ["none", *POLICIES, "greedy_gain+weight", "greedy_gain+uniform"]
-CAPACITIES = [20, 100, 500]
 TASKS = {"digits": 5, "mnist": 2, "mnist28": 2}
 
 
@@ -81,8 +116,10 @@ def run_all(queues: list[deque[Task]], args: Any, deadline: float) -> list[str]:
     gpu_jobs = 0 if args.accelerator == "cpu" else args.jobs if args.gpu_jobs is None else args.gpu_jobs
     failures = []
     context = multiprocessing.get_context("spawn")
+    # beside a GPU the CPU's share of a job is matrix products at task boundaries, which gain from threads
+    threads = {"cpu": 1, "gpu": max(1, ((os.cpu_count() or 1) - args.jobs + gpu_jobs) // max(1, gpu_jobs))}
     pools = {
-        device: ProcessPoolExecutor(count, mp_context=context, initializer=start_worker)
+        device: ProcessPoolExecutor(count, mp_context=context, initializer=start_worker, initargs=(threads[device],))
         for device, count in (("cpu", args.jobs - gpu_jobs), ("gpu", gpu_jobs))
         if count
     }
@@ -138,29 +175,7 @@ def report(settings: list[Settings], args: Any) -> None:
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--data", nargs="+", type=str, choices=list(PRESETS), default=["digits"], help="which digits")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where MNIST is, or is downloaded to")
-    parser.add_argument(
-        "--tasks", type=int, default=None, help="tasks the ten digits are split into (default: by data)"
-    )
-    parser.add_argument("--policies", nargs="+", type=str, default=ARMS, help="arms; policy@50: at this capacity only")
-    parser.add_argument("--capacities", nargs="+", type=int, default=CAPACITIES, help="samples kept")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="one run of each arm for each")
-    parser.add_argument(
-        "--network", type=str, choices=["mlp", "unet"], default=None, help="what is trained (default: by data)"
-    )
-    parser.add_argument("--epochs", type=int, default=None, help="epochs for each task (default: by data and network)")
-    parser.add_argument("--ema-decay", type=float, default=0.99, help="of the averaged weights, in [0, 1); 0: none")
-    parser.add_argument("--gradient-clip", type=float, default=1.0, help="largest norm of the gradient; 0: any")
-    parser.add_argument("--seen", type=int, default=100, help="training images of each task that are followed")
-    parser.add_argument("--replay-ratio", type=float, default=0.5, help="share of each batch that is replayed")
-    parser.add_argument("--generated", type=int, default=None, help="images sampled from each model (default: by data)")
-    parser.add_argument("--jobs", type=int, default=1, help="worker processes of one thread each")
-    parser.add_argument("--accelerator", type=str, choices=["cpu", "gpu"], default="cpu", help="where the jobs run")
-    parser.add_argument("--gpu-jobs", type=int, default=None, help="how many of the jobs use the GPU (default: all)")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no job after this time")
-    parser.add_argument("--output-dir", type=Path, default=Path("runs/energy_forgetting_study"), help="results")
+    parser = make_parser()
     args = parser.parse_args()
     deadline = time.monotonic() + 60 * args.minutes
     if args.jobs < 1 or not 0 <= (args.jobs if args.gpu_jobs is None else args.gpu_jobs) <= args.jobs:
@@ -194,7 +209,7 @@ def main() -> None:
                 replay_ratio=args.replay_ratio,
                 generated=args.generated,
             )
-            arms = parse_arms(args.policies, args.capacities)
+            arms = parse_arms(args.policies or ARMS, args.capacities)
             folder = args.output_dir / settings.name
             claim_folder(folder, asdict(settings))
             todo = [job for job in list_jobs(settings, arms, args.seeds) if not (folder / job.file).exists()]
@@ -211,4 +226,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -9,6 +9,28 @@ before each task, chosen in the same two ways; and all that it drew. A finished 
 as you like, with more seeds too. The table covers every finished run in the output folder.
 """
 
+from pathlib import Path
+
+from helpers.command import Parser, answer_help, run_main
+
+CAPACITY, CANDIDATES = 100, 1000
+
+
+def make_parser() -> Parser:
+    parser = Parser(__doc__)
+    parser.add_argument("--data", type=str, choices=["digits", "mnist"], default="digits", help="which digits")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where MNIST is, or is downloaded to")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="one run of each arm for each")
+    parser.add_argument("--kept", type=int, default=CAPACITY, help="images that are replayed in a task")
+    parser.add_argument("--candidates", type=int, default=CANDIDATES, help="images that the model draws before a task")
+    parser.add_argument("--epochs", type=int, default=None, help="epochs for each task (default: by data)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one core each")
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/generated_replay"), help="results")
+    return parser
+
+
+answer_help(__name__, make_parser)
+
 import json
 import math
 import multiprocessing
@@ -16,10 +38,8 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
-from jsonargparse import ArgumentParser
 from tqdm.auto import tqdm
 
 from helpers.ddpm import DDPM
@@ -28,11 +48,11 @@ from helpers.files import write_text
 from helpers.splits import Split, be_quiet, start_worker, train_tasks
 from helpers.study_job import Settings, generate, images_of, settings_for
 from helpers.study_statistics import interval, paired_difference, worst_tenth
+from hopfield_replay import run_report
 from hopfield_replay.theory import markdown_table
 
 TASKS = {"digits": 5, "mnist": 2}
 EMA = {"digits": 0.95, "mnist": 0.99}
-CAPACITY, CANDIDATES = 100, 1000
 MEASURES = {
     "forgetting": "forgetting",
     "worst_tenth": "worst 10 %",
@@ -106,6 +126,7 @@ def run(arm: Arm, seed: int, settings: Settings, data_dir: Path, path: Path) -> 
         "seconds": seconds,
         "replayed": [record.replayed for record in monitor.history],
     }
+    write_text(path.with_suffix(".html"), run_report(monitor, title=f"{arm.name}, seed {seed}").html())
     write_text(path, json.dumps(found, indent=1))
 
 
@@ -148,15 +169,7 @@ def table(folder: Path, arms: list[Arm]) -> str:
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=str, choices=list(TASKS), default="digits", help="which digits")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where MNIST is, or is downloaded to")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="one run of each arm for each")
-    parser.add_argument("--kept", type=int, default=CAPACITY, help="images that are replayed in a task")
-    parser.add_argument("--candidates", type=int, default=CANDIDATES, help="images that the model draws before a task")
-    parser.add_argument("--epochs", type=int, default=None, help="epochs for each task (default: by data)")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one core each")
-    parser.add_argument("--output-dir", type=Path, default=Path("runs/generated_replay"), help="results")
+    parser = make_parser()
     args = parser.parse_args()
     if not 1 <= args.kept <= args.candidates:
         parser.error(f"--kept must be from 1 to --candidates, got {args.kept} of {args.candidates}")
@@ -190,4 +203,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -7,16 +7,36 @@ A class-conditional DiT learns two digits after two, without replay. A finished 
 as you like, with more seeds too; the tables cover every finished run in the output folder.
 """
 
+from pathlib import Path
+
+from helpers.command import Parser, answer_help, run_main
+
+
+def make_parser() -> Parser:
+    parser = Parser(__doc__)
+    parser.add_argument("--a", type=float, nargs="+", default=[0.0, 0.2, 0.5], help="shares of carried scores")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of model, data, order and noise")
+    parser.add_argument("--start", type=str, choices=["zero", "scores"], default="zero", help="of the first layer")
+    parser.add_argument("--tasks", type=int, default=5, help="number of tasks the ten digits are split into, 2 to 10")
+    parser.add_argument("--epochs", type=int, default=20, help="of each task")
+    parser.add_argument("--layers", type=int, default=6, help="transformer blocks")
+    parser.add_argument("--width", type=int, default=64, help="of each token, a multiple of 16")
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="of Adam")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/hopfield_attention_digits"), help="results")
+    return parser
+
+
+answer_help(__name__, make_parser)
+
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jsonargparse import ArgumentParser
 from scipy.stats import t as student
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -26,6 +46,7 @@ from helpers.digit_classifier import DigitClassifier, train_classifier
 from helpers.files import read_tensors, write_tensors, write_text
 from helpers.run_folder import claim_folder
 from helpers.splits import PRESETS, Split, load, split_classes, start_worker, train_tasks
+from hopfield_replay import run_report
 from hopfield_replay.attention import TokenUniformityRecorder, install_hopfield_attention
 from hopfield_replay.functional import precision_recall
 from hopfield_replay.theory import markdown_table
@@ -116,6 +137,8 @@ def run(a: float, seed: int, settings: Settings, folder: Path) -> None:
         "generated": ((generated + 1) * 127.5).round().to(torch.uint8),
         **uniformity(model, held_out[0], held_out[1]),
     }
+    page = run_report(monitor, title=f"What was forgotten: a = {a:g}, seed {seed}").html()
+    write_text((folder / file_name(a, seed)).with_suffix(".html"), page)
     write_tensors(folder / file_name(a, seed), result)
 
 
@@ -204,17 +227,7 @@ def report(folder: Path, settings: Settings) -> str:
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--a", type=float, nargs="+", default=[0.0, 0.2, 0.5], help="shares of carried scores")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of model, data, order and noise")
-    parser.add_argument("--start", type=str, choices=["zero", "scores"], default="zero", help="of the first layer")
-    parser.add_argument("--tasks", type=int, default=5, help="number of tasks the ten digits are split into, 2 to 10")
-    parser.add_argument("--epochs", type=int, default=20, help="of each task")
-    parser.add_argument("--layers", type=int, default=6, help="transformer blocks")
-    parser.add_argument("--width", type=int, default=64, help="of each token, a multiple of 16")
-    parser.add_argument("--learning-rate", type=float, default=2e-3, help="of Adam")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
-    parser.add_argument("--output-dir", type=Path, default=Path("runs/hopfield_attention_digits"), help="results")
+    parser = make_parser()
     args = parser.parse_args()
     if wrong := [a for a in args.a if not 0.0 <= a < 1.0]:
         parser.error(f"--a must lie in [0, 1), got {wrong}")
@@ -244,4 +257,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

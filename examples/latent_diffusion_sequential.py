@@ -17,6 +17,11 @@ The tiny run takes 2 CPU minutes (seed 0). Its second task's digits are inverted
 task rises from .081 to .281 and its captions give black digits on white; with 50 samples kept it ends at .068.
 """
 
+from helpers.command import answer_help, run_main
+from helpers.latent_options import make_parser, parse
+
+answer_help(__name__, lambda: make_parser(__doc__))
+
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,12 +42,11 @@ from helpers.captioned import Captioned, read_captioned
 from helpers.files import write_json
 from helpers.latent_cache import cached_latents
 from helpers.latent_diffusion import Drawing, LatentDiffusion, add_lora, load_pipeline, require
-from helpers.latent_options import make_parser, parse
 from helpers.pipeline_diffusion import PipelineDiffusion, default_size, is_stable_diffusion, load_model
 from helpers.run_folder import check_run, plain, write_folder
 from helpers.splits import be_quiet
 from helpers.tiny_pipeline import build_tiny
-from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks
+from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks, run_report
 from hopfield_replay.denoisers import DiffusersDenoiser
 from hopfield_replay.tracker import summarize
 
@@ -177,8 +181,10 @@ def train(ready: Run, args: Any) -> None:
     ]
     write_json(folder / "history.json", history)
     result = save_result(ready.model, folder, bool(args.lora_rank))
+    names = {number: task.name for number, task in enumerate(ready.tasks)}
+    page = run_report(ready.monitor, names=names).write(folder)
     print(ready.monitor.table())
-    print(f"Wrote {result}, {folder}/samples and {folder}/history.json.")
+    print(f"Wrote {result}, {folder}/samples, {folder}/history.json and {page}.")
 
 
 def build_model(source: str, tasks: Sequence[Captioned], args: Any) -> tuple[Model, int]:
@@ -246,4 +252,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

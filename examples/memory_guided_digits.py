@@ -11,9 +11,25 @@ recall of .12. Guided at strength .8 it generates all ten digits, 24 % of them 8
 baseline has .41. Both copy: every memory-driven sample is a stored image. The memory's share came out as .75, not .8.
 """
 
-import argparse
-import time
 from pathlib import Path
+
+from helpers.command import Parser, answer_help, run_main
+
+
+def make_parser() -> Parser:
+    parser = Parser(__doc__)
+    parser.add_argument("--stored", type=int, default=100, help="images in the memory, 4 or more")
+    parser.add_argument("--strength", type=float, default=0.8, help="share of samples from the memory, in [0, 1]")
+    parser.add_argument("--samples", type=int, default=500, help="generated in each row, 4 or more")
+    parser.add_argument("--epochs", type=int, default=60, help="of each task")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/memory_guided_digits"), help="results")
+    return parser
+
+
+answer_help(__name__, make_parser)
+
+import time
 from typing import Any
 
 import torch
@@ -22,7 +38,9 @@ from torch import Tensor
 from helpers.ddpm import DDPM
 from helpers.digit_classifier import DigitClassifier, train_classifier
 from helpers.files import write_figure, write_json
+from helpers.run_folder import claim_folder
 from helpers.splits import Split, be_quiet, load, split_classes, train_tasks
+from hopfield_replay import ForgettingMonitor, run_report
 from hopfield_replay.denoisers import DiffusersDenoiser
 from hopfield_replay.figures import picture_rows
 from hopfield_replay.functional import precision_recall
@@ -32,26 +50,9 @@ from hopfield_replay.theory import markdown_table
 STEPS = 50
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stored", type=int, default=100, help="images in the memory, 4 or more")
-    parser.add_argument("--strength", type=float, default=0.8, help="share of samples from the memory, in [0, 1]")
-    parser.add_argument("--samples", type=int, default=500, help="generated in each row, 4 or more")
-    parser.add_argument("--epochs", type=int, default=60, help="of each task")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output-dir", type=Path, default=Path("runs/memory_guided_digits"))
-    options = parser.parse_args()
-    for name, least in (("stored", 4), ("samples", 4), ("epochs", 1)):
-        if getattr(options, name) < least:
-            parser.error(f"--{name} must be at least {least}, got {getattr(options, name)}")
-    if not 0 <= options.strength <= 1:
-        parser.error(f"--strength must lie in [0, 1], got {options.strength}")
-    return options
-
-
-def forgetful(tasks: list[Split], epochs: int, seed: int) -> DDPM:
-    """A model trained on one task after the other, without replay."""
-    model, _ = train_tasks(
+def forgetful(tasks: list[Split], epochs: int, seed: int) -> tuple[DDPM, ForgettingMonitor]:
+    """A model trained on one task after the other, without replay, and what it has forgotten."""
+    model, monitor = train_tasks(
         "none",
         tasks,
         lambda: DDPM(8, width=512, learning_rate=1e-3, network="mlp"),
@@ -63,7 +64,7 @@ def forgetful(tasks: list[Split], epochs: int, seed: int) -> DDPM:
         ema_decay=0.99,
         gradient_clip=1.0,
     )
-    return model.eval()
+    return model.eval(), monitor
 
 
 def measure(samples: Tensor, real: Tensor, classifier: DigitClassifier, guidance: MemoryGuidance) -> dict[str, Any]:
@@ -88,15 +89,30 @@ def cells(row: dict[str, Any]) -> list[str]:
     return [*shares, f"{row['precision']:.3f}", f"{row['recall']:.3f}", f"{row['memory_share']:.3f}", distance]
 
 
+def parse(parser: Parser) -> Any:
+    """Read the command line, and say what is wrong with it before anything runs."""
+    options = parser.parse_args()
+    for name, least in (("stored", 4), ("samples", 4), ("epochs", 1)):
+        if getattr(options, name) < least:
+            parser.error(f"--{name} must be at least {least}, got {getattr(options, name)}")
+    if not 0 <= options.strength <= 1:
+        parser.error(f"--strength must lie in [0, 1], got {options.strength}")
+    try:
+        claim_folder(options.output_dir, {k: v for k, v in vars(options).items() if k != "output_dir"})
+    except ValueError as error:
+        parser.error(str(error))
+    return options
+
+
 def main() -> None:
-    options = parse()
+    options = parse(make_parser())
     be_quiet()
     torch.set_num_threads(1)
     started = time.process_time()
     images, labels = load("digits", Path())
     tasks = [Split(images, labels, classes, 300, 32, seed=options.seed) for classes in split_classes(5)]
     classifier, accuracy = train_classifier(images, labels)
-    model = forgetful(tasks, options.epochs, options.seed)
+    model, monitor = forgetful(tasks, options.epochs, options.seed)
 
     count, seed = options.samples, options.seed + 1
     stored = torch.cat([split.train.tensors[0][: options.stored // 4] for split in tasks[:-1]])
@@ -122,8 +138,8 @@ def main() -> None:
     print(markdown_table(headers, [[name, *cells(row)] for name, row in rows.items()]))
     print("distance: median over memory-driven samples to the nearest stored image; 0: a copy")
 
-    options.output_dir.mkdir(parents=True, exist_ok=True)
     write_json(options.output_dir / "results.json", rows)
+    run_report(monitor, title="What was forgotten, and is brought back by guidance").write(options.output_dir)
     some = torch.linspace(0, len(stored) - 1, min(16, len(stored))).long()  # of every task
     pictures = [
         ("model alone", alone[:16]),
@@ -137,4 +153,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -7,11 +7,23 @@ data set does), and every other image takes the label of the nearest of them. Ho
 chosen ones stand for all. Any policy can choose.
 """
 
+from helpers.command import Parser, answer_help, run_main
+
+
+def make_parser() -> Parser:
+    parser = Parser(__doc__)
+    parser.add_argument("--policies", nargs="+", type=str, default=["greedy_gain", "random", "k_center", "herding"])
+    parser.add_argument("--sizes", nargs="+", type=int, default=[20, 50, 200], help="how many images are looked at")
+    parser.add_argument("--draws", type=int, default=5, help="of the random policy")
+    return parser
+
+
+answer_help(__name__, make_parser)
+
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from helpers.splits import load
@@ -42,10 +54,7 @@ def compare(images: Tensor, labels: Tensor, policies: Sequence[str], sizes: Sequ
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--policies", nargs="+", type=str, default=["greedy_gain", "random", "k_center", "herding"])
-    parser.add_argument("--sizes", nargs="+", type=int, default=[20, 50, 200], help="how many images are looked at")
-    parser.add_argument("--draws", type=int, default=5, help="of the random policy")
+    parser = make_parser()
     args = parser.parse_args()
     images, labels = load("digits", Path())
     print(select(images, keep=max(args.sizes), unique=True).table())
@@ -53,4 +62,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

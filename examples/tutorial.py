@@ -8,9 +8,13 @@ Each cell (`# %%`) can be run by itself in an editor that knows them. The data a
 
 # %% The data: ten digits of 8 x 8 pixels in [-1, 1]. The first task are the digits 0 to 4, the second one 5 to 9.
 import logging
+import sys
 import tempfile
 import warnings
 from pathlib import Path
+
+if {"-h", "--help"} & set(sys.argv[1:]):
+    sys.exit(print(__doc__))
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
@@ -28,6 +32,7 @@ from hopfield_replay import (
     balanced,
     fit_tasks,
     forecast,
+    run_report,
 )
 from hopfield_replay.denoisers import CallableDenoiser, VarianceSchedule
 from hopfield_replay.functional import energy_rise, spearman_interval
@@ -176,6 +181,12 @@ before.load_state_dict(weights.after_task[0])
 after.load_state_dict(weights.after_task[1])
 report = audit(denoiser(before), denoiser(after), images, labels=labels)
 print(report.table())
+
+# %% One page tells of a whole run: what was forgotten of each task and class, the worst first, with pictures.
+with tempfile.TemporaryDirectory() as folder:
+    told = run_report(monitor, title="The tutorial, without replay")
+    print(told.lead())
+    print(f"The page has {told.write(folder).stat().st_size // 1024} KiB.")
 
 # %% Everything can be saved: the buffer by itself, or with the rest in the Trainer's checkpoints, where fit_tasks(...,
 # ckpt_path="last") finds it after a crash.

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from hopfield_replay import functional as functional
     from hopfield_replay.analysis import AuditReport as AuditReport
     from hopfield_replay.analysis import Forecast as Forecast
+    from hopfield_replay.analysis import RunReport as RunReport
     from hopfield_replay.analysis import SelectionReport as SelectionReport
     from hopfield_replay.analysis import audit as audit
     from hopfield_replay.analysis import forecast as forecast
+    from hopfield_replay.analysis import run_report as run_report
     from hopfield_replay.analysis import select as select
     from hopfield_replay.buffer import EnergyReplayBuffer as EnergyReplayBuffer
     from hopfield_replay.buffer import ReplayBatches as ReplayBatches
@@ -47,6 +49,7 @@ _HOMES = {
     "ReplayBatches": "buffer",
     "ReplayDataModule": "lightning",
     "ReplayLoader": "lightning",
+    "RunReport": "analysis",
     "SelectionReport": "analysis",
     "TaskSource": "tracker",
     "audit": "analysis",
@@ -55,6 +58,7 @@ _HOMES = {
     "calibrate_beta": "memory",
     "fit_tasks": "lightning",
     "forecast": "analysis",
+    "run_report": "analysis",
     "select": "analysis",
 }
 

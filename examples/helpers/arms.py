@@ -7,19 +7,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from helpers.command import Parser
 from helpers.ddpm import DDPM
-from helpers.files import replacing, write_figure, write_json
+from helpers.files import replacing, write_figure, write_json, write_tensors
 from helpers.gallery import Gallery, draw_gallery
-from helpers.splits import Split, train_tasks, unknown_policies
+from helpers.run_folder import check_results, plain
+from helpers.splits import Split, foreseen, train_tasks, unknown_policies
+from hopfield_replay import ForgettingMonitor, RunReport, run_report
 from hopfield_replay.figures import energy_against_forgetting, forgetting_over_tasks
 from hopfield_replay.theory import markdown_table
 from hopfield_replay.tracker import BoundaryRecord, overall, summarize
+
+_FREE = ("output_dir", "data_dir", "accelerator", "forecast", "checkpoints")  # what makes no other results
 
 
 class Epochs(Callback):
@@ -53,7 +57,7 @@ def write_held_out(tasks: Sequence[Split], folder: Path) -> None:
             np.savez_compressed(file, images=images.numpy(), labels=labels.numpy())
 
 
-def check_options(parser: ArgumentParser, args: Any) -> None:
+def check_options(parser: Parser, args: Any) -> None:
     """Say what is wrong with the options that every example of arms has, before anything runs."""
     if args.policies is not None and (wrong := unknown_policies(args.policies)):
         parser.error(wrong)
@@ -65,6 +69,10 @@ def check_options(parser: ArgumentParser, args: Any) -> None:
         parser.error(f"--replay-ratio must lie in (0, 1), got {args.replay_ratio}; for no replay use --policies none")
     if args.epochs is not None and args.epochs < 1:
         parser.error(f"--epochs must be at least 1, got {args.epochs}")
+    try:
+        check_results(args.output_dir / "results.json", vars(args), _FREE)
+    except ValueError as error:
+        parser.error(f"{error} (--output-dir)")
 
 
 def run_arm(
@@ -92,6 +100,8 @@ def run_arm(
     figure = energy_against_forgetting(monitor.history[-1])
     if figure is not None:
         write_figure(folder / f"energy_against_forgetting_{policy}.png", figure)
+    write_tensors(folder / policy / "history.pt", monitor.state_dict())  # for hopfield-replay report
+    report_of_arm(policy, monitor, tasks, training).write(folder / policy)
     return {
         "policy": policy,
         "drawn": "" if monitor.buffer is None else monitor.buffer.sampling,
@@ -101,6 +111,17 @@ def run_arm(
         "history": monitor.history,
         "rises": [r for p in monitor.history[-1].probes[:-1] if (r := p.reconstruction) is not None],
     }
+
+
+def report_of_arm(policy: str, monitor: ForgettingMonitor, tasks: Sequence[Split], training: Any) -> RunReport:
+    """The page of one arm; what is foreseen of each task counts on no replay."""
+    return run_report(
+        monitor,
+        title=f"What was forgotten: {'no replay' if policy == 'none' else policy}",
+        names={number: f"classes {', '.join(map(str, split.classes))}" for number, split in enumerate(tasks)},
+        forecasts=foreseen(monitor.history, tasks),
+        settings={name: value for name, value in training.items() if isinstance(value, bool | int | float | str)},
+    )
 
 
 def task_summary(record: BoundaryRecord) -> dict[str, Any]:
@@ -207,16 +228,14 @@ def run_arms(
             write_results(arms, args, training, folder)  # after each, so that an interrupted run leaves the others
     print(report(arms))
     draw_curves(arms, folder)
-    print(f"Wrote {folder}/results.json, figures and TensorBoard logs.")
+    print(f"Wrote {folder}/results.json, figures, TensorBoard logs and a page of each arm: {folder}/*/report.html")
     return arms
 
 
 def write_results(arms: list[dict[str, Any]], args: Any, training: dict[str, Any], folder: Path) -> None:
     """The arguments and every arm's numbers, as JSON."""
     results = {
-        "arguments": {
-            name: value if isinstance(value, int | float | list | None) else str(value) for name, value in args.items()
-        },
+        "arguments": {name: plain(value) for name, value in vars(args).items()},
         "epochs": training["epochs"],
         "arms": [{name: value for name, value in arm.items() if name not in ("rises", "history")} for arm in arms],
     }

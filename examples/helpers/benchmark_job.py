@@ -18,10 +18,10 @@ from helpers.benchmark_methods import METHODS, Method
 from helpers.cifar10 import load_cifar10
 from helpers.ddpm import DDPM
 from helpers.digit_classifier import DigitClassifier, train_classifier
-from helpers.files import write_tensors
+from helpers.files import write_tensors, write_text
 from helpers.regularisers import L2, DiagonalEWC, Distillation, LoRA, RankOneEWC, Regulariser, noised
 from helpers.splits import Split, load, split_classes, train_tasks
-from hopfield_replay import ForgettingMonitor
+from hopfield_replay import ForgettingMonitor, run_report
 from hopfield_replay.functional import energy
 from hopfield_replay.metrics import GenerativeTaskMatrix, KNNPrecisionRecall
 
@@ -290,6 +290,8 @@ def run_job(job: Job, preset: Preset, folder: Path, data_dir: Path, accelerator:
         callbacks=[regulariser, judge] if isinstance(regulariser, Regulariser) else [judge],
     )
     del model
+    page = run_report(monitor, title=f"What was forgotten: {Path(job.file).stem}").html()
+    write_text((folder / job.file).with_suffix(".html"), page)
     write_tensors(folder / job.file, result_of(job, method, judge, monitor, regulariser, started, tasks))
 
 

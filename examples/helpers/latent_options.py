@@ -4,14 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
-from helpers.splits import unknown_policies
+from helpers.command import Parser
 
 
-def make_parser(description: str | None) -> ArgumentParser:
+def make_parser(description: str | None) -> Parser:
     """What can be given on the command line."""
-    parser = ArgumentParser(description=description)
+    parser = Parser(description)
     parser.add_argument("--pretrained", type=str | None, default=None, help="pipeline folder or hub id; none: tiny")
     parser.add_argument("--variant", type=str | None, default=None, help="of its weights, e.g. fp16 or non_ema")
     parser.add_argument("--tasks", type=Path, nargs="+", default=[], help="folders of captioned images, in order")
@@ -46,8 +44,10 @@ def make_parser(description: str | None) -> ArgumentParser:
     return parser
 
 
-def parse(parser: ArgumentParser, arguments: Sequence[str] | None) -> Any:
+def parse(parser: Parser, arguments: Sequence[str] | None) -> Any:
     """Read the command line, say what is wrong with it before anything runs, and fill in what was left open."""
+    from helpers.splits import unknown_policies  # its import takes seconds
+
     args = parser.parse_args(arguments)
     if wrong := unknown_policies([args.policy]):
         parser.error(wrong)

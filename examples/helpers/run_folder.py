@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,33 @@ def check_run(folder: Path, settings: dict[str, Any], resume: bool) -> None:
     if not resume:
         raise ValueError(f"{folder} holds a run already: pass --resume to go on with it, or another --output-dir.")
     _check_same(folder, file, settings, "a run")
+
+
+def check_results(file: Path, settings: Mapping[str, Any], free: Collection[str] = ()) -> None:
+    """Refuse to put results of other settings in the place of those in a file; what was run anew may be written again.
+
+    Args:
+        file: of JSON, with the settings under "arguments".
+        settings: of the run that is going to write it.
+        free: settings that make no other run.
+
+    Raises:
+        ValueError: results of other settings, or none of a run; each difference is named.
+    """
+    if not file.exists():
+        return
+    try:
+        before = json.loads(file.read_text())["arguments"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} holds no results of this example ({error!r}). Use another place.") from None
+    now = {name: plain(value) for name, value in settings.items()}
+    differences = [
+        f"{name} was {before.get(name)}, now {now.get(name)}"
+        for name in {**before, **now}
+        if name not in free and before.get(name) != now.get(name)
+    ]
+    if differences:
+        raise ValueError(f"{file} holds results of other settings: {', '.join(differences)}. Use another place.")
 
 
 def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from helpers.ddpm import DDPM
-from helpers.files import read_tensors, write_tensors
+from helpers.files import read_tensors, write_tensors, write_text
 from helpers.splits import PRESETS, Split, load, split_classes, train_tasks
+from hopfield_replay import run_report
 from hopfield_replay.functional import knn_distance
 from hopfield_replay.tracker import BoundaryRecord, ProbeRecord, sample_ids
 
@@ -195,6 +196,8 @@ def run_job(job: Job, settings: Settings, folder: Path, data_dir: Path, accelera
         "density": [log_density(split, monitor.history[task].probes[task]) for task, split in enumerate(tasks)],
         "generated": generated,
     }
+    page = run_report(monitor, title=f"What was forgotten: {Path(job.file).stem}").html()
+    write_text((folder / job.file).with_suffix(".html"), page)
     write_tensors(folder / job.file, result)
     return seconds
 

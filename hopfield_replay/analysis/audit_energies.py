@@ -12,9 +12,10 @@ from hopfield_replay.encoders import Encoder, vectors_of
 from hopfield_replay.functional import Correlation, PatternTiles, spearman_interval
 from hopfield_replay.functional.many import distances_of, energies_of
 from hopfield_replay.functional.rows import placed
+from hopfield_replay.memory.settings import as_beta
 from hopfield_replay.memory.temperature import calibrate_beta, default_n_eff, diagnose
 from hopfield_replay.tracker.source import TaskSource
-from hopfield_replay.utilities.checks import Similarity, check_beta, check_finite
+from hopfield_replay.utilities.checks import Similarity, check_finite
 
 _NEIGHBOUR = 10
 _LEAST = 5  # samples of a rank correlation
@@ -51,10 +52,9 @@ def hopfield_energies(
     """Energies of vectors (n, d) under two data sets; see :func:`audit`."""
     old = _vectors(old_data, encode, vectors, "old_data")
     compared = Compared(old, device)
-    if isinstance(beta, str):
+    given, value = as_beta(beta), as_beta(beta)
+    if value is None:
         value = compared.worked_out(lambda x: calibrate_beta(x, n_eff=default_n_eff(len(x)), similarity=similarity))
-    else:
-        value = check_beta(beta)
     own = _own_positions(vectors, old)
     patterns = PatternTiles.of_rows(compared.near)
     before = energies_of(vectors, patterns, value, similarity=similarity, exclude=own)
@@ -70,7 +70,7 @@ def hopfield_energies(
         density=distances_of(vectors, compared.near, _NEIGHBOUR, exclude=own) if dense else None,
         beta=value,
         warnings=(
-            tuple(compared.worked_out(lambda x: diagnose(x, value, similarity=similarity)).warnings)
+            compared.worked_out(lambda x: diagnose(x, value, similarity=similarity, calibrated=given is None)).warnings
             if len(old) > 3
             else ()
         ),

@@ -1,6 +1,6 @@
 """Forecast: what a fine-tune will endanger and what a buffer would save, from two data sets alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +25,7 @@ from hopfield_replay.utilities.drawing import draw_lines, legend_above
 from hopfield_replay.utilities.progress import track
 from hopfield_replay.utilities.showing import Shown, ShownText, jsonable
 from hopfield_replay.utilities.tables import text_table
+from hopfield_replay.utilities.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,6 +77,7 @@ class Forecast(Shown):
         sample_bytes: bytes of one old sample: as it was given in a tensor, else of its vector in float32.
         beta: inverse temperature of all energies.
         diagnosis: whether this beta can rank the old samples.
+        names: of the old samples, such as their files; empty: they are called by their positions.
 
     Example:
         >>> import torch
@@ -88,7 +90,7 @@ class Forecast(Shown):
     rises: Tensor
     energies: Tensor
     at_risk: Tensor
-    classes: dict[int, dict[str, float]]
+    classes: Mapping[Any, dict[str, float]]
     capacities: tuple[int, ...]
     curves: tuple[PolicyCurve, ...]
     marginal: tuple[float, ...]
@@ -99,6 +101,7 @@ class Forecast(Shown):
     sample_bytes: int
     beta: float
     diagnosis: Diagnosis
+    names: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The forecast in plain Python, ready for JSON."""
@@ -119,8 +122,9 @@ class Forecast(Shown):
         """For each old sample, the one most at risk first, its position, predicted rise and energy."""
         danger = set(self.at_risk.tolist())
         rises, energies = self.rises.tolist(), self.energies.tolist()
+        names = [{"name": name} for name in self.names] or [{}] * len(rises)
         return [
-            {"position": at, "rise": rises[at], "energy": energies[at], "at_risk": at in danger}
+            {**names[at], "position": at, "rise": rises[at], "energy": energies[at], "at_risk": at in danger}
             for at in self.rises.argsort(descending=True, stable=True).tolist()
         ]
 
@@ -157,7 +161,7 @@ class Forecast(Shown):
             f"{len(self.rises)} old samples, beta {self.beta:.4g} (leave-one-out n_eff {self.diagnosis.n_eff:.3g})",
             f"predicted energy rise: mean {float(self.rises.mean()):.4g}, "
             f"10/50/90 % {q[0]:.4g} / {q[1]:.4g} / {q[2]:.4g}",
-            f"most at risk (positions): {self.at_risk[:10].tolist()}",
+            f"most at risk{'' if self.names else ' (positions)'}: {self._called(self.at_risk[:10].tolist())}",
         ]
         if self.classes:
             lines.append(text_table(_CLASSES, self._class_rows()))
@@ -171,6 +175,10 @@ class Forecast(Shown):
         lines.append(f'there objective="rise" reaches >= {self.rise_certificate:.3f} of the optimum counted by rise')
         lines += [f"warning: {warning}" for warning in self.diagnosis.warnings]
         return ShownText("\n".join(lines))
+
+    def _called(self, positions: list[int]) -> str:
+        """Samples by their names, or by their positions."""
+        return ", ".join(printable(self.names[at]) for at in positions) if self.names else str(positions)
 
     def figure(self) -> "Figure":
         """Left: the distribution of the predicted rises; right: protected energy against buffer size."""
@@ -303,7 +311,7 @@ def forecast(
         capacity=sizes[knee],
         sample_bytes=read.sample_bytes,
         beta=value,
-        diagnosis=compared.worked_out(lambda x: diagnose(x, value, similarity=similarity)),
+        diagnosis=compared.worked_out(lambda x: diagnose(x, value, similarity=similarity, calibrated=given is None)),
     )
 
 

@@ -165,7 +165,7 @@ def select(
         candidates=len(among),
         samples=len(known),
         beta=value,
-        diagnosis=compared.worked_out(lambda x: diagnose(x, value, similarity=similarity)),
+        diagnosis=compared.worked_out(lambda x: diagnose(x, value, similarity=similarity, calibrated=given is None)),
     )
 
 

@@ -21,9 +21,8 @@ from hopfield_replay.buffer.state import FORMAT, read_state
 from hopfield_replay.buffer.storage import SampleStore, load_tree, plain, save_tree
 from hopfield_replay.buffer.views import COLUMNS, KeptSamples, by_task, rows_of
 from hopfield_replay.functional import predicted_rises
-from hopfield_replay.functional.many import energies_of
-from hopfield_replay.functional.rows import Matrix, Rows, picked, pieces, placed
-from hopfield_replay.functional.tiles import PatternTiles
+from hopfield_replay.functional.patterns import Patterns
+from hopfield_replay.functional.rows import Matrix, Rows, picked, pieces
 from hopfield_replay.memory.settings import EnergySettings
 from hopfield_replay.memory.vector_store import MEMORY
 from hopfield_replay.policies import Policy, as_policy, requirements
@@ -431,8 +430,7 @@ class EnergyReplayBuffer(Shown):
         else:
             coming = as_matrix(patterns.detach(), "patterns").cpu().to(pool.vectors.dtype)
         weights = check_masses(known, coming)
-        tiles = PatternTiles.of_rows(placed(coming, self.device), None if weights is None else weights.to(self.device))
-        next_energies = energies_of(pool.vectors, tiles, beta, similarity=self.similarity)
+        next_energies = Patterns(coming, weights, self.device).energies(pool.vectors, beta, similarity=self.similarity)
         pool = self._described(replace(pool, next_energies=next_energies), beta)
         if risen:
             pool = replace(pool, rises=predicted_rises(pool.energies, next_energies))
@@ -551,10 +549,10 @@ class EnergyReplayBuffer(Shown):
     def _pool_energies(self, pool: Candidates, own: Tensor, asked: Tensor, beta: float) -> Tensor:
         """Energies of the pool, those of ``asked`` renewed: leave-one-out under the vectors of ``own``, ascending."""
         vectors = picked(pool.rows, own)
-        patterns, at = PatternTiles.of_rows(placed(vectors, self.device)), torch.searchsorted(own, asked)
+        patterns, at = Patterns(vectors, device=self.device), torch.searchsorted(own, asked)
         queries = vectors if len(asked) == len(vectors) else picked(vectors, at)
         energies = pool.energies.clone()
-        energies[asked] = energies_of(queries, patterns, beta, similarity=self.similarity, exclude=at)
+        energies[asked] = patterns.energies(queries, beta, similarity=self.similarity, exclude=at)
         if bool(energies.isnan().any()):  # inf - inf
             largest = max(float(piece.abs().max()) for _, piece in pieces(vectors))
             raise ValueError(f"Values up to {largest:.3g} are too large for energies; scale vectors.")

@@ -49,7 +49,16 @@ def version_of(pipeline: Any, source: str, weights: str) -> Version:
         prepare=identity if vae is None else _encoding(vae),
         decode=identity if vae is None else LatentEncoder(vae).decode,
         expects_images=True,
+        size=_side(pipeline),
     )
+
+
+def _side(pipeline: Any) -> int | None:
+    """The side of the images that a pipeline was made for."""
+    network = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
+    side = getattr(getattr(network, "config", None), "sample_size", None)
+    factor = getattr(pipeline, "vae_scale_factor", 1) if getattr(pipeline, "vae", None) is not None else 1
+    return side * factor if isinstance(side, int) else None
 
 
 def _encoding(vae: Any) -> Callable[[Any], Any]:
@@ -92,6 +101,7 @@ def _of_texts(pipeline: Any, holder: nn.Module, source: str, weights: str) -> Ve
         prepare=prepare,
         decode=lambda samples: model.decode(samples, sizes[tuple(samples.shape[1:])]),
         expects_images=True,
+        size=_side(pipeline),
         model=model,
     )
 

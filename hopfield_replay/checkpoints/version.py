@@ -25,6 +25,7 @@ class Version:
             encoder.
         decode: maps samples of the model to images.
         expects_images: whether the data must be images (n, channels, height, width).
+        size: side of the images that it was made for; None: unknown, or none.
         model: of a pipeline that draws from texts; None of anything else.
     """
 
@@ -35,6 +36,7 @@ class Version:
     prepare: Callable[[Any], Any] = identity
     decode: Callable[[Tensor], Tensor] = identity
     expects_images: bool = False
+    size: int | None = None
     model: PipelineModel | None = None
 
 

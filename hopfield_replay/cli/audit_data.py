@@ -14,7 +14,7 @@ class Part:
         self.names = names
 
 
-def read(sources: Sequence[str], expects_images: bool, limits: Mapping[str, int]) -> dict[str, Part]:
+def read(sources: Sequence[str], expects_images: bool, limits: Mapping[str, Any]) -> dict[str, Part]:
     """Every source, with labels that mean the same class in all of them."""
     from hopfield_replay.cli.datasets import Samples, in_one_numbering, load_data
 
@@ -28,7 +28,8 @@ def read(sources: Sequence[str], expects_images: bool, limits: Mapping[str, int]
         if isinstance(data, Samples):
             images = held[source].as_images(strict=expects_images)
             names = [f"{source}/{name}" if len(sources) > 1 else name for name in images.names]
-            parts[source] = Part(images.batches(), images.label_names(), names or None)
+            names = names or [f"{Path(source).name}[{row}]" for row in range(len(images))]
+            parts[source] = Part(images.batches(), images.label_names(), names)
         else:
             parts[source] = Part(data, None, None)
     return parts
@@ -42,7 +43,7 @@ def by_task(data: dict[str, Iterable[Any]]) -> Any:
     return dict(zip(short if len(set(short)) == len(short) else data, data.values(), strict=True))
 
 
-def read_one(source: str | None, expects_images: bool, limits: Mapping[str, int]) -> Iterable[Any] | None:
+def read_one(source: str | None, expects_images: bool, limits: Mapping[str, Any]) -> Iterable[Any] | None:
     """The batches of a source; None if there is none."""
     return None if source is None else read([source], expects_images, limits)[source].batches
 

@@ -75,7 +75,14 @@ class Samples:
         return replace(self, samples=images)
 
 
-def load_data(source: str, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Samples | Iterable[Any]:
+def load_data(
+    source: str,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    max_bytes: int = MAX_BYTES,
+    size: int | None = None,
+    several: int | None = None,
+) -> Samples | Iterable[Any]:
     """Read samples from a path, or import a datamodule.
 
     Args:
@@ -86,6 +93,8 @@ def load_data(source: str, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX
         max_pixels: of one image, which is checked before it is decoded.
         max_bytes: that the samples may take, in the file's numbers and as float32 together; checked by headers before
             anything is read. Memory may reach twice that while they are.
+        size: side to which a folder's images are scaled and cropped; None: as they are, and of one size.
+        several: the same, for images of several sizes alone.
 
     Returns:
         The samples; or the loader.
@@ -104,7 +113,9 @@ def load_data(source: str, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX
     """
     path = Path(source)
     if path.is_dir():
-        return _folder(path, check_integer(max_pixels, "max_pixels", 1), check_integer(max_bytes, "max_bytes", 1))
+        check_integer(max_pixels, "max_pixels", 1)
+        check_integer(max_bytes, "max_bytes", 1)
+        return _folder(path, {"max_pixels": max_pixels, "max_bytes": max_bytes, "size": size, "several": several})
     if path.suffix in (".npz", ".safetensors"):
         if not path.is_file():
             raise ValueError(f"{path} does not exist.")
@@ -165,7 +176,7 @@ def _scaled(samples: Tensor) -> Tensor:
     return scaled
 
 
-def _folder(path: Path, max_pixels: int, max_bytes: int) -> Samples:
+def _folder(path: Path, reading: Mapping[str, Any]) -> Samples:
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
     if not files:
         raise ValueError(f"{path} holds no images ({', '.join(SUFFIXES)}).")
@@ -173,7 +184,7 @@ def _folder(path: Path, max_pixels: int, max_bytes: int) -> Samples:
     classes = sorted(set(parents))
     place = {name: number for number, name in enumerate(classes)}
     return Samples(
-        samples=read_images(files, max_pixels=max_pixels, max_bytes=max_bytes),
+        samples=read_images(files, **reading),
         labels=torch.tensor([place[name] for name in parents]) if len(classes) > 1 else None,
         classes=tuple(classes) if len(classes) > 1 else (),
         names=tuple(str(file.relative_to(path)) for file in files),

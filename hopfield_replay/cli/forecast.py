@@ -1,13 +1,13 @@
 """hopfield-replay forecast."""
 
+from dataclasses import replace
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from hopfield_replay.cli.codes import FINE
 from hopfield_replay.cli.output import drawn, say, write
-from hopfield_replay.utilities.images import MAX_PIXELS
-from hopfield_replay.utilities.memory import MAX_BYTES
+from hopfield_replay.utilities.memory import MAX_BYTES, MAX_PIXELS
 
 HELP = "predict from two data sets what a model will forget, and what replay would save"
 DESCRIPTION = """\
@@ -36,6 +36,10 @@ def add_options(parser: ArgumentParser) -> None:
     group.add_argument(
         "--replay-ratio", type=float, default=0.5, metavar="SHARE", help="share of each batch that would be replayed"
     )
+    group.add_argument(
+        "--size", type=int | None, default=None, metavar="N",
+        help="side to which the images of folders are scaled and cropped; as they are if not given",
+    )  # fmt: skip
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of the random policies")
     group.add_argument(
         "--output-dir", type=str | None, default=None, metavar="DIR", help="write forecast.json and forecast.png there"
@@ -63,7 +67,7 @@ def run(options: Any) -> int:
     from hopfield_replay.analysis.forecasting import forecast
     from hopfield_replay.cli.datasets import Samples, load_data
 
-    limits = {"max_pixels": options.max_pixels, "max_bytes": options.max_bytes}
+    limits = {"max_pixels": options.max_pixels, "max_bytes": options.max_bytes, "size": options.size}
     known, coming = load_data(options.old, **limits), load_data(options.new, **limits)
     result = forecast(
         known.samples if isinstance(known, Samples) else known,
@@ -75,6 +79,9 @@ def run(options: Any) -> int:
         seed=options.seed,
         device=options.device,
     )
+    if isinstance(known, Samples):
+        classes = {known.classes[at] if known.classes else at: row for at, row in result.classes.items()}
+        result = replace(result, names=known.names, classes=classes)
     say(result.table(), options.quiet)
     figures = {"forecast": drawn(result.figure)} if options.output_dir else {}
     write(options.output_dir, "forecast", result, figures, None, options.quiet)

@@ -1,6 +1,7 @@
 """What can be written on the command line."""
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn
@@ -8,15 +9,15 @@ from typing import Any, NoReturn
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
 
 from hopfield_replay.__about__ import __version__
-from hopfield_replay.cli import audit, buffer_file, forecast, reproduce, selecting
+from hopfield_replay.cli import audit, buffer_file, forecast, report, reproduce, selecting
 from hopfield_replay.cli.codes import BAD_INPUT, EXIT_CODES
 from hopfield_replay.cli.wording import of_parser
 
 _DESCRIPTION = """\
 What a diffusion model forgets when it is fine-tuned: predicted from two data
-sets (forecast), measured between two versions of the model (audit), prevented
-by a few samples that stand for all (select), and explained on networks whose
-energies are exact (reproduce).
+sets (forecast), measured between two versions of the model (audit) or in a
+run of several tasks (report), prevented by a few samples that stand for all
+(select), and explained on networks whose energies are exact (reproduce).
 """
 
 
@@ -61,8 +62,8 @@ def _leaf(description: str, add: Callable[[ArgumentParser], None], epilog: str =
     return parser
 
 
-def build() -> ArgumentParser:
-    """The parser of every command."""
+def build(experiment: str | None = None) -> ArgumentParser:
+    """The parser of every command; of the experiments only the one that is asked for has its options."""
     parser = _new(_DESCRIPTION, EXIT_CODES, prog="hopfield-replay")
     parser.add_argument(
         "--version", action="version", version=f"hopfield-replay {__version__}", help="print the version"
@@ -70,6 +71,8 @@ def build() -> ArgumentParser:
     commands = parser.add_subcommands(title="commands", dest="command")
     commands.add_subcommand("forecast", _leaf(forecast.DESCRIPTION, forecast.add_options), help=forecast.HELP)
     commands.add_subcommand("audit", _leaf(audit.DESCRIPTION, audit.add_options, audit.EPILOG), help=audit.HELP)
+    teller = _leaf(report.DESCRIPTION, report.add_options, report.EPILOG)
+    commands.add_subcommand("report", teller, help=report.HELP)
     chooser = _leaf(selecting.DESCRIPTION, selecting.add_options, selecting.EPILOG)
     commands.add_subcommand("select", chooser, help=selecting.HELP)
     looker = _leaf(buffer_file.DESCRIPTION, buffer_file.add_options, buffer_file.EPILOG)
@@ -77,9 +80,14 @@ def build() -> ArgumentParser:
     experiments = _new(reproduce.DESCRIPTION)
     commands.add_subcommand("reproduce", experiments, help=reproduce.HELP)
     choices = experiments.add_subcommands(title="experiments", dest="experiment")
-    for name, (summary, add) in reproduce.experiments().items():
+    for name, summary in reproduce.EXPERIMENTS.items():
+        add = partial(reproduce.add_options, name=name) if name == experiment else _no_options
         choices.add_subcommand(name, _leaf(summary, add), help=summary)
     return parser
+
+
+def _no_options(parser: ArgumentParser) -> None:
+    """Those of a command that is not asked for."""
 
 
 def parse(arguments: Sequence[str] | None) -> tuple[Callable[[Any], int], Any]:
@@ -88,10 +96,17 @@ def parse(arguments: Sequence[str] | None) -> tuple[Callable[[Any], int], Any]:
     Raises:
         SystemExit: after --help and after wrong usage.
     """
-    parsed = build().parse_args(None if arguments is None else list(arguments))
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    words = [word for word in given if not word.startswith("-")]
+    asked = words[1] if words[:1] == ["reproduce"] and words[1:] else None
+    parsed = build(asked).parse_args(given)
     options = parsed[parsed.command]
     if parsed.command == "reproduce":
         return partial(reproduce.run, options.experiment), options[options.experiment]
-    return {"forecast": forecast.run, "audit": audit.run, "select": selecting.run, "buffer": buffer_file.run}[
-        parsed.command
-    ], options
+    return {
+        "forecast": forecast.run,
+        "audit": audit.run,
+        "report": report.run,
+        "select": selecting.run,
+        "buffer": buffer_file.run,
+    }[parsed.command], options

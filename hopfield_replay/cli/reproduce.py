@@ -1,6 +1,5 @@
 """hopfield-replay reproduce."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,27 @@ from hopfield_replay.cli.output import say
 
 HELP = "reproduce the theory's claims on networks whose energies are exact"
 DESCRIPTION = "Reproduce the theory's claims on networks whose energies are exact."
-_EXPERIMENTS = ("rise", "replay_gain", "falsify", "boltzmann", "selection", "all")
+EXPERIMENTS = {  # the first line of its function's docstring
+    "rise": "Energy rise of an outlier against a cluster when the task rotates, is replaced in part, or shifts.",
+    "replay-gain": (
+        "Gain of replaying an outlier or a cluster member, at itself and at the others, when the task rotates."
+    ),
+    "falsify": (
+        "Sweep cluster sizes, correlations and temperatures for settings in which high energy does not rise more."
+    ),
+    "boltzmann": (
+        "Train exact-likelihood Boltzmann machines task after task, and replay the highest, lowest or a random sample."
+    ),
+    "selection": (
+        "Compare every replay policy on the cluster and outlier, on mixed density, and on digits 0-4 before 5-9."
+    ),
+    "all": "Run every experiment at its default setting and write the report; about two minutes on two cores.",
+}
+
+
+def add_options(parser: ArgumentParser, name: str) -> None:
+    """Add an experiment's options: the arguments of its function, whose import takes seconds."""
+    parser.add_function_arguments(_function(name), as_group=False, as_positional=True)
 
 
 def _function(name: str) -> Callable[..., Any]:
@@ -19,18 +38,6 @@ def _function(name: str) -> Callable[..., Any]:
 
     function: Callable[..., Any] = getattr(theory, f"reproduce_{name.replace('-', '_')}")
     return function
-
-
-def experiments() -> dict[str, tuple[str, Callable[[ArgumentParser], None]]]:
-    """For each experiment what it is, and how to add its options: they are the arguments of its function."""
-
-    def options_of(function: Callable[..., Any]) -> Callable[[ArgumentParser], None]:
-        return lambda parser: parser.add_function_arguments(function, as_group=False, as_positional=True)
-
-    return {
-        name.replace("_", "-"): ((inspect.getdoc(_function(name)) or "").splitlines()[0], options_of(_function(name)))
-        for name in _EXPERIMENTS
-    }
 
 
 def run(name: str, options: Any) -> int:

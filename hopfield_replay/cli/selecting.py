@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser
 
 from hopfield_replay.cli.codes import FINE
 from hopfield_replay.cli.forecast import add_limits
+from hopfield_replay.cli.names import FORMATS, POLICIES
 from hopfield_replay.cli.output import drawn, say, write
 from hopfield_replay.utilities.choices import did_you_mean
 
@@ -46,9 +47,6 @@ SOURCE = (
 
 def add_options(parser: ArgumentParser) -> None:
     """Add the command's own options."""
-    from hopfield_replay.analysis.exports.export import FORMATS
-    from hopfield_replay.policies import POLICIES
-
     parser.add_argument(
         "old", type=str | None, nargs="?", default=None, metavar="OLD",
         help=f"what to choose from, unless it is generated: {SOURCE}",
@@ -186,7 +184,6 @@ def _chosen(options: Any, generated: "ImageCollection | None") -> int:
 
 def _check_outcome(options: Any) -> None:
     """Refuse, before the work begins, what could not be written at its end."""
-    from hopfield_replay.analysis.exports.export import FORMATS
     from hopfield_replay.analysis.exports.place import check_free
 
     if (options.generate is None) != (options.prompts is None):

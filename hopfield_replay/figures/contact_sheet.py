@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from hopfield_replay.figures.gallery import as_pictures
 from hopfield_replay.utilities.drawing import SMALL, WIDTH, new_figure
+from hopfield_replay.utilities.pictures import as_pictures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -3,60 +3,14 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from hopfield_replay.utilities.drawing import NARROW, SMALL, WIDTH, new_figure
+from hopfield_replay.utilities.pictures import as_pictures
 from hopfield_replay.utilities.text import figure_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-def as_pictures(samples: Tensor) -> Tensor | None:
-    """Samples as pictures (n, height, width, 3) in [0, 1], or None where they are none.
-
-    Bytes are divided by 255; floats are taken from [-1, 1] if any lies below zero, else from [0, 1], and what lies
-    outside is cut off. Two or more than three channels (latents) are shown beside each other, in grey, between their
-    1st and 99th percentile.
-
-    Args:
-        samples: (n, height, width), (n, channels, height, width), bytes or floating.
-
-    Example:
-        >>> as_pictures(torch.zeros(2, 1, 4, 6)).shape, as_pictures(torch.zeros(2, 4, 8, 8)).shape
-        (torch.Size([2, 4, 6, 3]), torch.Size([2, 16, 16, 3]))
-        >>> print(as_pictures(torch.zeros(2, 10)))
-        None
-    """
-    if samples.ndim == 3:
-        samples = samples[:, None]
-    if samples.ndim != 4 or samples.is_complex() or not samples.numel() or min(samples.shape[2:]) < 2:
-        return None
-    pictures = samples.detach().cpu().float().nan_to_num()
-    if samples.shape[1] in (1, 3):
-        if samples.dtype == torch.uint8:
-            pictures = pictures / 255.0
-        elif bool((pictures < 0.0).any()):
-            pictures = (pictures + 1.0) / 2.0
-    else:
-        pictures = _mosaic(_stretched(pictures))
-    return pictures.clamp(0.0, 1.0).permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous()
-
-
-def _stretched(latents: Tensor) -> Tensor:
-    few = latents.flatten()[:: max(1, latents.numel() // 100_000)]
-    low, high = few.quantile(0.01), few.quantile(0.99)
-    return (latents - low) / (high - low).clamp(min=1e-12)
-
-
-def _mosaic(latents: Tensor) -> Tensor:
-    """Channels (n, c, h, w) laid out as a near-square grid (n, 1, rows h, columns w)."""
-    n, c, h, w = latents.shape
-    columns = int(-(-(c**0.5) // 1))
-    rows = -(-c // columns)
-    padded = torch.cat([latents, latents.new_ones(n, rows * columns - c, h, w)], dim=1)
-    return padded.view(n, rows, columns, h, w).permute(0, 1, 3, 2, 4).reshape(n, 1, rows * h, columns * w)
 
 
 def picture_rows(
@@ -84,6 +38,7 @@ def picture_rows(
         ImportError: matplotlib is not installed.
 
     Example:
+        >>> import torch
         >>> figure = picture_rows([("stored", torch.rand(5, 1, 8, 8)), ("generated", torch.rand(5, 1, 8, 8))])
         >>> [axis.get_title("left") for axis in figure.axes]
         ['stored', 'generated']

@@ -44,7 +44,11 @@ class Nearest:
 
     def distances(self) -> Tensor:
         """Distance of each query to its k-th nearest pattern, (n,) float64."""
-        distances = torch.empty(len(self._queries), dtype=torch.float64, device=self._queries.device)
+        return self.nearest()[:, -1]
+
+    def nearest(self) -> Tensor:
+        """Distances of each query to its k nearest patterns, (n, k) float64, ascending."""
+        distances = torch.empty(len(self._queries), self._k, dtype=torch.float64, device=self._queries.device)
         left, products = torch.arange(len(distances)), len(distances) * self._patterns.shape.numel()
         for dtype, coarse in ((torch.float32, True), (torch.float32, False), (torch.float64, False)):
             if len(left) and (not coarse or products >= _MANY):
@@ -84,15 +88,15 @@ class Nearest:
             places = torch.cat([places, column + start], 1).gather(1, order)
         exact = torch.cat([self._differences(*part) for part in self._parts(moved, places)])
         exact = exact.masked_fill_(values == torch.inf, torch.inf).sort(dim=1).values
-        kth = exact[:, self._k - 1]
+        nearest, kth = exact[:, : self._k].sqrt(), exact[:, self._k - 1]
         if self._more == len(self._patterns) or dtype == torch.float64:
-            return kth.sqrt(), torch.ones_like(kth, dtype=torch.bool)
+            return nearest, torch.ones_like(kth, dtype=torch.bool)
         # no pattern that was left out is nearer than the last that was not, but for rounding
         norms = moved.square().sum(1)
         rounding = _UNIT * _SUM * moved.shape[1] ** 0.5 * ((2 * largest * norms).sqrt() + largest)
         rounding = rounding + _COARSE * _SUM * x.mul(reach).norm(dim=1)
         least = 2 * (values.amax(1).to(torch.float64) - rounding) + norms
-        return kth.sqrt(), kth <= least
+        return nearest, kth <= least
 
     def _parts(self, moved: Tensor, places: Tensor) -> list[tuple[Tensor, Tensor]]:
         step = max(1, _DIFFERENCES // max(1, self._more * moved.shape[1]))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.functional._engine.scores import LOG2_E
-from hopfield_replay.functional._engine.stream import tile_mass
+from hopfield_replay.functional._engine.tile_sums import tile_mass
 from hopfield_replay.functional.energy import energy
 from hopfield_replay.functional.tiles import Tile
 from hopfield_replay.utilities.checks import (

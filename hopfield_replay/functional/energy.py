@@ -48,9 +48,19 @@ def energy(
         exclude: LongTensor (n,): the index of the pattern that x[i] itself is, -1 for none. The energy is then the
             leave-one-out energy: that of x[i] under all patterns but this one, masses normalised over the others.
         normalize: divide the masses by their sum, so that the energy does not change with the mere number of patterns.
-        precision: ``"float64"``; ``"float32"``, in which the best 16 scores of each query are computed again in
-            float64; ``"fast"``: float32 without that; on a GPU also ``"tf32"`` and ``"bfloat16"`` products with it; or
-            ``"auto"``: float64 for float64 inputs and small problems (n N d <= 1e9), float32 otherwise.
+        precision: how products are computed. Errors are the largest of an energy where |x - c| |xi - c| is about 64 (c:
+            the mean of the patterns), and grow with that; form, beta and how far c is from the origin change little.
+
+            * ``"auto"``: float64 for float64 inputs and small problems (n N d <= 1e9); otherwise the fastest way with
+              errors up to 1e-5. That is ``"float32"``, and on an NVIDIA GPU (since Ampere, with Triton) products of the
+              numbers' bfloat16 parts on its tensor cores: all of two parts, or of three below 512 dimensions, are
+              summed without being written, and scores of 1/64 of a sum or more are computed again in float64. Where
+              more than 64 copies of one pattern share a query, up to 3e-5.
+            * ``"float64"``.
+            * ``"float32"``: the best 16 scores of each query are computed again in float64. Up to 1e-5.
+            * ``"fast"``: float32 without that; on a GPU as above, less the product of the second parts. Up to 5e-5, and
+              2e-4 where more than 64 copies share a query.
+            * ``"tf32"``, ``"bfloat16"``: on a GPU, products of numbers rounded once. Up to 1e-2 and 5e-2.
 
     Returns:
         (n,) float64, in units of squared distance. +inf where no mass is left (no patterns, or all masses zero).
@@ -179,9 +189,7 @@ def energy_rise(
         similarity: ``"distance"`` or ``"dot"``.
         exclude_old: (n,) index in ``old`` of the pattern that x[i] itself is, -1 for none (leave-one-out).
         normalize: divide each set's masses by their sum; otherwise the number of patterns alone changes the energy.
-        precision: ``"float64"``; ``"float32"``, in which the best 16 scores of each query are computed again in
-            float64; ``"fast"``: float32 without that; on a GPU also ``"tf32"`` and ``"bfloat16"`` products with it; or
-            ``"auto"``: float64 for float64 inputs and small problems (n N d <= 1e9), float32 otherwise.
+        precision: as in :func:`energy`.
 
     Returns:
         (n,) float64, in units of squared distance; positive: forgotten. +inf if ``new`` holds no mass, -inf if ``old``

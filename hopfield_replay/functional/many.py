@@ -5,8 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from hopfield_replay.functional._nearest import Nearest
 from hopfield_replay.functional.energy import energy
 from hopfield_replay.functional.neighbours import knn_distance
+from hopfield_replay.functional.responsibilities import effective_patterns
 from hopfield_replay.functional.rows import Matrix, pieces
 from hopfield_replay.functional.tiles import PatternTiles
 from hopfield_replay.utilities.checks import Similarity
@@ -83,6 +85,47 @@ def distances_of(queries: Tensor, patterns: Matrix, k: int, *, exclude: Tensor |
     return _fitting(asked, queries, exclude, patterns.device)
 
 
+def nearest_of(queries: Tensor, patterns: Matrix, k: int, *, exclude: Tensor | None = None) -> Tensor:
+    """Distances (n, k) to the k nearest patterns, ascending; inf where there are fewer without the excluded one.
+
+    Args:
+        queries: (n, d), wherever they are.
+        patterns: (N, d), N >= k.
+        k: how many, >= 1.
+        exclude: as :func:`distances_of`.
+
+    Example:
+        >>> nearest_of(torch.zeros(1, 2), torch.eye(2), 2, exclude=torch.tensor([0]))
+        tensor([[1., inf]], dtype=torch.float64)
+    """
+
+    def asked(some: Tensor, own: Tensor | None) -> Tensor:
+        return Nearest(some, patterns, k, own).nearest()
+
+    return _fitting(asked, queries, exclude, patterns.device)
+
+
+def effective_of(
+    queries: Tensor,
+    patterns: PatternTiles,
+    beta: float,
+    *,
+    similarity: Similarity = "distance",
+    exclude: Tensor | None = None,
+) -> Tensor:
+    """Effective numbers of patterns that share samples, computed where the patterns are; as :func:`energies_of`.
+
+    Example:
+        >>> effective_of(torch.zeros(1, 4), PatternTiles(torch.eye(4)), beta=1.0).round(decimals=6)
+        tensor([4.], dtype=torch.float64)
+    """
+
+    def asked(some: Tensor, own: Tensor | None) -> Tensor:
+        return effective_patterns(some, patterns, beta, similarity=similarity, exclude=own)
+
+    return _fitting(asked, queries, exclude, queries.device if patterns.device is None else patterns.device)
+
+
 def _fitting(
     asked: Callable[[Tensor, Tensor | None], Tensor], queries: Tensor, exclude: Tensor | None, place: torch.device
 ) -> Tensor:
@@ -105,4 +148,4 @@ def _cut(exclude: Tensor | None, start: int, count: int) -> Tensor | None:
     return None if exclude is None else exclude[start : start + count]
 
 
-__all__ = ["distances_of", "energies_of"]
+__all__ = ["distances_of", "effective_of", "energies_of", "nearest_of"]

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from hopfield_replay.functional._engine.arguments import check
 from hopfield_replay.functional._engine.scores import LOG2_E, Scores, TileShape
-from hopfield_replay.functional._engine.stream import Precision, leave_out, own_columns, stream
+from hopfield_replay.functional._engine.stream import Precision, stream
+from hopfield_replay.functional._engine.tile_sums import leave_out, own_columns
 from hopfield_replay.functional.tiles import PatternTiles
 from hopfield_replay.utilities.checks import Similarity
 
@@ -91,9 +92,7 @@ def effective_patterns(
         masses: (N,), >= 0; ones if None.
         similarity: ``"distance"`` or ``"dot"``.
         exclude: (n,) index of the pattern that x[i] itself is, -1 for none.
-        precision: ``"float64"``; ``"float32"``, in which the best 16 scores of each query are computed again in
-            float64; ``"fast"``: float32 without that; on a GPU also ``"tf32"`` and ``"bfloat16"`` products with it; or
-            ``"auto"``: float64 for float64 inputs and small problems (n N d <= 1e9), float32 otherwise.
+        precision: as in :func:`energy`.
 
     Returns:
         (n,) float64 in [1, N]; 0 where no mass is left.

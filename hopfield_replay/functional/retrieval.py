@@ -32,9 +32,7 @@ def retrieve(
         masses: (N,), >= 0; ones if None.
         similarity: ``"distance"`` or ``"dot"``.
         steps: number of updates, >= 1.
-        precision: ``"float64"``; ``"float32"``, in which the best 16 scores of each query are computed again in
-            float64; ``"fast"``: float32 without that; on a GPU also ``"tf32"`` and ``"bfloat16"`` products with it; or
-            ``"auto"``: float64 for float64 inputs and small problems (n N d <= 1e9), float32 otherwise.
+        precision: as in :func:`energy`.
 
     Returns:
         (n, d) float64; zeros where no mass is left (so that the gradient x - retrieval is x).

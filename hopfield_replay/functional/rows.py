@@ -104,29 +104,39 @@ class Rows:
 
 
 @dataclass(frozen=True, eq=False)
-class _View:
+class View:
     """Rows that are made of others when they are asked for."""
 
     rows: Rows
 
     @property
     def shape(self) -> torch.Size:
+        """(n, d)."""
         return torch.Size((len(self), self.rows.shape[1]))
 
     @property
     def dtype(self) -> torch.dtype:
+        """That of the others."""
         return self.rows.dtype
 
     @property
     def device(self) -> torch.device:
+        """That of the others."""
         return self.rows.device
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __getitem__(self, index: Tensor | slice) -> Tensor:
+        raise NotImplementedError
+
+    def share(self, places: Tensor, rows: Rows) -> tuple[Tensor, Rows]:
+        """What one process looks at, if of the others it is ``rows``, which stand at ``places`` (m,), ascending."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True, eq=False)
-class _Picked(_View):
+class _Picked(View):
     """Some rows of others."""
 
     index: Tensor
@@ -136,6 +146,12 @@ class _Picked(_View):
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         return self.rows[self.index[index]]
+
+    def share(self, places: Tensor, rows: Rows) -> tuple[Tensor, Rows]:
+        """The share of these of which that of the others is ``rows`` at ``places``."""
+        at = _where(self.index, places, len(self.rows))
+        mine = (at >= 0).nonzero().flatten()
+        return mine, rows.pick(at[mine])
 
 
 Matrix = Tensor | Rows
@@ -206,7 +222,7 @@ def replaced(matrix: Matrix, index: Tensor, rows: Tensor) -> Matrix:
 
 
 @dataclass(frozen=True, eq=False)
-class _Patched(_View):
+class _Patched(View):
     """Rows of which some are others."""
 
     places: Tensor  # ascending
@@ -220,16 +236,24 @@ class _Patched(_View):
         rows[here] = self.others[at[here]]
         return rows
 
+    def share(self, places: Tensor, rows: Rows) -> tuple[Tensor, Rows]:
+        """As that of the others, with those that take their place."""
+        at = _where(self.places, places, len(self.rows))
+        here = (at >= 0).nonzero().flatten()
+        changed = replaced(rows, at[here], self.others[here])
+        return places, changed if isinstance(changed, Rows) else Rows(changed)
+
 
 _SHARE = 4  # of a device's free memory: so much of it may be taken by the rows of a task
 
 
-def placed(matrix: Matrix, device: torch.device) -> Matrix:
+def placed(matrix: Matrix, device: torch.device, *, spread: bool = False) -> Matrix:
     """The rows on a device: all of them where it has room for them, and else each piece as it is read.
 
     Args:
         matrix: (n, d).
         device: which.
+        spread: leave rows in parts where they are, whatever room there is.
 
     Example:
         >>> placed(torch.zeros(2, 1), torch.device("cpu")).device
@@ -237,6 +261,8 @@ def placed(matrix: Matrix, device: torch.device) -> Matrix:
     """
     if matrix.device == device:
         return matrix
+    if not isinstance(matrix, Tensor) and spread:
+        return Rows(_Placed(matrix, device))
     if isinstance(matrix, Tensor):
         try:
             return matrix.to(device)
@@ -251,7 +277,7 @@ def placed(matrix: Matrix, device: torch.device) -> Matrix:
 
 
 @dataclass(frozen=True, eq=False)
-class _Placed(_View):
+class _Placed(View):
     """Rows that come to a device when they are asked for."""
 
     place: torch.device
@@ -262,6 +288,15 @@ class _Placed(_View):
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         return self.rows[index].to(self.place)
+
+    def share(self, places: Tensor, rows: Rows) -> tuple[Tensor, Rows]:
+        """That of the others, on the device."""
+        return places, Rows(_Placed(rows, self.place))
+
+
+def _where(index: Tensor, places: Tensor, count: int) -> Tensor:
+    """At which of the places (m,) each index is, -1 for none."""
+    return torch.full((count,), -1).index_copy_(0, places, torch.arange(len(places)))[index]
 
 
 def column_means(matrix: Matrix) -> Tensor:
@@ -281,6 +316,7 @@ __all__ = [
     "Matrix",
     "Part",
     "Rows",
+    "View",
     "Weighted",
     "column_means",
     "joined",

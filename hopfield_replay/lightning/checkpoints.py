@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import OnExceptionCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from hopfield_replay.lightning.namespaces import is_a, kinds
 from hopfield_replay.lightning.run_folder import checkpoint_folders, keepers
@@ -110,10 +110,7 @@ def resolve(
         raise MisconfigurationException(
             'ckpt_path="last" found no last*.ckpt; give ModelCheckpoint(dirpath=..., save_last=True), or the file.'
         )
-    rank_zero_warn(
-        f'ckpt_path="last" found no checkpoint in {", ".join(map(str, folders))}: the first task begins. (Right for a '
-        "run that was stopped before its first checkpoint; otherwise look at dirpath.)"
-    )
+    rank_zero_info(f'ckpt_path="last": no checkpoint in {", ".join(map(str, folders))} yet; the first task begins.')
     return None
 
 

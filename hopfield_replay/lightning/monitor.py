@@ -32,7 +32,7 @@ from hopfield_replay.tracker.generated import GeneratedTask
 from hopfield_replay.tracker.meter import ModelDoesNotFit
 from hopfield_replay.tracker.record import BoundaryRecord
 from hopfield_replay.tracker.source import TaskSource
-from hopfield_replay.tracker.tracker import ForgettingTracker
+from hopfield_replay.tracker.tracker import ForgettingTracker, ProbeStorage
 from hopfield_replay.utilities import html
 from hopfield_replay.utilities.checks import Similarity, check_integer
 from hopfield_replay.utilities.choices import did_you_mean
@@ -100,6 +100,11 @@ class ForgettingMonitor(Shown, EitherCallback):
         verify: compare a denoiser that is given with the module's first training step.
         loss_draws: random draws of the module's own loss for each sample, where that is what is measured.
         generated: replay what the model itself generates, where no old data may be kept.
+        probe_storage: what checkpoints hold of the samples that are followed, of each task ``probe_size``, with or
+            without a buffer: ``"samples"``: the samples and their vectors. ``"vectors"``: no samples; after a resume
+            the energies of earlier tasks are measured, and no errors or losses of them. Without an encoder the vectors
+            are the samples (in pixel space: the images). ``"none"``: neither; after a resume only tasks that end in the
+            resumed run are measured, and the history stays.
         device: where vectors are compared; None: where the model trains; ``"cpu"``: never there.
         memory: bytes on the host that a task may take beside the buffer; vectors beyond a sixteenth of it lie in
             temporary files.
@@ -145,6 +150,7 @@ class ForgettingMonitor(Shown, EitherCallback):
         verify: bool = True,
         loss_draws: int = 64,
         generated: GeneratedTask | None = None,
+        probe_storage: ProbeStorage = "samples",
         device: torch.device | str | None = None,
         memory: int = MEMORY,
         seed: int = 0,
@@ -177,6 +183,7 @@ class ForgettingMonitor(Shown, EitherCallback):
             followed_tasks=followed_tasks,
             history_size=history_size,
             generated=generated,
+            probe_storage=probe_storage,
             device=device,
             memory=memory,
             scratch=scratch,

@@ -64,7 +64,7 @@ def check_sequence(trainer: Trainer, datamodules: Tasks) -> None:
             raise MisconfigurationException(NO_BUFFER)
     for monitor in filled:
         _check_room(monitor, len(datamodules))
-        plain = [number + 1 for number, data in enumerate(datamodules) if number and not _replays(data)]
+        plain = [number for number, data in enumerate(datamodules) if number and not _replays(data)]
         if plain:
             listed = ", ".join(map(str, plain[:5])) + (", ..." if len(plain) > 5 else "")
             monitor.say_nothing_is_replayed(f"task{'s' if len(plain) > 1 else ''} {listed}")

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelSummary, RichModelSummary
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from hopfield_replay.lightning.checkpoints import check_resumes, position, resolve, write_atomically
 from hopfield_replay.lightning.monitor import ForgettingMonitor
-from hopfield_replay.lightning.namespaces import EitherCallback, is_a
+from hopfield_replay.lightning.namespaces import EitherCallback, is_a, kinds
 from hopfield_replay.lightning.preflight import check_arguments, check_sequence
 from hopfield_replay.lightning.renewal import check_renewable, has_stopped, renew
 from hopfield_replay.lightning.replay_data_module import plain_loader
@@ -20,6 +21,8 @@ from hopfield_replay.lightning.requeue import Requeue
 from hopfield_replay.lightning.run_folder import alone_in_folders
 from hopfield_replay.lightning.strategies import check_launcher
 from hopfield_replay.tracker.source import TaskSource
+
+_INTERRUPTED = 130  # what a shell says of a process that Ctrl-C has ended
 
 
 class TaskCursor(EitherCallback):
@@ -99,10 +102,10 @@ def fit_tasks(
     anew with each task, ``current_epoch`` starts at 0, ``global_step`` goes on. Callbacks start anew, too:
     EarlyStopping has its full patience, ModelCheckpoint(monitor=...) looks for the best of the task (files of earlier
     tasks stay; their names hold the global step), WeightAveraging starts from the task's first weights. A resumed task
-    goes on with what the checkpoint knows. Ctrl-C ends the call, and so does SIGTERM, also while a boundary is
-    measured; the interrupted task has no boundary until it is resumed. Under SLURM with Lightning's automatic requeue
-    the job that starts again goes on by itself. Give the trainer a ForgettingMonitor to measure the boundaries and to
-    fill the buffer.
+    goes on with what the checkpoint knows. Ctrl-C ends the call (with SystemExit, code 130), and so does SIGTERM, also
+    while a boundary is measured; the interrupted task has no boundary until it is resumed. Under SLURM with Lightning's
+    automatic requeue the job that starts again goes on by itself. Give the trainer a ForgettingMonitor to measure the
+    boundaries and to fill the buffer.
 
     What a resumed run has in common with one that was never interrupted: finished tasks are not repeated; the buffer,
     its energies, the history's energies and the replayed samples are the same. Weights (and what is measured with them)
@@ -117,8 +120,8 @@ def fit_tasks(
         ckpt_path: a checkpoint written during an earlier call with the same tasks; training goes on in the task in
             which it was written. ``"last"`` takes the newest ``last*.ckpt`` of the trainer's ModelCheckpoint callbacks
             (with a logger they need a ``dirpath``, for the logger's folder is another in every run), or, if a kill has
-            torn or removed that, the newest whole checkpoint beside it. As long as there is none the first task begins,
-            with a warning: a job that is started again and again can always pass ``"last"``.
+            torn or removed that, the newest whole checkpoint beside it. As long as there is none the first task begins:
+            a job that is started again and again can always pass ``"last"``.
         allow_changes: the checkpoint may have been written with other data (of the task at hand, or of finished ones
             that are plain loaders) or with other settings of the monitor and its buffer; otherwise that is an error.
         weights_only: how checkpoints are loaded, as in ``trainer.fit``: False also loads what torch does not know to be
@@ -181,8 +184,15 @@ def _fit_all(
         start, cursor.first_step = position(ckpt_path, cursor.state_key, len(datamodules), weights_only)
     cursor.steps_per_task = steps_per_task = trainer.max_steps
     cursor.least_steps_per_task = least_steps_per_task = trainer.min_steps
+    summaries = {
+        callback: callback._max_depth
+        for callback in _callbacks(trainer)
+        if is_a(callback, ModelSummary) and type(callback) in kinds(ModelSummary, RichModelSummary)
+    }
     try:
         for task in range(start, len(datamodules)):
+            for callback in summaries if task > start else ():  # of the same model: once is enough
+                callback._max_depth = 0
             cursor.task = task
             cursor.resumes = Path(ckpt_path).name if ckpt_path is not None and task == start else None
             cursor.earlier = [plain_loader(data) for data in datamodules[:start]] if cursor.resumes else []
@@ -198,11 +208,19 @@ def _fit_all(
             data = datamodules[task]
             where = {"datamodule": data} if is_a(data, LightningDataModule) else {"train_dataloaders": data}
             goes_on = ckpt_path if task == start else None
-            trainer.fit(model, **where, ckpt_path=goes_on, weights_only=weights_only)
+            try:
+                trainer.fit(model, **where, ckpt_path=goes_on, weights_only=weights_only)
+            except SystemExit as end:  # Lightning clears up after Ctrl-C, and exits with 1
+                if not isinstance(end.__context__, KeyboardInterrupt):
+                    raise
+                rank_zero_info(f"Interrupted in task {task}.")
+                raise SystemExit(_INTERRUPTED) from end.__context__
             if trainer.received_sigterm or requeue.again:  # after the last step, where Lightning looks no more
                 raise SIGTERMException
         requeue.finish(trainer)
     finally:
+        for callback, depth in summaries.items():
+            callback._max_depth = depth
         cursor.steps_per_task, cursor.least_steps_per_task = -1, None
         trainer.fit_loop.epoch_loop.max_steps = steps_per_task
         trainer.fit_loop.epoch_loop.min_steps = least_steps_per_task

@@ -66,6 +66,7 @@ class HopfieldMemory:
             raise ValueError("A HopfieldMemory needs at least one pattern, got none (an empty data set?).")
         self.similarity: Similarity = similarity
         given = as_beta(beta)
+        self._calibrated = given is None
         if given is None:
             n_eff = default_n_eff(len(self.patterns))
             given = calibrate_beta(self.patterns, n_eff=n_eff, similarity=similarity, masses=self.masses)
@@ -127,4 +128,6 @@ class HopfieldMemory:
 
     def diagnose(self) -> Diagnosis:
         """Whether energies at this beta can rank samples, and which beta would work if they cannot."""
-        return diagnose(self.patterns, self.beta, masses=self.masses, similarity=self.similarity)
+        return diagnose(
+            self.patterns, self.beta, masses=self.masses, similarity=self.similarity, calibrated=self._calibrated
+        )

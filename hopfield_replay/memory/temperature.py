@@ -243,6 +243,7 @@ def diagnose(
     masses: Tensor | None = None,
     similarity: Similarity = "distance",
     queries: int = 128,
+    calibrated: bool = False,
 ) -> Diagnosis:
     """Diagnose whether energies at this beta rank samples; see :class:`Diagnosis`.
 
@@ -253,6 +254,8 @@ def diagnose(
         masses: (N,), >= 0; ones if None.
         similarity: ``"distance"`` or ``"dot"``.
         queries: how many patterns, spread evenly over the set, are asked, >= 2.
+        calibrated: beta is that of :func:`calibrate_beta`, at which a few patterns share each sample: fixed points that
+            merge are what was asked for, and no warning.
 
     Returns:
         The diagnosis; its ``warnings`` name a range of beta that would work.
@@ -287,7 +290,7 @@ def diagnose(
     merged = _merged_fraction(asked, near, beta, similarity)
     warnings = []
     noise = 1e-9 * beta * float(energies.abs().max())
-    if merged > 0.05:
+    if merged > 0.05 and not calibrated:
         warnings.append(
             f"{merged:.0%} of the fixed points are merged: at beta={beta:.3g} these patterns are no memories of "
             f"their own, and energies rank by the density around them (n_eff={n_eff:.3g} patterns)."

@@ -15,7 +15,7 @@ from hopfield_replay.functional.rows import Matrix, Rows
 from hopfield_replay.utilities.checks import check_integer
 
 MEMORY = 1 << 30  # bytes that a task takes beside the buffer, unless told otherwise
-_HELD = 16  # vectors stay in memory up to this part of it
+HELD = 16  # vectors stay in memory up to this part of it
 _CHUNK = 1 << 26  # bytes that are put into a file at a time
 
 _CACHED = 1 << 18  # numbers that are converted at a time
@@ -110,7 +110,7 @@ class VectorStore:
         self._bytes += rows.nbytes
         if self._buffer is None:
             self._few.append(rows)
-            if self._bytes <= self.memory // _HELD or not len(rows):
+            if self._bytes <= self.memory // HELD or not len(rows):
                 return
             count = min(_CHUNK, self.memory // 8) // rows[0].nbytes
             self._buffer = rows.new_empty(max(1, count), rows.shape[1])
@@ -227,4 +227,4 @@ def _nothing(rows: Tensor) -> Tensor:
     return rows
 
 
-__all__ = ["MEMORY", "VectorStore", "check_memory"]
+__all__ = ["HELD", "MEMORY", "VectorStore", "check_memory"]

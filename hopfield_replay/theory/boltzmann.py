@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from hopfield_replay.utilities.progress import track
+
 
 class HopfieldBoltzmann(nn.Module):
     r"""A Boltzmann machine whose energy is a modern Hopfield energy, so that its likelihood is exact.
@@ -88,7 +90,7 @@ class HopfieldBoltzmann(nn.Module):
         weights = data.new_ones(data.shape[:-1]) if masses is None else masses
         shares = weights / weights.sum(-1, keepdim=True)
         optimizer = torch.optim.Adam(self.parameters(), lr=lr)
-        for _ in range(steps):
+        for _ in track(range(steps), "Training machines"):
             optimizer.zero_grad()
             loss = (shares * self.negative_log_likelihood(data)).sum()
             loss.backward()

@@ -18,6 +18,7 @@ from hopfield_replay.theory.estimate import Estimate
 from hopfield_replay.theory.result import Result
 from hopfield_replay.theory.rise import PLACES, Order, measure_rise
 from hopfield_replay.theory.settings import SAME_POINT, cluster_and_outlier, mixed_density
+from hopfield_replay.utilities.progress import track
 from hopfield_replay.utilities.tables import markdown_table
 
 if TYPE_CHECKING:
@@ -336,8 +337,9 @@ def reproduce_falsify(
         >>> result.findings()[0]
         'Of 2 settings at each pattern, by the closed form: holds 1, equal 0, merged 0, reversed 1.'
     """
-    cells = [cell for size in n for corr in c for b in beta for cell in judge(size, corr, d, b)]
-    mixed = [entry for b in mixed_beta for entry in judge_mixed(b, d, range(mixed_seeds))]
+    settings = track([(size, corr, b) for size in n for corr in c for b in beta], "Settings")
+    cells = [cell for size, corr, b in settings for cell in judge(size, corr, d, b)]
+    mixed = [entry for b in track(mixed_beta, "Mixtures") for entry in judge_mixed(b, d, range(mixed_seeds))]
     reversals = [cell for cell in cells if cell.place == "fixed point" and cell.verdict == "reversed"]
     counterexamples = []
     for cell in sorted(reversals, key=_relative)[:2]:

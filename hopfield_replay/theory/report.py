@@ -96,7 +96,7 @@ def write_report(results: Mapping[str, Result], output_dir: str | Path, seconds:
 
 
 def reproduce_all(output_dir: str, draws: int = 2000, seeds: int = 24, seed: int = 0) -> Report:
-    """Run every experiment at its default setting and write the report; about two minutes on two cores.
+    """Run every experiment at its default setting and write the report.
 
     Args:
         output_dir: folder to write into; made if it does not exist.

@@ -17,6 +17,7 @@ from hopfield_replay.theory.changes import NewTask, Rotation, TaskChange
 from hopfield_replay.theory.estimate import Estimate
 from hopfield_replay.theory.result import Result
 from hopfield_replay.theory.settings import Setting, cluster_and_outlier, digits, mixed_density
+from hopfield_replay.utilities.progress import track
 from hopfield_replay.utilities.tables import markdown_table
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def compare_policies(
     tails: dict[str, list[float]] = {}
     far: dict[str, list[float]] = {}
     bounds, betas = [], []
-    for number in range(draws):
+    for number in track(range(draws), "Comparing policies"):
         setting, change, beta = draw(number)
         old = setting.patterns
         task = change.apply(old, torch.Generator().manual_seed(seed + number))

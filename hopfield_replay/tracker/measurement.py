@@ -8,16 +8,15 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
-from hopfield_replay.functional import PatternTiles, effective_patterns
-from hopfield_replay.functional.many import distances_of, energies_of
-from hopfield_replay.functional.rows import Matrix, joined, picked, placed
+from hopfield_replay.functional.patterns import Patterns
+from hopfield_replay.functional.rows import Matrix, joined
 from hopfield_replay.memory.readings import median_error
 from hopfield_replay.tracker.meter import ErrorMeter, LossMeter
 from hopfield_replay.tracker.record import ProbeSet
 from hopfield_replay.tracker.task_reader import Followed, TaskData
 from hopfield_replay.utilities.checks import Similarity
 from hopfield_replay.utilities.device import CPU
-from hopfield_replay.utilities.distributed import gather_objects, in_shares, world
+from hopfield_replay.utilities.distributed import gather_objects
 
 _ASKED, _LEAST = 512, 128  # samples whose number of effective patterns is worked out
 _PRODUCTS = 10**10  # multiplications that this may cost, for more of them than the least
@@ -45,10 +44,9 @@ class Mixture:
     device: torch.device = CPU
 
     @cached_property
-    def tiles(self) -> PatternTiles:
-        """The patterns and their masses as energies read them."""
-        masses = None if self.masses is None else self.masses.to(self.device)
-        return PatternTiles.of_rows(placed(self.patterns, self.device), masses)
+    def compared(self) -> Patterns:
+        """The patterns and their masses as samples are compared with them."""
+        return Patterns(self.patterns, self.masses, self.device)
 
     @classmethod
     def of(cls, data: TaskData, buffer: EnergyReplayBuffer | None, replay_ratio: float | None) -> "Mixture":
@@ -111,34 +109,19 @@ class Measurement:
     def energies(self, vectors: Tensor, ids: Tensor) -> Tensor:
         """Energies (n,) of samples under what the model trained on, each of them left out of it."""
         queries, exclude = vectors.to(self.mixture.patterns.dtype), _positions(ids, self.mixture.ids)
-        return self._energies(queries, self.mixture.tiles, exclude)
+        return self.mixture.compared.energies(queries, self.beta, similarity=self.similarity, exclude=exclude)
 
     def own_energies(self) -> Tensor:
         """Leave-one-out energies (n,) of the task's samples under one another."""
-        return self._energies(self.data.vectors, self.data.patterns, torch.arange(len(self.data.ids)))
-
-    def _energies(self, queries: Matrix, patterns: PatternTiles, exclude: Tensor) -> Tensor:
-        def asked(some: Matrix, leave_out: Tensor) -> Tensor:
-            return energies_of(some, patterns, self.beta, similarity=self.similarity, exclude=leave_out)
-
-        if not self._shared:
-            return asked(queries, exclude)
-        return in_shares(len(queries), lambda i: asked(picked(queries, i), exclude[i]), "measuring energies")
-
-    @property
-    def _shared(self) -> bool:
-        """Whether each process asks for some samples: not where they are so few that all are asked at once."""
-        return world()[1] > 1 and not isinstance(self.data.vectors, Tensor)
+        every = torch.arange(len(self.data.ids))
+        return self.data.patterns.energies(self.data.vectors, self.beta, similarity=self.similarity, exclude=every)
 
     def n_eff(self) -> tuple[float, float]:
         """Median leave-one-out number of effective patterns, and its standard error; 0 where all samples are asked."""
         vectors = self.data.vectors
         asked = min(_ASKED, max(_LEAST, _PRODUCTS // (len(vectors) * vectors.shape[1])))
         few = torch.arange(len(vectors))[:: max(1, len(vectors) // asked)]
-        queries = vectors[few].to(self.data.device)
-        shared = effective_patterns(
-            queries, self.data.patterns, self.beta, similarity=self.similarity, exclude=few
-        ).cpu()
+        shared = self.data.patterns.effective(vectors[few], self.beta, similarity=self.similarity, exclude=few)
         return float(shared.median()), median_error(shared) if len(few) < len(vectors) else 0.0
 
     def again(self, probe: ProbeSet) -> ProbeSet:
@@ -192,14 +175,7 @@ class Measurement:
         if others < 1:
             return torch.full((len(followed.ids),), torch.inf, dtype=torch.float64)
         nearest = min(_NEIGHBOUR, others)
-
-        def asked(index: Tensor | slice) -> Tensor:
-            own = exclude[index] if inside else None
-            return distances_of(followed.vectors[index], self.data.near, nearest, exclude=own)
-
-        if not self._shared:
-            return asked(slice(None))
-        return in_shares(len(followed.ids), asked, "measuring densities")
+        return self.data.patterns.distances(followed.vectors, nearest, exclude=exclude if inside else None)
 
 
 def _positions(ids: Tensor, among: Tensor) -> Tensor:

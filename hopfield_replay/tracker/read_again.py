@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.buffer.reread import Reread
-from hopfield_replay.functional.many import energies_of
 from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.tracker.task_reader import TaskData, TaskReader, fetch
 from hopfield_replay.utilities.checks import Similarity
@@ -71,7 +70,7 @@ class ReadAgain:
 
     def _energies(self, vectors: Tensor, chosen: Tensor) -> Tensor:
         """Leave-one-out energies under the task's samples."""
-        return energies_of(vectors, self._data.patterns, self._beta, similarity=self._similarity, exclude=chosen)
+        return self._data.patterns.energies(vectors, self._beta, similarity=self._similarity, exclude=chosen)
 
     def warning(self) -> str | None:
         """What was seen, and what to do; None if all samples were what they had been."""

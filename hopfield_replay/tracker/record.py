@@ -312,7 +312,7 @@ def history_from(state: Mapping[str, Any]) -> tuple[list[BoundaryRecord], list[P
         if probe["batch"] is not None and rows(probe["batch"]) != count:
             raise ValueError(f"{rows(probe['batch'])} samples for {count} probes")
     tasks = [probe["task"] for probe in state["probes"]]
-    if tasks != list(range(learned - len(tasks), learned)) or (learned and not tasks):
+    if tasks != list(range(learned - len(tasks), learned)):  # none, where they are not stored
         raise ValueError(f"probes are of the tasks {tasks}, of {learned}")
     if state["open_task"] is not None and check_whole(state["open_task"], "open_task") != learned:
         raise ValueError(f"task {state['open_task']} is open after {learned}")

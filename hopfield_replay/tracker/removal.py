@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.buffer.removal import state_without as buffer_without
+from hopfield_replay.tracker.reconstructions import Reconstructions
 from hopfield_replay.utilities.nested import take
 
 
@@ -47,6 +48,7 @@ def state_without(state: Mapping[str, Any], ids: Tensor) -> dict[str, Any]:
         "probes": left_of(state["probes"], ids),
         "encoder": None,  # a few samples that it was seen with, which may be among them
         "buffer": None if state["buffer"] is None else buffer_without(state["buffer"], ids),
+        "pictures": Reconstructions.from_state(state.get("pictures")).without(ids).state(),
     }
 
 

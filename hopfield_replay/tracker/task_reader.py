@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from hopfield_replay.buffer.storage import check_one_form, plain
 from hopfield_replay.encoders import Columns, ModuleEncoder, as_encoder, vectors_of
-from hopfield_replay.functional import PatternTiles
-from hopfield_replay.functional.rows import Matrix, joined, picked, placed
-from hopfield_replay.memory.vector_store import MEMORY, VectorStore, check_memory
+from hopfield_replay.functional.patterns import Patterns
+from hopfield_replay.functional.rows import Matrix, Rows, joined, picked, placed
+from hopfield_replay.functional.shared_rows import SharedRows, is_shared
+from hopfield_replay.memory.vector_store import HELD, MEMORY, VectorStore, check_memory
 from hopfield_replay.policies.candidates import sample_keys
 from hopfield_replay.tracker.contents import contents
 from hopfield_replay.tracker.source import TaskSource
@@ -65,12 +66,12 @@ class TaskData:
     @cached_property
     def near(self) -> Matrix:
         """The vectors where they are compared."""
-        return placed(self.vectors, self.device)
+        return placed(self.vectors, self.device, spread=is_shared(self.vectors))
 
     @cached_property
-    def patterns(self) -> PatternTiles:
-        """The samples as energies read them."""
-        return PatternTiles.of_rows(self.near, None if self.masses is None else self.masses.to(self.device))
+    def patterns(self) -> Patterns:
+        """The samples as others are compared with them."""
+        return Patterns(self.vectors, self.masses, self.device)
 
     def away(self) -> "TaskData":
         """The same, with nothing on the device."""
@@ -115,7 +116,9 @@ class Followed:
 
 
 class TaskReader:
-    """Reads tasks; under DDP every process reads its share and gets all of it.
+    """Reads tasks; under DDP every process reads its share, and holds that of a task that does not stay in memory.
+
+    Of such a task a choice asks all processes for the same vectors at the same time: they pass by, a piece at a time.
 
     Args:
         encoder: maps a prepared batch to vectors (n, d); see ForgettingTracker.
@@ -266,11 +269,14 @@ class TaskReader:
         return TaskData(self._gathered(rows, own), sample_ids(task, positions), named, masses, place)
 
     def _gathered(self, rows: Matrix, where: Tensor) -> Matrix:
-        """The rows of all processes, some of each at a time, in the order of their positions."""
+        """The rows of all processes in the order of their positions: few by all of them, many where they were read."""
+        counts = gather_objects(len(rows))
+        if world()[1] > 1 and 4 * sum(counts) * rows.shape[1] > self.memory // HELD:
+            return Rows(SharedRows.of(rows, where))
         if world()[1] > 1:
             step = max(1, (_PIECE // world()[1]) // rows.shape[1])
             store, places = VectorStore(self.memory, self._scratch), []
-            for start in range(0, max(gather_objects(len(rows))), step):
+            for start in range(0, max(counts), step):
                 part = slice(start, start + step)
                 vectors, at = gather_rows(rows[part]), gather_rows(where[part])
                 order = at.argsort()  # each process holds every so manieth one

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from hopfield_replay.tracker.generated import GeneratedTask
 from hopfield_replay.tracker.measurement import Measurement, Mixture
 from hopfield_replay.tracker.meter import ErrorMeter, LossMeter
 from hopfield_replay.tracker.read_again import ReadAgain
+from hopfield_replay.tracker.reconstructions import Reconstructions
 from hopfield_replay.tracker.record import BoundaryRecord, ProbeRecord, ProbeSet, history_from
 from hopfield_replay.tracker.removal import left_of
 from hopfield_replay.tracker.source import TaskSource
@@ -30,6 +31,7 @@ from hopfield_replay.tracker.task_reader import TaskData, TaskReader, sample_ids
 from hopfield_replay.tracker.worst import MEASURES, curves, measure_of, worst_sentence
 from hopfield_replay.utilities import html
 from hopfield_replay.utilities.checks import Similarity, check_integer
+from hopfield_replay.utilities.choices import did_you_mean
 from hopfield_replay.utilities.distributed import warn_once
 from hopfield_replay.utilities.drawing import draw_lines, legend_above
 from hopfield_replay.utilities.interrupts import to_the_end
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+ProbeStorage = Literal["samples", "vectors", "none"]
 _FORMAT = "hopfield-replay tracker 3"
 PROBE_SIZE = 512  # by default
 
@@ -73,6 +76,7 @@ class _Measured:
     kept_energies: Tensor | None
     own_energies: Tensor | None
     losses: Tensor | None
+    pictures: Reconstructions
 
 
 _LESS_MEMORY = "give an encoder with shorter vectors, fewer samples a task, or a smaller probe_size"
@@ -114,6 +118,12 @@ class ForgettingTracker(Shown):
         history_size: only the newest records stay in :attr:`history`, this many, so that checkpoints do not grow; None:
             all. >= 1.
         generated: replay what the model itself generates, where no old data may be kept; None: replay stored samples.
+        probe_storage: what states (checkpoints) hold of the samples that are followed; nothing changes as long as the
+            process lives, whose memory holds them. ``"samples"``: samples and vectors, so that a resumed run measures
+            all that one that was never interrupted does. ``"vectors"``: no samples; a resumed run goes on with the
+            energies of earlier tasks, and has no errors or losses of them. Without an encoder (in pixel space) the
+            vectors are the samples. ``"none"``: neither; a resumed run keeps the history, and measures only tasks that
+            end in it. (What a buffer keeps is its own; of a stream whose task is not over the state holds its reserve.)
         device: where vectors are compared: ``"cpu"``, or a GPU, in pieces that fit its memory; None: where they are
             encoded, which is where the model trains. (A device without float64 leaves this to the CPU.)
         memory: bytes on the host that a task may take beside the buffer, >= 1 MiB. The vectors of a task stay in memory
@@ -161,6 +171,7 @@ class ForgettingTracker(Shown):
         followed_tasks: int | None = None,
         history_size: int | None = None,
         generated: GeneratedTask | None = None,
+        probe_storage: ProbeStorage = "samples",
         device: torch.device | str | None = None,
         memory: int = MEMORY,
         scratch: str | os.PathLike[str] | None = None,
@@ -171,6 +182,11 @@ class ForgettingTracker(Shown):
             raise TypeError(f"buffer must be an EnergyReplayBuffer or None, got {type(buffer).__name__}.")
         check_integer(probe_size, "probe_size", 1)
         check_integer(draws, "draws", 1)
+        if probe_storage not in get_args(ProbeStorage):
+            raise ValueError(
+                f'probe_storage must be "samples", "vectors" or "none", got {probe_storage!r}.'
+                f"{did_you_mean(probe_storage, get_args(ProbeStorage))}"
+            )
         for name, most in (("followed_tasks", followed_tasks), ("history_size", history_size)):
             if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
                 raise ValueError(f"{name} must be a whole number >= 1, or None for no bound, got {most!r}.")
@@ -201,6 +217,7 @@ class ForgettingTracker(Shown):
         self.model_energy = model_energy
         self.followed_tasks = followed_tasks
         self.history_size = history_size
+        self.probe_storage = probe_storage
         self.generated = generated
         if generated is not None:
             generated.check(buffer)
@@ -208,6 +225,7 @@ class ForgettingTracker(Shown):
         self.history: list[BoundaryRecord] = []
         self.open_task: int | None = None
         self._probes: list[ProbeSet] = []
+        self._pictures = Reconstructions()
         self._at_hand = TaskAtHand(self._reader)
         self.allow_changes = allow_changes
         self._asked = self._as_asked(encoder)
@@ -261,6 +279,11 @@ class ForgettingTracker(Shown):
     def next_task(self) -> int:
         """Index of the task that begins next, or of the one that has begun and not ended."""
         return self.history[-1].task + 1 if self.history else 0
+
+    @property
+    def pictures(self) -> Reconstructions:
+        """Small pictures of how the model saw the followed samples when it had learned them, and the most forgotten."""
+        return self._pictures
 
     def probe(self, task: int) -> ProbeSet:
         """The followed samples of a task that has ended.
@@ -484,8 +507,9 @@ class ForgettingTracker(Shown):
             seconds=0.0,
             trust=trust,
         )
+        pictures = self._pictures.after(record, probes, meter, self.columns)
         if self.buffer is None:
-            return _Measured(probes, record, None, None, None)
+            return _Measured(probes, record, None, None, None, pictures)
         losses, needs = None, requirements(self.buffer.policy)
         if needs.losses:
             every = measurement.loss_meter if meter is None else meter
@@ -501,6 +525,7 @@ class ForgettingTracker(Shown):
             kept_energies=measurement.energies(self.buffer.vectors, self.buffer.ids) if len(self.buffer) else None,
             own_energies=measurement.own_energies() if needs.energies and self.generated is None else None,
             losses=losses,
+            pictures=pictures,
         )
 
     def _prepare_commit(
@@ -528,7 +553,8 @@ class ForgettingTracker(Shown):
         look = self._at_hand.prepare_look(source)
         self._unlike = again.warning()
         record = replace(measured.record, seconds=time.perf_counter() - started)
-        probes = measured.probes if self.generated is None or self.generated.keep_probes else []
+        keeps = self.generated is None or self.generated.keep_probes
+        probes, pictures = (measured.probes, measured.pictures) if keeps else ([], Reconstructions())
 
         def commit() -> BoundaryRecord:
             settled = beta if settle else self.settings.beta
@@ -536,7 +562,7 @@ class ForgettingTracker(Shown):
                 update()
                 self.buffer.drawn.clear()
             self.settings.beta = settled
-            self._probes, self.open_task, self._calibrates = probes, None, False
+            self._probes, self._pictures, self.open_task, self._calibrates = probes, pictures, None, False
             look()
             self._at_hand.forget()
             self.history.append(record)
@@ -650,9 +676,15 @@ class ForgettingTracker(Shown):
             "buffer and of the followed samples are taken anew. Energies from before the change are those of another "
             "space, and rises across it compare the two; a frozen encoder has one."
         )
+        if lost := [probe.task for probe in self._probes if probe.batch is None]:
+            warn_once(
+                f"The samples of the tasks {lost} were not stored (probe_storage), so that their vectors cannot be "
+                "taken anew: they are followed no more."
+            )
         probes = [
-            probe if probe.batch is None else replace(probe, vectors=self._reader.encode(source, probe.batch))
+            replace(probe, vectors=self._reader.encode(source, probe.batch))
             for probe in self._probes
+            if probe.batch is not None
         ]
         buffer = self.buffer
         renew = None if buffer is None else buffer.prepare_renew(lambda samples: self._reader.encode(source, samples))
@@ -684,8 +716,10 @@ class ForgettingTracker(Shown):
             BoundaryRecord.from_dict({**record, "probes": left_of(record["probes"], gone)}) for record in records
         ]
 
+        pictures = self._pictures.without(gone)
+
         def change() -> None:
-            self._probes, self.history[:] = probes, history
+            self._probes, self.history[:], self._pictures = probes, history, pictures
             self._at_hand.forget()
             self._at_hand.forget_samples()
             if remove is not None:
@@ -746,19 +780,23 @@ class ForgettingTracker(Shown):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that is needed to go on: tensors and plain Python only, loadable with ``weights_only=True``."""
-        nothing_real = self.generated is not None and not self.generated.keep_probes
+        nothing_real = self.probe_storage != "samples" or (
+            self.generated is not None and not self.generated.keep_probes
+        )
+        probes = [] if self.probe_storage == "none" else self._probes
         return {
             "format": _FORMAT,
             "beta": self.beta,
             "open_task": self.open_task,
             "history": [record.to_dict() for record in self.history],
-            "probes": [probe.to_dict() for probe in self._probes],
+            "probes": [{**probe.to_dict(), "batch": None} if nothing_real else probe.to_dict() for probe in probes],
             "buffer": None if self.buffer is None else self.buffer.state_dict(),
             "encoder": None if nothing_real else self._at_hand.state_dict(),
             "calibrates": self._calibrates,
             "settings": self._asked,
             "data": {str(task): print_of for task, print_of in self._data.items()},
             "taken": self.taken,
+            "pictures": self._pictures.state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -773,6 +811,7 @@ class ForgettingTracker(Shown):
             history, probes = history_from(state)
             settings, data = identity_from(state)
             taken = state.get("taken")
+            pictures = Reconstructions.from_state(state.get("pictures"))
             if not isinstance(taken, str | None):
                 raise TypeError(f"taken is {type(taken).__name__}")
         except DAMAGE as error:
@@ -796,7 +835,7 @@ class ForgettingTracker(Shown):
                 self.settings.beta = state["beta"]
             self.open_task = state["open_task"]
             self._resumed = self.open_task is not None
-            self.history, self._probes = history, probes
+            self.history, self._probes, self._pictures = history, probes, pictures
             self._at_hand, self._data = at_hand, data
             self._calibrates = bool(state.get("calibrates", False))
             self._reader.taken = taken

@@ -1,7 +1,7 @@
 """The few collectives that a tracker needs; without a process group each is the identity."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,31 +38,6 @@ def gather_rows(tensor: Tensor) -> Tensor:
     parts = [torch.empty_like(padded) for _ in range(size)]
     dist.all_gather(parts, padded)
     return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)]).to(tensor.device)
-
-
-def in_shares(count: int, function: Callable[[Tensor], Tensor], what: str) -> Tensor:
-    """A number for each of ``count`` things that every rank has, each worked out on one rank.
-
-    Args:
-        count: how many things.
-        function: maps the indices (m,) of some of them to (m,) float64 on the CPU; there must be no collective in it.
-        what: is being done, for the error of the other ranks where one fails.
-
-    Returns:
-        (count,) float64 on the CPU, the same on all ranks.
-
-    Raises:
-        RuntimeError: on the ranks that did not fail, if one does.
-
-    Example:
-        >>> in_shares(3, lambda index: 10.0 * index.double(), "multiplying")
-        tensor([ 0., 10., 20.], dtype=torch.float64)
-    """
-    rank, size = world()
-    share = torch.arange(count)[rank::size]
-    with raise_on_all_ranks(what):
-        own = function(share) if len(share) else torch.empty(0, dtype=torch.float64)
-    return gather_rows(own)[gather_rows(share).argsort()]
 
 
 def gather_objects(value: Any) -> list[Any]:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import torch
 from torch import Tensor
 
-from hopfield_replay.utilities.memory import MAX_BYTES, memory_for
+from hopfield_replay.utilities.checks import check_integer
+from hopfield_replay.utilities.memory import MAX_BYTES, MAX_PIXELS, memory_for
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-MAX_PIXELS = 1 << 26  # of one image, 8192 x 8192
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # others run programs (EPS: Ghostscript)
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 _BITS, _MEANING, _WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF
@@ -82,11 +82,20 @@ def pixels(image: "Image") -> Tensor:
     return values / 127.5 - 1.0
 
 
-def read_images(files: Sequence[Path], *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Tensor:
+def read_images(
+    files: Sequence[Path],
+    *,
+    max_pixels: int = MAX_PIXELS,
+    max_bytes: int = MAX_BYTES,
+    size: int | None = None,
+    several: int | None = None,
+) -> Tensor:
     """Images of one size and kind as float32 (n, 1 or 3, height, width) in [-1, 1].
 
     Args:
         files: at least one.
+        size: side to which they are scaled and cropped around their centres; None: as they are.
+        several: the same, for images of several sizes alone; None: these are refused.
         max_pixels: of one image.
         max_bytes: of all of them, which is checked before one is decoded.
 
@@ -101,8 +110,12 @@ def read_images(files: Sequence[Path], *, max_pixels: int = MAX_PIXELS, max_byte
         ...     read_images([Path(folder, "a.png")])[0, :, 0, 0]
         tensor([ 1.0000, -1.0000, -0.6000])
     """
-    _, size, grey = image_header(files[0], max_pixels=max_pixels)
-    shape = (1 if grey else 3, size[1], size[0])
+    _, (width, height), grey = image_header(files[0], max_pixels=max_pixels)
+    if size is None and several is not None:
+        sizes = (image_header(file, max_pixels=max_pixels)[1] for file in files)
+        size = None if all(other == (width, height) for other in sizes) else several
+    side = None if size is None else check_integer(size, "size", 1)
+    shape = (1 if grey else 3, *((height, width) if side is None else (side, side)))
     needed = 4 * len(files) * shape[0] * shape[1] * shape[2]
     if needed > max_bytes:
         raise ValueError(
@@ -112,14 +125,22 @@ def read_images(files: Sequence[Path], *, max_pixels: int = MAX_PIXELS, max_byte
     with memory_for(f"{len(files)} images ({needed} bytes)", "give fewer or smaller ones"):
         images = torch.empty(len(files), *shape)
     for row, file in enumerate(files):
-        image = pixels(open_image(file, max_pixels=max_pixels))
+        image = pixels(_fitted(open_image(file, max_pixels=max_pixels), side))
         if image.shape != images.shape[1:]:
             raise ValueError(
                 f"{file} has shape {_seen(image.shape)}, but {files[0]} has {_seen(images.shape[1:])}; give images of "
-                "one size and one kind."
+                "one size and one kind, or the size to bring them to (--size)."
             )
         images[row] = image
     return images
+
+
+def _fitted(image: "Image", side: int | None) -> "Image":
+    if side is None or image.size == (side, side):
+        return image
+    from PIL import ImageOps
+
+    return ImageOps.fit(image, (side, side))
 
 
 def _seen(shape: Sequence[int]) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 
+MAX_PIXELS = 1 << 26  # of one image, 8192 x 8192, likewise
 MAX_BYTES = 1 << 32  # that one source of samples, or one model, may take unless the caller allows more
 _HOST = re.compile(r"can't allocate memory|not enough memory|cannot allocate memory|bad_alloc", re.IGNORECASE)
 _SAID = ("There is not enough memory for", "fit into the device's memory")  # what and why was said already
@@ -55,4 +56,4 @@ def memory_for(what: str, cure: str) -> Iterator[None]:
         raise MemoryError(f"There is not enough memory for {what}{more}: {cure}.") from error
 
 
-__all__ = ["MAX_BYTES", "is_out_of_memory", "memory_for"]
+__all__ = ["MAX_BYTES", "MAX_PIXELS", "is_out_of_memory", "memory_for"]

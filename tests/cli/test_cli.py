@@ -1,5 +1,6 @@
 """The command hopfield-replay, run in this process and once as a program."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -312,7 +313,11 @@ def holes(folder):
     [
         (flat, [], "The models do not take samples of shape (7,)"),
         (holes, [], "NaN or infinite values in 4 of 4 rows"),
-        (one_image, ["--fail-above", "0.1"], "one sample (all samples) has none; give more samples"),
+        (
+            one_image,
+            ["--fail-above", "0.1"],
+            "A gate needs at least two samples in a group, and ['all samples'] have fewer",
+        ),
         (one_image, ["--timesteps", "5000"], "timestep 5000 is out of range"),
         (one_image, ["--model", "ddpm:Nothing"], "The model 'ddpm:Nothing' cannot be imported"),
         (one_image, ["--model-args", '{"width": 64}'], "is of another architecture: "),
@@ -367,3 +372,48 @@ def test_audit_of_two_pipelines_on_folders_of_images(tmp_path, capsys):
     assert {line.split()[0] for line in printed.splitlines() if line} >= {"a", "b"}
     assert main([*paths, flat(tmp_path)]) == 2
     assert "samples of shape (7,), which are no images" in capsys.readouterr().err
+
+
+HELP = [[], ["forecast"], ["audit"], ["select"], ["buffer"], ["report"], ["reproduce"]]
+
+
+@pytest.mark.heavy
+def test_help_needs_nothing_that_takes_seconds_to_import():
+    script = (
+        "import contextlib, io, sys\n"
+        "from hopfield_replay.cli import main\n"
+        f"for command in {HELP}:\n"
+        "    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):\n"
+        "        main([*command, '--help'])\n"
+        "    assert 'usage: hopfield-replay' in said.getvalue(), command\n"
+        "    assert '<' not in said.getvalue(), said.getvalue()\n"
+        "print(sorted({'torch', 'numpy', 'lightning', 'matplotlib'} & set(sys.modules)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_what_help_names_is_what_there_is():
+    from hopfield_replay import policies, theory
+    from hopfield_replay.analysis import exports
+    from hopfield_replay.cli import names, reproduce
+
+    assert names.POLICIES == policies.POLICIES
+    assert tuple(names.FORMATS) == tuple(exports.FORMATS)
+    for name, summary in reproduce.EXPERIMENTS.items():
+        function = getattr(theory, f"reproduce_{name.replace('-', '_')}")
+        assert function.__doc__.splitlines()[0] == summary
+
+
+def test_help_of_an_experiment_has_its_options(capsys):
+    from hopfield_replay.theory import reproduce_rise
+
+    with pytest.raises(SystemExit) as ended:
+        main(["reproduce", "rise", "--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    for name in inspect.signature(reproduce_rise).parameters:
+        assert f"--{name}" in said or name in said

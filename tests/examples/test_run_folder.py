@@ -59,3 +59,17 @@ def test_a_folder_appears_only_when_it_is_complete(tmp_path):
     run_folder.write_folder(target, write)
     assert [path.name for path in target.iterdir()] == ["one"]
     assert [path.name for path in tmp_path.iterdir()] == ["result"]
+
+
+def test_results_of_other_settings_are_not_overwritten(tmp_path):
+    file = tmp_path / "results.json"
+    settings = {"policies": ["none", "random"], "epochs": 2, "data_dir": tmp_path}
+    run_folder.check_results(file, settings)
+    write_json(file, {"arguments": {name: run_folder.plain(value) for name, value in settings.items()}})
+    run_folder.check_results(file, settings)
+    run_folder.check_results(file, {**settings, "data_dir": tmp_path / "other"}, free=["data_dir"])
+    with pytest.raises(ValueError, match=r"other settings: policies was \['none', 'random'\], now \['none'\]\. Use"):
+        run_folder.check_results(file, {**settings, "policies": ["none"]})
+    write_json(file, [])
+    with pytest.raises(ValueError, match="holds no results of this example"):
+        run_folder.check_results(file, settings)

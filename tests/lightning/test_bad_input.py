@@ -311,7 +311,7 @@ WARNED = {
     ),
     "a monitor beside plain loaders": (
         lambda buffer: (trainer(ForgettingMonitor(buffer)), tasks()),
-        "Nothing is replayed in task 2: ForgettingMonitor fills EnergyReplayBuffer(0 of 4, policy=Random, "
+        "Nothing is replayed in task 1: ForgettingMonitor fills EnergyReplayBuffer(0 of 4, policy=Random, "
         "groups='task', sampling='uniform'), but the training data is not wrapped. Give fit_tasks a "
         "ReplayDataModule(datamodule, buffer) for each task, or leave buffer out of ForgettingMonitor to measure "
         "only.",

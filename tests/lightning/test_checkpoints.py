@@ -97,10 +97,11 @@ class TestTheLast:
             run(folder, ckpt_path="last")
 
     @pytest.mark.heavy
-    def test_none_yet(self, tmp_path, whole):
+    def test_none_yet(self, tmp_path, whole, caplog):
         """A job that is started again and again may be killed before its first checkpoint."""
-        with pytest.warns(UserWarning, match=r"found no checkpoint in .*run: the first task begins"):
+        with caplog.at_level("INFO"):  # no warning: these are errors in the tests
             started = run(tmp_path / "run", ckpt_path="last")
+        assert f'ckpt_path="last": no checkpoint in {tmp_path / "run"} yet; the first task begins.' in caplog.messages
         check_same(started, whole, 18)
         check_same(run(tmp_path / "run", ckpt_path="last"), whole, 0)  # and again when all is done
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ModelSummary
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from hopfield_replay import EnergyReplayBuffer, ReplayDataModule, fit_tasks
@@ -129,6 +129,15 @@ def test_limits_come_back_after_a_crash():
     with pytest.raises(RuntimeError, match="power cut"):
         fit_tasks(runner, Crash(), tasks())
     assert runner.max_steps == 6
+
+
+def test_the_model_is_summarized_once(caplog):
+    summary = ModelSummary(max_depth=3)
+    with caplog.at_level("INFO"):
+        fit_tasks(trainer(summary, max_epochs=1, enable_model_summary=True), Foreign(), tasks())
+        assert sum("Trainable params" in message for message in caplog.messages) == 1
+        fit_tasks(trainer(summary, max_epochs=1, enable_model_summary=True), Foreign(), tasks())
+    assert sum("Trainable params" in message for message in caplog.messages) == 2  # and once more in another call
 
 
 @pytest.mark.filterwarnings("ignore:Nothing is replayed. .*and no ForgettingMonitor")

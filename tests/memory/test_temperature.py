@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hopfield_replay import beta_at_timestep, calibrate_beta
+from hopfield_replay import HopfieldMemory, beta_at_timestep, calibrate_beta
 from hopfield_replay.functional import PatternTiles, Rows, energy
 from hopfield_replay.memory import readings, temperature
 from hopfield_replay.memory.readings import median_error, nearby, spread_indices
@@ -294,3 +294,14 @@ def test_merging_of_large_sets_is_that_under_the_patterns_near_by(monkeypatch):
         whole = diagnose(patterns, beta, queries=32)
         monkeypatch.setattr(temperature, "_FIXED_POINTS", 0)
         assert diagnose(patterns, beta, queries=32).merged_fraction == pytest.approx(whole.merged_fraction, abs=0.1)
+
+
+def test_a_calibrated_beta_is_no_reason_to_warn_of_what_was_asked_for():
+    patterns = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    memory = HopfieldMemory(patterns, "auto")
+    found = memory.diagnose()
+    assert found.merged_fraction > 0.05
+    assert found.warnings == ()
+    given = HopfieldMemory(patterns, memory.beta).diagnose()  # the same number, chosen by a person
+    assert given.merged_fraction == found.merged_fraction
+    assert "of the fixed points are merged" in given.warnings[0]

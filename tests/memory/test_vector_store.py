@@ -26,7 +26,7 @@ KINDS = {
 
 def filled(vectors, monkeypatch, chunk=2000, **options):
     monkeypatch.setattr(vector_store, "_CHUNK", chunk)
-    monkeypatch.setattr(vector_store, "_HELD", 1 << 20)  # nothing stays in memory
+    monkeypatch.setattr(vector_store, "HELD", 1 << 20)  # nothing stays in memory
     store = VectorStore(1 << 20, **options)
     for part in vectors.split(9):
         store.add(part)
@@ -90,7 +90,7 @@ def test_where_no_file_can_be_made_the_memory_holds_what_it_may(reason, monkeypa
     monkeypatch.setattr(vector_store, "_allocate", refuse)
     vectors = KINDS["noise"][0]
     assert torch.equal(filled(vectors, monkeypatch, folder=tmp_path).rows()[:], vectors)
-    monkeypatch.setattr(vector_store, "_HELD", 1 << 20)
+    monkeypatch.setattr(vector_store, "HELD", 1 << 20)
     store = VectorStore(1 << 20, tmp_path)
     many = vectors.repeat(60, 1)[:5000]
     with pytest.raises(OSError, match=rf"vectors of 50 numbers.*{reason}.*TMPDIR.*memory=.*encoder=") as caught:

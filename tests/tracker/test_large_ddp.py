@@ -1,4 +1,4 @@
-"""Two processes come to the results of one where vectors lie in files, with uneven shares and an empty one."""
+"""Two processes that hold a share of the vectors each come to the results of one; also with an empty share."""
 
 import datetime
 
@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingTracker, TaskSource
 from hopfield_replay.functional.rows import Rows
+from hopfield_replay.functional.shared_rows import is_shared, share_of
 from tests.utilities.test_nested import same
 
 pytestmark = pytest.mark.heavy
@@ -20,27 +21,33 @@ COUNTS = (547, 401, 300, 2, 1)  # one share or both in memory; all; a share that
 def sequence(policy):
     """A tracker's state and what its tasks' vectors were held in."""
     tracker = ForgettingTracker(EnergyReplayBuffer(20, policy=policy), beta=0.1, probe_size=30, memory=SMALL)
-    kinds = []
+    kinds, held = [], []
     for task, count in enumerate(COUNTS):
         images = torch.randn(count, 60, generator=torch.Generator().manual_seed(task)) + task
         source = TaskSource(DataLoader(TensorDataset(images), batch_size=50))
         tracker.begin_task(source)
-        kinds.append(isinstance(tracker._at_hand.begun(task).vectors, Rows))
-        assert torch.equal(tracker._at_hand.begun(task).vectors[:], images)
+        vectors = tracker._at_hand.begun(task).vectors
+        kinds.append(isinstance(vectors, Rows))
+        if kinds[-1] and dist.is_initialized():
+            assert is_shared(vectors)
+            held.append(len(share_of(vectors)[0]))
+            assert sum(part.own.shape[0] for part in vectors.parts) == held[-1]  # no more than that is here
+        assert torch.equal(vectors[:], images)
         tracker.end_task(source)
     buffer, probes = tracker.buffer, [probe for record in tracker.history for probe in record.probes]
     energies = [buffer.energies, buffer.observed.nan_to_num(), *(probe.energy for probe in probes)]
     return {
         "kinds": kinds,
-        "kept": [buffer.ids, buffer.vectors, buffer.draw_shares],
+        "held": held,
+        "kept": [buffer.ids, buffer.vectors, buffer.weights],
         "density": [probe.density for probe in probes],
-        "n_eff": [record.n_eff for record in tracker.history],
-        "energies": energies,
+        "n_eff": torch.tensor([record.n_eff for record in tracker.history]),
+        "energies": [*energies, buffer.draw_shares, buffer.rises],
     }
 
 
 def sequences():
-    return [sequence(policy) for policy in ("greedy_gain", "random", "high_energy")]
+    return [sequence(policy) for policy in ("greedy_gain", "random", "high_energy", "k_center")]
 
 
 def work(rank, folder):
@@ -63,5 +70,8 @@ def test_history_and_buffer_are_those_of_one_process(tmp_path):
     for rank in range(SIZE):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for theirs, expected in zip(found, alone, strict=True):
-            torch.testing.assert_close(theirs.pop("energies"), expected["energies"])  # in shares, another rounding
-            assert same(theirs, {name: value for name, value in expected.items() if name != "energies"})
+            for name in ("energies", "n_eff"):  # of shares: another rounding
+                torch.testing.assert_close(theirs[name], expected[name])
+            for name in ("kinds", "kept", "density"):
+                assert same(theirs[name], expected[name])
+            assert theirs["held"] == [(count + 1 - rank) // SIZE for count in COUNTS[:3]]

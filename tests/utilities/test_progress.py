@@ -61,3 +61,15 @@ def test_short_work_has_no_bar(monkeypatch, capsys):
     with show_progress(everywhere=True):
         assert list(track(range(3), "Counting")) == [0, 1, 2]
     assert capsys.readouterr().err == ""
+
+
+def test_without_a_terminal_a_line_takes_the_place_of_a_bar(monkeypatch, capsys):
+    clock = iter(range(0, 1000, 4))  # seconds; it is asked at every item, and when a line was told
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with show_progress():
+        assert list(track([5, 6, 7, 8, 9], "Counting")) == [5, 6, 7, 8, 9]
+        assert list(track(iter([1, 2, 3, 4]), "More")) == [1, 2, 3, 4]
+        assert capsys.readouterr().err == "Counting: 2 of 5 done\nMore: 2 done\n"
+    with show_progress(False):
+        assert list(track(range(9), "Counting")) == list(range(9))
+    assert capsys.readouterr().err == ""

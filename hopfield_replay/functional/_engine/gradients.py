@@ -8,7 +8,8 @@ from torch import Tensor
 from hopfield_replay.functional._engine.arguments import Arguments
 from hopfield_replay.functional._engine.logsumexp import Sums
 from hopfield_replay.functional._engine.scores import LOG2_E, Scores, TileShape
-from hopfield_replay.functional._engine.stream import leave_out, own_columns, stream
+from hopfield_replay.functional._engine.stream import stream
+from hopfield_replay.functional._engine.tile_sums import leave_out, own_columns
 from hopfield_replay.functional.tiles import PatternTiles
 from hopfield_replay.utilities.checks import Similarity
 

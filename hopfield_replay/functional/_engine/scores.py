@@ -35,7 +35,7 @@ class TileShape:
         if x.device.type == "cpu":
             rows, columns, elements = 256 if d > 256 else 512, 2048, 1 << 22
         else:
-            rows, columns, elements = 8192, 16384, 1 << 28
+            rows, columns, elements = 4096, 8192, 1 << 26  # 128 MB of scores, up to 256 MB of patterns
         columns = min(columns, max(columns // 2, elements // max(d, 1)))
         return cls(min(rows, max(n, 1)), columns // STRIPS * STRIPS)
 
@@ -106,6 +106,13 @@ def squared_norms(points: Tensor) -> Tensor:
     return norms.square_()
 
 
+def reach(x: Tensor, centre: Tensor, beta: float) -> float:
+    """Largest beta |x - c|^2 of points x (n, d) and a float64 centre (d,)."""
+    if not len(x):
+        return 0.0
+    return beta * float(by_rows(lambda rows: squared_norms(rows.to(torch.float64) - centre), x).amax())
+
+
 @dataclass(frozen=True)
 class ReadyTile:
     """Centred patterns (m, d), the same as oneDNN wants them, and the bias (m,) that no query changes."""
@@ -160,14 +167,18 @@ class Scores:
         self._tile = torch.empty(0, dtype=self.dtype, device=x.device)
 
     def _block(self, window: slice) -> Tensor:
-        moved = self._moved(self.x[window])
+        moved = self._rounded(self._moved(self.x[window]))
         return moved if self.rounded else moved.mul_(self.scale)
 
     def _moved(self, points: Tensor, out: Tensor | None = None) -> Tensor:
-        """Centred points, subtracted in the wider of their dtype and ours, rounded to what is multiplied."""
+        """Centred points, subtracted in the wider of their dtype and ours."""
         dtype = torch.promote_types(points.dtype, self.dtype)
         out = torch.empty_like(points, dtype=self.dtype) if out is None else out
         moved: Tensor = torch.sub(points.to(dtype), self.centre.to(dtype), out=out)
+        return moved
+
+    def _rounded(self, moved: Tensor) -> Tensor:
+        """Centred points as they are multiplied; overwrites them."""
         if self.product == "bfloat16":
             return moved.bfloat16()
         if self.product == "tf32":
@@ -183,7 +194,11 @@ class Scores:
         moved, biases, distance = [], [], self.similarity == "distance"
         for rows, out in zip(pieces(tile.patterns), pieces(self._tile[:width]), strict=True):
             piece = self._moved(rows, out)  # still in the cache when its bias is computed
-            biases.append(squared_norms(piece) * -0.5 if distance else piece.to(torch.float64) @ self.centre)
+            if not distance:  # before rounding, which errs the more the farther away the centre is
+                biases.append(piece.to(torch.float64) @ self.centre)
+            piece = self._rounded(piece)
+            if distance:
+                biases.append(squared_norms(piece) * -0.5)
             moved.append(piece)
         bias = torch.cat(biases).mul_(self.scale)
         centred = torch.cat(moved) if self.product == "bfloat16" else self._tile[:width]
@@ -237,15 +252,7 @@ class Scores:
         return by_rows(lambda rows: squared_norms(self._near(rows)), self.x) * (-0.5 * self.beta)
 
     def _near(self, rows: Tensor) -> Tensor:
-        return self._moved(rows) if self.rounded else rows.to(torch.float64) - self.centre
-
-    def reach(self) -> float:
-        """Largest beta |x - c|^2."""
-        if not len(self.x):
-            return 0.0
-        return self.beta * float(
-            by_rows(lambda rows: squared_norms(rows.to(torch.float64) - self.centre), self.x).amax()
-        )
+        return self._rounded(self._moved(rows)) if self.rounded else rows.to(torch.float64) - self.centre
 
     def exact(self, rows: Tensor, patterns: Tensor, offset: Tensor) -> Tensor:
         """Scores, in float64 and without masses, of pairs: queries ``rows`` (p,) and ``patterns`` (p, d)."""

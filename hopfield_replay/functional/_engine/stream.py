@@ -6,10 +6,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from hopfield_replay.functional._engine import split
 from hopfield_replay.functional._engine.logsumexp import Accumulator, Sums, gather
 from hopfield_replay.functional._engine.rescore import Best, StridedStrips
-from hopfield_replay.functional._engine.scores import LOG2_E, Product, ReadyTile, Scores, TileShape
-from hopfield_replay.functional.tiles import PatternTiles, Tile
+from hopfield_replay.functional._engine.scores import LOG2_E, Product, ReadyTile, Scores, TileShape, reach
+from hopfield_replay.functional._engine.split_pass import sums_of as split_sums
+from hopfield_replay.functional._engine.tile_sums import leave_out, own_columns, tile_mass
+from hopfield_replay.functional.tiles import PatternTiles
 from hopfield_replay.utilities.checks import Similarity
 from hopfield_replay.utilities.choices import did_you_mean
 from hopfield_replay.utilities.device import without_autocast
@@ -73,6 +76,18 @@ def stream(
         known = patterns.centre
         centre = x.new_zeros(x.shape[1], dtype=torch.float64) if known is None else known[1]
     product = arithmetic(x, patterns, precision)
+    if (
+        product == "float32"
+        and precision in ("auto", "fast")
+        and split.available(x.device)
+        and not is_flat(x, centre, beta)
+    ):
+        try:
+            with without_autocast(x.device):
+                result = split_sums(x, centre, beta, similarity, patterns, exclude, square, mean, precision == "fast")
+            return _finished(result, patterns, similarity)
+        except split.KernelError as error:
+            split.give_up(x.device, error)
     rescored = BEST if product != "float64" and precision != "fast" else 0
     scores = Scores(x, centre, beta, similarity, product, TileShape.of(x), accurate=not rescored)
     with without_autocast(x.device):
@@ -82,9 +97,19 @@ def stream(
             result = result if flat is None else replace(result, log_mean=flat.log_mean)
         else:
             result = flat
+    return _finished(result, patterns, similarity)
+
+
+def _finished(result: Sums, patterns: PatternTiles, similarity: Similarity) -> Sums:
+    """The sums of all ranks."""
     if similarity == "distance":
         result.log_mean.clamp_(max=0.0)  # a mean of numbers up to 1
     return result if patterns.group is None else gather(result, patterns.group)
+
+
+def is_flat(x: Tensor, centre: Tensor, beta: float) -> bool:
+    """Whether all scores may be so close to 0 (beta -> 0) that log(1 + e) loses the digits of e."""
+    return beta < 1 and reach(x, centre, beta) <= 1
 
 
 def sums_of(
@@ -149,41 +174,12 @@ def add_plain(
         sums.moment[window].addmm_(weights[:, : tile.width], tile.centred.to(weights.dtype))
 
 
-def own_columns(exclude: Tensor | None, tile: Tile) -> Tensor | None:
-    """Column of the tile that each query leaves out, (n,), -1 where that lies elsewhere; None if it is so for all."""
-    if exclude is None:
-        return None
-    own = exclude - tile.start
-    own.masked_fill_((exclude < 0) | (own < 0) | (own >= len(tile.patterns)), -1)
-    return own if bool((own >= 0).any()) else None
-
-
-def leave_out(block: Tensor, own: Tensor | None, value: float) -> None:
-    """Overwrite the score of each query's own pattern where this tile holds it."""
-    if own is not None:
-        rows = (own >= 0).nonzero().flatten()
-        block[rows, own[rows]] = value
-
-
-def tile_mass(tile: Tile, own: Tensor | None) -> Tensor:
-    """Mass of the tile for each query, (n,), or () if it is the same for all: never by subtraction, which cancels."""
-    masses = tile.masses
-    if masses is None:
-        masses = torch.ones(len(tile.patterns), dtype=torch.float64, device=tile.patterns.device)
-    if own is None:
-        return masses.sum()
-    zero = masses.new_zeros(1)
-    before = torch.cat([zero, masses.cumsum(0)])
-    after = torch.cat([masses.flip(0).cumsum(0).flip(0), zero])
-    return torch.where(own >= 0, before[own.clamp(min=0)] + after[own + 1], before[-1])
-
-
 def sums_of_flat(scores: Scores, patterns: PatternTiles, exclude: Tensor | None) -> Sums | None:
     """The sums where all scores are close to 0 (beta -> 0), or None where they are not.
 
     log(1 + e) loses the digits of e, so sum w expm1(u) and log1p take the place of sum w exp(u) and log.
     """
-    if scores.beta >= 1 or scores.reach() > 1:
+    if not is_flat(scores.x, scores.centre, scores.beta):
         return None
     mass = torch.zeros(len(scores.x), dtype=torch.float64, device=scores.x.device)
     excess = torch.zeros_like(mass)

@@ -43,7 +43,8 @@ from hopfield_replay.functional import PatternTiles, energy
 from hopfield_replay.functional._engine.logsumexp import Accumulator
 from hopfield_replay.functional._engine.rescore import Best
 from hopfield_replay.functional._engine.scores import Scores, TileShape
-from hopfield_replay.functional._engine.stream import add_fused, own_columns, tile_mass
+from hopfield_replay.functional._engine.stream import add_fused
+from hopfield_replay.functional._engine.tile_sums import own_columns, tile_mass
 x, patterns = (torch.randn(size, 8, generator=generator) for size in (40, 300))
 x[:20] = patterns[::15]
 exclude = torch.full((40,), -1)
