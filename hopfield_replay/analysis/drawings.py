@@ -177,6 +177,13 @@ def compare_drawings(
 
     Raises:
         ValueError: no prompts; one twice; fewer than two seeds; drawings that are not finite.
+
+    Example:
+        >>> class Noise:
+        ...     def __call__(self, prompt, generator, output_type):
+        ...         return type("Output", (), {"images": torch.rand(1, 3, 2, 2, generator=generator)})
+        >>> print(compare_drawings(Noise(), Noise(), ["a cat", "a dog"], seeds=2).table().splitlines()[0])
+        2 prompts, 2 seeds: relative distance 0.0%
     """
     if isinstance(prompts, str) or not len(prompts):
         raise ValueError("compare_drawings needs a list of prompts, at least one.")

@@ -1,6 +1,7 @@
 """PipelineModel: a text-to-image pipeline as what is measured and trained, with what goes before and after it."""
 
 import inspect
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,10 +14,12 @@ from hopfield_replay.functional.denoiser import evaluating
 from hopfield_replay.pipelines.convention import Convention, read_convention
 from hopfield_replay.pipelines.denoiser import PipelineDenoiser
 from hopfield_replay.pipelines.layout import Layout, read_layout
+from hopfield_replay.pipelines.quiet import quiet_libraries
 from hopfield_replay.pipelines.rehearsal import OWN_PARTS, CannotBeReadError, Rehearsal, rehearse
 from hopfield_replay.pipelines.rows import Row, cut
 from hopfield_replay.utilities.device import in_chunks_that_fit
 
+_CLIP = 77  # tokens of the text encoders that max_sequence_length is not for
 _CAPTIONS = 8  # encoded together
 _IMAGES = 4
 _CELLS = 16  # side of the latents of a first look: every network of the families that were tried takes them
@@ -60,6 +63,7 @@ class PipelineModel:
             raise CannotBeReadError(f"{kind} has no scheduler. {OWN_PARTS}")
         schedule, prediction = schedule_of(pipeline.scheduler)
         self.pipeline = pipeline
+        self._warned = False
         self._layouts: dict[tuple[int, int], Layout] = {}
         self._probe = (schedule.num_timesteps or 1000) // 2
         factor = getattr(pipeline, "vae_scale_factor", 8)
@@ -92,13 +96,15 @@ class PipelineModel:
         """What the network is given of each caption: text embeddings, masks, sizes, places, guidance.
 
         Args:
-            captions: encoded by the pipeline itself; what is longer than its text encoders read is cut by it.
+            captions: encoded by the pipeline itself; what is longer than any of its text encoders reads is cut by it,
+                with one warning.
             size: height and width of the images, which some networks are told.
 
         Raises:
             ValueError: a size that the pipeline does not take.
             MemoryError: not even one caption fits on the device.
         """
+        self._warn_of_long(captions)
 
         def encode(chunk: int) -> list[Row]:
             rows: list[Row] = []
@@ -173,6 +179,35 @@ class PipelineModel:
                     self.pipeline, self.denoiser.convention, size, self._step, self._guidance
                 )
         return self._layouts[size]
+
+    def _warn_of_long(self, captions: Sequence[str]) -> None:
+        limits = self._limits()
+        if self._warned or not limits:
+            return
+        with quiet_libraries():
+            long = [
+                caption
+                for caption in dict.fromkeys(captions)
+                if all(len(tokenizer(caption)["input_ids"]) > limit for tokenizer, limit in limits)
+            ]
+        if long:
+            self._warned = True
+            warnings.warn(
+                f"{len(long)} captions are longer than the {max(limit for _, limit in limits)} tokens that the text "
+                f"encoders of {type(self.pipeline).__name__} read, and are cut (first: {long[0][:60]!r}...).",
+                stacklevel=3,
+            )
+
+    def _limits(self) -> list[tuple[Any, int]]:
+        """The tokenizers, each with the number of tokens that the pipeline lets it make of a caption."""
+        default = inspect.signature(self.pipeline.__call__).parameters.get("max_sequence_length")
+        most = default.default if default is not None and isinstance(default.default, int) else None
+        found = []
+        for part in self.pipeline.components.values():
+            limit = getattr(part, "model_max_length", None)
+            if isinstance(limit, int) and callable(part):
+                found.append((part, limit if most is None or limit <= _CLIP else min(limit, most)))
+        return found
 
     @property
     def _step(self) -> float:

@@ -89,3 +89,15 @@ def test_bad_input_of_a_gate(folder, capsys, after, more, message):
         code = stop.code
     assert code == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_workflow_for_ci_calls_what_there_is():
+    import shlex
+    from pathlib import Path
+
+    from hopfield_replay.cli.parser import parse
+
+    text = (Path(__file__).parents[2] / "examples" / "audit_workflow.yml").read_text()
+    (line,) = [line.strip() for line in text.splitlines() if line.strip().startswith("hopfield-replay")]
+    _, options = parse(shlex.split(line)[1:])
+    assert (options.report_format, options.fail_above, options.target) == ("junit", 0.1, ["data/new"])

@@ -168,6 +168,17 @@ def test_foreign_libraries_and_code_are_refused_for_every_family(tmp_path):
         shutil.rmtree(folder)
 
 
+def test_captions_that_are_too_long_are_said_to_be_cut_once():
+    model = PipelineModel(tiny.build(FAMILY))
+    long = "cat dog red blue cat dog red blue"
+    with pytest.warns(UserWarning, match=r"1 captions are longer than the 8 tokens .* are cut \(first: 'cat dog"):
+        rows = model.conditions([long, "cat"], (32, 32))
+    model.conditions([long], (32, 32))
+    cut = model.conditions(["cat dog red blue cat dog"], (32, 32))
+    torch.testing.assert_close(rows[0].own["encoder_hidden_states",], cut[0].own["encoder_hidden_states",])
+    PipelineModel(tiny.build("flux")).conditions([long], (32, 32))  # T5 reads it, if CLIP does not
+
+
 class Cramped:
     """Raises for more than one at a time, as a full GPU does."""
 
