@@ -19,7 +19,9 @@ INDEX = (SCRIPT.parent / "README.md").read_text()
 
 
 def test_the_index_lists_every_example_with_its_command_and_time():
-    rows = re.findall(r"^\| \[(\w+\.py)\]\((\w+\.py)\) \|.*\| `python examples/(\w+\.py).*` \| (\d.*) \|$", INDEX, re.M)
+    rows = re.findall(
+        r"^\| \[(\w+\.py)\]\((\w+\.py)\) \|.*\| `python examples/(\w+\.py).*` \| (\d.*|not measured) \|$", INDEX, re.M
+    )
     scripts = {path.name for path in SCRIPT.parent.glob("*.py")}
     assert [{row[column] for row in rows} for column in range(3)] == [scripts] * 3
     for link in re.findall(r"\]\(([^)]+)\)", INDEX):
@@ -92,6 +94,25 @@ def test_digits_writes_its_numbers(results):
         assert second["replayed"] == (0 if arm["policy"] == "none" else 20)
     same_start = [arm["tasks"][0]["error_current_task"] for arm in found["arms"]]
     assert same_start[0] == same_start[1]  # one seed: the arms part at the second task
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("arm", ARMS)
+def test_digits_tells_of_each_arm_on_a_page_and_the_command_tells_the_same(results, arm, tmp_path, capsys):
+    from hopfield_replay.cli import main
+
+    _, folder = results
+    page = (folder / arm / "report.html").read_text()
+    assert "Forecast against outcome" in page
+    assert ("What the buffer keeps" in page) == (arm != "none")
+    told = json.loads((folder / arm / "report.json").read_text())
+    written = json.loads((folder / "results.json").read_text())["arms"][ARMS.index(arm)]["tasks"][1]
+    assert told["tasks"][0]["rise"] == pytest.approx(written["reconstruction_forgetting"])  # of the one earlier task
+    assert main(["report", str(folder / arm), "--output-dir", str(tmp_path)]) == 0
+    again = json.loads((tmp_path / "report.json").read_text())
+    assert again["tasks"] == told["tasks"]
+    assert again["classes"] == told["classes"]
+    assert (tmp_path / "report.html").read_text().count("<img") == page.count("<img")
 
 
 @pytest.mark.heavy

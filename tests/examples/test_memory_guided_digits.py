@@ -13,7 +13,11 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "memory_guided_digits.py"
 
 def start(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
-    runpy.run_path(str(SCRIPT), run_name="__main__")
+    try:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    except SystemExit as end:  # by its exit code
+        if end.code:
+            raise
 
 
 @pytest.mark.heavy
@@ -37,6 +41,7 @@ def test_at_full_strength_every_sample_is_a_stored_one(monkeypatch, capsys, tmp_
     written = json.loads((tmp_path / "out" / "results.json").read_text())
     assert f"{written['guided']['recall']:.3f}" == guided[11].strip()
     assert (tmp_path / "out" / "samples.png").read_bytes().startswith(b"\x89PNG")
+    assert "was forgotten" in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
