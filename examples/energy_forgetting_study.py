@@ -37,7 +37,7 @@ def make_parser() -> Parser:
     parser.add_argument("--seen", type=int, default=100, help="training images of each task that are followed")
     parser.add_argument("--replay-ratio", type=float, default=0.5, help="share of each batch that is replayed")
     parser.add_argument("--generated", type=int, default=None, help="images sampled from each model (default: by data)")
-    parser.add_argument("--jobs", type=int, default=1, help="worker processes of one thread each")
+    parser.add_argument("--jobs", type=int, default=1, help="worker processes, of one thread each on the CPU")
     parser.add_argument("--accelerator", type=str, choices=["cpu", "gpu"], default="cpu", help="where the jobs run")
     parser.add_argument("--gpu-jobs", type=int, default=None, help="how many of the jobs use the GPU (default: all)")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no job after this time")
@@ -116,8 +116,10 @@ def run_all(queues: list[deque[Task]], args: Any, deadline: float) -> list[str]:
     gpu_jobs = 0 if args.accelerator == "cpu" else args.jobs if args.gpu_jobs is None else args.gpu_jobs
     failures = []
     context = multiprocessing.get_context("spawn")
+    # beside a GPU the CPU's share of a job is matrix products at task boundaries, which gain from threads
+    threads = {"cpu": 1, "gpu": max(1, ((os.cpu_count() or 1) - args.jobs + gpu_jobs) // max(1, gpu_jobs))}
     pools = {
-        device: ProcessPoolExecutor(count, mp_context=context, initializer=start_worker)
+        device: ProcessPoolExecutor(count, mp_context=context, initializer=start_worker, initargs=(threads[device],))
         for device, count in (("cpu", args.jobs - gpu_jobs), ("gpu", gpu_jobs))
         if count
     }

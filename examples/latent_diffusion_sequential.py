@@ -4,6 +4,8 @@ python examples/latent_diffusion_sequential.py                           # a tin
 python examples/latent_diffusion_sequential.py --policy none --output-dir runs/no_replay  # what is lost without it
 python examples/latent_diffusion_sequential.py --pretrained stable-diffusion-v1-5/stable-diffusion-v1-5 \
     --tasks data/birds data/cars --lora-rank 16 --precision bf16-mixed   # each folder has a metadata.jsonl
+python examples/latent_diffusion_sequential.py --pretrained flux/ --tasks data/birds data/cars --lora-rank 16 \
+    --size 512 --precision bf16-true     # SDXL, Stable Diffusion 3, FLUX and their kin: a local folder of the pipeline
 python examples/latent_diffusion_sequential.py --resume                  # go on after an interruption
 
 On a small GPU: --lora-rank 16 --precision bf16-mixed --gradient-checkpointing --batch-size 1 --accumulate 4 --samples 2
@@ -40,6 +42,7 @@ from helpers.captioned import Captioned, read_captioned
 from helpers.files import write_json
 from helpers.latent_cache import cached_latents
 from helpers.latent_diffusion import Drawing, LatentDiffusion, add_lora, load_pipeline, require
+from helpers.pipeline_diffusion import PipelineDiffusion, default_size, is_stable_diffusion, load_model
 from helpers.run_folder import check_run, plain, write_folder
 from helpers.splits import be_quiet
 from helpers.tiny_pipeline import build_tiny
@@ -47,6 +50,7 @@ from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataMod
 from hopfield_replay.denoisers import DiffusersDenoiser
 from hopfield_replay.tracker import summarize
 
+Model = LatentDiffusion | PipelineDiffusion
 _FREE = ("resume", "output_dir", "accelerator")  # what may differ when a run is resumed
 
 
@@ -65,21 +69,31 @@ class EpochLines(Callback):
         )
 
 
-def make_loader(model: LatentDiffusion, task: Captioned, latents: Tensor, args: Any, number: int) -> DataLoader[Any]:
+def make_loader(model: Model, task: Captioned, latents: Tensor, args: Any, number: int) -> DataLoader[Any]:
     """Batches of one task, in an order that is a function of seed, task and epoch."""
-    tokens = model.tokens(task.captions)
-    data = StackDataset(latents=latents, input_ids=tokens)  # type: ignore[arg-type]  # tensors will do
+    columns = (
+        {"samples": latents, "caption": model.numbers(task.captions)}
+        if isinstance(model, PipelineDiffusion)
+        else {"latents": latents, "input_ids": model.tokens(task.captions)}
+    )
+    data = StackDataset(**columns)  # type: ignore[arg-type]  # tensors will do
     order = DistributedSampler[Any](data, num_replicas=1, rank=0, seed=args.seed + 1000 * number)
     return DataLoader(data, batch_size=args.batch_size, sampler=order)
 
 
-def denoiser(module: Any) -> DiffusersDenoiser:
-    """What is measured: the UNet as it is trained; the scheduler that the pipeline samples with may differ a little."""
+def denoiser(module: Any) -> Any:
+    """What is measured: the network as it is trained; the scheduler that the pipeline samples with may differ."""
+    if isinstance(module, PipelineDiffusion):
+        return module.embedded
     return DiffusersDenoiser(module.unet, module.scheduler)
 
 
-def save_result(model: LatentDiffusion, folder: Path, lora: bool) -> Path:
-    """Write the trained pipeline, or its LoRA weights."""
+def save_result(model: Model, folder: Path, lora: bool) -> Path:
+    """Write the trained pipeline, or its LoRA weights; of other pipelines than Stable Diffusion the network alone."""
+    if isinstance(model, PipelineDiffusion):
+        target = folder / ("lora" if lora else model.model[0].component)
+        write_folder(target, lambda path: model.save(path, lora))
+        return target
 
     def save_lora(path: Path) -> None:
         from peft import get_peft_model_state_dict
@@ -97,7 +111,7 @@ class Run:
 
     trainer: Trainer
     monitor: ForgettingMonitor
-    model: LatentDiffusion
+    model: Model
     tasks: list[Captioned]
     latents: list[Tensor]
 
@@ -121,15 +135,7 @@ def prepare(args: Any) -> Run:
     if len(tasks[0]) < 3:
         raise ValueError(f"{folders[0]} holds {len(tasks[0])} images; the energies of the first task need at least 3.")
     seed_everything(args.seed, verbose=False)
-    pipeline = load_pipeline(str(source), args.variant)
-    size = image_size(pipeline, args.size)
-    if args.lora_rank:
-        add_lora(pipeline.unet, args.lora_rank, args.lora_targets)
-    if args.gradient_checkpointing:
-        pipeline.unet.enable_gradient_checkpointing()
-    model = LatentDiffusion(
-        pipeline, args.learning_rate, args.seed, warmup=args.warmup, caption_dropout=args.caption_dropout
-    )
+    model, size = build_model(str(source), tasks, args)
     buffer = None if args.policy == "none" else EnergyReplayBuffer(args.capacity, args.policy, seed=args.seed)
     monitor = ForgettingMonitor(buffer, denoiser=denoiser, probe_size=args.probes, seed=args.seed)
     drawing = Drawing(args.samples, args.sample_steps, args.guidance, size)
@@ -151,8 +157,11 @@ def prepare(args: Any) -> Run:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    model.vae.to(trainer.strategy.root_device)
-    latents = cached_latents(tasks, model.vae, size, folder / "latents")
+    vae = model.pipeline.vae.to(trainer.strategy.root_device)
+    encode = None
+    if isinstance(model, PipelineDiffusion):
+        encode = model.model[0].encode
+    latents = cached_latents(tasks, vae, size, folder / "latents", encode)
     write_json(folder / "run.json", settings)
     return Run(trainer, monitor, model, tasks, latents)
 
@@ -176,6 +185,35 @@ def train(ready: Run, args: Any) -> None:
     page = run_report(ready.monitor, names=names).write(folder)
     print(ready.monitor.table())
     print(f"Wrote {result}, {folder}/samples, {folder}/history.json and {page}.")
+
+
+def build_model(source: str, tasks: Sequence[Captioned], args: Any) -> tuple[Model, int]:
+    """What is trained, and the height and width of its images.
+
+    Raises:
+        ValueError, ImportError: a pipeline that cannot be loaded or trained; a size that it does not take.
+    """
+    if is_stable_diffusion(source):
+        pipeline = load_pipeline(source, args.variant)
+        size, network = image_size(pipeline, args.size), pipeline.unet
+    else:
+        if args.caption_dropout:
+            raise ValueError("--caption-dropout is for Stable Diffusion pipelines; leave it out for other ones.")
+        read = load_model(source, args.variant)
+        size, network = args.size or default_size(read), read.network
+        if args.lora_rank and not hasattr(network, "add_adapter"):
+            raise ValueError(
+                f"{type(network).__name__} of the installed diffusers takes no LoRA; leave out --lora-rank."
+            )
+    if args.lora_rank:
+        add_lora(network, args.lora_rank, args.lora_targets)
+    if args.gradient_checkpointing:
+        network.enable_gradient_checkpointing()
+    if is_stable_diffusion(source):
+        options = {"warmup": args.warmup, "caption_dropout": args.caption_dropout}
+        return LatentDiffusion(pipeline, args.learning_rate, args.seed, **options), size
+    captions = list(dict.fromkeys(caption for task in tasks for caption in task.captions))
+    return PipelineDiffusion(read, captions, size, args.learning_rate, args.seed, args.warmup), size
 
 
 def image_size(pipeline: Any, wanted: int | None) -> int:

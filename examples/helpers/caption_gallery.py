@@ -9,6 +9,7 @@ from PIL import Image
 from helpers.captioned import Captioned
 from helpers.files import replacing
 from helpers.latent_diffusion import Drawing, LatentDiffusion
+from helpers.pipeline_diffusion import PipelineDiffusion
 from hopfield_replay import ForgettingMonitor
 
 
@@ -34,7 +35,7 @@ class Gallery(Callback):
         path = self.folder / f"{learned}_{f'after_{self.tasks[learned - 1].name}' if learned else 'before'}.png"
         if path.exists():
             return
-        assert isinstance(pl_module, LatentDiffusion)
+        assert isinstance(pl_module, LatentDiffusion | PipelineDiffusion)
         before = pl_module.device
         pl_module.to(trainer.strategy.root_device)  # at on_fit_end Lightning has taken it away already
         captions = [task.distinct_captions(self.drawing.count) for task in self.tasks]

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,13 @@ def vae_fingerprint(vae: Any) -> str:
     return digest.hexdigest()
 
 
-def cached_latents(tasks: Sequence[Captioned], vae: nn.Module, size: int, folder: Path) -> list[Tensor]:
+def cached_latents(
+    tasks: Sequence[Captioned],
+    vae: nn.Module,
+    size: int,
+    folder: Path,
+    encode: Callable[[Tensor], Tensor] | None = None,
+) -> list[Tensor]:
     """Scaled latents (n, c, h, w) of every task's images: the mean of the posterior, from the cache where it is there.
 
     Nothing is written before all images of all tasks are encoded.
@@ -37,6 +43,7 @@ def cached_latents(tasks: Sequence[Captioned], vae: nn.Module, size: int, folder
         vae: a diffusers autoencoder, on the device on which to encode.
         size: height and width that images are brought to.
         folder: of the cache, one file for each task.
+        encode: images to latents; None: the autoencoder's, scaled.
 
     Raises:
         ValueError: a cache of another autoencoder, of other images or of another size; an image that does not decode.
@@ -49,7 +56,7 @@ def cached_latents(tasks: Sequence[Captioned], vae: nn.Module, size: int, folder
         if path.exists():
             latents.append(_read(path, made_of))
             continue
-        latents.append(_encode(task, vae, size))
+        latents.append(_encode(task, encode or LatentEncoder(vae, chunk_size=_CHUNK).features, size))
         new[path] = {**made_of, "latents": latents[-1]}
     folder.mkdir(parents=True, exist_ok=True)
     for path, tree in new.items():
@@ -74,7 +81,6 @@ def _read(path: Path, made_of: dict[str, Any]) -> Tensor:
     return latents
 
 
-def _encode(task: Captioned, vae: nn.Module, size: int) -> Tensor:
-    encoder = LatentEncoder(vae, chunk_size=_CHUNK)
+def _encode(task: Captioned, encode: Callable[[Tensor], Tensor], size: int) -> Tensor:
     starts = tqdm(range(0, len(task), _CHUNK), desc=f"Encoding {task.name}", leave=False, delay=1.0)
-    return torch.cat([encoder.features(read_images(task.files[at : at + _CHUNK], size)) for at in starts])
+    return torch.cat([encode(read_images(task.files[at : at + _CHUNK], size)) for at in starts])

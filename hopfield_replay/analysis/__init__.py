@@ -3,6 +3,7 @@
 from hopfield_replay.analysis.audit_findings import Examples
 from hopfield_replay.analysis.audit_report import AuditReport
 from hopfield_replay.analysis.auditing import audit
+from hopfield_replay.analysis.drawings import DrawingReport, compare_drawings
 from hopfield_replay.analysis.forecasting import Forecast, forecast
 from hopfield_replay.analysis.gate import Gate, GroupTest
 from hopfield_replay.analysis.gate_report import as_junit, as_markdown
@@ -19,6 +20,7 @@ from hopfield_replay.utilities.images import open_image, pixels
 __all__ = [
     "IMAGE_SUFFIXES",
     "AuditReport",
+    "DrawingReport",
     "Examples",
     "Forecast",
     "Gate",
@@ -31,6 +33,7 @@ __all__ = [
     "as_junit",
     "as_markdown",
     "audit",
+    "compare_drawings",
     "find_runs",
     "forecast",
     "open_image",

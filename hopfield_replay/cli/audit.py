@@ -18,7 +18,8 @@ from hopfield_replay.utilities.tables import text_table
 from hopfield_replay.utilities.text import printable
 
 if TYPE_CHECKING:
-    from hopfield_replay.analysis import AuditReport, Gate
+    from hopfield_replay.analysis import AuditReport, DrawingReport, Gate
+    from hopfield_replay.checkpoints import Version
 
 HELP = "measure what one version of a model lost against another, sample by sample"
 DESCRIPTION = """\
@@ -36,6 +37,9 @@ examples:
   LoRA weights against their base, in CI
     hopfield-replay audit --before pipeline/ --after lora/ --data captioned/ \\
         --fail-above 0.1 --report-format junit --output-dir results/
+  what two pipelines draw of the same prompts from the same seeds
+    hopfield-replay audit --before pipeline/ --after lora/ \\
+        --prompts prompts.txt --seeds 4 --output-dir results/
   which of several checkpoints to release: what was trained on may change
     hopfield-replay audit --before pipeline/ --after step500/ step1000/ \\
         --data old/ general/ --target new/ --fail-above 0.1
@@ -80,7 +84,7 @@ def add_options(parser: ArgumentParser) -> None:
     group.add_argument("--unsafe-pickle", action="store_true", help=_PICKLE)
     group = parser.add_argument_group("the data")
     group.add_argument(
-        "--data", type=str, nargs="+", required=True, metavar="SOURCE",
+        "--data", type=str, nargs="+", default=[], metavar="SOURCE",
         help=f"samples to measure: {SOURCE}; several (in a config file a list) are one task each. Bytes are scaled to "
         "[-1, 1], subfolders are classes, captions come from a metadata.jsonl",
     )  # fmt: skip
@@ -88,6 +92,17 @@ def add_options(parser: ArgumentParser) -> None:
         "--target", type=str, nargs="+", default=[], metavar="SOURCE",
         help="what the second version was trained on, likewise: shown beside --data, and left out of --fail-above",
     )  # fmt: skip
+    group.add_argument(
+        "--prompts", type=str | None, default=None, metavar="FILE",
+        help="in place of --data: a text file of prompts, one a line, that both pipelines draw from the same seeds; "
+        "measured is the distance of their drawings over that of drawings from different seeds",
+    )  # fmt: skip
+    group.add_argument("--seeds", type=int, default=4, metavar="N", help="drawings of each prompt")
+    group.add_argument(
+        "--encoder", type=str | None, default=None, metavar="PATH",
+        help="what compares drawings, as in select: a folder of DINOv2, CLIP or an autoencoder; pixels if not given",
+    )  # fmt: skip
+    group.add_argument("--steps", type=int | None, default=None, metavar="N", help="denoising steps of a drawing")
     group.add_argument(
         "--old-data", type=str | None, default=None, metavar="SOURCE",
         help="what the first version was trained on: adds Hopfield energies",
@@ -99,8 +114,8 @@ def add_options(parser: ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--size", type=int | None, default=None, metavar="N",
-        help="side to which the images of folders are scaled and cropped; if not given those of several sizes are "
-        "brought to what the pipeline was made for",
+        help="side of drawings, and to which the images of folders are scaled and cropped; if not given drawings, and "
+        "images of several sizes, have what the pipeline was made for",
     )  # fmt: skip
     add_limits(parser)
     group = parser.add_argument_group("the measurement")
@@ -139,25 +154,28 @@ def run(options: Any) -> int:
     """Audit, print, write, and compare with the threshold."""
     if options.report_format != "text" and options.fail_above is None:
         raise ValueError(f"--report-format {options.report_format} reports on a gate: give --fail-above, too.")
+    if bool(options.data) == (options.prompts is not None):
+        raise ValueError("give either --data (samples to reconstruct) or --prompts (texts to draw).")
     names = _names(options.after)
-    reports: dict[str, AuditReport] = {}
+    reports: dict[str, AuditReport | DrawingReport] = {}
     gates: dict[str, Gate] = {}
     cost, notes = Cost(), dict[str, str]()
     for name, after in names.items():
         folder = options.output_dir
         if folder is not None and len(names) > 1:
             folder = str(Path(folder, name))
-        report, notes = _audit(options, after)
+        report, notes = (_audit if options.prompts is None else _drawings)(options, after)
         reports[name] = report
         if options.fail_above is not None:
-            gates[name] = report.gate(options.fail_above, exempt=_targets(options))
+            gates[name] = _gate(report, options)
             notes["verdict"] = gates[name].verdict()
         notes["cost"] = str(cost)
         if options.report_format == "text":
             _say_text(report, gates.get(name), notes, options.quiet)
         if folder is not None:
             figures = drawn(report.figures)
-            write(folder, "audit", report, figures, report.html(notes=notes, figures=figures), options.quiet)
+            page = report.html(notes=notes, figures=figures)
+            write(folder, "audit", report, figures, page, options.quiet)
     if len(names) > 1 and options.report_format == "text":
         say("\n" + _series(reports, gates), options.quiet)
     if options.report_format != "text":
@@ -168,15 +186,14 @@ def run(options: Any) -> int:
     return EXCEEDED if failed else FINE
 
 
-def _audit(options: Any, after: str) -> "tuple[AuditReport, dict[str, str]]":
-    """The audit of one version, and what to say of it."""
+def _load(options: Any, after: str) -> "tuple[Version, Version]":
     import torch
 
-    from hopfield_replay.analysis import Journal, audit
     from hopfield_replay.checkpoints import load_versions
 
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     with importable(options.model):
-        first, second = load_versions(
+        return load_versions(
             options.before,
             after,
             options.model,
@@ -184,8 +201,38 @@ def _audit(options: Any, after: str) -> "tuple[AuditReport, dict[str, str]]":
             unsafe_pickle=options.unsafe_pickle,
             device=options.device,
             variant=options.variant,
-            dtype=getattr(torch, options.dtype),
+            dtype=dtypes[options.dtype],
         )
+
+
+def _drawings(options: Any, after: str) -> "tuple[DrawingReport, dict[str, str]]":
+    """What one version draws against the first, and what to say of it."""
+    from hopfield_replay.analysis import compare_drawings
+    from hopfield_replay.analysis.generating import read_prompts
+    from hopfield_replay.checkpoints import load_encoder
+
+    prompts = list(dict.fromkeys(read_prompts(options.prompts)))
+    first, second = _load(options, after)
+    if first.model is None or second.model is None:
+        raise ValueError("--prompts needs two pipelines that draw from texts; give --data for other models.")
+    settings = {"num_inference_steps": options.steps, "height": options.size, "width": options.size}
+    more: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+    if options.encoder is not None:
+        loaded = load_encoder(options.encoder)
+        more |= {"encoder": loaded.encoder, "size": loaded.size}
+    for version in (first, second):
+        version.model.pipeline.set_progress_bar_config(disable=True)  # type: ignore[union-attr]
+    report = compare_drawings(first.model.pipeline, second.model.pipeline, prompts, seeds=options.seeds, **more)
+    notes = {version: f"{model.source} ({model.weights})" for version, model in (("before", first), ("after", second))}
+    notes |= {"prompts": options.prompts, "encoder": options.encoder or "pixels"}
+    return report, {name: printable(value, None) for name, value in notes.items()}
+
+
+def _audit(options: Any, after: str) -> "tuple[AuditReport, dict[str, str]]":
+    """The audit of one version, and what to say of it."""
+    from hopfield_replay.analysis import Journal, audit
+
+    first, second = _load(options, after)
     limits = {
         "max_pixels": options.max_pixels,
         "max_bytes": options.max_bytes,
@@ -217,34 +264,52 @@ def _audit(options: Any, after: str) -> "tuple[AuditReport, dict[str, str]]":
     return result, {name: printable(value, None) for name, value in notes.items()}
 
 
+def _gate(report: "AuditReport | DrawingReport", options: Any) -> "Gate":
+    from hopfield_replay.analysis import AuditReport
+
+    if isinstance(report, AuditReport):
+        return report.gate(options.fail_above, exempt=_targets(options))
+    return report.gate(options.fail_above)
+
+
 def _targets(options: Any) -> list[str]:
     """Names of the tasks of --target."""
     every = [*options.data, *options.target]
     return list(by_task({source: source for source in every}))[len(options.data) :] if options.target else []
 
 
-def _say_text(report: "AuditReport", gate: "Gate | None", notes: Mapping[str, str], quiet: bool) -> None:
-    said = [f"{name}: {value}" for name, value in notes.items() if name in ("before", "after", "data", "target")]
+def _say_text(
+    report: "AuditReport | DrawingReport", gate: "Gate | None", notes: Mapping[str, str], quiet: bool
+) -> None:
+    said = [f"{name}: {value}" for name, value in notes.items() if name not in ("verdict", "cost")]
     say("\n".join([*said, "", report.table()]), quiet)
     if gate is not None:
         say(f"\n{gate.table()}\n{notes['verdict']}", quiet)
     say(notes["cost"], quiet)
 
 
-def _series(reports: "Mapping[str, AuditReport]", gates: "Mapping[str, Gate]") -> str:
+def _series(reports: "Mapping[str, AuditReport | DrawingReport]", gates: "Mapping[str, Gate]") -> str:
     """The curve over the versions, and which to keep."""
     rows = []
     for name, report in reports.items():
         gate = gates.get(name)
         worst = "" if gate is None else f"{printable(gate.groups[0].name)} {gate.groups[0].relative:+.1%}"
         outcome = "" if gate is None else "passed" if gate.passed else "FAILED"
-        rows.append([printable(name), f"{report.overall.relative:+.1%}", worst, outcome])
+        whole = _whole(report)
+        rows.append([printable(name), f"{whole:+.1%}", worst, outcome])
     table = text_table(("version", "relative rise", "surest rise", "outcome"), rows)
     if not gates:
         return table
     passing = [name for name, gate in gates.items() if gate.passed]
     advice = f"the last version that passes is {printable(passing[-1])}" if passing else "no version passes"
     return f"{table}\n{advice}"
+
+
+def _whole(report: "AuditReport | DrawingReport") -> float:
+    """The relative change over everything."""
+    from hopfield_replay.analysis import AuditReport
+
+    return report.overall.relative if isinstance(report, AuditReport) else float(report.relative.mean())
 
 
 def _report(options: Any, gates: "Mapping[str, Gate]", notes: Mapping[str, str], cost: Cost) -> None:

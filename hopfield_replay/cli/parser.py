@@ -1,6 +1,7 @@
 """What can be written on the command line."""
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn
@@ -61,8 +62,8 @@ def _leaf(description: str, add: Callable[[ArgumentParser], None], epilog: str =
     return parser
 
 
-def build() -> ArgumentParser:
-    """The parser of every command."""
+def build(experiment: str | None = None) -> ArgumentParser:
+    """The parser of every command; of the experiments only the one that is asked for has its options."""
     parser = _new(_DESCRIPTION, EXIT_CODES, prog="hopfield-replay")
     parser.add_argument(
         "--version", action="version", version=f"hopfield-replay {__version__}", help="print the version"
@@ -79,9 +80,14 @@ def build() -> ArgumentParser:
     experiments = _new(reproduce.DESCRIPTION)
     commands.add_subcommand("reproduce", experiments, help=reproduce.HELP)
     choices = experiments.add_subcommands(title="experiments", dest="experiment")
-    for name, (summary, add) in reproduce.experiments().items():
+    for name, summary in reproduce.EXPERIMENTS.items():
+        add = partial(reproduce.add_options, name=name) if name == experiment else _no_options
         choices.add_subcommand(name, _leaf(summary, add), help=summary)
     return parser
+
+
+def _no_options(parser: ArgumentParser) -> None:
+    """Those of a command that is not asked for."""
 
 
 def parse(arguments: Sequence[str] | None) -> tuple[Callable[[Any], int], Any]:
@@ -90,7 +96,10 @@ def parse(arguments: Sequence[str] | None) -> tuple[Callable[[Any], int], Any]:
     Raises:
         SystemExit: after --help and after wrong usage.
     """
-    parsed = build().parse_args(None if arguments is None else list(arguments))
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    words = [word for word in given if not word.startswith("-")]
+    asked = words[1] if words[:1] == ["reproduce"] and words[1:] else None
+    parsed = build(asked).parse_args(given)
     options = parsed[parsed.command]
     if parsed.command == "reproduce":
         return partial(reproduce.run, options.experiment), options[options.experiment]

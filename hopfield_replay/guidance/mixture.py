@@ -11,6 +11,7 @@ from hopfield_replay.guidance.calibration import Probes, calibrated_offset
 from hopfield_replay.utilities.checks import flatten
 
 _LARGE = 10**6  # numbers in a memory from which converting them to float64 at every step costs more than it gives
+_MANY = 10**9  # products from which on "auto" converts none, and takes a GPU's fastest way
 _NO_SIGNAL = 1e-30  # inverse temperature at which every sample counts alike
 
 
@@ -71,7 +72,9 @@ class SampleMixture:
         points = points / signal if signal else torch.zeros_like(points)
         if strength == 0:
             return Share(*(points.new_zeros(shape, dtype=torch.float64) for shape in (len(points), points.shape)))
-        single = points.dtype == torch.float32 and len(self.memory) * points.shape[1] >= _LARGE
+        numbers = len(self.memory) * points.shape[1]
+        many = points.is_cuda and numbers * len(points) > _MANY
+        single = points.dtype == torch.float32 and numbers >= _LARGE and not many
         stored = energy_and_retrieval(points, self.memory, beta, precision="float32" if single else "auto")
         if strength == 1:
             return Share(torch.ones_like(stored.energy), stored.retrieval)

@@ -1,5 +1,6 @@
 """Denoiser of a text-to-image pipeline's network, called as the pipeline calls it."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,16 +63,26 @@ class PipelineDenoiser(ScheduledDenoiser):
 
     def predict(self, noisy: Tensor, timestep: float, condition: Any) -> Tensor:
         """What the scheduler would get for the noisy samples; gradients reach the network if they are enabled."""
-        rows = rows_in(condition, len(noisy), self.received)
+        with evaluating(self.model):
+            return self.predictions(noisy, timestep, rows_in(condition, len(noisy), self.received))
+
+    def predictions(self, noisy: Tensor, timestep: float | Tensor, rows: Sequence[Row]) -> Tensor:
+        """The same in whatever mode the network is, as training needs it: rows of one form go through it together.
+
+        Args:
+            noisy: (n, *shape)
+            timestep: one for all, or (n,), as the scheduler counts.
+            rows: what the network is given of each sample.
+        """
         weight = next(self.model.parameters())
         groups: dict[Any, list[int]] = {}
         for number, row in enumerate(rows):
             groups.setdefault(row.form, []).append(number)
         predicted: list[Tensor] = []
-        with evaluating(self.model):
-            for members in groups.values():
-                inputs = noisy[members].to(weight.device, weight.dtype)
-                predicted.append(self.call(inputs, timestep, [rows[number] for number in members]))
+        for members in groups.values():
+            inputs = noisy[members].to(weight.device, weight.dtype)
+            times = timestep[members] if isinstance(timestep, Tensor) else timestep
+            predicted.append(self.call(inputs, times, [rows[number] for number in members]))
         order = torch.tensor([number for members in groups.values() for number in members]).argsort()
         return torch.cat(predicted)[order.to(weight.device)]
 
@@ -96,8 +107,10 @@ class PipelineDenoiser(ScheduledDenoiser):
             arguments[held.time] = times.to(held.time_dtype or noisy.dtype)
         else:
             arguments[held.time] = held.times(timestep, noisy)
-        arguments[held.sample] = held.shown(noisy)
-        return held.prediction(self.model(**arguments))
+        shown = held.shown(noisy)
+        if held.sample == next(iter(inspect.signature(self.model.forward).parameters)):
+            return held.prediction(self.model(shown, **arguments))  # as networks are called elsewhere
+        return held.prediction(self.model(**{held.sample: shown}, **arguments))
 
 
 def rows_in(condition: Any, count: int, name: str = RECEIVED) -> list[Row]:

@@ -1,7 +1,7 @@
 """Speed, memory and error of the energy engine against named baselines, all measured in this run.
 
 Ratios are medians over paired rounds: in each round every candidate runs once after the other, and is divided by the
-baseline of the same round. `python tests/benchmarks/energy.py --json out.json`; `--device cuda` for a GPU.
+baseline of the same round. `python tests/benchmarks/energy.py --json out.json`; energy_gpu.py for a GPU.
 """
 
 import argparse
@@ -22,13 +22,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hopfield_replay.functional import PatternTiles, energy, energy_and_retrieval
-from hopfield_replay.functional._engine import stream
 from hopfield_replay.functional._engine.logsumexp import Sums, gather
 from hopfield_replay.functional._engine.scores import TileShape
 
 BETA = 10.0
 CPU_SIZES = {64: 100_000, 784: 60_000, 3072: 50_000, 16384: 20_000}
-GPU_SIZES = {64: 2_000_000, 1024: 1_000_000, 3072: 500_000, 16384: 100_000}
 
 
 def data(n: int, count: int, d: int, kind: str = "centred", device: str = "cpu") -> tuple[Tensor, Tensor]:
@@ -210,45 +208,6 @@ def ranks(d: int, n: int, count: int, rounds: int) -> dict[str, float]:
     return {"gather / local pass": seconds["gather"] / seconds["alone"], "gather, seconds": seconds["gather"]}
 
 
-def on_gpu(d: int, n: int, count: int, rounds: int) -> dict[str, float]:
-    """Share of cuBLAS alone that is reached: time of torch.mm on the same tiles over that of the energy."""
-    x, patterns = data(n, count, d, device="cuda")
-    own = torch.arange(n, device="cuda")
-    result: dict[str, float] = {}
-    for precision, dtype in (("float32", torch.float32), ("tf32", torch.float32), ("bfloat16", torch.bfloat16)):
-        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-        candidates: dict[str, Callable[[], object]] = {"mm": product(x, patterns, dtype)}
-        for name, best in (("sums", 0), ("sums, best re-scored", 16)):
-            candidates[name] = gpu_energy(x, patterns, own, precision, best)
-        ratios = paired(candidates, "mm", rounds, "cuda")
-        seconds = ratios.pop("mm, seconds")
-        result |= {f"{precision}, {name}: share of mm": 1 / ratio for name, ratio in ratios.items()}
-        result[f"{precision}, mm: TFLOP/s"] = 2 * n * count * d / seconds / 1e12
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    energy(x, patterns, BETA, exclude=own, precision="bfloat16")
-    result["bfloat16, peak extra MB"] = (torch.cuda.max_memory_allocated() - before) / 2**20
-    some = slice(0, 256)
-    exact = energy(x[some], patterns, BETA, exclude=own[some], precision="float64")
-    for precision in ("float32", "fast", "tf32", "bfloat16"):
-        found = energy(x[some], patterns, BETA, exclude=own[some], precision=precision)
-        result[f"{precision}, error"] = float((found - exact).abs().max())
-    return result
-
-
-def gpu_energy(x: Tensor, patterns: Tensor, own: Tensor, precision: str, best: int) -> Callable[[], Tensor]:
-    """The energies with ``best`` scores of each query computed again."""
-
-    def run() -> Tensor:
-        before, stream.BEST = stream.BEST, best
-        try:
-            return energy(x, patterns, BETA, exclude=own, precision=precision)
-        finally:
-            stream.BEST = before
-
-    return run
-
-
 def show(title: str, rows: dict[str, dict[str, float]]) -> None:
     """Print one table: a line for each measurement, a column for each case."""
     print(f"\n{title}", flush=True)
@@ -262,7 +221,6 @@ def main() -> None:
     """Measure, print and write."""
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])  # its own processes find the package from a checkout, too
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--scale", type=float, default=1.0, help="factor of the number of patterns")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
@@ -277,12 +235,9 @@ def main() -> None:
         on_rank(*options.rank)
         return
     results: dict[str, dict[str, dict[str, float]]] = {}
-    on_cuda = options.device == "cuda"
-    hardware = (
-        torch.cuda.get_device_name() if on_cuda else f"{platform.machine()}, one thread, torch {torch.__version__}"
-    )
+    hardware = f"{platform.machine()}, one thread, torch {torch.__version__}"
     print(hardware)
-    for title, cases in (gpu_tables if on_cuda else cpu_tables)(options.scale, options.rounds).items():
+    for title, cases in cpu_tables(options.scale, options.rounds).items():
         results[title] = {case: measure() for case, measure in cases.items()}
         show(title, results[title])
     if options.json:
@@ -290,11 +245,6 @@ def main() -> None:
 
 
 Tables = dict[str, dict[str, Callable[[], dict[str, float]]]]
-
-
-def gpu_tables(scale: float, rounds: int) -> Tables:
-    """What is measured on a GPU."""
-    return {"GPU": {f"d={d}": partial(on_gpu, d, 16384, int(n * scale), rounds) for d, n in GPU_SIZES.items()}}
 
 
 def cpu_tables(scale: float, rounds: int) -> Tables:

@@ -313,7 +313,11 @@ def holes(folder):
     [
         (flat, [], "The models do not take samples of shape (7,)"),
         (holes, [], "NaN or infinite values in 4 of 4 rows"),
-        (one_image, ["--fail-above", "0.1"], "at least two samples in a group, and ['all samples'] have fewer"),
+        (
+            one_image,
+            ["--fail-above", "0.1"],
+            "A gate needs at least two samples in a group, and ['all samples'] have fewer",
+        ),
         (one_image, ["--timesteps", "5000"], "timestep 5000 is out of range"),
         (one_image, ["--model", "ddpm:Nothing"], "The model 'ddpm:Nothing' cannot be imported"),
         (one_image, ["--model-args", '{"width": 64}'], "is of another architecture: "),
@@ -370,7 +374,7 @@ def test_audit_of_two_pipelines_on_folders_of_images(tmp_path, capsys):
     assert "samples of shape (7,), which are no images" in capsys.readouterr().err
 
 
-HELP = [[], ["forecast"], ["audit"], ["select"], ["buffer"], ["reproduce"], ["reproduce", "all"], ["reproduce", "rise"]]
+HELP = [[], ["forecast"], ["audit"], ["select"], ["buffer"], ["report"], ["reproduce"]]
 
 
 @pytest.mark.heavy
@@ -399,10 +403,17 @@ def test_what_help_names_is_what_there_is():
 
     assert names.POLICIES == policies.POLICIES
     assert tuple(names.FORMATS) == tuple(exports.FORMATS)
-    for name in reproduce._EXPERIMENTS:
-        function = getattr(theory, reproduce._function_name(name))
-        parameters = inspect.signature(function).parameters
-        assert [str(p) for p in inspect.signature(reproduce._outline(name)).parameters.values()] == [
-            str(p) for p in parameters.values()
-        ]
-        assert reproduce._outline(name).__doc__ == function.__doc__
+    for name, summary in reproduce.EXPERIMENTS.items():
+        function = getattr(theory, f"reproduce_{name.replace('-', '_')}")
+        assert function.__doc__.splitlines()[0] == summary
+
+
+def test_help_of_an_experiment_has_its_options(capsys):
+    from hopfield_replay.theory import reproduce_rise
+
+    with pytest.raises(SystemExit) as ended:
+        main(["reproduce", "rise", "--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    for name in inspect.signature(reproduce_rise).parameters:
+        assert f"--{name}" in said or name in said

@@ -50,9 +50,10 @@ class NearStrips:
         least = (sums.peak[window] + sums.total[window].log2() - _BITS - slack).nan_to_num_(nan=0.0).float()
         least.clamp_(min=sums.lowest)
         maxima = strips.maxima
-        if maxima.shape[1] > _MOST:
-            least = torch.maximum(least, maxima.topk(_MOST).values[:, -1].clamp(min=sums.lowest))
         rows, strip = (maxima >= least[:, None]).nonzero(as_tuple=True)
+        if len(rows) > _MOST * len(maxima) and maxima.shape[1] > _MOST:
+            least = torch.maximum(least, maxima.topk(_MOST).values[:, -1].clamp(min=sums.lowest))
+            rows, strip = (maxima >= least[:, None]).nonzero(as_tuple=True)
         if not len(rows):
             return
         first = strips.first(strip)
@@ -100,20 +101,21 @@ class NearStrips:
         rest = sums.total - _by_row(totals.to(torch.float64) * old, rows, place, n, width).sum(1)
         kept = rest > _ROUNDING * sums.total  # what is left is rounding where it is less
         high = torch.full((len(rows),), -torch.inf, dtype=torch.float64, device=rows.device)
+        total, square = torch.zeros_like(high), torch.zeros_like(high)
         for which, _, exact in self._exact(scores, patterns, exclude, rows, firsts):
-            high[which] = exact.amax(1)
+            high[which] = top = exact.amax(1)
+            weights = exact.sub_(top.masked_fill(top == -torch.inf, 0.0)[:, None]).exp2_()
+            total[which], square[which] = weights.sum(1), weights.square_().sum(1)
         peak = torch.where(kept, before, sums.lowest)
         peak = torch.maximum(peak, _by_row(high, rows, place, n, width, -torch.inf).amax(1))
         shrink = torch.where(kept, (before - peak).exp2_(), 0.0)
-        total, square = torch.zeros_like(high), torch.zeros_like(high)
+        share = (high - peak[rows]).exp2_()
+        total, square = total * share, square * share.square()
         if sums.moment is not None:
             sums.moment = sums.moment.to(torch.float64).mul_(shrink[:, None])
-        for which, tile, exact in self._exact(scores, patterns, exclude, rows, firsts):
-            weights = exact.sub_(peak[rows[which], None]).exp2_()
-            total[which], square[which] = weights.sum(1), weights.square().sum(1)
-            if sums.moment is not None and tile is not None:
+            for which, tile, exact in self._exact(scores, patterns, exclude, rows, firsts):
                 replaced = (given[which].to(torch.float64) - before[rows[which], None]).exp2_()
-                change = weights - replaced * shrink[rows[which], None]
+                change = exact.sub_(peak[rows[which], None]).exp2_().sub_(replaced.mul_(shrink[rows[which], None]))
                 self._move(sums.moment, change, rows[which], firsts[which] - tile.start, tile, scores.centre)
         sums.total = rest.clamp_(min=0.0) * shrink + _by_row(total, rows, place, n, width).sum(1)
         if sums.square is not None:

@@ -11,7 +11,7 @@ from hopfield_replay.functional.tiles import Tile
 from hopfield_replay.utilities.checks import Similarity
 
 _QUERIES, _PATTERNS = 160 << 20, 224 << 20  # bytes of the parts of a block of queries and of a tile of patterns
-_STRIPS = 32 << 20  # bytes of the maxima of a block's strips; their sums, and what is computed of both, take as much
+_STRIPS = 64 << 20  # bytes of the maxima of a block's strips; their sums, and what is computed of both, take as much
 _SCORES = 64 << 20  # bytes of a block of scores, where they are written
 _RUN = 1024  # patterns that one product sums over, for the mean
 _RELATIVE = {3: 4e-6, 4: 1e-6, 6: 1e-6}  # largest error of a product by its terms, relative to |x| |xi|
