@@ -24,7 +24,7 @@ EXPERIMENTS = {  # the first line of its function's docstring
     "selection": (
         "Compare every replay policy on the cluster and outlier, on mixed density, and on digits 0-4 before 5-9."
     ),
-    "all": "Run every experiment at its default setting and write the report; about two minutes on two cores.",
+    "all": "Run every experiment at its default setting and write the report.",
 }
 
 
