@@ -13,8 +13,8 @@ On a small GPU: --lora-rank 16 --precision bf16-mixed --gradient-checkpointing -
 The run's folder holds samples/ (after each number of tasks one grid, with a row of pictures for every task),
 checkpoints/, history.json, TensorBoard logs, and in the end the pipeline, or its LoRA weights.
 
-The tiny run takes 2 CPU minutes (seed 0). Its second task's digits are inverted: without replay the error on the first
-task rises from .081 to .281 and its captions give black digits on white; with 50 samples kept it ends at .068.
+In the tiny run (seed 0) the second task's digits are inverted: without replay the error on the first task rises from
+.081 to .281 and its captions give black digits on white; with 50 samples kept it ends at .068.
 """
 
 from helpers.command import answer_help, run_main

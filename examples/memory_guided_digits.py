@@ -6,7 +6,7 @@ samples.png.
 
     python examples/memory_guided_digits.py
 
-74 CPU seconds on one core of an AMD EPYC. Of what the model alone generates 97 % are 8 and 9, the last task, with a
+Of what the model alone generates 97 % are 8 and 9, the last task, with a
 recall of .12. Guided at strength .8 it generates all ten digits, 24 % of them 8 and 9, with a recall of .57; the
 baseline has .41. Both copy: every memory-driven sample is a stored image. The memory's share came out as .75, not .8.
 """

@@ -1,7 +1,7 @@
 # %% [markdown]
 """A tour of hopfield-replay, to be read from top to bottom: one model, two tasks, and what happens in between.
 
-    python examples/tutorial.py    # a minute and a half on one core; every number below is printed by it
+    python examples/tutorial.py    # every number below is printed by it
 
 Each cell (`# %%`) can be run by itself in an editor that knows them. The data are scikit-learn's handwritten digits.
 """

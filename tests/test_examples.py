@@ -1,3 +1,4 @@
+import ast
 import json
 import math
 import os
@@ -8,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.benchmarks import durations
 
 for needed in ("diffusers", "jsonargparse", "matplotlib", "sklearn", "tensorboard"):
     pytest.importorskip(needed)
@@ -28,6 +31,23 @@ def test_the_index_lists_every_example_with_its_command_and_time():
         assert (SCRIPT.parent / link).exists(), link
     helpers = {path.stem for path in (SCRIPT.parent / "helpers").glob("*.py")}
     assert set(re.findall(r"`(\w+)`", INDEX.split("`helpers/`")[1])) - {"hopfield_replay"} <= helpers
+
+
+def test_only_the_index_says_how_long_an_example_takes():
+    """It is measured by tests.benchmarks.durations, which writes it there."""
+    for path in sorted(SCRIPT.parent.glob("*.py")):
+        text = ast.get_docstring(ast.parse(path.read_text())) or ""
+        assert not re.search(r"\b(\d+|a|two) (CPU )?(minutes?|seconds)\b", text), path.name
+
+
+def test_the_times_of_the_index_can_be_read_and_written():
+    known = durations.claims(INDEX)
+    assert set(known) == {path.stem for path in SCRIPT.parent.glob("*.py")}
+    assert durations.seconds_of("1 min 5 s*") == 65.0
+    assert durations.seconds_of("4 core hours") is None
+    again = durations.written(INDEX, {"tutorial": 3725.0})
+    assert durations.claims(again)["tutorial"][1].removesuffix("*") == "62 min 5 s"
+    assert {**durations.claims(again), "tutorial": ()} == {**known, "tutorial": ()}
 
 
 @pytest.fixture(scope="module")
