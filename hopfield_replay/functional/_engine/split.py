@@ -77,6 +77,8 @@ def available(device: torch.device) -> bool:
     """Whether the kernel can run on a device: NVIDIA's GPUs since Ampere, unless it failed there before."""
     if device.type != "cuda" or device in _broken or torch.version.hip is not None or not torch.cuda.is_available():
         return False
+    if torch.__version__ < "2.8":  # the first whose torch.mm takes out_dtype, for the weighted mean of the patterns
+        return False
     return torch.cuda.get_device_capability(device) >= (8, 0) and _kernels() is not None
 
 

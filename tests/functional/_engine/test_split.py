@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.torch_version import TorchVersion
 
 from hopfield_replay.functional import PatternTiles, effective_patterns, energy, energy_and_retrieval
 from hopfield_replay.functional._engine import split, split_scores, stream
@@ -220,3 +221,13 @@ def test_compiled_for_hopper(config):
     assert int(report["tensor_core_instructions"]) > 0
     assert int(report["stack"]) == 0
     assert int(report["registers"]) * 32 * config[0].warps <= 1 << 16
+
+
+@pytest.mark.parametrize(("version", "works"), [("2.7.1", False), ("2.8.0", True), ("2.15.0", True)])
+def test_an_older_torch_has_no_product_with_wide_sums(version, works, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(split, "_kernels", object)
+    monkeypatch.setattr(split, "_broken", set())
+    assert split.available(torch.device("cuda", 0)) == works
