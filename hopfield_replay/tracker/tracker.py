@@ -796,7 +796,7 @@ class ForgettingTracker(Shown):
             "settings": self._asked,
             "data": {str(task): print_of for task, print_of in self._data.items()},
             "taken": self.taken,
-            "pictures": self._pictures.state(),
+            "pictures": (Reconstructions() if nothing_real else self._pictures).state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

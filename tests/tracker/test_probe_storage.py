@@ -84,6 +84,22 @@ def test_what_a_state_holds(storage, encoder):
 
 
 @pytest.mark.parametrize("storage", ["samples", "vectors", "none"])
+def test_small_pictures_of_samples_are_samples(storage):
+    tracker = tracked(storage)
+    for task in range(2):
+        shown = TaskSource([images(task).view(16, 1, 2, 3)])
+        tracker.begin_task(shown)
+        tracker.end_task(shown, denoiser=Shrink())
+    assert set(tracker.pictures.learned) == {0, 1}
+    state = tracker.state_dict()
+    uint8 = [tensor for tensor in tensors(state) if tensor.dtype == torch.uint8]
+    assert bool(uint8) == (storage == "samples")
+    resumed = tracked(storage)
+    resumed.load_state_dict(state)
+    assert set(resumed.pictures.learned) == ({0, 1} if storage == "samples" else set())
+
+
+@pytest.mark.parametrize("storage", ["samples", "vectors", "none"])
 def test_what_is_measured_after_a_resume(storage):
     whole, first, resumed = tracked("samples"), tracked(storage), tracked(storage)
     train(whole, Shrink(), range(4))
