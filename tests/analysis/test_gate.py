@@ -34,7 +34,7 @@ def false_alarms(audits, classes, size, rise=0.0, seed=0):
 def test_a_thousand_audits_of_fifty_classes_cry_wolf_at_most_as_often_as_they_say():
     alarms, _ = false_alarms(1000, 50, 20)
     assert alarms <= 0.05
-    assert false_alarms(100, 50, 20, rise=0.6)[1] >= 0.9
+    assert false_alarms(100, 50, 20, rise=0.6)[1] >= 0.75
     assert false_alarms(100, 50, 100, rise=0.25)[1] >= 0.9
 
 

@@ -43,6 +43,7 @@ def main():
     for family in sys.argv[1:] or tiny.FAMILIES:
         with tempfile.TemporaryDirectory() as folder:
             rows.append(row(family, Path(folder)))
+        print(*rows[-1], sep="; ", file=sys.stderr, flush=True)
     header = ("family", "loads", "self-audit", "one concept disturbed", "LoRA formats, merged weights equal W + BA",
               "denoiser against the pipeline's own step")  # fmt: skip
     print(text_table(header, rows))
