@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from helpers.latent_diffusion import Drawing
 from hopfield_replay.checkpoints import open_pipeline
-from hopfield_replay.denoisers.delegating import DelegatingDenoiser
+from hopfield_replay.denoisers import DelegatingDenoiser
 from hopfield_replay.functional import ddim_denoise
 from hopfield_replay.pipelines import PipelineDenoiser, PipelineModel, Row
 

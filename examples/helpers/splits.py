@@ -205,7 +205,7 @@ def foreseen(history: Sequence[BoundaryRecord], tasks: Sequence[Split]) -> dict[
     for record, old, new in zip(history[1:], tasks, tasks[1:], strict=False):
         probe = record.probes[record.task - 1]
         images = old.held_out.tensors[0][probe.ids & ((1 << 39) - 1)]  # the position is in the id's lowest bits
-        predicted[probe.task] = predicted_rise(images, old.train.tensors[0], new.train.tensors[0])
+        predicted[record.task - 1] = predicted_rise(images, old.train.tensors[0], new.train.tensors[0])
     return predicted
 
 

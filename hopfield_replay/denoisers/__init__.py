@@ -2,6 +2,7 @@
 
 from hopfield_replay.denoisers.averages import Average, find_averages
 from hopfield_replay.denoisers.callable import CallableDenoiser
+from hopfield_replay.denoisers.delegating import DelegatingDenoiser
 from hopfield_replay.denoisers.diffusers import DiffusersDenoiser
 from hopfield_replay.denoisers.discovery import find_denoiser
 from hopfield_replay.denoisers.schedule import ContinuousSchedule, FlowSchedule, Prediction, Schedule, VarianceSchedule
@@ -14,6 +15,7 @@ __all__ = [
     "Average",
     "CallableDenoiser",
     "ContinuousSchedule",
+    "DelegatingDenoiser",
     "Denoiser",
     "DiffusersDenoiser",
     "FlowSchedule",
