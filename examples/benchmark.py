@@ -9,20 +9,50 @@ is never run again: stop and go on as you like, with more methods and seeds, too
 there; a run that diverges is counted, never dropped.
 """
 
-import json
 import math
+from pathlib import Path
+
+from helpers.benchmark_methods import METHODS
+from helpers.command import Parser, answer_help, run_main
+
+
+def make_parser() -> Parser:
+    parser = Parser(__doc__)
+    parser.add_argument(
+        "--preset",
+        type=str,
+        choices=["digits", "mnist14", "cifar16", "mnist32", "fashion32", "cifar32"],
+        default="digits",
+        help="data, model and training",
+    )
+    parser.add_argument("--methods", nargs="+", type=str, default=list(METHODS), help="rows of the table")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="one run of each method for each")
+    parser.add_argument(
+        "--data-dir", type=Path, default=Path("data"), help="where the images are, or are downloaded to"
+    )
+    parser.add_argument("--epochs", type=int | None, default=None, help="of each task (default: the preset's)")
+    parser.add_argument(
+        "--kept", type=int | None, default=None, help="samples that a buffer keeps (default: the preset's)"
+    )
+    parser.add_argument("--accelerator", type=str, default="cpu", help="of the Trainer: cpu or gpu")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one core each")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no run after so many minutes")
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/benchmark"), help="results")
+    return parser
+
+
+answer_help(__name__, make_parser)
+
+import json
 import multiprocessing
 import time
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
 from tqdm.auto import tqdm
 
 from helpers.benchmark_job import PRESETS, Job, Preset, classifier_of, read, run_job
-from helpers.benchmark_methods import METHODS
 from helpers.benchmark_report import chosen_runs, draw_price, read_runs, report, tuned
 from helpers.files import write_json, write_text
 from helpers.run_folder import claim_folder
@@ -63,7 +93,7 @@ def run_all(jobs: list[Job], preset: Preset, folder: Path, args: Any, until: flo
     return all((folder / job.file).exists() for job in jobs)
 
 
-def check(parser: ArgumentParser, args: Any) -> None:
+def check(parser: Parser, args: Any) -> None:
     """Say what is wrong with the options before anything runs."""
     if unknown := [name for name in args.methods if name not in METHODS]:
         parser.error(f"unknown methods {unknown}; choose from {', '.join(METHODS)}")
@@ -77,21 +107,7 @@ def check(parser: ArgumentParser, args: Any) -> None:
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", type=str, choices=list(PRESETS), default="digits", help="data, model and training")
-    parser.add_argument("--methods", nargs="+", type=str, default=list(METHODS), help="rows of the table")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="one run of each method for each")
-    parser.add_argument(
-        "--data-dir", type=Path, default=Path("data"), help="where the images are, or are downloaded to"
-    )
-    parser.add_argument("--epochs", type=int | None, default=None, help="of each task (default: the preset's)")
-    parser.add_argument(
-        "--kept", type=int | None, default=None, help="samples that a buffer keeps (default: the preset's)"
-    )
-    parser.add_argument("--accelerator", type=str, default="cpu", help="of the Trainer: cpu or gpu")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one core each")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no run after so many minutes")
-    parser.add_argument("--output-dir", type=Path, default=Path("runs/benchmark"), help="results")
+    parser = make_parser()
     args = parser.parse_args()
     check(parser, args)
     be_quiet()
@@ -125,4 +141,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

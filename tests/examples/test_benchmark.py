@@ -124,6 +124,11 @@ def test_wrong_options_are_told_before_anything_runs(tmp_path, monkeypatch, caps
     assert not (tmp_path / "out").exists()
 
 
+def test_the_presets_are_those_that_can_be_asked_for():
+    (action,) = (one for one in example.make_parser()._actions if one.dest == "preset")
+    assert list(action.choices) == list(PRESETS)
+
+
 def test_results_of_another_configuration_are_not_mixed(tmp_path, monkeypatch, capsys):
     (tmp_path / "digits").mkdir()
     (tmp_path / "digits" / "settings.json").write_text('{"epochs": 7}')

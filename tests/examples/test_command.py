@@ -74,8 +74,6 @@ def test_help_is_as_it_was_written(capsys, monkeypatch):
 @pytest.mark.heavy
 @pytest.mark.parametrize("path", EXAMPLES, ids=[path.stem for path in EXAMPLES])
 def test_help_of_an_example_comes_before_what_takes_seconds(path):
-    if path.stem == "benchmark":
-        pytest.skip("its options are read off what it runs")
     script = (
         "import runpy, sys\n"
         f"sys.path.insert(0, {str(path.parent)!r}); sys.argv = [{path.name!r}, '--help']\n"
