@@ -48,7 +48,8 @@ class Gate:
     error) is at most the level, whatever the number of groups and however they overlap. The samples are taken as
     independent draws from what they stand for, and their excess as not strongly skewed to the left: where a few samples
     improve far more than any gets worse, groups of fewer than about 100 samples are called worse too often (of 50
-    groups of 20 with exponential gains one in 15 % of the audits).
+    groups of 20 with exponential gains one in 15 % of the audits; the rarer and larger the gains, the more often, up to
+    always).
 
     Source: Holm (1979); Hall, Journal of the Royal Statistical Society B 54 (1992) 221-228 (skewness).
 
