@@ -1,4 +1,4 @@
-"""The README's recipes for diffusers' training scripts, in loops that do what these do, and their lines counted."""
+"""The recipes for diffusers' training scripts, in loops that do what these do, and their lines counted."""
 
 import re
 from pathlib import Path
@@ -14,12 +14,12 @@ from tests.denoisers.networks import text_unet, unet
 diffusers = pytest.importorskip("diffusers")
 pytestmark = [pytest.mark.foreign, pytest.mark.slow]
 
-TEXT = (Path(__file__).parents[2] / "README.md").read_text()
+TEXT = (Path(__file__).parents[2] / "examples" / "recipes.md").read_text()
 HERE = "# ... training ..."
 
 
 def recipe(word):
-    """The README's block with this word, and how many lines the table says that it takes."""
+    """The page's block with this word, and how many lines the table says that it takes."""
     (block,) = (
         body for body in re.findall(r"^```python\n(.*?)^```$", TEXT, re.M | re.S) if word in body and HERE in body
     )

@@ -148,7 +148,7 @@ def test_a_given_denoiser_that_fails_later_costs_no_run_either():
 
 
 def test_errors_of_anything_else_are_raised(monkeypatch):
-    monkeypatch.setattr("hopfield_replay.tracker.measurement.energies_of", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("hopfield_replay.functional.patterns.Patterns.energies", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         measured(Tutorial)
 

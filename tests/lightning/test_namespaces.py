@@ -157,9 +157,10 @@ def test_hyperparameters_that_are_not_allow_listed_are_told_from_damage(tmp_path
 
 
 def test_bad_datamodules_are_told_as_ever():
-    _, data = modules(pytorch_lightning)
+    model, data = modules(pytorch_lightning)
+    trainer = lightning.pytorch.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     with pytest.raises(TypeError, match="datamodules must be a list with one entry for each task, got Data"):
-        fit_tasks(lightning.pytorch.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu"), None, data(0))
+        fit_tasks(trainer, model(), data(0))
     combined = pytorch_lightning.utilities.combined_loader.CombinedLoader([DataLoader(Images(0))])
     with pytest.raises(TypeError, match="joins replay to one loader, got CombinedLoader"):
         ReplayLoader(combined, EnergyReplayBuffer(2))

@@ -53,6 +53,7 @@ def vectors(module, task):
     return module.encode((images, None)).detach()
 
 
+@pytest.mark.filterwarnings("ignore:Nothing is replayed")
 def test_a_module_that_rescales_on_the_first_batch():
     module, buffer = ScaleByStd(), EnergyReplayBuffer(6, "random")
     monitor = ForgettingMonitor(buffer, encoder=module.encode, beta=0.5, probe_size=20)
