@@ -145,6 +145,11 @@ class ReplayDataModule(EitherDataModule):
     @trainer.setter
     def trainer(self, trainer: Trainer | None) -> None:
         self.wrapped.trainer = trainer
+        # taken note of now: a finder takes the callbacks away while it tries
+        vars(self)["_is_monitored"] = trainer is not None and any(
+            isinstance(callback, ForgettingMonitor)
+            for callback in trainer.callbacks  # type: ignore[attr-defined]  # untyped
+        )
         for other, home in zip(kinds(Trainer)[1:], kinds(LightningDataModule)[1:], strict=True):
             if isinstance(trainer, other):  # what is not overridden must be that package's own, or it would count as it
                 for hook in set(_FORWARDED) - vars(self).keys():
@@ -189,9 +194,7 @@ class ReplayDataModule(EitherDataModule):
 
     def _check_filled(self, buffer: EnergyReplayBuffer) -> None:
         """Say that an empty buffer stays empty, as no monitor fills it; monitors themselves look at what they fill."""
-        trainer = self.trainer
-        callbacks = [] if trainer is None else trainer.callbacks  # type: ignore[attr-defined]  # untyped
-        if trainer is None or len(buffer) or any(isinstance(callback, ForgettingMonitor) for callback in callbacks):
+        if self.trainer is None or len(buffer) or self._is_monitored:
             return
         rank_zero_warn(
             f"Nothing is replayed: {buffer!r} is empty, and no ForgettingMonitor fills it. Give the Trainer "

@@ -46,20 +46,23 @@ def weights(folder):
 
 @pytest.mark.heavy
 def test_interrupted_runs_end_as_whole_ones(tmp_path, monkeypatch, capsys):
-    whole = run(monkeypatch, capsys, tmp_path / "whole")
-    assert len(whole.splitlines()) == 1 + 1 + 2 + 1  # the last line says what was taken of the batches
+    def said(folder):
+        return run(monkeypatch, capsys, folder).replace(str(folder), "RUN")
+
+    whole = said(tmp_path / "whole")
+    assert "worst after task 1: task 0" in whole
     steps = 4  # of an epoch
     for stop_at in (steps + 2, 2 * steps + 1):  # within the second epoch of the first task, and of the second
         run(monkeypatch, capsys, tmp_path / "cut", stop_at=stop_at)
-    assert run(monkeypatch, capsys, tmp_path / "cut") == whole
+    assert said(tmp_path / "cut") == whole
     for name, value in weights(tmp_path / "whole").items():
         torch.testing.assert_close(weights(tmp_path / "cut")[name], value, rtol=0, atol=0)
-    assert run(monkeypatch, capsys, tmp_path / "cut") == whole  # nothing is left to do
+    assert said(tmp_path / "cut") == whole  # nothing is left to do
 
 
 @pytest.mark.heavy
 def test_without_replay(tmp_path, monkeypatch, capsys):
-    assert len(run(monkeypatch, capsys, tmp_path, "--policy", "none").splitlines()) == 5
+    assert "worst after task 1: task 0" in run(monkeypatch, capsys, tmp_path, "--policy", "none")
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_the_average_of_the_weights_is_what_is_measured_and_saved(tmp_path):
     probe = monitor.history[1]["probes"][0]
     labels = splits[0].held_out.tensors[1]
     torch.testing.assert_close(probe["error"], errors(model, splits[0], 0, probe, labels), rtol=1e-4, atol=1e-6)
-    first, second = (load_module(tmp_path / f"task{task}.ckpt", DDPM).module for task in (1, 2))  # no arguments needed
+    first, second = (load_module(tmp_path / f"task{task}.ckpt", DDPM).module for task in (0, 1))  # no arguments needed
     torch.testing.assert_close(probe["error_start"], errors(first, splits[0], 0, probe, labels), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(second.state_dict(), model.state_dict())
 

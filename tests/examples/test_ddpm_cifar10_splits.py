@@ -140,7 +140,11 @@ def start(monkeypatch, *arguments):
     """Run the script in this process."""
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
     be_quiet()
-    runpy.run_path(str(SCRIPT), run_name="__main__")
+    try:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            raise
 
 
 @pytest.mark.heavy
