@@ -117,6 +117,7 @@ class ReplayDataModule(EitherDataModule):
                 "use LightningCLI(..., load_from_checkpoint_support=False)."
             )
         self.wrapped = datamodule
+        self._monitors: list[ForgettingMonitor] = []
         super().__init__()
         self.buffer = buffer
         self.replay_ratio = check_replay_ratio(replay_ratio)
@@ -145,11 +146,9 @@ class ReplayDataModule(EitherDataModule):
     @trainer.setter
     def trainer(self, trainer: Trainer | None) -> None:
         self.wrapped.trainer = trainer
+        callbacks = [] if trainer is None else trainer.callbacks  # type: ignore[attr-defined]  # untyped
         # taken note of now: a finder takes the callbacks away while it tries
-        vars(self)["_is_monitored"] = trainer is not None and any(
-            isinstance(callback, ForgettingMonitor)
-            for callback in trainer.callbacks  # type: ignore[attr-defined]  # untyped
-        )
+        self._monitors = [callback for callback in callbacks if isinstance(callback, ForgettingMonitor)]
         for other, home in zip(kinds(Trainer)[1:], kinds(LightningDataModule)[1:], strict=True):
             if isinstance(trainer, other):  # what is not overridden must be that package's own, or it would count as it
                 for hook in set(_FORWARDED) - vars(self).keys():
@@ -186,15 +185,14 @@ class ReplayDataModule(EitherDataModule):
 
     def _monitored(self) -> EnergyReplayBuffer:
         """The buffer that the trainer's monitor fills."""
-        callbacks = [] if self.trainer is None else self.trainer.callbacks  # type: ignore[attr-defined]  # untyped
-        for callback in callbacks:
-            if isinstance(callback, ForgettingMonitor) and callback.buffer is not None:
-                return callback.buffer
+        for monitor in self._monitors:
+            if monitor.buffer is not None:
+                return monitor.buffer
         raise MisconfigurationException(NO_BUFFER)
 
     def _check_filled(self, buffer: EnergyReplayBuffer) -> None:
         """Say that an empty buffer stays empty, as no monitor fills it; monitors themselves look at what they fill."""
-        if self.trainer is None or len(buffer) or self._is_monitored:
+        if self.trainer is None or len(buffer) or self._monitors:
             return
         rank_zero_warn(
             f"Nothing is replayed: {buffer!r} is empty, and no ForgettingMonitor fills it. Give the Trainer "

@@ -426,6 +426,17 @@ def test_a_learning_rate_finder_leaves_the_ledger_alone(tmp_path):
     untuned(monitor)
 
 
+@NO_VALIDATION
+def test_a_finder_leaves_a_datamodule_the_buffer_of_the_monitor(tmp_path):
+    buffer = EnergyReplayBuffer(6, "random", groups="task")
+    finder, monitor = LearningRateFinder(num_training_steps=30, max_lr=0.1), ForgettingMonitor(buffer, probe_size=5)
+    data = [ReplayDataModule(Data(task)) for task in range(2)]
+    runner = trainer(finder, monitor, default_root_dir=tmp_path, max_epochs=10, limit_val_batches=0)
+    fit_tasks(runner, Tunable(), data)
+    assert monitor.history[1].replayed == 6
+    assert len(buffer) == 6
+
+
 class Later(LearningRateFinder):
     """In the middle of a task."""
 
