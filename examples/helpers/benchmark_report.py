@@ -16,6 +16,7 @@ from helpers.benchmark_job import Job, Preset
 from helpers.benchmark_methods import METHODS
 from helpers.files import read_tensors, write_figure
 from helpers.study_statistics import interval, worst_tenth
+from hopfield_replay import functional
 from hopfield_replay.functional import spearman
 from hopfield_replay.theory import markdown_table
 
@@ -106,12 +107,8 @@ def holm(chances: Mapping[Any, float], level: float = 0.05) -> set[Any]:
         >>> sorted(holm({"a": 0.001, "b": 0.02, "c": 0.04, "d": 0.5}))  # .02 would have to lie below .05 / 3
         ['a']
     """
-    rejected = set()
-    for rank, name in enumerate(sorted(chances, key=chances.__getitem__)):
-        if chances[name] > level / (len(chances) - rank):
-            break
-        rejected.add(name)
-    return rejected
+    adjusted = functional.holm(list(chances.values()))
+    return {name for name, chance in zip(chances, adjusted, strict=True) if chance <= level}
 
 
 def differences(runs: Runs, reference: str = REFERENCE) -> dict[tuple[str, str], dict[str, float]]:

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from lightning.pytorch import LightningModule
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import mse_loss
-from torch.optim.lr_scheduler import LambdaLR
+
+from helpers.partly_trained import PartlyTrained
 
 _PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 
@@ -113,7 +113,7 @@ class Drawing:
     size: int
 
 
-class LatentDiffusion(LightningModule):
+class LatentDiffusion(PartlyTrained):
     """Denoising diffusion on latents under text; batches are dicts of ``latents`` and ``input_ids``.
 
     Captions stay tokens until a batch is on the device, so that what is kept and replayed is small. Noise and timesteps
@@ -185,25 +185,6 @@ class LatentDiffusion(LightningModule):
         loss = mse_loss(predicted.float(), target)
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(latents))
         return loss
-
-    def configure_optimizers(self) -> Any:
-        """AdamW on what is trained, its learning rate warmed up."""
-        optimizer = torch.optim.AdamW(self._trained().values(), lr=self.learning_rate)
-        warmup = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, self.warmup)))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": warmup, "interval": "step"}}
-
-    def _trained(self) -> dict[str, Tensor]:
-        return {name: weight for name, weight in self.named_parameters() if weight.requires_grad}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is trained only: the rest is in the pipeline's folder."""
-        checkpoint["state_dict"] = {name: checkpoint["state_dict"][name] for name in self._trained()}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint in which other weights were trained."""
-        differing = set(checkpoint["state_dict"]) ^ set(self._trained())
-        if differing:
-            raise ValueError(f"The checkpoint and this model do not train the same weights: {sorted(differing)[:5]}.")
 
     @torch.no_grad()
     def sample(self, captions: Sequence[str], drawing: Drawing) -> list[Image.Image]:

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
-from torch.optim.lr_scheduler import LambdaLR
 
 from helpers.latent_diffusion import Drawing
+from helpers.partly_trained import PartlyTrained
 from hopfield_replay.checkpoints import open_pipeline
 from hopfield_replay.denoisers import DelegatingDenoiser
 from hopfield_replay.functional import ddim_denoise
@@ -71,7 +70,7 @@ class Embedded(DelegatingDenoiser):
         return self.denoiser.predict_clean(noisy, timestep, [self.rows[at] for at in condition["caption"].tolist()])
 
 
-class PipelineDiffusion(LightningModule):
+class PipelineDiffusion(PartlyTrained):
     """Denoising diffusion or flow matching on latents under text; batches are dicts of ``samples`` and ``caption``.
 
     Captions are embedded before, each once, and the text encoders are given up: batches hold the captions' numbers.
@@ -129,25 +128,6 @@ class PipelineDiffusion(LightningModule):
         loss = mse_loss(predicted.float(), target)
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(clean))
         return loss
-
-    def configure_optimizers(self) -> Any:
-        """AdamW on what is trained, its learning rate warmed up."""
-        optimizer = torch.optim.AdamW(self._trained().values(), lr=self.learning_rate)
-        warmup = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, self.warmup)))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": warmup, "interval": "step"}}
-
-    def _trained(self) -> dict[str, Tensor]:
-        return {name: weight for name, weight in self.named_parameters() if weight.requires_grad}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is trained only: the rest is in the pipeline's folder."""
-        checkpoint["state_dict"] = {name: checkpoint["state_dict"][name] for name in self._trained()}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint in which other weights were trained."""
-        differing = set(checkpoint["state_dict"]) ^ set(self._trained())
-        if differing:
-            raise ValueError(f"The checkpoint and this model do not train the same weights: {sorted(differing)[:5]}.")
 
     @torch.no_grad()
     def sample(self, captions: Sequence[str], drawing: Drawing) -> list[Image.Image]:

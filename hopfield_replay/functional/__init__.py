@@ -13,6 +13,7 @@ from hopfield_replay.functional.draws import proportional
 from hopfield_replay.functional.energy import EnergyPass, energy, energy_and_retrieval, energy_rise
 from hopfield_replay.functional.forgetting import expected_rise, replay_gain, susceptibility
 from hopfield_replay.functional.hopfield_attention import hopfield_attention
+from hopfield_replay.functional.hypotheses import holm
 from hopfield_replay.functional.k_medoids import k_means_medoids
 from hopfield_replay.functional.likelihood import log_likelihood
 from hopfield_replay.functional.model_energy import elbo_weights, model_energy, timestep_of_beta, timesteps_between
@@ -53,6 +54,7 @@ __all__ = [
     "fixed_points",
     "greedy_replay_gain",
     "herding",
+    "holm",
     "hopfield_attention",
     "k_center",
     "k_means_medoids",

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from hopfield_replay import EnergyReplayBuffer, GreedyGain
-from hopfield_replay.functional import energy
+from hopfield_replay.functional import energy, holm
 
 DATA = Path(__file__).parents[2] / "../shared/data"
 PAIRS = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
@@ -302,12 +302,8 @@ def surprising(differences: dict[Named, np.ndarray], level: float = 0.05) -> set
         own = values[np.isfinite(values)]
         if len(own) > 1:
             chances[name] = float(ttest_1samp(own, 0).pvalue)
-    found = set()
-    for rank, name in enumerate(sorted(chances, key=chances.__getitem__)):
-        if chances[name] > level / (len(chances) - rank):
-            break
-        found.add(name)
-    return found
+    adjusted = holm(list(chances.values()))
+    return {name for name, chance in zip(chances, adjusted, strict=True) if chance <= level}
 
 
 def interval(values: np.ndarray) -> list[str]:

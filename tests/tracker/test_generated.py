@@ -17,7 +17,7 @@ from hopfield_replay import (
 )
 from hopfield_replay.tracker import PipelineSampler
 from tests.lightning.small import Foreign, Images, loader
-from tests.utilities.test_nested import same
+from tests.utilities.test_nested import same, tensors
 
 
 class Model:
@@ -93,17 +93,6 @@ def test_nothing_real_is_kept_unless_it_is_asked_for():
         assert bool(held) == keep
         assert len(tracker.history[1].probes) == (2 if keep else 1)
         assert (tracker.history[1].probes[0].intrinsic.mean() > 0) == keep
-
-
-def tensors(tree):
-    if isinstance(tree, torch.Tensor):
-        yield tree
-    elif isinstance(tree, dict):
-        for part in tree.values():
-            yield from tensors(part)
-    elif isinstance(tree, list | tuple):
-        for part in tree:
-            yield from tensors(part)
 
 
 def test_draws_leave_the_random_state_alone_and_are_the_same_again():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ForgettingTracker, GeneratedTask, TaskSource
-from tests.utilities.test_nested import same
+from tests.utilities.test_nested import same, tensors
 
 
 class Shrink:
@@ -50,17 +50,6 @@ def train(tracker, denoiser, tasks):
 
 def tracked(storage, **settings):
     return ForgettingTracker(probe_size=8, timesteps=[2, 5], probe_storage=storage, **settings)
-
-
-def tensors(tree):
-    if isinstance(tree, torch.Tensor):
-        yield tree
-    elif isinstance(tree, dict):
-        for part in tree.values():
-            yield from tensors(part)
-    elif isinstance(tree, list | tuple):
-        for part in tree:
-            yield from tensors(part)
 
 
 def holds(state, rows):

@@ -25,6 +25,11 @@ NESTINGS = {
 }
 
 
+def tensors(tree):
+    """Every tensor in it."""
+    return [item for _, item in walk(tree) if isinstance(item, torch.Tensor)]
+
+
 def same(a, b):
     if isinstance(a, torch.Tensor):
         return (
