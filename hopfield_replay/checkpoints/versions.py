@@ -11,6 +11,7 @@ from torch import nn
 from hopfield_replay.checkpoints.module import load_module
 from hopfield_replay.checkpoints.pipeline import goes_onto, load_adapter, load_pipeline
 from hopfield_replay.checkpoints.pipeline_version import captions_in
+from hopfield_replay.checkpoints.single_file import parts_in
 from hopfield_replay.checkpoints.version import Version, check_same_architecture
 from hopfield_replay.encoders import split_batch
 from hopfield_replay.pipelines.denoiser import RECEIVED, PipelineDenoiser
@@ -18,7 +19,7 @@ from hopfield_replay.utilities.device import check_device
 
 
 def load_versions(
-    before: str | Path,
+    before: str | Path | Version,
     after: str | Path,
     model: str | Callable[..., nn.Module] | None = None,
     *,
@@ -27,6 +28,7 @@ def load_versions(
     device: str | torch.device | None = None,
     variant: str | None = None,
     dtype: torch.dtype = torch.float32,
+    config: str | Path | None = None,
 ) -> tuple[Version, Version]:
     """Load two versions of one model, and make sure that they are.
 
@@ -35,7 +37,7 @@ def load_versions(
 
     Args:
         before: the first version: a checkpoint file with ``model``, or a folder that a diffusers pipeline's
-            save_pretrained wrote.
+            save_pretrained wrote, or a single file of weights with ``config``; or a version that is loaded already.
         after: the second one, likewise; or what was trained of the pipeline of ``before``: LoRA weights, or its network
             (see :func:`load_adapter`).
         model: class of the module whose checkpoints these are, see :func:`load_module`; None: pipelines.
@@ -44,6 +46,7 @@ def load_versions(
         device: where the models are put; None: the GPU if there is one.
         variant: of pipelines' weights, see :func:`load_pipeline`.
         dtype: of pipelines, likewise.
+        config: of single files, likewise; None: the folder of ``before``.
 
     Returns:
         Both versions, in eval mode.
@@ -63,13 +66,13 @@ def load_versions(
         raise ValueError("model_args (--model-args) go with a model (--model); pipelines know their own.")
     try:
         if model is None:
-            settings: dict[str, Any] = {"variant": variant, "dtype": dtype, "device": place}
-            first = load_pipeline(before, **settings)
-            settings["like"] = first.model
-            second = load_adapter(before, after, **settings) if goes_onto(after) else load_pipeline(after, **settings)
+            settings: dict[str, Any] = {"variant": variant, "dtype": dtype, "device": place, "config": config}
+            first = before if isinstance(before, Version) else load_pipeline(before, **settings)
+            second = _second(first, after, settings)
         else:
             options: dict[str, Any] = {"model_args": model_args, "unsafe_pickle": unsafe_pickle}
-            first, second = load_module(before, model, **options), load_module(after, model, **options)
+            first = before if isinstance(before, Version) else load_module(before, model, **options)
+            second = load_module(after, model, **options)
         check_same_architecture(first, second)
         for version in (first, second):
             version.module.to(place).eval()
@@ -79,6 +82,17 @@ def load_versions(
             "precision (dtype, --dtype bfloat16)."
         ) from error
     return (first, second) if first.model is None or second.model is None else _with_own_texts(first, second)
+
+
+def _second(first: Version, after: str | Path, settings: dict[str, Any]) -> Version:
+    """A second pipeline: a whole one, a single file of all its parts, or what was trained of the first one."""
+    settings = {**settings, "like": first.model}
+    if parts_in(after):
+        folder = settings["config"] or (first.source if Path(first.source).is_dir() else None)
+        return load_pipeline(after, **{**settings, "config": folder})
+    return (
+        load_adapter(first.source, after, **settings) if goes_onto(after) else load_pipeline(after, **settings)
+    )  # fmt: skip
 
 
 def _place(device: str | torch.device | None) -> torch.device | None:

@@ -58,7 +58,8 @@ def add_options(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("the two versions")
     group.add_argument(
         "--before", type=str, required=True, metavar="PATH",
-        help="first version: a checkpoint (with --model), or a folder of a diffusers pipeline's save_pretrained",
+        help="first version: a checkpoint (with --model), a folder of a diffusers pipeline's save_pretrained, or a "
+        ".safetensors file of its weights (with --pipeline-config)",
     )  # fmt: skip
     group.add_argument(
         "--after", type=str, nargs="+", required=True, metavar="PATH",
@@ -77,6 +78,11 @@ def add_options(parser: ArgumentParser) -> None:
     group.add_argument(
         "--variant", type=str | None, default=None, metavar="NAME", help="of a pipeline's weights, such as fp16"
     )
+    group.add_argument(
+        "--pipeline-config", type=str | None, default=None, metavar="DIR",
+        help="of .safetensors files of weights (of diffusers, or in the original layout): a folder of a pipeline of "
+        "the same architecture, which says how they are made and gives what they lack; that of --before if not given",
+    )  # fmt: skip
     group.add_argument(
         "--dtype", type=Literal["float32", "bfloat16", "float16"], default="float32",
         help="precision of pipelines; their autoencoders stay in float32",
@@ -202,6 +208,7 @@ def _load(options: Any, after: str) -> "tuple[Version, Version]":
             device=options.device,
             variant=options.variant,
             dtype=dtypes[options.dtype],
+            config=options.pipeline_config,
         )
 
 
