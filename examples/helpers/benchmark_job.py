@@ -19,10 +19,11 @@ from helpers.cifar10 import load_cifar10
 from helpers.ddpm import DDPM
 from helpers.digit_classifier import DigitClassifier, train_classifier
 from helpers.files import write_tensors, write_text
+from helpers.noise_levels import ForgettingLevels, LevelledDDPM, loss_by_level
 from helpers.regularisers import L2, DiagonalEWC, Distillation, LoRA, RankOneEWC, Regulariser, noised
 from helpers.splits import Split, load, split_classes, train_tasks
 from hopfield_replay import ForgettingMonitor, run_report
-from hopfield_replay.functional import energy
+from hopfield_replay.functional import energy, predicted_rises, replay_gain, rise_weights
 from hopfield_replay.metrics import GenerativeTaskMatrix, KNNPrecisionRecall
 
 LOSS_DRAWS = 8  # noises and timesteps of each held-out image in the loss
@@ -167,6 +168,7 @@ class Judge(Callback):
                 metric.update(split.held_out.tensors[0], task=number)
         self.right = torch.full((len(tasks), len(tasks)), math.nan)
         self.losses: list[list[Tensor]] = []
+        self.by_level: list[Tensor] = []
         self.expected: list[dict[str, float]] = []
         self.last: list[Tensor] = []
         self._started = 0.0
@@ -191,27 +193,39 @@ class Judge(Callback):
                 for metric in (self.fid, self.kid):
                     metric.update(images, task=number, after=self.learned)
                 self.last.append(images)
-            self.losses.append([held_out_loss(pl_module, split) for split in self.tasks[: self.learned + 1]])
+            so_far = self.tasks[: self.learned + 1]
+            self.losses.append([held_out_loss(pl_module, split) for split in so_far])
+            self.by_level.append(torch.stack([loss_by_level(pl_module, split) for split in so_far]))
         pl_module.train(was)
         self.learned += 1
 
     def expect(self, monitor: ForgettingMonitor) -> dict[str, float]:
-        """Energy rises of the earlier tasks' held-out images: under the next task's data, and under what is trained on.
+        """What is known before a task of how the earlier tasks' held-out images will fare; means over them.
 
-        The second is a mixture: the task's own images and the kept ones, as often as they are drawn.
+        "alone": rise of their energies under the next task's data. "replayed": under what is trained on, a mixture of
+        that and the kept samples, as often as they are drawn. "protected": the replay gain of the kept samples, all
+        with the same mass, which the certificate is about. "drawn": the same, with masses as they are drawn.
+        "weighted": the latter weighted by :func:`rise_weights`.
         """
         own, buffer, beta = vectors_of(self.tasks[self.learned]), monitor.buffer, monitor.history[-1].beta
-        rises: dict[str, list[Tensor]] = {"alone": [], "replayed": []}
+        found: dict[str, list[Tensor]] = {"alone": [], "replayed": [], "protected": [], "drawn": [], "weighted": []}
         for split in self.tasks[: self.learned]:
-            x = split.held_out.tensors[0].flatten(1)
-            before = energy(x, vectors_of(split), beta)
-            rises["alone"].append(energy(x, own, beta) - before)
-            if buffer is not None and len(buffer):
-                masses = torch.full((len(own),), (1 - self.ratio) / len(own), dtype=torch.float64)
-                masses = torch.cat([masses, self.ratio * buffer.draw_shares])
-                both = torch.cat([own, buffer.vectors.to(own)])
-                rises["replayed"].append(energy(x, both, beta, masses=masses) - before)
-        return {name: float(torch.cat(parts).mean()) for name, parts in rises.items() if parts}
+            x, old = split.held_out.tensors[0].flatten(1), vectors_of(split)
+            before, after = energy(x, old, beta), energy(x, own, beta)
+            found["alone"].append(after - before)
+            if buffer is None or not len(buffer):
+                continue
+            kept, shares = buffer.vectors.to(own), buffer.draw_shares
+            masses = torch.full((len(own),), (1 - self.ratio) / len(own), dtype=torch.float64)
+            both, masses = torch.cat([own, kept]), torch.cat([masses, self.ratio * shares])
+            found["replayed"].append(energy(x, both, beta, masses=masses) - before)
+            total = len(own) * self.ratio / (1 - self.ratio)  # of what is replayed, in samples of the next task
+            even = torch.full((len(kept),), total / len(kept), dtype=torch.float64)
+            found["protected"].append(replay_gain(x, old, own, kept, beta, replay_masses=even))
+            gain = replay_gain(x, old, own, kept, beta, replay_masses=total * shares)
+            found["drawn"].append(gain)
+            found["weighted"].append(gain * rise_weights(predicted_rises(before, after)))
+        return {name: float(torch.cat(parts).mean()) for name, parts in found.items() if parts}
 
 
 def vectors_of(split: Split) -> Tensor:
@@ -265,12 +279,13 @@ def run_job(job: Job, preset: Preset, folder: Path, data_dir: Path, accelerator:
     ratio = job.value if method.tuned == "replay_ratio" else 0.5
     judge = Judge(tasks, preset, classifier, ratio)
     regulariser = regulariser_of(method, job, tasks, preset)
+    held = [regulariser] if isinstance(regulariser, Regulariser | ForgettingLevels) else []
     trained = [JointSplit(tasks[: i + 1]) for i in range(len(tasks))] if method.regulariser == "joint" else tasks
     started = time.process_time()
     model, monitor = train_tasks(
         method.policy,
         trained,
-        lambda: DDPM(
+        lambda: LevelledDDPM(
             data.images.shape[-1],
             data.images.shape[1],
             preset.width,
@@ -287,7 +302,7 @@ def run_job(job: Job, preset: Preset, folder: Path, data_dir: Path, accelerator:
         ema_decay=preset.ema_decay,
         generated=generated_of(preset) if method.generated else 0,
         first=[regulariser] if isinstance(regulariser, LoRA) else [],
-        callbacks=[regulariser, judge] if isinstance(regulariser, Regulariser) else [judge],
+        callbacks=[*held, judge],
     )
     del model
     page = run_report(monitor, title=f"What was forgotten: {Path(job.file).stem}").html()
@@ -300,7 +315,9 @@ def generated_of(preset: Preset) -> int:
     return 10 * preset.kept
 
 
-def regulariser_of(method: Method, job: Job, tasks: Sequence[Split], preset: Preset) -> Regulariser | LoRA | None:
+def regulariser_of(
+    method: Method, job: Job, tasks: Sequence[Split], preset: Preset
+) -> Regulariser | LoRA | ForgettingLevels | None:
     """The callback of a method."""
     strength = job.value if method.tuned == "strength" else 1.0
     match method.regulariser:
@@ -315,6 +332,8 @@ def regulariser_of(method: Method, job: Job, tasks: Sequence[Split], preset: Pre
             return Distillation(tasks, strength, job.seed, **options)
         case "lora":
             return LoRA(int(job.value))
+        case "levels":
+            return ForgettingLevels(tasks, job.value)
     return None
 
 
@@ -323,7 +342,7 @@ def result_of(
     method: Method,
     judge: Judge,
     monitor: Any,
-    regulariser: Regulariser | LoRA | None,
+    regulariser: Regulariser | LoRA | ForgettingLevels | None,
     started: float,
     tasks: Sequence[Split],
 ) -> dict[str, Any]:
@@ -348,6 +367,7 @@ def result_of(
         "numbers": {name: value.double() for name, value in numbers.items()},
         "right": judge.right,
         "losses": judge.losses,
+        "by_level": judge.by_level,
         "expected": judge.expected,
         "energy_before": [probe.energy_start.float() for probe in last],
         "energy_after": [probe.energy.float() for probe in last],
