@@ -5,13 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from scipy.stats import t, ttest_1samp
 
 from helpers.benchmark_job import Job
 from helpers.files import read_tensors
-from helpers.study_statistics import worst_tenth
+from helpers.study_statistics import student, worst_tenth
 from hopfield_replay import functional
 
 REFERENCE = "random"
@@ -118,11 +116,8 @@ def differences(runs: Runs, reference: str = REFERENCE) -> dict[tuple[str, str],
         if method == reference or len(seeds) < 2:
             continue
         for name in TESTED:
-            values = np.array([mine[seed][name] - runs[reference][seed][name] for seed in seeds])
-            values = values[np.isfinite(values)]
-            if len(values) < 2:
-                continue
-            half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-            chance = float(ttest_1samp(values, 0).pvalue) if values.std() > 0 else 1.0
-            found[method, name] = {"mean": float(values.mean()), "half": half, "p": chance, "seeds": len(values)}
+            values = [mine[seed][name] - runs[reference][seed][name] for seed in seeds]
+            one = student([value for value in values if math.isfinite(value)])
+            if one["seeds"] > 1:
+                found[method, name] = one | {"half": (one["high"] - one["low"]) / 2}
     return found
