@@ -29,8 +29,8 @@ class Method:
     policy: str = "none"
     generated: bool = False
     all_generated: bool = False
-    regulariser: Literal["l2", "ewc", "rank1", "distillation", "lora", "joint"] | None = None
-    tuned: Literal["replay_ratio", "strength", "rank"] | None = None
+    regulariser: Literal["l2", "ewc", "rank1", "distillation", "lora", "joint", "levels"] | None = None
+    tuned: Literal["replay_ratio", "strength", "rank", "share"] | None = None
     grid: tuple[float, ...] = ()
 
 
@@ -92,6 +92,15 @@ METHODS = {
             regulariser="distillation",
             tuned="strength",
             grid=(0.3, 1.0, 3.0, 10.0),
+        ),
+        Method(
+            "greedy_gain at the levels that forget",
+            "real samples",
+            5,
+            "greedy_gain",
+            regulariser="levels",
+            tuned="share",
+            grid=(0.3, 0.6, 1.0),
         ),
     )
 }
