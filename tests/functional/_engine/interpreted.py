@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from hopfield_replay.functional import PatternTiles, effective_patterns, energy, energy_and_retrieval
-from hopfield_replay.functional._engine import split
+from hopfield_replay.functional._engine import split, split_nearest
 from hopfield_replay.functional._engine.gradients import energy_of
 from hopfield_replay.functional._engine.split_pass import sums_of
 from hopfield_replay.functional._engine.split_scores import Plan
@@ -136,7 +136,22 @@ def edges():
     assert none.mean.shape == (0, 5)
 
 
-CASES = {case.__name__: case for case in (parts, strips, energies, edges)}
+def nearest():
+    """The nearest patterns: odd shapes, copies, one pattern, one left out, parts of a matrix."""
+    for n, count, d, k in ((1, 1, 1, 1), (9, 260, 70, 3), (5, 150, 3, 40)):
+        patterns = random(count, d) + 2.0
+        patterns[count // 2 :] = patterns[: count - count // 2]
+        x = patterns[torch.arange(n) * 7 % count] + 1e-3 * (torch.arange(n) % 2)[:, None]
+        exclude = torch.where(torch.arange(n) % 3 == 1, torch.arange(n) * 7 % count, -1)
+        squares = (x.double()[:, None] - patterns.double()).square().sum(2)
+        squares[exclude >= 0, exclude[exclude >= 0]] = torch.inf
+        tiles = PatternTiles([patterns[: count // 3], patterns[count // 3 :]])
+        found, sure = split_nearest.nearest(x, patterns.mean(0), tiles, k, k + 22, exclude)
+        torch.testing.assert_close(found, squares.sort(1).values[:, :k], rtol=1e-12, atol=0)
+        assert sure.all()
+
+
+CASES = {case.__name__: case for case in (parts, strips, energies, edges, nearest)}
 
 
 def main():
