@@ -10,7 +10,15 @@ from pathlib import Path
 
 import torch
 
-from hopfield_replay.functional import PatternTiles, effective_patterns, energy, energy_and_retrieval
+from hopfield_replay.functional import (
+    PatternTiles,
+    SparseAffinity,
+    StreamedAffinity,
+    effective_patterns,
+    energy,
+    energy_and_retrieval,
+    sparse_affinity,
+)
 from hopfield_replay.functional._engine import split, split_nearest
 from hopfield_replay.functional._engine.gradients import energy_of
 from hopfield_replay.functional._engine.split_pass import sums_of
@@ -151,7 +159,37 @@ def nearest():
         assert sure.all()
 
 
-CASES = {case.__name__: case for case in (parts, strips, energies, edges, nearest)}
+def affinities():
+    """The largest affinities, and bounds on the rest, of samples to themselves and to others, some without mass."""
+    sparse_affinity._EXACT = 0
+    split.available = lambda device: True
+    for n, count, d, keep in ((1, 1, 1, 1), (5, 150, 70, 3), (None, 140, 5, 4)):
+        y = random(count, d)
+        y[count // 2 :] = y[: count - count // 2]
+        x = y if n is None else random(n, d, seed=1)
+        masses = torch.rand(count, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+        masses[1::5] = 0.0
+        own = torch.arange(count) if n is None else None
+        rows = StreamedAffinity(x, y, 0.5, 1.3, masses=masses)
+        sparse = SparseAffinity(rows, keep, own=own, bounds=True)
+        exact = masses.log() - 1.3 * ((x.double()[:, None] - y.double()).square().sum(2) / 2 - 0.5)
+        columns = torch.arange(count).repeat_interleave(sparse.starts.diff())
+        kept = exact[sparse.targets.long(), columns]
+        assert sparse.targets.bincount(minlength=len(x)).tolist() == [keep] * len(x)
+        torch.testing.assert_close(sparse.logs.double(), kept, rtol=1e-5, atol=1e-4)
+        best = exact.sort(1, descending=True).values
+        least = torch.full((len(x),), torch.inf, dtype=torch.float64).scatter_reduce(
+            0, sparse.targets.long(), kept, "amin"
+        )
+        torch.testing.assert_close(least, best[:, keep - 1], rtol=0, atol=1e-4)
+        if count > keep:
+            dropped = (sparse.dropped.largest, best[:, keep]), (sparse.dropped.total, best[:, keep:].logsumexp(1))
+            for bound, least in dropped:
+                assert (bound >= least).all()
+                torch.testing.assert_close(bound, least, rtol=0, atol=2e-2)
+
+
+CASES = {case.__name__: case for case in (parts, strips, energies, edges, nearest, affinities)}
 
 
 def main():

@@ -1,6 +1,7 @@
 """Nearest patterns by strips of split products, emulated with a tensor core's rounding, against numpy in float64."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -130,6 +131,19 @@ def test_a_kernel_that_does_not_run_is_done_without(monkeypatch):
     with pytest.warns(UserWarning, match=r"do not run on cpu \(no such machine\)"):
         found = knn_distance(x, patterns, 4, exclude=exclude)
     np.testing.assert_allclose(found, literal(x, patterns, 4, exclude)[:, -1], rtol=1e-9)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", ["noise", "copies", "sorted", "far"])
+@pytest.mark.parametrize(("n", "count", "d", "k"), [(1, 1, 1, 1), (300, 5001, 64, 10), (130, 2000, 1000, 3)])
+def test_on_a_gpu(kind, n, count, d, k, monkeypatch):
+    monkeypatch.setattr(_nearest, "_MANY", 0)
+    x, patterns, exclude = problem(kind, n, count, d)
+    exclude = None if count == 1 else exclude
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a kernel that does not run says so
+        found = knn_distance(x.cuda(), patterns.cuda(), k, exclude=None if exclude is None else exclude.cuda())
+    np.testing.assert_allclose(found.cpu(), literal(x, patterns, k, exclude)[:, -1], rtol=1e-9)
 
 
 def test_fewer_than_are_asked_for(looks):
