@@ -197,7 +197,8 @@ def train(ready: Run, args: Any) -> None:
 
 def model_network(model: Model) -> Module:
     """The network that is trained."""
-    return model.network if isinstance(model, PipelineDiffusion) else model.unet
+    network: Module = model.network if isinstance(model, PipelineDiffusion) else model.unet
+    return network
 
 
 def build_model(source: str, tasks: Sequence[Captioned], args: Any) -> tuple[Model, int]:

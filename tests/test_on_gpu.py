@@ -37,6 +37,8 @@ def test_the_tests_that_need_a_gpu_are_found():
     assert {Path(name).name for name in on_gpu.gpu_tests(False)} >= {
         "test_fused.py",
         "test_split.py",
+        "test_split_nearest.py",
+        "test_split_search.py",
         "test_steering.py",
     }
 
@@ -49,4 +51,4 @@ def test_to_its_end_on_the_cpu(tmp_path, monkeypatch):
     on_gpu.main()
     parts = json.loads((tmp_path / "results.json").read_text())["parts"]
     assert {part["name"]: part["status"] for part in parts} == dict.fromkeys((part["name"] for part in parts), "done")
-    assert len(parts) == 5
+    assert len(parts) == 6

@@ -54,7 +54,7 @@ class AuditSeries(Shown):
     @property
     def last_passing(self) -> str | None:
         """Name of the last version that passes; None: none does, or none was tested."""
-        return next((name for name in reversed(self.gates) if self.gates[name].passed), None)  # type: ignore[call-overload, no-any-return]  # a dict
+        return next((name for name in reversed(list(self.gates)) if self.gates[name].passed), None)
 
     @property
     def curves(self) -> dict[str, list[float]]:

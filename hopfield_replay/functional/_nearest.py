@@ -3,19 +3,29 @@
 import torch
 from torch import Tensor
 
+from hopfield_replay.functional._engine import split
 from hopfield_replay.functional._engine.scores import coarse_float32, exact_float32, squared_norms
+from hopfield_replay.functional._engine.split_nearest import nearest as nearest_by_parts
 from hopfield_replay.functional.rows import Matrix, pieces
+from hopfield_replay.functional.tiles import PatternTiles
 from hopfield_replay.utilities.device import widest, without_autocast
 
 _MORE = 22  # are looked for beside the k nearest
 _BLOCK = 1 << 23  # numbers of a piece, and of the products with it: 32 MB each
 _DIFFERENCES = 1 << 22  # numbers of differences at a time: 32 MB in float64
-_MANY = 10**10  # multiplications from which on they are done coarsely first
+_MANY = 10**10  # multiplications from which on they are done coarsely first, or on a GPU of parts
+_ASKED = 1 << 25  # numbers of the queries that are asked together on a GPU
 _SAMPLED = 512  # rows whose mean is the centre
 _UNIT = 2.0**-24  # relative rounding of float32
+_TINIEST = 2.0**-120  # of a product of numbers that are too small for float32
 _COARSE = 2.0**-8  # of a product of two numbers of 8 bits
 _FEW = 32  # patterns that may all be compared by differences
 _SUM = 8.0  # a sum of d products is off by more than so many times sqrt(d) roundings with a chance of 3e-14
+
+
+def is_many(queries: int, patterns: Matrix) -> bool:
+    """Whether distances between so many are better looked for before they are computed."""
+    return queries * patterns.shape.numel() >= _MANY
 
 
 class Nearest:
@@ -24,7 +34,8 @@ class Nearest:
     Half the squared distance is :math:`|y|^2/2 - \langle x, y\rangle` and a number that does not depend on y. The
     k + 22 smallest of these in float32 are computed again as differences in float64; where the k-th of them is not
     smaller than all others can be, that query is asked in float64 alone. Of very many they are computed coarsely before
-    (see :class:`NearestOne`), and in float32 where that does not tell.
+    (see :class:`NearestOne`), and in float32 where that does not tell; on a GPU that can, of bfloat16 parts in place of
+    both (:func:`~hopfield_replay.functional._engine.split_nearest.nearest`).
 
     Args:
         queries: (n, d).
@@ -49,13 +60,45 @@ class Nearest:
     def nearest(self) -> Tensor:
         """Distances of each query to its k nearest patterns, (n, k) float64, ascending."""
         distances = torch.empty(len(self._queries), self._k, dtype=torch.float64, device=self._queries.device)
-        left, products = torch.arange(len(distances)), len(distances) * self._patterns.shape.numel()
-        for dtype, coarse in ((torch.float32, True), (torch.float32, False), (torch.float64, False)):
-            if len(left) and (not coarse or products >= _MANY):
-                found, sure = self._look(left, dtype, coarse=coarse)
+        left, many = torch.arange(len(distances)), is_many(len(distances), self._patterns)
+        looks = [self._exactly]
+        if many and split.available(distances.device):
+            looks = [self._by_parts, *looks]
+        else:
+            looks = [*([self._coarsely] if many and distances.device.type == "cpu" else []), self._finely, *looks]
+        for look in looks:
+            if len(left):
+                found, sure = look(left)
                 distances[left.to(distances.device)] = found
                 left = left[~sure.cpu()]
         return distances
+
+    def _coarsely(self, which: Tensor) -> tuple[Tensor, Tensor]:
+        return self._look(which, torch.float32, coarse=True)
+
+    def _finely(self, which: Tensor) -> tuple[Tensor, Tensor]:
+        return self._look(which, torch.float32)
+
+    def _exactly(self, which: Tensor) -> tuple[Tensor, Tensor]:
+        return self._look(which, torch.float64)
+
+    def _by_parts(self, which: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`_look`, on a GPU's tensor cores."""
+        tiles, place = PatternTiles.of_rows(self._patterns), self._queries.device
+        answers = []
+        try:
+            for part in which.split(max(1, _ASKED // max(512, self._queries.shape[1]))):
+                index = part.to(place)
+                own = None if self._exclude is None else self._exclude[index]
+                with without_autocast(place):
+                    squares, sure = nearest_by_parts(
+                        self._queries[index], self._centre, tiles, self._k, self._k + _MORE, own
+                    )
+                answers.append((squares.sqrt(), sure))
+        except split.KernelError as error:
+            split.give_up(place, error)
+            return self._finely(which)
+        return torch.cat([distances for distances, _ in answers]), torch.cat([sure for _, sure in answers])
 
     def _look(self, which: Tensor, dtype: torch.dtype, *, coarse: bool = False) -> tuple[Tensor, Tensor]:
         """Distances of some queries, and whether nothing nearer can have been missed."""
@@ -94,7 +137,7 @@ class Nearest:
         # no pattern that was left out is nearer than the last that was not, but for rounding
         norms = moved.square().sum(1)
         rounding = _UNIT * _SUM * moved.shape[1] ** 0.5 * ((2 * largest * norms).sqrt() + largest)
-        rounding = rounding + _COARSE * _SUM * x.mul(reach).norm(dim=1)
+        rounding = rounding + _COARSE * _SUM * x.mul(reach).norm(dim=1) + _TINIEST * moved.shape[1]
         least = 2 * (values.amax(1).to(torch.float64) - rounding) + norms
         return nearest, kth <= least
 
@@ -164,4 +207,4 @@ class NearestOne:
         return squared_norms(x.sub(y))
 
 
-__all__ = ["Nearest", "NearestOne"]
+__all__ = ["Nearest", "NearestOne", "is_many"]

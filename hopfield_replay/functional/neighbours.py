@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.functional._distances import half_squared_distances
-from hopfield_replay.functional._nearest import Nearest
+from hopfield_replay.functional._engine import split
+from hopfield_replay.functional._nearest import Nearest, is_many
 from hopfield_replay.functional.rows import Matrix
 from hopfield_replay.utilities.checks import as_matrix, as_pair, check_exclude, check_integer, check_same_space
 
@@ -60,7 +61,8 @@ def knn_distance(x: Matrix, patterns: Matrix, k: int = 10, *, exclude: Tensor | 
         check_same_space(queries, stored.shape[1], stored.device)
     index = check_exclude(exclude, len(queries), stored)
     _check_k(k, len(stored) - (index is not None), "patterns")
-    if not isinstance(queries, Tensor) or not isinstance(stored, Tensor) or stored.numel() > _HELD:
+    by_parts = split.available(stored.device) and is_many(len(queries), stored)
+    if by_parts or not isinstance(queries, Tensor) or not isinstance(stored, Tensor) or stored.numel() > _HELD:
         return Nearest(queries, stored, k, index).distances()
     stored = stored.to(torch.float64)
     centre = stored.mean(0)

@@ -6,19 +6,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hopfield_replay.functional._engine.scores import exact_float32
+from hopfield_replay.functional._affinity_search import Found, Search
+from hopfield_replay.functional._engine import split
 from hopfield_replay.functional._projection import Projection, fitted
+from hopfield_replay.functional._split_search import SplitSearch
 from hopfield_replay.functional.affinity import StreamedAffinity
-from hopfield_replay.functional.rows import pieces
 from hopfield_replay.utilities.checks import check_integer
-from hopfield_replay.utilities.device import without_autocast
 
-_TILE = 1 << 24  # scores of some targets and all candidates: 64 MB
-_STRIPS = 8  # columns of a strip: the largest strips hold the largest scores
-_EXACT = 10**11  # multiplications that are done as they are, on the CPU
+_EXACT = 10**11  # multiplications that are done as they are, in float32
 _ENTRIES = 1 << 22  # put in the order of the candidates at a time
-_SMALLEST = -80.0  # log of a share that is not told from 0
-_UNIT = 2.0**-24  # relative rounding of float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +46,7 @@ class SparseAffinity:
         keep: how many of each target, >= 1; all of them where there are fewer candidates.
         own: (n,) int64, the candidate that each target is, -1 for none: its affinity to itself is taken as it is.
         error: root mean square error of the log affinities of near neighbours that a projection may make, >= 0; 0: none
-            is made. On the CPU; elsewhere products are exact (to float32).
+            is made. On the CPU; elsewhere products are exact (to float32, on a GPU that can from bfloat16 parts).
         bounds: also bound what is dropped, for the certificate of the selection.
         device: where products are computed; None: where the vectors are.
 
@@ -95,20 +91,20 @@ class SparseAffinity:
         n, count = self.shape
         place = rows.device if device is None else device
         small = n * count * rows.targets.shape[1] <= _EXACT
-        exact = small or place.type != "cpu" or not error
-        projection = Projection(rows.centre, None) if exact else fitted(rows.candidates, rows.centre, rows.beta, error)
-        search = _Search(rows, projection, min(keep, count), own, bounds, place)
-        chosen = torch.empty(n, search.keep, dtype=torch.int32)
-        logs = torch.empty(n, search.keep)
-        excess = torch.empty(n, search.keep if bounds else 0)
-        largest, total = (torch.full((n,), -torch.inf, dtype=torch.float64) for _ in range(2))
-        for start, projected, rest, squares in search.targets():
-            window = slice(start, start + len(projected))
-            entries = search.of(start, projected, rest, squares)
-            chosen[window], logs[window] = entries.chosen, entries.logs
-            if bounds:
-                excess[window], largest[window], total[window] = entries.excess, entries.largest, entries.total
-        del search  # what it holds goes before the entries are put in order
+        keep, found = min(keep, count), None
+        if not small and split.available(place):
+            try:
+                found = _collected(SplitSearch(rows, keep, own, bounds, place).found(), n, keep, bounds)
+            except split.KernelError as failed:
+                split.give_up(place, failed)
+        if found is None:
+            exact = small or place.type != "cpu" or not error
+            projection = (
+                Projection(rows.centre, None) if exact else fitted(rows.candidates, rows.centre, rows.beta, error)
+            )
+            found = _collected(Search(rows, projection, keep, own, bounds, place).found(), n, keep, bounds)
+        chosen, logs, excess, largest, total = found
+        del found
         self.starts, self.targets, order = _by_candidate(chosen, count)
         del chosen
         self.logs = _gathered(logs, order)
@@ -126,110 +122,16 @@ class SparseAffinity:
         return totals.log_() + peak
 
 
-@dataclass(frozen=True, eq=False)
-class _Found:
-    """The largest affinities of some targets."""
-
-    chosen: Tensor
-    logs: Tensor
-    excess: Tensor
-    largest: Tensor
-    total: Tensor
-
-
-class _Search:
-    """Finds the largest affinities of targets, some at a time, to candidates that are held projected."""
-
-    def __init__(
-        self,
-        rows: StreamedAffinity,
-        projection: Projection,
-        keep: int,
-        own: Tensor | None,
-        bounds: bool,
-        device: torch.device,
-    ) -> None:
-        self._rows, self._bounds, self._own, self._device = rows, bounds, own, device
-        self._projection = projection.to(device)
-        self.keep = keep
-        count = rows.shape[1]
-        self._strips = _STRIPS if keep * _STRIPS * 2 < count else 1
-        width = -(-count // self._strips) * self._strips
-        dimension = rows.targets.shape[1] if projection.directions is None else projection.directions.shape[1]
-        self.step = max(1, _TILE // width)
-        self._vectors = torch.zeros(width, dimension, device=device)
-        self._bias = torch.full((width,), -torch.inf, device=device)
-        self._rest = torch.zeros(width, device=device)
-        self._squares: list[Tensor] = []
-        self._norms = self._largest_bias = 0.0
-        self._scores = torch.empty(self.step * width, device=device)
-        for start, piece in pieces(rows.candidates, 1 << 22):
-            window = slice(start, start + len(piece))
-            projected, rest, squares = self._projection.apply(piece.to(device))
-            self._vectors[window], self._rest[window] = projected, rest
-            bias = rows.log_masses[window].to(device, squares.dtype)
-            self._bias[window] = bias - 0.5 * rows.beta * squares if rows.similarity == "distance" else bias
-            self._norms = max(self._norms, float(squares.max()) ** 0.5)
-            if rows.among_themselves:
-                self._squares.append(squares)
-        self._largest_bias = float(self._bias.nan_to_num(neginf=0.0).abs().max())
-
-    def targets(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-        """The first of some targets, and these as Projection.apply() gives them; once where they are candidates."""
-        rows, n = self._rows, self._rows.shape[0]
-        if not rows.among_themselves:
-            for start, piece in pieces(rows.targets, self.step * rows.targets.shape[1]):
-                yield start, *self._projection.apply(piece.to(self._device))
-            return
-        squares = torch.cat(self._squares)
-        for start in range(0, n, self.step):
-            window = slice(start, min(start + self.step, n))
-            yield start, self._vectors[window], self._rest[window], squares[window]
-
-    def of(self, start: int, projected: Tensor, rest: Tensor, squares: Tensor) -> _Found:
-        """Those of some projected targets (m, q), of which the first one is target ``start``."""
-        rows, beta, count = self._rows, self._rows.beta, len(projected)
-        scores = self._scores[: count * len(self._bias)].view(count, -1)
-        with exact_float32(self._device), without_autocast(self._device):
-            torch.addmm(self._bias, projected.mul(beta), self._vectors.T, out=scores)
-        if self._own is not None:
-            own = self._own[start : start + count].to(self._device)
-            here = (own >= 0).nonzero().flatten()
-            scores[here, own[here]] = (beta * squares[here]).float() + self._bias[own[here]]
-        values, chosen = self._largest(scores)
-        constant = rows.log_inverse[start : start + count].to(squares)
-        if rows.similarity == "distance":
-            constant = constant - 0.5 * beta * squares
-        logs = [values.to(squares).add_(constant[:, None]).float().cpu()]
-        nothing = torch.empty(count, 0)
-        if not self._bounds:
-            return _Found(chosen.int().cpu(), logs[0], nothing, nothing, nothing)
-        # rounding of a product of q numbers and of the projections, of sums with the biases, and of a sum of shares
-        products = beta * (2 * projected.shape[1] + 64) * (squares.sqrt() * self._norms + squares)
-        rounding = _UNIT * (products + 8 * (self._largest_bias + constant.abs()) + 64)
-        slack = beta * rest[:, None] * self._rest[chosen]
-        if self._own is not None:
-            slack[chosen == own[:, None]] = 0.0
-        excess = (slack + rounding[:, None]).float().cpu()
-        scores.scatter_(1, chosen, -torch.inf)
-        if self._projection.directions is not None:
-            scores.addr_(beta * rest, self._rest)
-        top = scores.amax(1)
-        safe = top.masked_fill(top == -torch.inf, 0.0)
-        # numbers too small for float32 cost ten times as much; what takes their place only raises the bound
-        total = scores.sub_(safe[:, None]).clamp_(min=_SMALLEST).exp_().sum(1).to(squares).log_() + safe
-        largest, total = ((bound.to(squares) + constant + rounding).cpu().double() for bound in (top, total))
-        return _Found(chosen.int().cpu(), logs[0], excess, largest, total)
-
-    def _largest(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Values and columns of the largest scores of each row: they lie in the strips of the largest maxima."""
-        if self._strips == 1:
-            return scores.topk(self.keep, dim=1)
-        strips = scores.view(len(scores), self._strips, -1)  # a strip is every so manieth column: maxima vectorise
-        best = strips.amax(1).topk(self.keep, dim=1, sorted=False).indices
-        near = strips.gather(2, best[:, None].expand(-1, self._strips, -1)).flatten(1)
-        values, place = near.topk(self.keep, dim=1)
-        return values, best.gather(1, place % self.keep) + place // self.keep * strips.shape[2]
+def _collected(search: Iterator[Found], n: int, keep: int, bounds: bool) -> tuple[Tensor, ...]:
+    """What was found of n targets: candidates (n, keep), logs (n, keep), their excess, and the bounds (n,)."""
+    chosen = torch.empty(n, keep, dtype=torch.int32)
+    logs, excess = torch.empty(n, keep), torch.empty(n, keep if bounds else 0)
+    largest, total = (torch.full((n if bounds else 0,), -torch.inf, dtype=torch.float64) for _ in range(2))
+    for some in search:
+        window = slice(some.start, some.start + len(some.chosen))
+        chosen[window], logs[window], excess[window] = some.chosen, some.logs, some.excess
+        largest[window], total[window] = some.largest, some.total
+    return chosen, logs, excess, largest, total
 
 
 def _by_candidate(chosen: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

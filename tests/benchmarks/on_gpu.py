@@ -1,10 +1,10 @@
 """Everything that needs a GPU, for one that is lent for minutes.
 
-``python tests/benchmarks/on_gpu.py --minutes 8 --output DIR`` runs the tests that need one, the engine's table, what a
-task boundary costs, a DDPM on two tasks of CIFAR-10, and the study on MNIST at 28x28 with as many seeds as fit. Each
-part is a process of its own under a limit of its own; what it printed and measured is written to DIR after every part,
-as results.json and results.md, so that a cut loses one part at most. It works from a checkout, without installation
-and network. ``--device cpu --scale tiny`` runs it to its end.
+``python tests/benchmarks/on_gpu.py --minutes 8 --output DIR`` runs the tests that need one, the engine's table, that of
+neighbours, affinities and a memory's score, what a task boundary costs, a DDPM on two tasks of CIFAR-10, and the study
+on MNIST at 28x28 with as many seeds as fit. Each part is a process of its own under a limit of its own; what it printed
+and measured is written to DIR after every part, as results.json and results.md, so that a cut loses one part at most.
+It works from a checkout, without installation and network. ``--device cpu --scale tiny`` runs it to its end.
 """
 
 import argparse
@@ -73,6 +73,9 @@ def parts(options: argparse.Namespace) -> list[Part]:
         command = [*run, "tests.benchmarks.energy_gpu", "--device", device, "--dimensions", str(d), "--json", str(file)]
         command += ["--scale", "0.005", "--rounds", "1"] if tiny else ["--rounds", "2"]
         found.append(Part(f"engine, d={d}", command, 0.3, [file]))
+    search = [*run, "tests.benchmarks.search_gpu", "--device", device, "--json", str(out / "search.json")]
+    search += ["--scale", "0.002", "--rounds", "1"] if tiny else ["--rounds", "2"]
+    found.append(Part("neighbours, affinities, memory's score", search, 0.3, [out / "search.json"]))
     rows = ["2k-random"] if tiny else ["4k-greedy", "50k-greedy", "50k-energy"]
     boundary = [*run, "tests.benchmarks.boundary", "--device", device, "--limit", "120", "--rows", *rows]
     found.append(Part("boundary", boundary, 0.35))

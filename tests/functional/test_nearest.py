@@ -63,6 +63,13 @@ def test_neighbours_that_float32_cannot_tell_apart_are_told_in_float64():
     np.testing.assert_allclose(search.distances(), expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("size", [1e-24, 1e25])
+def test_numbers_whose_squares_float32_does_not_hold(size):
+    patterns = torch.randn(2000, 5, generator=torch.Generator().manual_seed(0)) * size
+    expected = literal(patterns[:20].double().numpy(), patterns.double().numpy(), 4)
+    np.testing.assert_allclose(knn_distance(patterns[:20], Rows(patterns), 4), expected, rtol=1e-6)
+
+
 def test_rows_of_another_space():
     with pytest.raises(ValueError, match="same dimension"):
         knn_distance(torch.zeros(2, 3), Rows(torch.zeros(5, 4)), 1)

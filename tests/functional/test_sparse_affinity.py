@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hopfield_replay.functional import StreamedAffinity, affinity, far_task_energy, greedy_replay_gain
+from hopfield_replay.functional import _affinity_search as search
 from hopfield_replay.functional import _projection as projection_module
 from hopfield_replay.functional import sparse_affinity as module
 from hopfield_replay.functional.rows import Rows
@@ -50,8 +51,8 @@ def dense(sparse, fill=-np.inf):
 @pytest.mark.parametrize("keep", [1, 3, 40])
 @pytest.mark.parametrize("strips", [1, 8])
 def test_the_largest_of_each_target_are_kept(similarity, keep, strips, monkeypatch):
-    monkeypatch.setattr(module, "_STRIPS", strips)
-    monkeypatch.setattr(module, "_TILE", 300)
+    monkeypatch.setattr(search, "_STRIPS", strips)
+    monkeypatch.setattr(search, "_TILE", 300)
     monkeypatch.setattr(module, "_ENTRIES", 50)
     x, y = clusters(23, 5), clusters(100, 5, seed=1)
     masses = torch.rand(100, generator=torch.Generator().manual_seed(2), dtype=torch.float64)

@@ -127,24 +127,15 @@ class NearStrips:
         self, scores: SplitScores, patterns: PatternTiles, exclude: Tensor | None, rows: Tensor, firsts: Tensor
     ) -> Iterator[tuple[Tensor, Tile, Tensor]]:
         """Some pairs (which of them), the tile they lie in, and their scores (p, size) in float64 with masses."""
-        order = firsts.argsort()
-        steps = self._steps(firsts)
-        sorted_firsts = firsts[order]
-        for tile in patterns.tiles(_LARGE_TILE):
-            bounds = torch.tensor([tile.start, tile.start + len(tile.patterns)], device=order.device)
-            begin, end = torch.searchsorted(sorted_firsts, bounds).tolist()
-            for which in order[begin:end].split(max(1, _NUMBERS // self._size)):
-                if not len(which):
-                    continue
-                columns = firsts[which, None] - tile.start + steps
-                exact = scores.exact(tile, rows[which], firsts[which] - tile.start, self._size)
-                there = columns.clamp(max=len(tile.patterns) - 1)
-                if tile.masses is not None:
-                    exact += tile.masses.log2()[there]
-                exact.masked_fill_(columns > there, -torch.inf)
-                if exclude is not None:
-                    exact.masked_fill_(columns + tile.start == exclude[rows[which], None], -torch.inf)
-                yield which, tile, exact
+        for which, tile, columns in by_tile(patterns, firsts, self._size):
+            exact = scores.exact(tile, rows[which], firsts[which] - tile.start, self._size)
+            there = columns.clamp(max=len(tile.patterns) - 1)
+            if tile.masses is not None:
+                exact += tile.masses.log2()[there]
+            exact.masked_fill_(columns > there, -torch.inf)
+            if exclude is not None:
+                exact.masked_fill_(columns + tile.start == exclude[rows[which], None], -torch.inf)
+            yield which, tile, exact
 
     def _move(self, moment: Tensor, change: Tensor, rows: Tensor, firsts: Tensor, tile: Tile, centre: Tensor) -> None:
         """Add the change of the weights (p, size) times the patterns to the queries' sums."""
@@ -153,6 +144,22 @@ class NearStrips:
             columns = (firsts[pairs, None] + self._steps(firsts)).clamp_(max=len(tile.patterns) - 1)
             near = tile.patterns[columns].to(torch.float64).sub_(centre)
             moment.index_add_(0, rows[pairs], torch.bmm(change[pairs, None], near)[:, 0])
+
+
+def by_tile(patterns: PatternTiles, firsts: Tensor, size: int) -> Iterator[tuple[Tensor, Tile, Tensor]]:
+    """Which strips lie in which tile: places in ``firsts`` (p,), the tile, and the strips' columns in it, (p, size).
+
+    Columns behind the tile's last are not there. Not more strips at a time than scores of them can be held.
+    """
+    order = firsts.argsort()
+    sorted_firsts = firsts[order]
+    steps = torch.arange(size, device=firsts.device) * WIDTH
+    for tile in patterns.tiles(_LARGE_TILE):
+        bounds = torch.tensor([tile.start, tile.start + len(tile.patterns)], device=order.device)
+        begin, end = torch.searchsorted(sorted_firsts, bounds).tolist()
+        if begin < end:
+            for which in order[begin:end].split(max(1, _NUMBERS // size)):
+                yield which, tile, firsts[which, None] - tile.start + steps
 
 
 def _by_row(values: Tensor, rows: Tensor, place: Tensor, n: int, width: int, fill: float = 0.0) -> Tensor:

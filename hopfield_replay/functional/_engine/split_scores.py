@@ -15,6 +15,20 @@ _STRIPS = 64 << 20  # bytes of the maxima of a block's strips; their sums, and w
 _SCORES = 64 << 20  # bytes of a block of scores, where they are written
 _RUN = 1024  # patterns that one product sums over, for the mean
 _RELATIVE = {3: 4e-6, 4: 1e-6, 6: 1e-6}  # largest error of a product by its terms, relative to |x| |xi|
+_UNIT = 2.0**-24
+_PARTS = {3: 192.0, 4: 128.0, 6: 1.0}  # units that the parts which are not there, or not multiplied, may be worth
+_CUT_OFF = 160.0  # units: of 64 products and the sums of 16 of them, each cut off at 2^-23 of the largest
+_TINIEST = 2.0**-120  # of a product that is too small for float32, or of 64 such
+
+
+def largest_error(terms: int, d: int) -> tuple[float, float]:
+    """A bound on the error of a product of d numbers, (relative to |x| |xi|, absolute), whatever the numbers are.
+
+    Source: tensor cores align 16 products and cut them off: Fasi, Higham, Mikaitis, Pranesh, "Numerical behavior of
+    NVIDIA tensor cores" (2021); their sums are added with rounding every 32 or 64 coordinates.
+    """
+    depth = split.padded(d)
+    return _UNIT * (_PARTS[terms] + _CUT_OFF + depth / 32 + 4), _TINIEST * depth
 
 
 @dataclass(frozen=True)
@@ -25,11 +39,11 @@ class Plan:
     columns: int
 
     @classmethod
-    def of(cls, x: Tensor, terms: int, mean: bool) -> "Plan":
-        """For queries (n, d)."""
+    def of(cls, x: Tensor, terms: int, mean: bool, tiles: int | None = None) -> "Plan":
+        """For queries (n, d); ``tiles`` as :func:`._split.tiles_for` if None."""
         n, d = max(1, len(x)), x.shape[1]
         one = 2 * split.parts_for(terms) * split.padded(d)
-        span = split.COLUMNS * split.tiles_for(d)
+        span = split.COLUMNS * (split.tiles_for(d) if tiles is None else tiles)
         rows = max(span, (_QUERIES >> mean) // one)
         rows = -(-n // -(-n // rows))  # blocks of one size
         columns = min(_PATTERNS // one, _STRIPS // (4 * rows) * span // 8)
@@ -41,12 +55,21 @@ class Plan:
 class SplitScores:
     """Scores u = log2(w) + beta log2(e) s(x, xi) - offset(x), block by block, as sums of strips."""
 
-    def __init__(self, x: Tensor, centre: Tensor, beta: float, similarity: Similarity, terms: int, plan: Plan) -> None:
+    def __init__(
+        self,
+        x: Tensor,
+        centre: Tensor,
+        beta: float,
+        similarity: Similarity,
+        terms: int,
+        plan: Plan,
+        tiles: int | None = None,
+    ) -> None:
         self.x, self.similarity, self.terms, self.plan = x, similarity, terms, plan
         self.beta, self.scale = beta, beta * LOG2_E
         self.rounded = centre.float()  # once: queries and patterns are moved by the same vector
         self.centre = self.rounded.to(torch.float64)
-        self.tiles = split.tiles_for(x.shape[1])
+        self.tiles = split.tiles_for(x.shape[1]) if tiles is None else tiles
         self.blocks = [slice(row, min(len(x), row + plan.rows)) for row in range(0, len(x), plan.rows)]
         self._kept = self._split(self.blocks[0]) if len(self.blocks) == 1 else None
         if similarity == "dot":

@@ -10,8 +10,16 @@ from pathlib import Path
 
 import torch
 
-from hopfield_replay.functional import PatternTiles, effective_patterns, energy, energy_and_retrieval
-from hopfield_replay.functional._engine import split
+from hopfield_replay.functional import (
+    PatternTiles,
+    SparseAffinity,
+    StreamedAffinity,
+    effective_patterns,
+    energy,
+    energy_and_retrieval,
+    sparse_affinity,
+)
+from hopfield_replay.functional._engine import split, split_nearest
 from hopfield_replay.functional._engine.gradients import energy_of
 from hopfield_replay.functional._engine.split_pass import sums_of
 from hopfield_replay.functional._engine.split_scores import Plan
@@ -136,7 +144,52 @@ def edges():
     assert none.mean.shape == (0, 5)
 
 
-CASES = {case.__name__: case for case in (parts, strips, energies, edges)}
+def nearest():
+    """The nearest patterns: odd shapes, copies, one pattern, one left out, parts of a matrix."""
+    for n, count, d, k in ((1, 1, 1, 1), (9, 260, 70, 3), (5, 150, 3, 40)):
+        patterns = random(count, d) + 2.0
+        patterns[count // 2 :] = patterns[: count - count // 2]
+        x = patterns[torch.arange(n) * 7 % count] + 1e-3 * (torch.arange(n) % 2)[:, None]
+        exclude = torch.where(torch.arange(n) % 3 == 1, torch.arange(n) * 7 % count, -1)
+        squares = (x.double()[:, None] - patterns.double()).square().sum(2)
+        squares[exclude >= 0, exclude[exclude >= 0]] = torch.inf
+        tiles = PatternTiles([patterns[: count // 3], patterns[count // 3 :]])
+        found, sure = split_nearest.nearest(x, patterns.mean(0), tiles, k, k + 22, exclude)
+        torch.testing.assert_close(found, squares.sort(1).values[:, :k], rtol=1e-12, atol=0)
+        assert sure.all()
+
+
+def affinities():
+    """The largest affinities, and bounds on the rest, of samples to themselves and to others, some without mass."""
+    sparse_affinity._EXACT = 0
+    split.available = lambda device: True
+    for n, count, d, keep in ((1, 1, 1, 1), (5, 150, 70, 3), (None, 140, 5, 4)):
+        y = random(count, d)
+        y[count // 2 :] = y[: count - count // 2]
+        x = y if n is None else random(n, d, seed=1)
+        masses = torch.rand(count, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+        masses[1::5] = 0.0
+        own = torch.arange(count) if n is None else None
+        rows = StreamedAffinity(x, y, 0.5, 1.3, masses=masses)
+        sparse = SparseAffinity(rows, keep, own=own, bounds=True)
+        exact = masses.log() - 1.3 * ((x.double()[:, None] - y.double()).square().sum(2) / 2 - 0.5)
+        columns = torch.arange(count).repeat_interleave(sparse.starts.diff())
+        kept = exact[sparse.targets.long(), columns]
+        assert sparse.targets.bincount(minlength=len(x)).tolist() == [keep] * len(x)
+        torch.testing.assert_close(sparse.logs.double(), kept, rtol=1e-5, atol=1e-4)
+        best = exact.sort(1, descending=True).values
+        least = torch.full((len(x),), torch.inf, dtype=torch.float64).scatter_reduce(
+            0, sparse.targets.long(), kept, "amin"
+        )
+        torch.testing.assert_close(least, best[:, keep - 1], rtol=0, atol=1e-4)
+        if count > keep:
+            dropped = (sparse.dropped.largest, best[:, keep]), (sparse.dropped.total, best[:, keep:].logsumexp(1))
+            for bound, least in dropped:
+                assert (bound >= least).all()
+                torch.testing.assert_close(bound, least, rtol=0, atol=2e-2)
+
+
+CASES = {case.__name__: case for case in (parts, strips, energies, edges, nearest, affinities)}
 
 
 def main():

@@ -151,7 +151,7 @@ def interpret(*arguments):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("case", ["parts", "strips", "energies", "edges"])
+@pytest.mark.parametrize("case", ["parts", "strips", "energies", "edges", "nearest", "affinities"])
 def test_kernels_in_the_interpreter(case):
     done = interpret(case)
     assert done.returncode == 0, done.stderr
@@ -172,6 +172,14 @@ def test_kernels_in_the_interpreter(case):
         ("rest -= rounded.to(tl.float32)", "rest -= 0.0 * rounded.to(tl.float32)", "parts"),
         ("along += moved * middle", "along += moved", "parts"),
         ("tl.arange(0, SIZE) * WIDTH", "tl.arange(0, SIZE)", "energies"),
+        ("tl.max(score, axis=1)", "tl.min(score, axis=1)", "nearest"),
+        ("stored - query[None, :]", "stored + query[None, :]", "nearest"),
+        ("tl.store(totals + out, total", "tl.store(totals + out, 1.0 + total", "affinities"),
+        (
+            "there[:, None] * columns + column[None, :], score",
+            "there[:, None] * columns + column[None, :], products",
+            "affinities",
+        ),
     ],
 )
 def test_a_wrong_kernel_does_not_pass(right, wrong, case, tmp_path):
