@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hopfield_replay.functional._distances import half_squared_distances
 from hopfield_replay.functional.many import energies_of
-from hopfield_replay.functional.rows import Matrix, pieces, sample_mean
+from hopfield_replay.functional.rows import Matrix, half_squares, pieces, sample_mean
 from hopfield_replay.functional.tiles import PatternTiles
 from hopfield_replay.utilities.checks import (
     Similarity,
@@ -248,8 +248,7 @@ class StreamedAffinity:
         """|x|^2 / 2 of each target, (n,) float64."""
         if self._held is not None:
             return 0.5 * self._held.square().sum(1)
-        parts = [0.5 * piece.to(torch.float64).square().sum(1) for _, piece in pieces(self.targets)]
-        return torch.cat(parts)
+        return half_squares(self.targets)
 
 
 def _pair(targets: Matrix, candidates: Matrix) -> tuple[Matrix, Matrix]:

@@ -18,7 +18,7 @@ from hopfield_replay.functional import (
 )
 from hopfield_replay.functional.affinity import FINITE, affinity_matrix
 from hopfield_replay.functional.rise_weights import check_share_of_mean
-from hopfield_replay.functional.rows import pieces, placed
+from hopfield_replay.functional.rows import half_squares, placed
 from hopfield_replay.policies.candidates import Candidates
 from hopfield_replay.policies.shortlist import Shortlist
 from hopfield_replay.utilities.checks import check_integer, check_ratio
@@ -148,7 +148,7 @@ class GreedyGain:
         elif candidates.similarity == "distance":
             energies = far_task_energy(candidates.rows)
         else:  # dot form: unit-norm patterns of an unrelated task have <x, xi> about 0
-            energies = torch.cat([0.5 * piece.to(torch.float64).square().sum(1) for _, piece in pieces(targets)])
+            energies = half_squares(targets)
         ratio = self.replay_ratio if self.replay_ratio is not None else candidates.replay_ratio
         competing = short.pick(candidates.rows, short.competing)
         # not of k: a mass that changes would not be nested

@@ -108,7 +108,7 @@ def test_the_choice_from_sparse_affinities_is_that_of_the_matrix_where_all_are_l
     for candidates in (pool(x), pool(x, new=new)):
         whole = GreedyGain().selection(candidates, 10)
         with monkeypatch.context() as patch:
-            patch.setattr(shortlist, "_MATRIX", 0)
+            patch.setattr(shortlist, "MATRIX", 0)
             patch.setattr(shortlist, "_LEAST", 40)
             many = replace(candidates, vectors=Rows(*candidates.vectors.split(7))) if in_parts else candidates
             found = GreedyGain().selection(many, 10)
