@@ -1,17 +1,15 @@
 """ReplayPlan: what replaying some of the old samples would protect of all of them."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from hopfield_replay.functional import (
-    PatternTiles,
     Selection,
     SparseAffinity,
     StreamedAffinity,
@@ -22,7 +20,6 @@ from hopfield_replay.functional import (
     rise_weights,
 )
 from hopfield_replay.functional.affinity import matrix_or_streamed
-from hopfield_replay.functional.many import energies_of
 from hopfield_replay.functional.rows import Matrix, half_squares, picked
 from hopfield_replay.functional.set_bounds import AskedBound, tightened, upper_bounds
 from hopfield_replay.memory.readings import spread_indices
@@ -102,22 +99,23 @@ class ReplayPlan:
         self._built: tuple[Tensor, SparseAffinity] | None = None
         self.tail = self.risk.argsort(descending=True, stable=True)[: max(1, round(TAIL * len(self.targets)))]
 
-    def greedy(self, size: int, *, by_rise: bool = False) -> Choice:
+    def greedy(self, size: int, *, by_rise: bool = False, tighten: int = _TIGHTEN) -> Choice:
         """The greedy set of this size, from 1 to C; those of one size after the other share what is worked out.
 
         Args:
             size: how many.
             by_rise: whether what is protected counts by its ``importance``.
+            tighten: steps on its certificate.
         """
         mass = replay_mass(size, self._replay_ratio)
         whole = self._whole
         if whole is not None:
-            return Choice(self._chosen(whole * mass, size, by_rise, _TIGHTEN), None)
+            return Choice(self._chosen(whole * mass, size, by_rise, tighten), None)
         competing, unit = self._largest(size)
         sparse = unit * mass
         found = self._chosen(sparse, size, by_rise, 0)
         weights = self.importance if by_rise else torch.ones_like(self.importance)
-        point = tightened(sparse, weights, found.indices, _TIGHTEN)
+        point = tightened(sparse, weights, found.indices, tighten)
         indices = competing[found.indices]
         protected = self.protected(self._among[indices])
         selection = replace(
@@ -144,17 +142,12 @@ class ReplayPlan:
 
     def protected(self, chosen: Tensor) -> Tensor:
         """Energy (n,) that keeping the old samples at these positions protects of each target."""
-        return next(self.nested(chosen, [len(chosen)]))
+        return self.nested(chosen, [len(chosen)])[0]
 
-    def nested(self, chosen: Tensor, sizes: Sequence[int]) -> Iterator[Tensor]:
+    def nested(self, chosen: Tensor, sizes: Sequence[int]) -> list[Tensor]:
         """What the first so many of the samples at these positions protect, for each of the rising sizes."""
-        total = torch.full_like(self._next, -torch.inf)
-        for first, last in pairwise([0, *sizes]):
-            kept = PatternTiles.of_rows(self._near[chosen[first:last].to(self._near.device)])
-            beta, similarity = self._known.beta, self._known.similarity
-            energies = energies_of(self._vectors, kept, beta, similarity=similarity, normalize=False)
-            total = torch.logaddexp(total, beta * (self._next - energies))
-            yield self._worth(total, last)
+        logs = self._every.log_sums_of_first(chosen.to(self._near.device), sizes).cpu()
+        return [self._worth(some, size) for some, size in zip(logs, sizes, strict=True)]
 
     def everything(self) -> Tensor:
         """Energy (n,) that keeping all old samples protects of each target, told from their own energies."""
@@ -184,6 +177,11 @@ class ReplayPlan:
             beta=self._known.beta,
             tighten=tighten,
         )
+
+    @cached_property
+    def _every(self) -> StreamedAffinity:
+        """Affinities of mass 1 to all old samples."""
+        return self._streamed(self._near, torch.arange(len(self._known)))
 
     def _streamed(self, vectors: Matrix, among: Tensor | None = None) -> StreamedAffinity:
         """Affinities of mass 1 of the targets to those that may be replayed, from the vectors of all old samples."""

@@ -8,6 +8,8 @@ only.
 
 import copy
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -198,14 +200,19 @@ class StreamedAffinity:
 
     def log_sums(self, index: Tensor) -> Tensor:
         """Log of the affinity of each target to the candidates ``index`` (b,) together, (n,) float64."""
+        return self.log_sums_of_first(index, [len(index)])[0]
+
+    def log_sums_of_first(self, index: Tensor, sizes: Sequence[int]) -> Tensor:
+        """The same of the first so many of these candidates, for each of the rising sizes, (sizes, n) float64."""
         chosen = self.candidates[index].to(torch.float64) - self.centre
         masses = self.log_masses[index, None]
         numbers = _CHUNK_ELEMENTS * self.targets.shape[1] // max(1, len(index), self.targets.shape[1])
-        sums = [
-            self._scores(chosen, piece.to(torch.float64) - self.centre).add_(masses).logsumexp(0)
-            for _, piece in pieces(self.targets, numbers)
-        ]
-        return self.log_inverse + torch.cat(sums)
+        sums = []
+        for _, piece in pieces(self.targets, numbers):
+            logs = self._scores(chosen, piece.to(torch.float64) - self.centre).add_(masses)
+            parts = [logs[first:last].logsumexp(0) for first, last in pairwise([0, *sizes])]
+            sums.append(torch.stack(parts).logcumsumexp(0))
+        return self.log_inverse + torch.cat(sums, dim=1)
 
     def _scores(self, chosen: Tensor, targets: Tensor) -> Tensor:
         if self.similarity == "dot":

@@ -18,6 +18,7 @@ from hopfield_replay.utilities.device import in_chunks_that_fit, widest, without
 
 _TILE = 1 << 20  # affinities at a time: 4 MB, and as much again for what is made of them
 _TARGETS = 1024  # of a tile
+_SMALLEST, _LARGE = -60.0, 80.0  # logs: numbers too small for float32 cost ten times as much, e^80 is not too large
 _UNIT = 2.0**-24  # relative rounding of float32
 _SUM = 8.0  # a sum of n terms is off by more than so many times sqrt(n) roundings with a chance of 3e-14
 
@@ -113,11 +114,21 @@ def _gains(rows: StreamedAffinity, asked: Sequence[AskedBound], place: torch.dev
                 moved = moved - 0.5 * rows.beta * own
             products = rows.beta * _SUM * dimension**0.5 * (own.sqrt() * reach + own)
             moved = (moved + _UNIT * (products + 8 * (largest + moved.abs()) + 64)).float()
+            top = scores.amax(1)
+            room = torch.empty_like(scores)
             for number in range(len(asked)):
-                terms = softplus(scores + moved[number, :, None], threshold=40.0)
-                found[number] += (weights[number, window] @ terms).to(found.dtype)
+                torch.add(scores, moved[number, :, None], out=room)
+                found[number] += (weights[number, window] @ _terms(room, top + moved[number])).to(found.dtype)
         gains[:, first : first + len(piece)] = found.cpu()
-    return gains.mul_(1 + _UNIT * (_SUM * min(n, _TARGETS) ** 0.5 + 32))
+    sums = _UNIT * (_SUM * min(n, _TARGETS) ** 0.5 + 32)
+    return gains.mul_(1 + sums).add_(4 * _UNIT * weights.cpu().double().sum(1)[:, None])
+
+
+def _terms(logs: Tensor, top: Tensor) -> Tensor:
+    """log(1 + exp(logs)), in their place, to 4 roundings of 1: log1p costs ten times as much."""
+    if float(top.max()) > _LARGE:
+        return softplus(logs, threshold=40.0)
+    return logs.clamp_(min=_SMALLEST).exp_().add_(1.0).log_()
 
 
 def tightened(affinity: SparseAffinity, weights: Tensor, picks: Tensor, steps: int) -> Tensor | None:
@@ -145,10 +156,11 @@ def tightened(affinity: SparseAffinity, weights: Tensor, picks: Tensor, steps: i
     for pick in picks.tolist():
         function.add(pick)
     totals, size = function.totals, len(picks)
+    # float32 from here on: where to look for a bound, not the bound
     best = function.value + float(function.gains(totals).index_fill_(0, picks, 0.0).topk(size).values.sum())
     point = None
     for step in range(steps):
-        top = function.gains(totals).topk(size)
+        top = function.gains(totals.float()).topk(size)
         worth = float(weights @ totals) + float(top.values.sum())
         if worth < best:
             best, point = worth, totals
