@@ -286,7 +286,7 @@ def forecast(
     plan = ReplayPlan(pool, replay_ratio, near=compared.near)
     more = [min(size + 100, len(known)) for size in sizes]
     every = track(sorted({*sizes, *more}), "Choosing buffers")
-    chosen = {size: plan.greedy(size, **({} if size in sizes else {"tighten": 0})) for size in every}
+    chosen = {size: plan.greedy(size, certified=size in sizes) for size in every}
     knee = _knee(sizes, [chosen[size].selection.mean for size in sizes])
     *greedy, by_rise = plan.certified([*(chosen[size] for size in sizes), plan.greedy(sizes[knee], by_rise=True)])
     curves = [

@@ -99,15 +99,15 @@ class ReplayPlan:
         self._built: tuple[Tensor, SparseAffinity] | None = None
         self.tail = self.risk.argsort(descending=True, stable=True)[: max(1, round(TAIL * len(self.targets)))]
 
-    def greedy(self, size: int, *, by_rise: bool = False, tighten: int = _TIGHTEN) -> Choice:
+    def greedy(self, size: int, *, by_rise: bool = False, certified: bool = True) -> Choice:
         """The greedy set of this size, from 1 to C; those of one size after the other share what is worked out.
 
         Args:
             size: how many.
             by_rise: whether what is protected counts by its ``importance``.
-            tighten: steps on its certificate.
+            certified: whether a good bound on all sets of this size will be asked for.
         """
-        mass = replay_mass(size, self._replay_ratio)
+        mass, tighten = self._mass(size), _TIGHTEN if certified else 0
         whole = self._whole
         if whole is not None:
             return Choice(self._chosen(whole * mass, size, by_rise, tighten), None)

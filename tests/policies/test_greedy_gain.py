@@ -128,7 +128,7 @@ def test_affinities_beyond_float64_are_streamed():
 def test_where_there_are_too_many_samples_a_random_share_counts_and_competes(monkeypatch):
     x, _, weights = draw(7, n=60)
     weights[5:] = 1.0  # five samples stand for others
-    for name, value in {"_MATRIX": 0, "_COUNTED": 30, "_COMPETING": 40, "_LEAST": 40}.items():
+    for name, value in {"MATRIX": 0, "_COUNTED": 30, "_COMPETING": 40, "_LEAST": 40}.items():
         monkeypatch.setattr(shortlist, name, value)
     candidates = pool(x, weights=torch.from_numpy(weights))
     short = shortlist.Shortlist.of(candidates, 5, 5)
