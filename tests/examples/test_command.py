@@ -120,7 +120,7 @@ def test_ctrl_c_ends_the_tutorial_between_its_cells():
     )  # fmt: skip
     assert process.stdout.readline().startswith("beta")
     process.send_signal(signal.SIGINT)  # the forecast is next
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert errors.splitlines()[-1] == "Interrupted."

@@ -54,6 +54,9 @@ def test_bfloat16_keeps_the_autoencoder_in_float32(base):
     version = load_pipeline(base, dtype=torch.bfloat16)
     dtypes = {name: part.dtype for name, part in version.model.pipeline.components.items() if hasattr(part, "dtype")}
     assert dtypes == {"vae": torch.float32, "text_encoder": torch.bfloat16, "unet": torch.bfloat16}
+    held = version.module.vae.state_dict()
+    for key, weight in load_pipeline(base).module.vae.state_dict().items():
+        assert torch.equal(held[key], weight), key  # never rounded to bfloat16 on its way
     before, after = load_versions(base, base, device="cpu", dtype=torch.bfloat16)
     report = proofs.audited(before, after, FAMILY)
     assert report.rises.abs().max() == 0
