@@ -34,13 +34,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 from tqdm.auto import tqdm
 
 from helpers.ddpm import DDPM
-from helpers.files import write_json
+from helpers.files import write_json, write_text
 from helpers.run_folder import check_results, plain
 from helpers.splits import load
+from hopfield_replay import ForgettingTracker, TaskSource, run_report
 from hopfield_replay.avalanche import (
     DiffusionTraining,
     EnergyReplayPlugin,
@@ -48,6 +49,7 @@ from hopfield_replay.avalanche import (
     ReconstructionForgetting,
     loss_evaluator,
 )
+from hopfield_replay.denoisers import DiffusersDenoiser
 from hopfield_replay.policies import POLICIES
 from hopfield_replay.theory import markdown_table
 
@@ -118,6 +120,28 @@ class Share(SupervisedPlugin):  # type: ignore[misc]  # avalanche is untyped her
         return 1.0 - self.new / self.rows if self.rows else 0.0
 
 
+class Followed(SupervisedPlugin):  # type: ignore[misc]  # avalanche is untyped here
+    """Follows samples of every experience through the stream, for the run's page.
+
+    Args:
+        ddpm: the model.
+        seed: of which samples.
+    """
+
+    def __init__(self, ddpm: DDPM, seed: int) -> None:
+        super().__init__()
+        self.denoiser = DiffusersDenoiser(ddpm.network, ddpm.scheduler)
+        self.tracker = ForgettingTracker(probe_size=100, seed=seed)
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        data = strategy.experience.dataset.eval()
+        self.source = TaskSource(DataLoader(data, batch_size=256, collate_fn=data.collate_fn))
+        self.tracker.begin_task(self.source)
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self.tracker.end_task(self.source, denoiser=self.denoiser)
+
+
 def replay(arm: str, args: Any) -> list[Any]:
     """The replay plugin of an arm: none, avalanche's own, or ours under a policy."""
     if arm == "none":
@@ -127,10 +151,11 @@ def replay(arm: str, args: Any) -> list[Any]:
     return [EnergyReplayPlugin(mem_size=args.mem_size, policy=arm, replay_ratio=args.replay_ratio, seed=args.seed)]
 
 
-def train_ddpm(benchmark: Any, plugins: list[Any], args: Any, preset: Preset, epochs: int) -> dict[str, Any]:
-    """Train a DDPM on the stream; what its held-out images of earlier experiences lost in the end."""
+def train_ddpm(arm: str, benchmark: Any, plugins: list[Any], args: Any, preset: Preset, epochs: int) -> dict[str, Any]:
+    """Train a DDPM on the stream and write its page; what its held-out images of earlier experiences lost."""
     torch.manual_seed(args.seed)
     ddpm = DDPM(args.size)
+    followed = Followed(ddpm, args.seed)
     strategy = DiffusionTraining(
         model=ddpm.network,
         scheduler=ddpm.scheduler,
@@ -138,13 +163,19 @@ def train_ddpm(benchmark: Any, plugins: list[Any], args: Any, preset: Preset, ep
         train_mb_size=preset.batch_size,
         train_epochs=epochs,
         eval_mb_size=256,
-        plugins=plugins,
+        plugins=[*plugins, followed],
         evaluator=loss_evaluator(IntrinsicForgetting(), ReconstructionForgetting(seed=args.seed), loggers=[]),
     )
     results: dict[str, Any] = {}
     for experience in benchmark.train_stream:
         strategy.train(experience, eval_streams=[])
         results = strategy.eval(benchmark.test_stream)
+    names = {
+        number: f"digits {', '.join(map(str, sorted(experience.classes_in_this_experience)))}"
+        for number, experience in enumerate(benchmark.train_stream)
+    }
+    page = run_report(followed.tracker, title=f"What was forgotten: {arm}", names=names).html()
+    write_text(page_of(args.output, arm), page)
     loss = [value for name, value in results.items() if name.startswith("Loss_Exp")]
     return {
         "reconstruction_forgetting": results["StreamForgetting/ReconstructionForgetting/eval_phase/test_stream"],
@@ -154,7 +185,14 @@ def train_ddpm(benchmark: Any, plugins: list[Any], args: Any, preset: Preset, ep
     }
 
 
-def train_classifier(benchmark: Any, plugins: list[Any], args: Any, preset: Preset, epochs: int) -> dict[str, Any]:
+def page_of(output: Path, arm: str) -> Path:
+    """Where the page of an arm's DDPM goes."""
+    return output.with_name(f"{output.stem}_{arm}.html")
+
+
+def train_classifier(
+    arm: str, benchmark: Any, plugins: list[Any], args: Any, preset: Preset, epochs: int
+) -> dict[str, Any]:
     """Train a classifier on the stream; its accuracy on the held-out images of all experiences in the end."""
     torch.manual_seed(args.seed)
     network = nn.Sequential(nn.Flatten(), nn.Linear(args.size**2, 128), nn.ReLU(), nn.Linear(128, 10))
@@ -184,7 +222,7 @@ def run_arm(arm: str, benchmark: Any, args: Any, preset: Preset, bar: Any) -> di
         bar.set_description(f"{arm}, {model}")
         share = Share(bar)
         started = time.perf_counter()
-        result[model] = train(benchmark, [*replay(arm, args), share], args, preset, epochs)
+        result[model] = train(arm, benchmark, [*replay(arm, args), share], args, preset, epochs)
         result[model] |= {"replayed": share.replayed, "seconds": time.perf_counter() - started}
     return result
 
@@ -227,13 +265,13 @@ def main() -> None:
     images, labels = load(args.data, args.data_dir)
     args.size = images.shape[-1]
     benchmark = stream(images, labels, preset, args.experiences)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
     epochs = 2 * args.epochs if args.epochs else preset.diffusion_epochs + preset.classifier_epochs
     with tqdm(total=len(args.arms) * args.experiences * epochs, unit="epoch") as bar:
         arms = [run_arm(arm, benchmark, args, preset, bar) for arm in args.arms]
     print(report(arms))
-    args.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(args.output, {"arguments": settings, "arms": arms})
-    print(f"Wrote {args.output}.")
+    print(f"Wrote {args.output} and {', '.join(str(page_of(args.output, arm)) for arm in args.arms)}.")
 
 
 if __name__ == "__main__":

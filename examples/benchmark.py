@@ -26,6 +26,9 @@ def make_parser() -> Parser:
         help="data, model and training",
     )
     parser.add_argument("--methods", nargs="+", type=str, default=list(METHODS), help="rows of the table")
+    parser.add_argument(
+        "--frontier", nargs="*", type=str, default=[], help="methods of which every value is run on every seed, too"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="one run of each method for each")
     parser.add_argument(
         "--data-dir", type=Path, default=Path("data"), help="where the images are, or are downloaded to"
@@ -52,8 +55,11 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from helpers.benchmark_job import PRESETS, Job, Preset, classifier_of, read, run_job
-from helpers.benchmark_report import chosen_runs, draw_price, read_runs, report, tuned
+from helpers.benchmark_figures import draw_all
+from helpers.benchmark_job import Job, run_job
+from helpers.benchmark_measures import chosen_results, measured, read_runs, tuned
+from helpers.benchmark_presets import PRESETS, Preset, classifier_of, read
+from helpers.benchmark_report import report
 from helpers.files import write_json, write_text
 from helpers.run_folder import claim_folder
 from helpers.splits import be_quiet, start_worker
@@ -66,9 +72,15 @@ def tuning_jobs(methods: list[str], preset: Preset) -> list[Job]:
     return [Job(name, value, preset.kept, TUNING_SEED) for name in methods for value in METHODS[name].grid]
 
 
-def jobs_of(methods: list[str], values: dict[str, float], preset: Preset, seeds: list[int]) -> list[Job]:
-    """The runs that are reported, seed by seed, so that a cut leaves pairs."""
-    return [Job(name, values[name], preset.kept, seed) for seed in seeds for name in methods]
+def jobs_of(
+    methods: list[str], values: dict[str, float], preset: Preset, seeds: list[int], frontier: list[str]
+) -> list[Job]:
+    """The runs that are reported, seed by seed, so that a cut leaves pairs; then all other values of some methods."""
+    jobs = [Job(name, values[name], preset.kept, seed) for seed in seeds for name in methods]
+    others = [
+        Job(name, value, preset.kept, seed) for seed in seeds for name in frontier for value in METHODS[name].grid
+    ]
+    return list(dict.fromkeys([*jobs, *others]))
 
 
 def run_all(jobs: list[Job], preset: Preset, folder: Path, args: Any, until: float) -> bool:
@@ -95,7 +107,7 @@ def run_all(jobs: list[Job], preset: Preset, folder: Path, args: Any, until: flo
 
 def check(parser: Parser, args: Any) -> None:
     """Say what is wrong with the options before anything runs."""
-    if unknown := [name for name in args.methods if name not in METHODS]:
+    if unknown := [name for name in [*args.methods, *args.frontier] if name not in METHODS]:
         parser.error(f"unknown methods {unknown}; choose from {', '.join(METHODS)}")
     if TUNING_SEED in args.seeds:
         parser.error(f"--seeds must not hold {TUNING_SEED}, which the methods are tuned on")
@@ -128,16 +140,19 @@ def main() -> None:
         if untuned:
             print(f"Every value that was tried diverged for {', '.join(untuned)}.")
         methods = [name for name in args.methods if name not in untuned]
-        done = run_all(jobs_of(methods, values, preset, args.seeds), preset, folder, args, until)
+        done = run_all(jobs_of(methods, values, preset, args.seeds, args.frontier), preset, folder, args, until)
     results = read_runs(folder)
     page = report(results, preset, values, TUNING_SEED, classifier_of(preset.data, args.data_dir)[1])
     write_text(folder / "benchmark.md", page)
-    runs = chosen_runs(results, values, preset.kept, TUNING_SEED)
+    runs = measured(chosen_results(results, values, preset.kept, TUNING_SEED))
     write_json(folder / "benchmark.json", {"preset": asdict(preset), "tuned": values, "runs": runs})
     if runs:
-        draw_price(runs, folder)
+        draw_all(results, runs, preset.kept, TUNING_SEED, folder)
     print(page)
-    print(f"Wrote {folder}/benchmark.md, benchmark.json and price.png." + ("" if done else " Run it again to go on."))
+    print(
+        f"Wrote {folder}/benchmark.md, benchmark.json, price.png, frontier.png and foreseen.png."
+        + ("" if done else " Run it again to go on.")
+    )
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ from helpers.study_job import Job, Settings, run_job, settings_for
 from helpers.study_report import draw_correlations, draw_policies, markdown, summarize
 from hopfield_replay.policies import POLICIES
 
-ARMS = ["none", *POLICIES, "greedy_gain+weight", "greedy_gain+uniform"]
+ARMS = ["none", *POLICIES, "random_by_label", "greedy_gain+weight", "greedy_gain+uniform"]
 TASKS = {"digits": 5, "mnist": 2, "mnist28": 2}
 
 

@@ -9,6 +9,8 @@ python examples/latent_diffusion_sequential.py --pretrained flux/ --tasks data/b
 python examples/latent_diffusion_sequential.py --resume                  # go on after an interruption
 
 On a small GPU: --lora-rank 16 --precision bf16-mixed --gradient-checkpointing --batch-size 1 --accumulate 4 --samples 2
+What the weights take is computed and printed before training, what the run took in the end; in examples/, python -m
+helpers.needs does so for known models.
 
 The run's folder holds samples/ (after each number of tasks one grid, with a row of pictures for every task),
 checkpoints/, history.json, TensorBoard logs, and in the end the pipeline, or its LoRA weights.
@@ -22,6 +24,7 @@ from helpers.latent_options import make_parser, parse
 
 answer_help(__name__, lambda: make_parser(__doc__))
 
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +38,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
+from torch.nn import Module
 from torch.utils.data import DataLoader, DistributedSampler, StackDataset
 
 from helpers.caption_gallery import Gallery
@@ -42,6 +46,7 @@ from helpers.captioned import Captioned, read_captioned
 from helpers.files import write_json
 from helpers.latent_cache import cached_latents
 from helpers.latent_diffusion import Drawing, LatentDiffusion, add_lora, load_pipeline, require
+from helpers.needs import describe, spent
 from helpers.pipeline_diffusion import PipelineDiffusion, default_size, is_stable_diffusion, load_model
 from helpers.run_folder import check_run, plain, write_folder
 from helpers.splits import be_quiet
@@ -173,6 +178,9 @@ def train(ready: Run, args: Any) -> None:
     data: list[Any] = [make_loader(ready.model, task, cached, args, number) for number, (task, cached) in pairs]
     if buffer is not None:
         data = [ReplayDataModule(item, buffer, replay_ratio=args.replay_ratio, seed=args.seed) for item in data]
+    network = model_network(ready.model)
+    frozen = [part for part in ready.model.pipeline.components.values() if isinstance(part, Module)]
+    print(describe(network, (part for part in frozen if part is not network), args.precision), flush=True)
     last = folder / "checkpoints" / "last.ckpt"
     fit_tasks(ready.trainer, ready.model, data, ckpt_path=last if args.resume and last.exists() else None)
     history = [
@@ -185,6 +193,12 @@ def train(ready: Run, args: Any) -> None:
     page = run_report(ready.monitor, names=names).write(folder)
     print(ready.monitor.table())
     print(f"Wrote {result}, {folder}/samples, {folder}/history.json and {page}.")
+
+
+def model_network(model: Model) -> Module:
+    """The network that is trained."""
+    network: Module = model.network if isinstance(model, PipelineDiffusion) else model.unet
+    return network
 
 
 def build_model(source: str, tasks: Sequence[Captioned], args: Any) -> tuple[Model, int]:
@@ -241,7 +255,7 @@ def quiet_loading() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__)
-    args = parse(parser, arguments)
+    args, started = parse(parser, arguments), time.perf_counter()
     be_quiet()
     quiet_loading()
     try:
@@ -249,6 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError, ImportError, MisconfigurationException) as error:
         parser.error(str(error))
     train(ready, args)
+    print(spent(started))
 
 
 if __name__ == "__main__":

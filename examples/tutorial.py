@@ -16,6 +16,10 @@ from pathlib import Path
 if {"-h", "--help"} & set(sys.argv[1:]):
     sys.exit(print(__doc__))
 
+from helpers.command import answer_interrupts
+
+answer_interrupts(__name__)
+
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging

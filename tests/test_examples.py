@@ -42,7 +42,7 @@ def test_only_the_index_says_how_long_an_example_takes():
 
 def test_the_times_of_the_index_can_be_read_and_written():
     known = durations.claims(INDEX)
-    assert set(known) == {path.stem for path in SCRIPT.parent.glob("*.py")}
+    assert set(known) == {path.stem for kind in ("*.py", "*.ipynb") for path in SCRIPT.parent.glob(kind)}
     assert durations.seconds_of("1 min 5 s*") == 65.0
     assert durations.seconds_of("4 core hours") is None
     again = durations.written(INDEX, {"tutorial": 3725.0})

@@ -29,13 +29,14 @@ class Method:
     policy: str = "none"
     generated: bool = False
     all_generated: bool = False
-    regulariser: Literal["l2", "ewc", "rank1", "distillation", "lora", "joint"] | None = None
-    tuned: Literal["replay_ratio", "strength", "rank"] | None = None
+    regulariser: Literal["l2", "ewc", "rank1", "distillation", "lora", "joint", "levels"] | None = None
+    tuned: Literal["replay_ratio", "strength", "rank", "share"] | None = None
     grid: tuple[float, ...] = ()
 
 
 RATIOS = (0.35, 0.5, 0.65)
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
+ALONE = (*STRENGTHS, 1.0, 10.0)  # without replay more has to be held
 
 
 def _replay(name: str, policy: str) -> Method:
@@ -66,11 +67,11 @@ METHODS = {
             1,
             regulariser="distillation",
             tuned="strength",
-            grid=(0.3, 1.0, 3.0, 10.0),
+            grid=(0.3, 1.0, 3.0, 10.0, 30.0),
         ),
-        Method("EWC, diagonal", "weights", 1, regulariser="ewc", tuned="strength", grid=STRENGTHS),
-        Method("EWC, rank 1", "weights", 1, regulariser="rank1", tuned="strength", grid=STRENGTHS),
-        Method("L2", "weights", 1, regulariser="l2", tuned="strength", grid=STRENGTHS),
+        Method("EWC, diagonal", "weights", 1, regulariser="ewc", tuned="strength", grid=ALONE),
+        Method("EWC, rank 1", "weights", 1, regulariser="rank1", tuned="strength", grid=ALONE),
+        Method("L2", "weights", 1, regulariser="l2", tuned="strength", grid=ALONE),
         Method("LoRA", "nothing", 2, regulariser="lora", tuned="rank", grid=(2, 8, 32)),
         Method(
             "greedy_gain + L2", "real samples", 4, "greedy_gain", regulariser="l2", tuned="strength", grid=STRENGTHS
@@ -92,6 +93,15 @@ METHODS = {
             regulariser="distillation",
             tuned="strength",
             grid=(0.3, 1.0, 3.0, 10.0),
+        ),
+        Method(
+            "greedy_gain at the levels that forget",
+            "real samples",
+            5,
+            "greedy_gain",
+            regulariser="levels",
+            tuned="share",
+            grid=(0.3, 0.6, 1.0),
         ),
     )
 }

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
+from tqdm.auto import tqdm
 
 from helpers.captioned import Captioned
 from helpers.files import replacing
@@ -40,7 +41,8 @@ class Gallery(Callback):
         pl_module.to(trainer.strategy.root_device)  # at on_fit_end Lightning has taken it away already
         captions = [task.distinct_captions(self.drawing.count) for task in self.tasks]
         with trainer.precision_plugin.forward_context():  # the precision that is trained in
-            save_grid(path, [pl_module.sample(row, self.drawing) for row in captions])
+            shown = tqdm(captions, desc="Drawing pictures", leave=False, delay=1.0)
+            save_grid(path, [pl_module.sample(row, self.drawing) for row in shown])
         pl_module.to(before)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -43,9 +43,19 @@ def answer_help(name: str, make_parser: Callable[[], Parser]) -> None:
     """
     if name != "__main__":
         return
-    sys.excepthook = _told
+    answer_interrupts(name)
     if {"-h", "--help"} & set(sys.argv[1:]):
         make_parser().parse_args(["--help"])
+
+
+def answer_interrupts(name: str) -> None:
+    """Let Ctrl-C end a script with one sentence and code 130, wherever it is outside a fit.
+
+    Args:
+        name: ``__name__`` of the caller: nothing is done in a script that is imported.
+    """
+    if name == "__main__":
+        sys.excepthook = _told
 
 
 def run_main(main: Callable[[], Any]) -> NoReturn:

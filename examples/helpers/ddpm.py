@@ -97,10 +97,14 @@ class DDPM(LightningModule):
         predicted: Tensor = self.network(noisy, times, class_labels=labels if self.conditional else None).sample
         return predicted
 
+    def draw_timesteps(self, count: int, device: torch.device) -> Tensor:
+        """Uniform timesteps (count,) of a training batch."""
+        return torch.randint(0, self.scheduler.config.num_train_timesteps, (count,), device=device)
+
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Mean squared error of the predicted noise at uniform timesteps."""
+        """Mean squared error of the predicted noise at the timesteps drawn."""
         noise = torch.randn_like(images)
-        timesteps = torch.randint(0, self.scheduler.config.num_train_timesteps, (len(images),), device=images.device)
+        timesteps = self.draw_timesteps(len(images), images.device)
         noisy = self.scheduler.add_noise(images, noise, timesteps)
         return mse_loss(self(noisy, timesteps, labels), noise)
 

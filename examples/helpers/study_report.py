@@ -10,6 +10,7 @@ from helpers.splits import make_buffer
 from helpers.study_job import Settings, class_distances, images_of, read_results, task_distance
 from helpers.study_statistics import (
     MEASURES,
+    TERCILES,
     Arms,
     correlations,
     interval,
@@ -18,6 +19,7 @@ from helpers.study_statistics import (
     paired_difference,
 )
 from hopfield_replay.figures import legend_above, new_figure, panels, series_style
+from hopfield_replay.functional import holm
 from hopfield_replay.theory import markdown_table
 
 CORRELATIONS = {
@@ -26,6 +28,7 @@ CORRELATIONS = {
     "rise": "energy rise",
     "rise_partial": "energy rise, given density",
 }
+TESTED = ("reconstruction", "worst_tenth", *TERCILES, "new_task_error", "distance")  # one family, by Holm's method
 HIGHLIGHTED = ("random", "greedy_gain", "high_energy")
 
 
@@ -105,24 +108,27 @@ def by_policy(summary: dict[str, Any]) -> str:
         "worst 10 %",
         "difference",
     ]
+    heads += [f"{name.removesuffix('_energy')} energies, difference" for name in TERCILES]
     heads += ["training images", "difference"]
     heads += ["error, new task", "difference", extractor["name"], "difference", "share of earlier tasks"]
-    rows = []
+    rows, stars = [], rejected(summary["policies"])
     for row in summary["policies"]:
         drawn = "" if row["policy"] == "none" else make_buffer(row["policy"], max(1, row["capacity"])).sampling
         cells = [row["policy"], drawn, str(row["capacity"]), str(row["reconstruction"]["seeds"])]
         against = row.get("against_random")
-        for name in ("reconstruction", "worst_tenth", "seen", "new_task_error", "distance"):
+        for name in ("reconstruction", "worst_tenth", *TERCILES, "seen", "new_task_error", "distance"):
             digits = 1 if name == "distance" else 4
-            cells.append(number({"mean": row[name]["mean"], "low": math.nan}, digits))
-            cells.append(number(against[name], digits, sign=True) if against else "")
+            if name not in TERCILES:
+                cells.append(number({"mean": row[name]["mean"], "low": math.nan}, digits))
+            star = "*" * ((row["policy"], row["capacity"], name) in stars)
+            cells.append(number(against[name], digits, sign=True) + star if against else "")
         rows.append([*cells, f"{row['share_of_earlier']['mean']:.2f}"])
     return (
         f"{summary['jobs']} runs on {', '.join(summary['devices'])}. After the last task, held-out images of all "
-        f"earlier tasks; mean over up to {count} seeds [95 % bootstrap interval over seeds]. With this few seeds such "
-        "an interval is somewhat too narrow (about 84 % coverage for 5). Differences are paired by seed, against "
-        "random at the same capacity; negative means less. Drawn by: how kept samples are drawn for replay; "
-        "policies that are drawn otherwise differ in two things.\n\n"
+        f"earlier tasks; mean over up to {count} seeds [95 % interval by Student's t]. Differences are paired by seed, "
+        "against random at the same capacity; negative means less. A star: not 0 at 5 %, by Holm's method over all "
+        "starred columns and rows. Energies: forgetting of the images in that third of their task's energies before. "
+        "Drawn by: how kept samples are drawn for replay; policies that are drawn otherwise differ in two things.\n\n"
         f"{markdown_table(heads, rows)}\n\n"
         f"{extractor['name']}: Frechet distance of {extractor['generated']} generated images to real images of all "
         f"tasks, in the 32 features of a classifier trained on this data ({100 * extractor['accuracy']:.1f} % "
@@ -130,6 +136,19 @@ def by_policy(summary: dict[str, Any]) -> str:
         f"{extractor['floor']:.1f}. Share of earlier tasks: of the generated images, by that classifier; "
         f"{extractor['expected_share_of_earlier']:.2f} would be even."
     )
+
+
+def rejected(policies: list[dict[str, Any]]) -> set[tuple[str, int, str]]:
+    """Which differences to random are not 0, with at most 5 % chance of a false one among all (Holm, 1979)."""
+    chances = {
+        (row["policy"], row["capacity"], name): row["against_random"][name]["p"]
+        for row in policies
+        if "against_random" in row
+        for name in TESTED
+        if not math.isnan(row["against_random"][name]["p"])
+    }
+    adjusted = holm(list(chances.values()))
+    return {name for name, chance in zip(chances, adjusted, strict=True) if chance <= 0.05}
 
 
 def random_needs(summary: dict[str, Any]) -> str:

@@ -1,17 +1,20 @@
-"""What the energy-forgetting study's results say, in numbers; every interval is a bootstrap over seeds."""
+"""What the energy-forgetting study's results say, in numbers, with intervals over seeds."""
 
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.stats import t, ttest_1samp
 from torch import Tensor
 
 from helpers.study_job import Job, Settings
 from hopfield_replay.functional import spearman
 
 RESAMPLES = 2000
-MEASURES = ("reconstruction", "worst_tenth", "seen", "new_task_error", "distance", "share_of_earlier")
+TERCILES = ("low_energy", "middle_energy", "high_energy")  # of a task's held-out images, by their energy before
+MEASURES = ("reconstruction", "worst_tenth", *TERCILES, "seen", "new_task_error", "distance", "share_of_earlier")
 Results = dict[Job, dict[str, Any]]
 Arms = dict[tuple[str, int], dict[int, dict[str, float]]]
 
@@ -31,9 +34,15 @@ def measure(result: dict[str, Any], generative: Callable[[Tensor], float], share
     last = result["records"][-1]["probes"]
     rises = torch.cat([probe["error"] - probe["error_start"] for probe in last[:-1]])
     seen = torch.cat([probe["seen_error"] - probe["seen_error_start"] for probe in last[:-1]])
+    thirds: list[list[Tensor]] = [[], [], []]
+    for probe in last[:-1]:
+        rise = probe["error"] - probe["error_start"]
+        for third, part in zip(thirds, probe["energy_start"].argsort().tensor_split(3), strict=True):
+            third.append(rise[part])
     return {
         "reconstruction": float(rises.mean()),
         "worst_tenth": worst_tenth(rises),
+        **{name: float(torch.cat(third).mean()) for name, third in zip(TERCILES, thirds, strict=True)},
         "seen": float(seen.mean()),
         "new_task_error": float(last[-1]["error"].mean()),
         "distance": generative(result["generated"]),
@@ -57,8 +66,20 @@ def interval(values: Sequence[float]) -> dict[str, Any]:
 
 
 def paired_difference(arm: dict[int, dict[str, float]], other: dict[int, dict[str, float]], name: str) -> Any:
-    """Interval of arm - other over the seeds that both have."""
-    return interval([arm[seed][name] - other[seed][name] for seed in sorted(arm.keys() & other.keys())])
+    """Student's 95 % interval of arm - other over the seeds that both have, and the p-value of no difference."""
+    return student([arm[seed][name] - other[seed][name] for seed in sorted(arm.keys() & other.keys())])
+
+
+def student(values: Sequence[float]) -> dict[str, Any]:
+    """Mean with Student's 95 % interval and the p-value of a mean of 0; nan with fewer than two values."""
+    x = np.array(values, dtype=np.float64)
+    low = high = chance = math.nan
+    if len(x) > 1:
+        half = float(t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x)))
+        low, high = x.mean() - half, x.mean() + half
+        chance = float(ttest_1samp(x, 0).pvalue) if x.std() > 0 else float(x.mean() == 0)
+    mean = float(x.mean()) if len(x) else math.nan
+    return {"mean": mean, "low": float(low), "high": float(high), "p": chance, "seeds": len(x)}
 
 
 def crossing(capacities: Sequence[float], curve: Sequence[float], level: float) -> float:

@@ -2,6 +2,7 @@
 
 from hopfield_replay.analysis.audit_findings import Examples
 from hopfield_replay.analysis.audit_report import AuditReport
+from hopfield_replay.analysis.audit_series import AuditSeries
 from hopfield_replay.analysis.auditing import audit
 from hopfield_replay.analysis.drawings import DrawingReport, compare_drawings
 from hopfield_replay.analysis.forecasting import Forecast, forecast
@@ -20,6 +21,7 @@ from hopfield_replay.utilities.images import open_image, pixels
 __all__ = [
     "IMAGE_SUFFIXES",
     "AuditReport",
+    "AuditSeries",
     "DrawingReport",
     "Examples",
     "Forecast",

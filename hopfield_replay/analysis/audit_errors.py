@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.analysis.audit_sources import Sources
-from hopfield_replay.analysis.journal import Journal
+from hopfield_replay.analysis.journal import FirstErrors, Journal
 from hopfield_replay.encoders import Encoder, first_labels, split_batch, vectors_of
 from hopfield_replay.tracker.meter import ErrorMeter
 from hopfield_replay.utilities.progress import track
@@ -65,8 +65,10 @@ def paired_errors(
             with torch.no_grad():
                 batch = prepare(raw)
         if known is None:
-            known = _of_batch(first, second, batch, ids)
+            held = None if journal is None else journal.get_first(raw, ids)
+            known = _of_batch(first, second, batch, ids, held)
             if journal is not None:
+                journal.put_first(raw, ids, FirstErrors(known[0], known[2], first.chunk_size))
                 journal.put(raw, ids, *known)
         before.append(known[0])
         after.append(known[1])
@@ -92,11 +94,21 @@ def paired_errors(
     return measured
 
 
-def _of_batch(first: ErrorMeter, second: ErrorMeter, batch: Any, ids: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Errors of both on one batch, measured in chunks of one size: rounding depends on it."""
+def _of_batch(
+    first: ErrorMeter, second: ErrorMeter, batch: Any, ids: Tensor, held: FirstErrors | None
+) -> tuple[Tensor, Tensor, int]:
+    """Errors of both on one batch, measured in chunks of one size: rounding depends on it.
+
+    What is held of the first one is taken, where it was measured in chunks of the second one's size.
+    """
+    if held is not None and held.chunk_size < second.chunk_size:
+        first.chunk_size = second.chunk_size = held.chunk_size
     while True:
         try:
-            before, elements = first.by_draw(batch, ids)
+            if held is not None and held.chunk_size == first.chunk_size:
+                before, elements = held.errors, held.elements
+            else:
+                before, elements = first.by_draw(batch, ids)
             after, _ = second.by_draw(batch, ids)
         except RuntimeError as error:
             shape = tuple(split_batch(batch)[0].shape[1:])

@@ -1,9 +1,10 @@
 """Gate: which groups of samples got worse by more than is allowed, with one error rate for all of them together."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from hopfield_replay.functional.hypotheses import holm, student_tail
@@ -43,13 +44,17 @@ class Gate:
     r"""Whether two versions of a model differ by more than a threshold, beyond doubt, on any of several groups.
 
     A group fails if the hypothesis that its true mean of :math:`e^{new} - (1 + \theta) e^{old}` is not positive is
-    rejected: a one-sided t-test over its samples, also corrected for their skewness, adjusted by Holm's method over all
-    groups. If no group's true relative rise is above the threshold, the chance that any group fails (the family-wise
-    error) is at most the level, whatever the number of groups and however they overlap. The samples are taken as
-    independent draws from what they stand for, and their excess as not strongly skewed to the left: where a few samples
-    improve far more than any gets worse, groups of fewer than about 100 samples are called worse too often (of 50
-    groups of 20 with exponential gains one in 15 % of the audits; the rarer and larger the gains, the more often, up to
-    always).
+    rejected: a one-sided t-test over its samples, also corrected for their skewness and for that of all groups
+    together, adjusted by Holm's method over all groups. If no group's true relative rise is above the threshold, the
+    chance that any group fails (the family-wise error) is at most the level, whatever the number of groups and however
+    they overlap. The samples are taken as independent draws from what they stand for.
+
+    Where a few samples improve far more than any gets worse, a small group often shows none of these, and the
+    others seem to prove a rise. How skewed such excesses are is seen over all groups, each relative to its mean error
+    before. That needs many samples in all and some in each group: of 1000 audits of 50 equally good groups with
+    exponential gains, 32 % failed of groups of 20 without this correction and 0.1 % with it (power against a rise of
+    60 %: 89 %, both), but 5 to 24 % still of groups of 5; with gains as rare and large as those of a log-normal
+    distribution 9 % of groups of 20, and 61 % of groups of 5.
 
     Source: Holm (1979); Hall, Journal of the Royal Statistical Society B 54 (1992) 221-228 (skewness).
 
@@ -106,10 +111,9 @@ class Gate:
             raise ValueError(
                 f"A gate needs at least two samples in a group, and {list(members)[:5]} have fewer; give more samples."
             )
-        chances = []
-        for rows in tested.values():
-            excess = after[rows] - (1 + threshold) * before[rows]
-            chances.append(_chance(excess, float(before[rows].abs().max())))
+        whole = after - (1 + threshold) * before
+        shared = _shared_skewness(whole, before, tested.values())
+        chances = [_chance(whole[rows], float(before[rows].abs().max()), shared) for rows in tested.values()]
         tests = [
             GroupTest(
                 name, len(rows), _relative(before[rows], after[rows]), chance, adjusted, adjusted <= level
@@ -160,10 +164,34 @@ def _relative(old: Tensor, new: Tensor) -> float:
     return 0.0 if rise == 0 else rise / before if before else math.inf
 
 
-def _chance(excess: Tensor, size: float) -> float:
+def _shared_skewness(excess: Tensor, before: Tensor, groups: Iterable[Sequence[int]]) -> float:
+    """Skewness of the excess over all groups, less one standard error, where that is to the left; else 0.
+
+    Each sample's deviation is from the mean of the smallest group that it is in, relative to the mean error there.
+    """
+    found: dict[int, tuple[float, int]] = {}
+    for rows in sorted((rows for rows in groups if len(rows) > 2), key=len, reverse=True):
+        size = float(before[rows].mean())
+        deviations = (excess[rows] - excess[rows].mean()) / (size or 1.0)
+        found.update(zip(rows, ((value, len(rows)) for value in deviations.tolist()), strict=True))
+    if not found:
+        return 0.0
+    deviation, count = torch.tensor(list(found.values()), dtype=torch.float64).T
+    second = (deviation.square() * count / (count - 1)).mean()
+    if float(second) <= _NOISE**2:
+        return 0.0
+    third = (deviation.pow(3) * count**2 / ((count - 1) * (count - 2))).mean()
+    skew = float(third / second**1.5)
+    z = deviation * (count / (count - 1)).sqrt() / second.sqrt()
+    influence = z.pow(3) - 3 * z - 1.5 * skew * (z.square() - 1)
+    return min(skew + float(influence.std()) / math.sqrt(len(z)), 0.0)
+
+
+def _chance(excess: Tensor, size: float, shared: float) -> float:
     """One-sided p-value of the hypothesis that the mean is not positive: of t, or of t corrected for skewness.
 
-    The larger of both: t alone is sure too early where a few samples improve far more than any gets worse.
+    The largest of t's, of that corrected for the group's own skewness and for what all groups share: t alone is sure
+    too early where a few samples improve far more than any gets worse, and a small group may show none of these.
     """
     count, mean, spread = len(excess), float(excess.mean()), float(excess.std())
     if spread <= _NOISE * size:
@@ -173,8 +201,13 @@ def _chance(excess: Tensor, size: float) -> float:
     if count < 3:
         return chance
     skew = float(((excess - mean) / spread).pow(3).sum()) * count / ((count - 1) * (count - 2))
+    return max(chance, _corrected(share, skew, count), _corrected(share, shared, count))
+
+
+def _corrected(share: float, skew: float, count: int) -> float:
+    """p-value of t with Hall's correction for a skewness."""
     corrected = share + skew * share**2 / 3 + skew**2 * share**3 / 27 + skew / (6 * count)
-    return max(chance, student_tail(math.sqrt(count) * corrected, count - 1))
+    return student_tail(math.sqrt(count) * corrected, count - 1)
 
 
 __all__ = ["GATE_HEADERS", "Gate", "GroupTest"]

@@ -1,6 +1,8 @@
 """Journal: what an audit has measured so far, so that an interrupted one goes on where it was."""
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,21 @@ from hopfield_replay.utilities.nested import walk
 _PARTS = ("before", "after")
 
 
+@dataclass(frozen=True, eq=False)
+class FirstErrors:
+    """What was measured of the first version alone.
+
+    Attributes:
+        errors: (n, timesteps, draws) float64.
+        elements: numbers in a sample.
+        chunk_size: samples that went through the model together, on which rounding depends.
+    """
+
+    errors: Tensor
+    elements: int
+    chunk_size: int
+
+
 class Journal:
     """The errors of batches, each in a file that is called by what was measured.
 
@@ -22,6 +39,8 @@ class Journal:
     Args:
         folder: of the files; made if it is missing.
         what: the two versions and the settings of the measurement, as a text that differs where they do.
+        first: the first version and the settings alone, likewise: its errors are measured once for several second
+            versions; None: with each of them.
 
     Example:
         >>> import tempfile
@@ -33,24 +52,22 @@ class Journal:
         (tensor([1., 1.]), None)
     """
 
-    def __init__(self, folder: str | Path, what: str) -> None:
+    def __init__(self, folder: str | Path, what: str, first: str | None = None) -> None:
         self.folder = Path(folder)
         self.what = what
+        self._first = first
 
     def get(self, batch: Any, ids: Tensor) -> tuple[Tensor, Tensor, int] | None:
         """The errors of both versions (n, timesteps, draws) and the numbers in a sample; None if there is no entry."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        held = _read(self._file(self.what, batch, ids), _PARTS, ("elements",), len(ids))
+        return None if held is None else (held["before"], held["after"], int(held["elements"]))
 
-        try:
-            held = load_file(self._file(batch, ids))
-        except (OSError, SafetensorError):  # none, or a damaged one: it is measured again
+    def get_first(self, batch: Any, ids: Tensor) -> FirstErrors | None:
+        """What was measured of the first version, for whatever second one; None if there is no entry."""
+        if self._first is None:
             return None
-        if set(held) != {*_PARTS, "elements"} or any(
-            held[part].ndim != 3 or len(held[part]) != len(ids) for part in _PARTS
-        ):
-            return None
-        return held["before"], held["after"], int(held["elements"])
+        held = _read(self._file(self._first, batch, ids), ("before",), ("elements", "chunk"), len(ids))
+        return None if held is None else FirstErrors(held["before"], int(held["elements"]), int(held["chunk"]))
 
     def put(self, batch: Any, ids: Tensor, before: Tensor, after: Tensor, elements: int) -> None:
         """Write an entry.
@@ -58,15 +75,28 @@ class Journal:
         Raises:
             OSError: a full disk, a read-only folder.
         """
+        held = {"before": before.contiguous(), "after": after.contiguous(), "elements": torch.tensor(elements)}
+        self._write(self._file(self.what, batch, ids), held)
+
+    def put_first(self, batch: Any, ids: Tensor, first: FirstErrors) -> None:
+        """Write what was measured of the first version, if such is kept.
+
+        Raises:
+            OSError: a full disk, a read-only folder.
+        """
+        if self._first is not None:
+            numbers = {"elements": torch.tensor(first.elements), "chunk": torch.tensor(first.chunk_size)}
+            self._write(self._file(self._first, batch, ids), {"before": first.errors.contiguous(), **numbers})
+
+    def _write(self, file: Path, held: dict[str, Tensor]) -> None:
         from safetensors.torch import save_file
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        held = {"before": before.contiguous(), "after": after.contiguous(), "elements": torch.tensor(elements)}
-        with replacing(self._file(batch, ids)) as partial:
+        with replacing(file) as partial:
             save_file(held, partial)
 
-    def _file(self, batch: Any, ids: Tensor) -> Path:
-        digest = hashlib.sha256(f"{self.what}\0{ids.tolist()}".encode())
+    def _file(self, what: str, batch: Any, ids: Tensor) -> Path:
+        digest = hashlib.sha256(f"{what}\0{ids.tolist()}".encode())
         for path, item in walk(batch):
             digest.update(path.encode())
             if isinstance(item, Tensor):
@@ -77,4 +107,18 @@ class Journal:
         return self.folder / f"{digest.hexdigest()[:32]}.safetensors"
 
 
-__all__ = ["Journal"]
+def _read(file: Path, errors: Sequence[str], numbers: Sequence[str], count: int) -> dict[str, Tensor] | None:
+    """What an entry holds; None for none, or a damaged one: it is measured again."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        held: dict[str, Tensor] = load_file(file)
+    except (OSError, SafetensorError):
+        return None
+    if set(held) != {*errors, *numbers} or any(held[part].ndim != 3 or len(held[part]) != count for part in errors):
+        return None
+    return held
+
+
+__all__ = ["FirstErrors", "Journal"]

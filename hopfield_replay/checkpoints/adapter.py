@@ -1,6 +1,7 @@
 """LoRA weights merged into a pipeline, whole or not at all."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from hopfield_replay.checkpoints.safety import check_adapter
 LORA = "pytorch_lora_weights.safetensors"
 _OTHERS = {"hada_": "LoHa", "lokr_": "LoKr", "oft_": "OFT", "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA"}
 _MARKS = (".lora", "_lora", ".alpha")
+_UP = re.compile(r"lora_(up|B)\b|lora(_linear_layer)?\.up\b")
+_CURE = "save them in diffusers' format (pipeline.save_lora_weights) or with peft"
 
 
 def is_adapter(source: str | Path) -> bool:
@@ -63,16 +66,48 @@ def merge(pipeline: Any, path: Path, network: str) -> None:
             if mark in name:
                 raise ValueError(f"they are {kind} ({name}), which diffusers leaves out or merges otherwise; only LoRA")
     if not hasattr(pipeline, "load_lora_weights"):
-        raise ValueError(f"{type(pipeline).__name__} of the installed diffusers takes no LoRA weights")
+        raise ValueError(
+            f"{type(pipeline).__name__} of the installed diffusers takes no LoRA weights: merge them yourself, or save "
+            "them with peft's save_pretrained"
+        )
     pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
     loaded = pipeline.lora_state_dict(str(file.parent), weight_name=file.name)
     converted = loaded[0] if isinstance(loaded, tuple) else loaded
-    parts = _check_all_arrived(pipeline, converted)
+    parts = _check_all_arrived(pipeline, converted, raw)
+    _check_none_left_out(pipeline, file)
     pipeline.fuse_lora(components=parts)
     pipeline.unload_lora_weights()
 
 
-def _check_all_arrived(pipeline: Any, weights: Mapping[str, Tensor]) -> list[str]:
+def _check_none_left_out(pipeline: Any, file: Path) -> None:
+    """Refuse a file of which diffusers' conversion took some layers only.
+
+    It changes names and values, splits and joins matrices; the number of their outputs stays the same.
+
+    Raises:
+        ValueError: fewer outputs than in the file.
+    """
+    from safetensors import safe_open
+
+    with safe_open(str(file), framework="pt") as held:
+        ups = [name for name in held.keys() if _UP.search(name)]  # noqa: SIM118  # no mapping
+        given = sum(held.get_slice(name).get_shape()[0] for name in ups)
+    taken = sum(
+        len(weight)
+        for module in pipeline.components.values()
+        if isinstance(module, nn.Module)
+        for layer in module.modules()
+        for matrix in getattr(layer, "lora_B", {}).values()
+        for weight in [matrix.weight]
+    )
+    if taken < given:
+        raise ValueError(
+            f"the conversion of the installed diffusers leaves out {given - taken} of their {given} outputs: it does "
+            f"not know all of their layers; {_CURE}"
+        )
+
+
+def _check_all_arrived(pipeline: Any, weights: Mapping[str, Tensor], raw: list[str]) -> list[str]:
     """The components that the weights went into; by their values, as names change on the way.
 
     Raises:
@@ -89,7 +124,13 @@ def _check_all_arrived(pipeline: Any, weights: Mapping[str, Tensor]) -> list[str
         for weight in matrix.parameters()
     }
     if not layers:
-        raise ValueError("none of them is for a layer that the pipeline has")
+        kohya = next((name for name in raw if name.startswith("lora_")), None)
+        if kohya is None:
+            raise ValueError("none of them is for a layer that the pipeline has")
+        raise ValueError(
+            f"none of them is for a layer that the pipeline has: they are named in kohya's way ({kohya}), which the "
+            f"installed diffusers does not convert for these layers of a {type(pipeline).__name__}; {_CURE}"
+        )
     dtypes = {weight.dtype for weight in layers.values()}
     arrived = {name: _fingerprint(weight) for name, weight in layers.items()}
     known = {name: {_fingerprint(weight.to(dtype)) for dtype in dtypes} for name, weight in given.items()}

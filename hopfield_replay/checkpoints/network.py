@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hopfield_replay.checkpoints.adapter import is_adapter
 from hopfield_replay.checkpoints.safety import read_object
+from hopfield_replay.checkpoints.single_file import check_none_spare
 
 _FIRST = 3  # names that a message lists
 
@@ -99,6 +100,7 @@ def _converted(network: Any, weights: dict[str, Tensor], name: str, base: Path, 
         raise ValueError(
             f"{len(bare)} weights of {type(network).__name__} are not in the file, such as {bare[:_FIRST]}"
         )
+    check_none_spare(found, (weight.numel() for weight in weights.values()), "it")
     return found
 
 

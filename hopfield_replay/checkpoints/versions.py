@@ -1,6 +1,7 @@
 """Both versions of a model that an audit compares."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,60 @@ from torch import nn
 from hopfield_replay.checkpoints.module import load_module
 from hopfield_replay.checkpoints.pipeline import goes_onto, load_adapter, load_pipeline
 from hopfield_replay.checkpoints.pipeline_version import captions_in
+from hopfield_replay.checkpoints.single_file import parts_in
 from hopfield_replay.checkpoints.version import Version, check_same_architecture
 from hopfield_replay.encoders import split_batch
 from hopfield_replay.pipelines.denoiser import RECEIVED, PipelineDenoiser
 from hopfield_replay.utilities.device import check_device
 
 
+def load_version(
+    source: str | Path,
+    model: str | Callable[..., nn.Module] | None = None,
+    *,
+    model_args: Mapping[str, Any] | None = None,
+    unsafe_pickle: bool = False,
+    device: str | torch.device | None = None,
+    variant: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    config: str | Path | None = None,
+) -> Version:
+    """Load one version of a model, for :func:`load_versions` with several second ones.
+
+    Args:
+        source: as ``before`` there.
+        model: as there.
+        model_args: as there.
+        unsafe_pickle: as there.
+        device: as there.
+        variant: as there.
+        dtype: as there.
+        config: as there; a single file needs one.
+
+    Raises:
+        ValueError: something that is not there or cannot be loaded.
+        MemoryError: it does not fit on the device.
+        ImportError: diffusers, peft or transformers is not installed and this version needs it.
+
+    Example:
+        >>> load_version("missing.ckpt", "torch.nn:Linear")
+        Traceback (most recent call last):
+        ValueError: missing.ckpt does not exist.
+    """
+    place = _place(device)
+    if model is None and model_args:
+        raise ValueError("model_args (--model-args) go with a model (--model); pipelines know their own.")
+    with _fitting(place):
+        if model is None:
+            version = load_pipeline(source, variant=variant, dtype=dtype, device=place, config=config)
+        else:
+            version = load_module(source, model, model_args=model_args, unsafe_pickle=unsafe_pickle)
+        version.module.to(place).eval()
+    return version
+
+
 def load_versions(
-    before: str | Path,
+    before: str | Path | Version,
     after: str | Path,
     model: str | Callable[..., nn.Module] | None = None,
     *,
@@ -27,6 +74,7 @@ def load_versions(
     device: str | torch.device | None = None,
     variant: str | None = None,
     dtype: torch.dtype = torch.float32,
+    config: str | Path | None = None,
 ) -> tuple[Version, Version]:
     """Load two versions of one model, and make sure that they are.
 
@@ -35,7 +83,7 @@ def load_versions(
 
     Args:
         before: the first version: a checkpoint file with ``model``, or a folder that a diffusers pipeline's
-            save_pretrained wrote.
+            save_pretrained wrote, or a single file of weights with ``config``; or what :func:`load_version` returned.
         after: the second one, likewise; or what was trained of the pipeline of ``before``: LoRA weights, or its network
             (see :func:`load_adapter`).
         model: class of the module whose checkpoints these are, see :func:`load_module`; None: pipelines.
@@ -44,6 +92,7 @@ def load_versions(
         device: where the models are put; None: the GPU if there is one.
         variant: of pipelines' weights, see :func:`load_pipeline`.
         dtype: of pipelines, likewise.
+        config: of single files, likewise; None: the folder of ``before``.
 
     Returns:
         Both versions, in eval mode.
@@ -59,26 +108,38 @@ def load_versions(
         ValueError: missing.ckpt does not exist.
     """
     place = _place(device)
-    if model is None and model_args:
-        raise ValueError("model_args (--model-args) go with a model (--model); pipelines know their own.")
-    try:
-        if model is None:
-            settings: dict[str, Any] = {"variant": variant, "dtype": dtype, "device": place}
-            first = load_pipeline(before, **settings)
-            settings["like"] = first.model
-            second = load_adapter(before, after, **settings) if goes_onto(after) else load_pipeline(after, **settings)
-        else:
-            options: dict[str, Any] = {"model_args": model_args, "unsafe_pickle": unsafe_pickle}
-            first, second = load_module(before, model, **options), load_module(after, model, **options)
+    of_pipelines: dict[str, Any] = {"variant": variant, "dtype": dtype, "device": place, "config": config}
+    of_modules: dict[str, Any] = {"model_args": model_args, "unsafe_pickle": unsafe_pickle}
+    first = before
+    if not isinstance(first, Version):
+        first = load_version(first, model, **(of_modules | of_pipelines))
+    with _fitting(place):
+        second = _second(first, after, of_pipelines) if model is None else load_module(after, model, **of_modules)
         check_same_architecture(first, second)
-        for version in (first, second):
-            version.module.to(place).eval()
+        second.module.to(place).eval()
+    return (first, second) if first.model is None or second.model is None else _with_own_texts(first, second)
+
+
+@contextmanager
+def _fitting(place: torch.device | None) -> Iterator[None]:
+    try:
+        yield
     except torch.OutOfMemoryError as error:
         raise MemoryError(
             f"Both versions together do not fit into the memory of {place}; use another device, or pipelines in half "
             "precision (dtype, --dtype bfloat16)."
         ) from error
-    return (first, second) if first.model is None or second.model is None else _with_own_texts(first, second)
+
+
+def _second(first: Version, after: str | Path, settings: dict[str, Any]) -> Version:
+    """A second pipeline: a whole one, a single file of all its parts, or what was trained of the first one."""
+    settings = {**settings, "like": first.model}
+    if parts_in(after):
+        folder = settings["config"] or (first.source if Path(first.source).is_dir() else None)
+        return load_pipeline(after, **{**settings, "config": folder})
+    return (
+        load_adapter(first.source, after, **settings) if goes_onto(after) else load_pipeline(after, **settings)
+    )  # fmt: skip
 
 
 def _place(device: str | torch.device | None) -> torch.device | None:
@@ -115,4 +176,4 @@ def _with_own_texts(first: Version, second: Version) -> tuple[Version, Version]:
     return replace(first, prepare=prepare), replace(second, denoiser=other, prepare=prepare)
 
 
-__all__ = ["load_versions"]
+__all__ = ["load_version", "load_versions"]

@@ -7,19 +7,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from hopfield_replay.cli.audit_data import Part, by_task, read, read_one, together
+from hopfield_replay.cli.audit_data import by_task
+from hopfield_replay.cli.audit_versions import comparison
 from hopfield_replay.cli.codes import EXCEEDED, FINE
-from hopfield_replay.cli.cost import Cost, fingerprint
+from hopfield_replay.cli.cost import Cost
 from hopfield_replay.cli.forecast import SOURCE, add_limits
 from hopfield_replay.cli.output import drawn, say, write
-from hopfield_replay.cli.own_code import importable
 from hopfield_replay.utilities.files import write_text
-from hopfield_replay.utilities.tables import text_table
 from hopfield_replay.utilities.text import printable
 
 if TYPE_CHECKING:
     from hopfield_replay.analysis import AuditReport, DrawingReport, Gate
-    from hopfield_replay.checkpoints import Version
 
 HELP = "measure what one version of a model lost against another, sample by sample"
 DESCRIPTION = """\
@@ -58,13 +56,14 @@ def add_options(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("the two versions")
     group.add_argument(
         "--before", type=str, required=True, metavar="PATH",
-        help="first version: a checkpoint (with --model), or a folder of a diffusers pipeline's save_pretrained",
+        help="first version: a checkpoint (with --model), a folder of a diffusers pipeline's save_pretrained, or a "
+        ".safetensors file of its weights (with --pipeline-config)",
     )  # fmt: skip
     group.add_argument(
         "--after", type=str, nargs="+", required=True, metavar="PATH",
         help="second version, likewise; or what was trained of the pipeline of --before: LoRA weights (diffusers, "
         "kohya, peft), a folder of its network or of an average of it, a .safetensors file of its weights. Several "
-        "(in a config file a list): a series, in the order of training",
+        "(in a config file a list): a series, in the order of training; the first version is measured once",
     )  # fmt: skip
     group.add_argument(
         "--model", type=str | None, default=None, metavar="MODULE:CLASS",
@@ -77,6 +76,11 @@ def add_options(parser: ArgumentParser) -> None:
     group.add_argument(
         "--variant", type=str | None, default=None, metavar="NAME", help="of a pipeline's weights, such as fp16"
     )
+    group.add_argument(
+        "--pipeline-config", type=str | None, default=None, metavar="DIR",
+        help="of .safetensors files of weights (of diffusers, or in the original layout): a folder of a pipeline of "
+        "the same architecture, which says how they are made and gives what they lack; that of --before if not given",
+    )  # fmt: skip
     group.add_argument(
         "--dtype", type=Literal["float32", "bfloat16", "float16"], default="float32",
         help="precision of pipelines; their autoencoders stay in float32",
@@ -145,8 +149,9 @@ def add_options(parser: ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--output-dir", type=str | None, default=None, metavar="DIR",
-        help="write audit.html (one self-contained page), audit.json and the figures as PNG there; what was "
-        "measured so far is kept in its folder measured, and an audit that was interrupted goes on from there",
+        help="write audit.html (one self-contained page), audit.json and the figures as PNG there; of a series "
+        "a folder of these for each version, and series.html with the curves; what was measured so far is kept in its "
+        "folder measured, and an audit that was interrupted goes on from there",
     )  # fmt: skip
 
 
@@ -160,24 +165,25 @@ def run(options: Any) -> int:
     reports: dict[str, AuditReport | DrawingReport] = {}
     gates: dict[str, Gate] = {}
     cost, notes = Cost(), dict[str, str]()
-    for name, after in names.items():
-        folder = options.output_dir
-        if folder is not None and len(names) > 1:
-            folder = str(Path(folder, name))
-        report, notes = (_audit if options.prompts is None else _drawings)(options, after)
-        reports[name] = report
-        if options.fail_above is not None:
-            gates[name] = _gate(report, options)
-            notes["verdict"] = gates[name].verdict()
-        notes["cost"] = str(cost)
-        if options.report_format == "text":
-            _say_text(report, gates.get(name), notes, options.quiet)
-        if folder is not None:
-            figures = drawn(report.figures)
-            page = report.html(notes=notes, figures=figures)
-            write(folder, "audit", report, figures, page, options.quiet)
-    if len(names) > 1 and options.report_format == "text":
-        say("\n" + _series(reports, gates), options.quiet)
+    with comparison(options) as compare:
+        for name, after in names.items():
+            folder = options.output_dir
+            if folder is not None and len(names) > 1:
+                folder = str(Path(folder, name))
+            report, notes = compare(after)
+            reports[name] = report
+            if options.fail_above is not None:
+                gates[name] = _gate(report, options)
+                notes["verdict"] = gates[name].verdict()
+            notes["cost"] = str(cost)
+            if options.report_format == "text":
+                _say_text(report, gates.get(name), notes, options.quiet)
+            if folder is not None:
+                figures = drawn(report.figures)
+                page = report.html(notes=notes, figures=figures)
+                write(folder, "audit", report, figures, page, options.quiet)
+    if len(names) > 1:
+        _write_series(reports, gates, notes, options)
     if options.report_format != "text":
         _report(options, gates, notes, cost)
     failed = bool(gates) and not list(gates.values())[-1].passed
@@ -186,82 +192,22 @@ def run(options: Any) -> int:
     return EXCEEDED if failed else FINE
 
 
-def _load(options: Any, after: str) -> "tuple[Version, Version]":
-    import torch
+def _write_series(
+    reports: "Mapping[str, AuditReport | DrawingReport]",
+    gates: "Mapping[str, Gate]",
+    notes: Mapping[str, str],
+    options: Any,
+) -> None:
+    """Say and write the curve over the versions, and which of them to keep."""
+    from hopfield_replay.analysis import AuditSeries
 
-    from hopfield_replay.checkpoints import load_versions
-
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    with importable(options.model):
-        return load_versions(
-            options.before,
-            after,
-            options.model,
-            model_args=options.model_args,
-            unsafe_pickle=options.unsafe_pickle,
-            device=options.device,
-            variant=options.variant,
-            dtype=dtypes[options.dtype],
-        )
-
-
-def _drawings(options: Any, after: str) -> "tuple[DrawingReport, dict[str, str]]":
-    """What one version draws against the first, and what to say of it."""
-    from hopfield_replay.analysis import compare_drawings
-    from hopfield_replay.analysis.generating import read_prompts
-    from hopfield_replay.checkpoints import load_encoder
-
-    prompts = list(dict.fromkeys(read_prompts(options.prompts)))
-    first, second = _load(options, after)
-    if first.model is None or second.model is None:
-        raise ValueError("--prompts needs two pipelines that draw from texts; give --data for other models.")
-    settings = {"num_inference_steps": options.steps, "height": options.size, "width": options.size}
-    more: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
-    if options.encoder is not None:
-        loaded = load_encoder(options.encoder)
-        more |= {"encoder": loaded.encoder, "size": loaded.size}
-    for version in (first, second):
-        version.model.pipeline.set_progress_bar_config(disable=True)  # type: ignore[union-attr]
-    report = compare_drawings(first.model.pipeline, second.model.pipeline, prompts, seeds=options.seeds, **more)
-    notes = {version: f"{model.source} ({model.weights})" for version, model in (("before", first), ("after", second))}
-    notes |= {"prompts": options.prompts, "encoder": options.encoder or "pixels"}
-    return report, {name: printable(value, None) for name, value in notes.items()}
-
-
-def _audit(options: Any, after: str) -> "tuple[AuditReport, dict[str, str]]":
-    """The audit of one version, and what to say of it."""
-    from hopfield_replay.analysis import Journal, audit
-
-    first, second = _load(options, after)
-    limits = {
-        "max_pixels": options.max_pixels,
-        "max_bytes": options.max_bytes,
-        "size": options.size,
-        "several": first.size,
-    }
-    data: Mapping[str, Part] = read([*options.data, *options.target], first.expects_images, limits)
-    measured = (options.timesteps, options.draws, options.seed, options.dtype, options.model, options.model_args)
-    what = f"{fingerprint(options.before)} {fingerprint(after)} {measured}"
-    result = audit(
-        first.denoiser,
-        second.denoiser,
-        by_task({source: part.batches for source, part in data.items()}),
-        labels=together([part.labels for part in data.values()]),
-        names=together([part.names for part in data.values()]) or (),
-        old_data=read_one(options.old_data, first.expects_images, limits),
-        new_data=read_one(options.new_data, first.expects_images, limits),
-        prepare=first.prepare,
-        decode=first.decode,
-        timesteps=options.timesteps,
-        draws=options.draws,
-        seed=options.seed,
-        journal=None if options.output_dir is None else Journal(Path(options.output_dir, "measured"), what),
-    )
-    notes = {version: f"{model.source} ({model.weights})" for version, model in (("before", first), ("after", second))}
-    notes["data"] = ", ".join(options.data)
-    if options.target:
-        notes["target"] = ", ".join(options.target)
-    return result, {name: printable(value, None) for name, value in notes.items()}
+    series = AuditSeries(reports, gates)
+    if options.report_format == "text":
+        say(f"\n{series.table()}", options.quiet)
+    if options.output_dir is not None:
+        shown = {name: value for name, value in notes.items() if name not in ("after", "verdict")}
+        figures = drawn(series.figures)
+        write(options.output_dir, "series", series, figures, series.html(shown, figures), options.quiet)
 
 
 def _gate(report: "AuditReport | DrawingReport", options: Any) -> "Gate":
@@ -286,30 +232,6 @@ def _say_text(
     if gate is not None:
         say(f"\n{gate.table()}\n{notes['verdict']}", quiet)
     say(notes["cost"], quiet)
-
-
-def _series(reports: "Mapping[str, AuditReport | DrawingReport]", gates: "Mapping[str, Gate]") -> str:
-    """The curve over the versions, and which to keep."""
-    rows = []
-    for name, report in reports.items():
-        gate = gates.get(name)
-        worst = "" if gate is None else f"{printable(gate.groups[0].name)} {gate.groups[0].relative:+.1%}"
-        outcome = "" if gate is None else "passed" if gate.passed else "FAILED"
-        whole = _whole(report)
-        rows.append([printable(name), f"{whole:+.1%}", worst, outcome])
-    table = text_table(("version", "relative rise", "surest rise", "outcome"), rows)
-    if not gates:
-        return table
-    passing = [name for name, gate in gates.items() if gate.passed]
-    advice = f"the last version that passes is {printable(passing[-1])}" if passing else "no version passes"
-    return f"{table}\n{advice}"
-
-
-def _whole(report: "AuditReport | DrawingReport") -> float:
-    """The relative change over everything."""
-    from hopfield_replay.analysis import AuditReport
-
-    return report.overall.relative if isinstance(report, AuditReport) else float(report.relative.mean())
 
 
 def _report(options: Any, gates: "Mapping[str, Gate]", notes: Mapping[str, str], cost: Cost) -> None:

@@ -15,6 +15,9 @@ EXPERIMENTS = {  # the first line of its function's docstring
     "replay-gain": (
         "Gain of replaying an outlier or a cluster member, at itself and at the others, when the task rotates."
     ),
+    "recovery": (
+        "Share of the old patterns that still retrieve themselves when one sample is replayed after the task rotates."
+    ),
     "falsify": (
         "Sweep cluster sizes, correlations and temperatures for settings in which high energy does not rise more."
     ),

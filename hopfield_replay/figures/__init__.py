@@ -10,7 +10,8 @@ from hopfield_replay.figures.contact_sheet import contact_sheet
 from hopfield_replay.figures.forecast import rises_and_protection
 from hopfield_replay.figures.forgetting import energy_against_forgetting, forgetting_over_tasks
 from hopfield_replay.figures.gallery import picture_rows
-from hopfield_replay.figures.theory_gains import protected_by_policy, replay_gains
+from hopfield_replay.figures.series import rises_over_versions
+from hopfield_replay.figures.theory_gains import protected_by_policy, recovery_by_rotation, replay_gains
 from hopfield_replay.figures.theory_regions import where_the_rule_holds
 from hopfield_replay.figures.theory_rises import energy_rises, learned_rises_and_gains
 from hopfield_replay.utilities.drawing import legend_above, new_figure, panels, series_style
@@ -31,9 +32,11 @@ __all__ = [
     "picture_rows",
     "protected_by_policy",
     "protected_energy_curve",
+    "recovery_by_rotation",
     "replay_gains",
     "rises_and_protection",
     "rises_by_group",
+    "rises_over_versions",
     "series_style",
     "where_the_rule_holds",
 ]

@@ -101,6 +101,45 @@ def protected_by_policy(settings: Mapping[str, Mapping[str, Mapping[str, Estimat
     return figure
 
 
+def recovery_by_rotation(shares: Mapping[str, Mapping[float, Estimated]], title: str) -> "Figure":
+    """Share of the old patterns that retrieve themselves over the scale of the rotation, with 95 % intervals.
+
+    Args:
+        shares: for each replayed group and angle scale the share in [0, 1].
+        title: of the figure.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+
+    Example:
+        >>> from hopfield_replay.theory import Estimate
+        >>> (axis,) = recovery_by_rotation({"nothing": {0.1: Estimate(1.0, 0.0, 5)}}, "beta=8.0").axes
+        >>> axis.get_ylabel()
+        'recovered identities (share)'
+    """
+    figure = new_figure(4.0)
+    (axis,) = panels(figure, 1, 1)
+    for i, (name, by_scale) in enumerate(shares.items()):
+        values = list(by_scale.values())
+        axis.errorbar(
+            list(by_scale),
+            [one.mean for one in values],
+            yerr=half_widths(values),
+            marker=MARKERS[i % len(MARKERS)],
+            markersize=5,
+            capsize=2,
+            color=COLOURS[i % len(COLOURS)],
+            label=name,
+        )
+    axis.set(xlabel="angle scale of the rotation", ylabel="recovered identities (share)")
+    legend_below(figure, axis, len(shares))
+    figure.suptitle(title, fontsize="medium")
+    return figure
+
+
 def _points(
     axis: "Axes", rows: Sequence[tuple[int, Estimated]], shift: float, marker: str, colour: str, label: str
 ) -> None:

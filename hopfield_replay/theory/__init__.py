@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from hopfield_replay.theory.estimate import Estimate as Estimate
     from hopfield_replay.theory.falsify import FalsifyResult as FalsifyResult
     from hopfield_replay.theory.falsify import reproduce_falsify as reproduce_falsify
+    from hopfield_replay.theory.recovery import RecoveryResult as RecoveryResult
+    from hopfield_replay.theory.recovery import measure_recovery as measure_recovery
+    from hopfield_replay.theory.recovery import reproduce_recovery as reproduce_recovery
     from hopfield_replay.theory.replay_gain import ReplayGainResult as ReplayGainResult
     from hopfield_replay.theory.replay_gain import measure_replay_gain as measure_replay_gain
     from hopfield_replay.theory.replay_gain import reproduce_replay_gain as reproduce_replay_gain
@@ -55,6 +58,9 @@ _HOMES = {
     "Estimate": "estimate",
     "FalsifyResult": "falsify",
     "reproduce_falsify": "falsify",
+    "RecoveryResult": "recovery",
+    "measure_recovery": "recovery",
+    "reproduce_recovery": "recovery",
     "ReplayGainResult": "replay_gain",
     "measure_replay_gain": "replay_gain",
     "reproduce_replay_gain": "replay_gain",

@@ -173,6 +173,12 @@ class ReplayGainResult(Result):
                 f"{change}: mean net gains order as {order}; {resolved} of {len(steps)} steps are resolved at 95 %, "
                 f"and {share:.0%} of single rotations obey the whole order."
             )
+        sentences += [
+            f"{f.change}: of the raw gain of {f.name}, {(f.raw.mean - f.net.mean) / f.raw.mean:.0%} is what a "
+            "duplicate gives without any rotation."
+            for f in self.families
+            if f.name.endswith(" itself")
+        ]
         words = {1: "more", 0: "not distinguishably", -1: "less"}
         first = self.totals[0].source
         sentences += [

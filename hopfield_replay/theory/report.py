@@ -10,6 +10,7 @@ from hopfield_replay.__about__ import __version__
 from hopfield_replay.figures import new_figure
 from hopfield_replay.theory.boltzmann_replay import reproduce_boltzmann
 from hopfield_replay.theory.falsify import reproduce_falsify
+from hopfield_replay.theory.recovery import reproduce_recovery
 from hopfield_replay.theory.replay_gain import reproduce_replay_gain
 from hopfield_replay.theory.result import Result
 from hopfield_replay.theory.rise import reproduce_rise
@@ -22,6 +23,7 @@ _TITLES = {
     "rise": "Energy rise: high energy against low energy",
     "rise_distance": "Energy rise in the distance form, for the changes that are no rotations",
     "replay_gain": "Replay gains: source to target",
+    "recovery": "Identity recovery: which old patterns still retrieve themselves",
     "falsify": "Where the statement stops",
     "boltzmann": "A learned network: the modern-Hopfield Boltzmann machine",
     "selection": "Selecting a replay set: mean and tail",
@@ -63,8 +65,8 @@ def write_report(results: Mapping[str, Result], output_dir: str | Path, seconds:
     """Write results as ``<name>.json`` and ``<name>.png``, and ``README.md`` that shows them.
 
     Args:
-        results: experiments by name: ``rise``, ``rise_distance``, ``replay_gain``, ``falsify``, ``boltzmann``,
-            ``selection``.
+        results: experiments by name: ``rise``, ``rise_distance``, ``replay_gain``, ``recovery``, ``falsify``,
+            ``boltzmann``, ``selection``.
         output_dir: folder to write into; made if it does not exist.
         seconds: how long each experiment took, for the page.
 
@@ -123,6 +125,7 @@ def reproduce_all(output_dir: str, draws: int = 2000, seeds: int = 24, seed: int
         # a translation changes norms, which only the distance form measures
         ("rise_distance", lambda: reproduce_rise(eps=(), similarity="distance", draws=draws, seed=seed)),
         ("replay_gain", lambda: reproduce_replay_gain(draws=draws, seed=seed)),
+        ("recovery", lambda: reproduce_recovery(draws=min(draws, 300), seed=seed)),
         ("falsify", lambda: reproduce_falsify(draws=draws, seed=seed)),
         ("boltzmann", lambda: reproduce_boltzmann(seeds=seeds, seed=seed)),
         ("selection", lambda: reproduce_selection(draws=seeds, seed=seed)),

@@ -15,14 +15,24 @@ def exponential(count, draws):
     return -torch.rand(count, generator=draws, dtype=torch.float64).clamp_min(1e-300).log()
 
 
-def false_alarms(audits, classes, size, rise=0.0, seed=0):
+def ratios(count, draws):
+    """What the errors are multiplied with: normal noise before and after."""
+    return tuple(1 + 0.2 * torch.randn(count, generator=draws).double() for _ in "ab")
+
+
+def rare_gains(count, draws):
+    """A few samples improve far more than any gets worse; on average none does."""
+    return torch.ones(count).double(), 1 - 0.3 * (exponential(count, draws) - 1)
+
+
+def false_alarms(audits, classes, size, rise=0.0, seed=0, kind=ratios):
     """Share of audits of two equally good models that fail, and share in which the one class that rose is found."""
     draws = torch.Generator().manual_seed(seed)
     groups = {str(number): range(number * size, (number + 1) * size) for number in range(classes)}
     alarms = found = 0
     for _ in range(audits):
         difficulty = 0.05 + 0.1 * exponential(classes * size, draws)
-        old, new = (difficulty * (1 + 0.2 * torch.randn(len(difficulty), generator=draws).double()) for _ in "ab")
+        old, new = (difficulty * ratio for ratio in kind(len(difficulty), draws))
         new[:size] *= 1 + rise
         failing = Gate.of(old, new, groups, 0.0).failing
         alarms += bool(failing)
@@ -38,10 +48,16 @@ def test_a_thousand_audits_of_fifty_classes_cry_wolf_at_most_as_often_as_they_sa
     assert false_alarms(100, 50, 100, rise=0.25)[1] >= 0.9
 
 
+@pytest.mark.heavy
+def test_a_thousand_audits_with_rare_large_gains_cry_wolf_at_most_as_often_as_they_say():
+    assert false_alarms(1000, 50, 20, kind=rare_gains)[0] <= 0.05
+
+
 @pytest.mark.slow
 def test_few_audits_cry_wolf_rarely():
     alarms, _ = false_alarms(60, 50, 20, seed=1)
     assert alarms <= 0.1  # at a rate of 5 % more than 6 of 60 have a chance of 3 %
+    assert false_alarms(60, 50, 20, seed=1, kind=rare_gains)[0] <= 0.1  # a third, with each group's own skewness alone
 
 
 def test_chances_are_those_of_a_literal_test():
@@ -55,6 +71,39 @@ def test_chances_are_those_of_a_literal_test():
     corrected = 12**0.5 * (share + skew * share**2 / 3 + skew**2 * share**3 / 27 + skew / 72)
     assert test.chance == pytest.approx(max(plain, stats.t.sf(corrected, 11)), rel=1e-6)
     assert test.relative == pytest.approx(float((new - old).mean() / old.mean()))
+
+
+def test_the_skewness_that_all_groups_share_is_that_of_a_literal_loop():
+    """Of one sample in a hundred that improves much, most groups of ten hold none."""
+    draws = torch.Generator().manual_seed(3)
+    scales = [1.0, 5.0, 0.2, 2.0] * 10
+    old = torch.cat([scale * (1 + torch.rand(10, generator=draws, dtype=torch.float64)) for scale in scales])
+    new = old * (1.05 - 0.1 * exponential(400, draws))
+    groups = {str(n): range(10 * n, 10 * n + 10) for n in range(40)}
+    tests = Gate.of(old, new, {"all": range(400), **groups}, 0.0).groups
+    deviations = []
+    for rows in groups.values():
+        excess = [float(new[at] - old[at]) for at in rows]
+        mean, size = sum(excess) / 10, sum(float(old[at]) for at in rows) / 10
+        deviations += [(one - mean) / size for one in excess]
+    second = sum(d**2 for d in deviations) / 400 * 10 / 9
+    skew = sum(d**3 for d in deviations) / 400 * 100 / 72 / second**1.5
+    z = [d / second**0.5 * (10 / 9) ** 0.5 for d in deviations]
+    influence = [one**3 - 3 * one - 1.5 * skew * (one**2 - 1) for one in z]
+    shared = skew + float(torch.tensor(influence, dtype=torch.float64).std()) / 20
+    assert shared < -0.5
+    taken = 0
+    for test in tests:
+        rows = range(400) if test.name == "all" else groups[test.name]
+        excess, n = (new - old)[list(rows)].numpy(), len(rows)
+        share, own = excess.mean() / excess.std(ddof=1), stats.skew(excess, bias=False)
+        wanted = [stats.ttest_1samp(excess, 0.0, alternative="greater").pvalue]
+        for g in (own, shared):
+            corrected = share + g * share**2 / 3 + g**2 * share**3 / 27 + g / (6 * n)
+            wanted.append(stats.t.sf(n**0.5 * corrected, n - 1))
+        assert test.chance == pytest.approx(max(wanted), rel=1e-6)
+        taken += max(wanted) == wanted[2]
+    assert taken > 5
 
 
 def test_small_groups_are_not_tested_and_equal_errors_pass():
@@ -154,3 +203,85 @@ def test_an_audit_that_is_interrupted_goes_on_where_it_was(tmp_path):
     others = Counting(), Counting()
     audit(*others, data, journal=Journal(tmp_path, "a c"), **options)
     assert others[0].calls == 8
+
+
+def test_the_first_version_is_measured_once_for_several_second_ones(tmp_path):
+    data = list(torch.randn(12, 1, 2, 2, generator=torch.Generator().manual_seed(0)).split(3))
+    options = {"timesteps": [3, 5], "examples": 0}
+    first, reports = Counting(), []
+    for after in ("b", "c"):
+        journal = Journal(tmp_path, f"a {after}", "a")
+        reports.append(audit(first, Counting(), data, journal=journal, **options))
+    assert first.calls == 8
+    torch.testing.assert_close(reports[1].errors_old, audit(Counting(), Counting(), data, **options).errors_old)
+    audit(first, Counting(), data, journal=Journal(tmp_path, "a2 b", "a2"), **options)
+    assert first.calls == 16
+
+
+def test_first_errors_that_were_measured_in_other_chunks_are_measured_again(tmp_path):
+    """Rounding depends on how many samples go through a model together."""
+    data = torch.randn(6, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    options = {"timesteps": [3], "examples": 0}
+    audit(Counting(), Counting(), data, journal=Journal(tmp_path, "a b", "a"), **options)
+
+    class Cramped(Counting):
+        def predict_clean(self, noisy, timestep, condition=None):
+            if len(noisy) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return super().predict_clean(noisy, timestep)
+
+    first = Counting()
+    audit(first, Cramped(), data, journal=Journal(tmp_path, "a c", "a"), **options)
+    assert first.calls == 3
+
+
+def report_of(rises, labels=None):
+    """An audit that found these rises, over an error of one."""
+    from hopfield_replay.analysis import AuditReport
+    from hopfield_replay.analysis.auditing import _as_dicts
+    from hopfield_replay.analysis.drift import drift
+
+    old = torch.ones(len(rises), dtype=torch.float64)
+    new = old + torch.tensor(rises, dtype=torch.float64)
+    return AuditReport(
+        errors_old=old[:, None], errors_new=new[:, None], rises=new - old, worst=(old - new).argsort(),
+        overall=drift(old, new, 0), classes=_as_dicts((old, new), labels, 0), tasks={}, timesteps=(1.0,),
+        model_energy_old=None, model_energy_new=None, energies=None, energy_rises=None, correlations={}, beta=None,
+        examples=None, names=(), labels=tuple(labels or ()), task_of=(), warnings=(),
+    )  # fmt: skip
+
+
+def test_a_series_draws_every_groups_curve_and_marks_the_last_that_passes():
+    from hopfield_replay.analysis import AuditSeries
+
+    reports = {
+        name: report_of([step, step, 3 * step, 3.1 * step], ["cat", "cat", "dog", "dog"])
+        for name, step in (("step <1>", 0.01), ("step 2", 0.02), ("step 3", 0.2))
+    }
+    series = AuditSeries(reports, {name: report.gate(0.1) for name, report in reports.items()})
+    assert series.last_passing == "step 2"
+    assert series.curves["class dog"] == pytest.approx([0.0305, 0.061, 0.61])
+    (axis,) = series.figures()["series"].axes
+    lines = {line.get_label(): line for line in axis.lines}
+    assert lines["class dog"].get_ydata() == pytest.approx([3.05, 6.1, 61.0])
+    assert set(lines["allowed"].get_ydata()) == {10.0}
+    assert set(lines["last that passes"].get_xdata()) == {1}
+    page = series.html()
+    assert "step &lt;1&gt;" in page
+    assert "step <1>" not in page
+    untested = AuditSeries(reports, {})
+    assert (untested.last_passing, "allowed" in {line.get_label() for line in untested.plot().axes.lines}) == (
+        None,
+        False,
+    )
+    assert repr(untested) == "AuditSeries(3 versions)"
+    assert series.to_dict()["versions"][2] == {"version": "step 3", "relative": pytest.approx(0.405), "passed": False}
+
+
+def test_of_many_groups_the_worst_are_drawn():
+    from hopfield_replay.figures import rises_over_versions
+
+    curves = {"all samples": [0.0, 0.0], **{f"class {n}": [0.0, n / 100] for n in range(20)}}
+    (axis,) = rises_over_versions(["a", "b"], curves).axes
+    drawn = axis.get_legend_handles_labels()[1]
+    assert drawn == ["all samples", *(f"class {n}" for n in range(19, 12, -1))]

@@ -24,7 +24,16 @@ from hopfield_replay.utilities.tables import text_table
 
 ROOT = Path(__file__).parents[2]
 INDEX = ROOT / "examples" / "README.md"
-_ROW = re.compile(r"^(\| \[(\w+)\.py\].*\| `python (examples/\w+\.py[^`]*)` \| )(.*?)( \|)$", re.M)
+_ROW = re.compile(
+    r"^(\| \[(\w+)\.(?:py|ipynb)\].*\| `(?:python|jupyter notebook) (examples/\w+\.\w+[^`]*)` \| )(.*?)( \|)$", re.M
+)
+_CELLS = """
+import json, sys
+names = {"__name__": "__main__"}
+for cell in json.load(open(sys.argv[1]))["cells"]:
+    if cell["cell_type"] == "code":
+        exec("".join(cell["source"]), names)
+"""
 
 
 def claims(text: str) -> dict[str, tuple[str, str]]:
@@ -69,21 +78,25 @@ def written(text: str, measured: dict[str, float]) -> str:
         >>> written("| [a.py](a.py) | what | `python examples/a.py` | 9 min |", {"a": 65.0}).replace("*", "")
         '| [a.py](a.py) | what | `python examples/a.py` | 1 min 5 s |'
     """
-    busy = "*" * bool(os.getloadavg()[0] > (os.cpu_count() or 1))
+    busy = "*" * bool(os.getloadavg()[2] > (os.cpu_count() or 1))
     times = {name: as_claim(seconds) + busy for name, seconds in measured.items()}
     return _ROW.sub(lambda row: f"{row[1]}{times.get(row[2], row[4])}{row[5]}", text)
 
 
-def measure(command: str) -> tuple[float, float, float]:
-    """CPU seconds of a command, seconds on the clock, and the longest time without a sign of life."""
+def measure(command: str) -> tuple[float, float, float, float]:
+    """CPU seconds of a command, seconds on the clock, the longest time without a sign of life, and peak memory (GiB).
+
+    Of a notebook its cells are run, one after the other.
+    """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     started = last = time.monotonic()
     silence = 0.0
     with tempfile.TemporaryDirectory() as folder:
         script, *options = shlex.split(command)
+        how = ["-c", _CELLS] if script.endswith(".ipynb") else []
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / script), *options],
+            [sys.executable, *how, str(ROOT / script), *options],
             cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         assert process.stdout is not None
@@ -91,12 +104,14 @@ def measure(command: str) -> tuple[float, float, float]:
         while part := os.read(process.stdout.fileno(), 1 << 16):
             now = time.monotonic()
             silence, last, said = max(silence, now - last), now, (said + part)[-2000:]
-        process.wait()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{command} ended with {process.returncode}:\n{said.decode(errors='replace')}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return cpu, time.monotonic() - started, max(silence, time.monotonic() - last)
+    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**30
+    return cpu, time.monotonic() - started, max(silence, time.monotonic() - last), peak
 
 
 def main() -> None:
@@ -107,21 +122,20 @@ def main() -> None:
     known = claims(INDEX.read_text())
     if unknown := [name for name in options.examples if name not in known]:
         parser.error(f"no examples {unknown}; there are {', '.join(known)}")
-    measured: dict[str, float] = {}
     rows = []
     for name, (command, claimed) in known.items():
-        cells = [name, claimed, "", "", "", ""]
+        cells = [name, claimed, "", "", "", "", ""]
         if name in options.examples:
-            cpu, wall, silence = measure(command)
-            measured[name] = cpu
+            cpu, wall, silence, peak = measure(command)
             said = seconds_of(claimed)
             ratio = "" if said is None else f"{cpu / said:.2f}"
-            cells = [name, claimed, f"{cpu:.0f}", ratio, f"{wall:.0f}", f"{silence:.0f}"]
+            cells = [name, claimed, f"{cpu:.0f}", ratio, f"{wall:.0f}", f"{silence:.0f}", f"{peak:.2f}"]
             print(f"{name}: {cpu:.0f} CPU seconds", file=sys.stderr, flush=True)
+            if options.write:  # one by one: what was measured is kept, whatever becomes of the next
+                write_text(INDEX, written(INDEX.read_text(), {name: cpu}))
         rows.append(cells)
-    print(text_table(("example", "claimed", "CPU s", "measured / claimed", "clock s", "longest silence s"), rows))
-    if options.write:
-        write_text(INDEX, written(INDEX.read_text(), measured))
+    headers = ("example", "claimed", "CPU s", "measured / claimed", "clock s", "longest silence s", "peak GiB")
+    print(text_table(headers, rows))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from hopfield_replay.functional import energy, holm
 
 DATA = Path(__file__).parents[2] / "../shared/data"
 PAIRS = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
+ONES = [[label] for label in range(10)]
 CELLS = {  # data, tasks, samples of each, kept, steps, width, learning rate
     "digits-2": ("digits", [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]], 600, 50, 600, 128, 1e-3),
     "digits-5": ("digits", PAIRS, 240, 100, 400, 128, 1e-3),
@@ -39,6 +40,11 @@ CELLS = {  # data, tasks, samples of each, kept, steps, width, learning rate
     "mnist-5": ("mnist", PAIRS, 600, 100, 500, 128, 3e-3),
     "cifar-2": ("cifar", [[3, 5], [1, 9]], 600, 100, 600, 256, 1e-3),
     "cifar-5": ("cifar", PAIRS, 600, 100, 500, 256, 1e-3),
+    "digits-10": ("digits", ONES, 120, 100, 400, 128, 1e-3),
+    "mnist-10": ("mnist", ONES, 600, 100, 500, 128, 3e-3),
+    "cifar-10": ("cifar", ONES, 600, 100, 500, 256, 1e-3),
+    "cifar16-2": ("cifar16", [[3, 5], [1, 9]], 600, 100, 600, 384, 1e-3),
+    "cifar16-5": ("cifar16", PAIRS, 600, 100, 500, 384, 1e-3),
 }
 ARMS = {  # policy, sampling
     "random": ("random", "uniform"),
@@ -58,7 +64,7 @@ COLUMNS = ("mean", "worst tenth", "low", "middle", "high")
 
 @functools.cache
 def images(data: str, folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Vectors in [-1, 1] and labels, to train on and held out: digits 8x8, MNIST 14x14, CIFAR-10 8x8."""
+    """Vectors in [-1, 1] and labels, to train on and held out: digits 8x8, MNIST 14x14, CIFAR-10 8x8 or 16x16."""
     if data == "digits":
         from sklearn.datasets import load_digits
 
@@ -68,7 +74,7 @@ def images(data: str, folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return x[order[:1200]], labels[order[:1200]], x[order[1200:]], labels[order[1200:]]
     parts = []
     for part, idx in (("train", "train"), ("test", "t10k")):
-        if data == "cifar":
+        if data.startswith("cifar"):
             stored = np.load(folder / f"cifar10/{part}.npz")
             x, labels = torch.from_numpy(stored["images"]).permute(0, 3, 1, 2), torch.from_numpy(stored["labels"])
         else:
@@ -77,7 +83,7 @@ def images(data: str, folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             x = torch.from_numpy(pixels.reshape(-1, 1, 28, 28).copy())
             found = np.frombuffer((raw / f"{idx}-labels-idx1-ubyte").read_bytes(), np.uint8, offset=8)
             labels = torch.from_numpy(found.copy())
-        side = 8 if data == "cifar" else 14
+        side = {"cifar": 8, "cifar16": 16}.get(data, 14)
         small = nn.functional.adaptive_avg_pool2d(x.float() / 127.5 - 1, side)
         parts += [small.flatten(1), labels.long()]
     return parts[0], parts[1], parts[2], parts[3]

@@ -52,10 +52,52 @@ def test_a_series_says_which_version_is_the_last_that_passes(folder, tmp_path, c
     curve = [line.split() for line in printed.splitlines() if line.startswith("step") and line.endswith("ED")]
     assert [line[0] for line in curve] == ["step2", "step3"]
     assert "GiB of host memory at most" in printed
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"measured", "step1", "step2", "step3"}
+    wanted = {"measured", "step1", "step2", "step3", "series.html", "series.json", "series.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == wanted
+    series = json.loads((tmp_path / "out" / "series.json").read_text())
+    assert series["last_passing"] == "step1"
+    assert [one["passed"] for one in series["versions"]] == [True, False, False]
+    assert series["relative_rises"].keys() == {"all samples", "class 0", "class 1"}
+    page = (tmp_path / "out" / "series.html").read_text()
+    assert page.index("The last version that passes is step1.") < page.index("<img") < page.index("class 1")
     found = json.loads((tmp_path / "out" / "step2" / "audit.json").read_text())
     assert found["relative"] > 0.1
     assert audit(folder, "step1", more=["--fail-above", "0.1"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder_given", [True, False])
+def test_the_first_version_is_loaded_and_measured_once(folder, tmp_path, monkeypatch, folder_given):
+    """It was once loaded and measured again for every --after."""
+    from functools import wraps
+
+    from diffusers import DiffusionPipeline, UNet2DModel
+
+    loaded, calls = [], {}
+    load, forward = DiffusionPipeline.from_pretrained, UNet2DModel.forward
+
+    @wraps(forward)  # by whose signature a denoiser is known
+    def counted(self, *args, **kwargs):
+        calls[id(self)] = calls.get(id(self), 0) + 1
+        seen.append(self)
+        return forward(self, *args, **kwargs)
+
+    seen = []  # so that no id is given twice
+    monkeypatch.setattr(UNet2DModel, "forward", counted)
+    monkeypatch.setattr(
+        DiffusionPipeline, "from_pretrained", lambda path, **more: loaded.append(path) or load(path, **more)
+    )
+    more = ["--output-dir", tmp_path] if folder_given else []
+    assert audit(folder, "step1", more=["--timesteps", 3]) == 0
+    alone = sorted(calls.values())
+    calls.clear()
+    loaded.clear()
+    assert audit(folder, "step1", "step2", "step3", more=["--timesteps", 3, *more]) == 0
+    assert [path.name for path in loaded] == ["base", "step1", "step2", "step3"]
+    per_model = alone[0]  # each measures, and reconstructs the examples that are shown
+    assert len(calls) == 4
+    assert sorted(calls.values())[:3] == [per_model] * 3
+    assert max(calls.values()) < 3 * per_model
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ pytest.importorskip("jsonargparse")
 
 from PIL import Image
 
-from hopfield_replay import EnergyReplayBuffer
+from hopfield_replay import EnergyReplayBuffer, ForgettingTracker, TaskSource
 from hopfield_replay.cli import main
 from hopfield_replay.denoisers import CallableDenoiser
 
@@ -44,6 +44,10 @@ def arguments(folder, command):
     buffer = EnergyReplayBuffer(3, "random")
     buffer.update(torch.rand(5, 1, 8, 8), torch.rand(5, 64), ids=torch.arange(5), task=0)
     buffer.save(folder / "kept.safetensors")
+    tracker = ForgettingTracker()
+    for centre in (0.0, 9.0):
+        tracker.end_task(TaskSource([centre + torch.arange(16.0).view(8, 2)]))
+    torch.save(tracker.state_dict(), folder / "history.pt")
     return {
         "forecast": ["forecast", f"{folder}/old.npz", f"{folder}/new.npz", "--capacities", "5", "--output-dir",
                      f"{folder}/out"],
@@ -55,6 +59,7 @@ def arguments(folder, command):
         "select": ["select", f"{folder}/pictures", "--keep", "3", "--output-dir", f"{folder}/out", "--export", "json",
                    "--output", f"{folder}/handed"],
         "buffer": ["buffer", f"{folder}/kept.safetensors", "--output-dir", f"{folder}/out"],
+        "report": ["report", f"{folder}/history.pt", "--output-dir", f"{folder}/out"],
     }[command]  # fmt: skip
 
 
@@ -97,6 +102,7 @@ STAGES = {
     },
     "audit": {
         "import": "hopfield_replay.cli.parser.parse",
+        "read the first model": "hopfield_replay.checkpoints.load_version",
         "read the model": "hopfield_replay.checkpoints.load_versions",
         "read": "hopfield_replay.cli.datasets.load_data",
         "compute": "hopfield_replay.analysis.audit",
@@ -125,6 +131,13 @@ STAGES = {
         "draw": "hopfield_replay.figures.contact_sheet",
         "write": "hopfield_replay.cli.output.write_text",
         "print": "hopfield_replay.cli.buffer_file.say",
+    },
+    "report": {
+        "import": "hopfield_replay.cli.parser.parse",
+        "read": "hopfield_replay.analysis.run_file.run_from_file",
+        "compute": "hopfield_replay.analysis.RunReport.table",
+        "write": "hopfield_replay.analysis.RunReport.write",
+        "print": "hopfield_replay.cli.report.say",
     },
 }
 

@@ -11,16 +11,28 @@ import torch
 from scipy.stats import ttest_rel
 
 import benchmark as example
-from helpers import benchmark_job, benchmark_report
-from helpers.benchmark_job import PRESETS, Job, run_job
+from helpers import benchmark_job, benchmark_measures
+from helpers.benchmark_job import Job, run_job
+from helpers.benchmark_measures import (
+    chosen_results,
+    class_rises,
+    differences,
+    holm,
+    measured,
+    measures,
+    read_runs,
+    tuned,
+)
 from helpers.benchmark_methods import METHODS
-from helpers.benchmark_report import chosen_runs, differences, holm, measures, read_runs, report, tuned
+from helpers.benchmark_presets import PRESETS
+from helpers.benchmark_questions import prediction_table, terciles
+from helpers.benchmark_report import report
 
 TINY = replace(PRESETS["digits"], train=40, epochs=1, batch_size=16, width=16, kept=6, generated=8, steps=3, tasks=2)
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("module", [benchmark_job, benchmark_report])
+@pytest.mark.parametrize("module", [benchmark_job, benchmark_measures])
 def test_doctests(module):
     assert doctest.testmod(module).failed == 0
 
@@ -42,6 +54,16 @@ def result(method, seed, final, value=math.nan, kept=50, forgetting=0.1):
         "error_before": errors,
         "error_after": [errors[0] + forgetting + 0.01 * torch.arange(20.0)[:, None], errors[1]],
         "timesteps": [100, 500],
+        "labels": [torch.arange(20) % 2, 2 + torch.arange(20) % 2],
+        "by_level": [torch.full((1, 10), 0.1), torch.full((2, 10), 0.3)],
+        "boundaries": [
+            {
+                "energy_before": torch.arange(20.0),
+                "energy_after": torch.arange(20.0) * 2,
+                "error_before": errors[0].mean(1),
+                "error_after": errors[0].mean(1) + forgetting + 0.01 * torch.arange(20.0),
+            }
+        ],
         "training_seconds": 10.0,
         "boundary_seconds": 1.0,
         "bytes_kept": 2048,
@@ -53,6 +75,10 @@ def test_the_numbers_of_one_run():
     assert found["final"] == 7.0
     assert found["forgetting"] == pytest.approx(0.1 + 0.01 * 9.5)
     assert found["worst_tenth"] == pytest.approx(0.1 + 0.01 * 18.5)
+    assert found["worst_class"] == pytest.approx(0.1 + 0.01 * 10)  # the odd ones
+    assert class_rises(result("none", 0, 7.0)[1])[0] == pytest.approx(0.1 + 0.01 * 9)
+    low, middle, high = terciles(result("none", 0, 7.0)[1]).tolist()  # 7, 7 and 6 of the 20
+    assert (low, middle, high) == pytest.approx((0.13, 0.2, 0.265))
     assert found["loss"] == pytest.approx(0.4)
     assert found["new_error"] == pytest.approx(0.2)
     assert (found["old_right"], found["kilobytes"]) == (0.25, 2.0)
@@ -71,7 +97,7 @@ def test_values_are_tuned_on_a_seed_of_their_own():
     )
     assert tuned(results, "L2", 50, 1000) == 0.01
     assert math.isnan(tuned(results, "none", 50, 1000))
-    assert chosen_runs(results, {"L2": 0.1, "none": math.nan}, 50, 1000) == {
+    assert measured(chosen_results(results, {"L2": 0.1, "none": math.nan}, 50, 1000)) == {
         "L2": {0: measures(result("L2", 0, 1.0)[1])}
     }
 
@@ -82,7 +108,7 @@ def test_differences_are_paired_and_holm_bounds_the_family():
     other = random - 1 + 0.1 * torch.randn(5)
     rows = [result("random", seed, float(random[seed]), 0.5) for seed in range(5)]
     rows += [result("L2", seed, float(other[seed]), 0.1) for seed in range(5)]
-    runs = chosen_runs(dict(rows), {"random": 0.5, "L2": 0.1}, 50, 1000)
+    runs = measured(chosen_results(dict(rows), {"random": 0.5, "L2": 0.1}, 50, 1000))
     found = differences(runs)["L2", "final"]
     expected = ttest_rel([float(v) for v in other], [float(v) for v in random])
     assert found["p"] == pytest.approx(expected.pvalue)
@@ -90,6 +116,22 @@ def test_differences_are_paired_and_holm_bounds_the_family():
     assert found["half"] == pytest.approx((high - low) / 2)
     assert holm({"a": 0.01, "b": 0.03, "c": 0.9}) == {"a"}  # .03 > .05 / 2
     assert holm({"a": 0.01, "b": 0.02, "c": 0.04}) == {"a", "b", "c"}
+
+
+def test_what_was_foreseen_is_ranked_with_its_sign_and_its_misses():
+    gain = {"random": 5.0, "greedy_gain": 9.0, "high_energy": 1.0, "low_energy": 8.0}
+    forgotten = {"random": 0.2, "greedy_gain": 0.1, "high_energy": 0.3, "low_energy": 0.9}
+    rows = []
+    for name in gain:
+        for seed in (0, 1):
+            job, found = result(name, seed, 7.0, 0.5, forgetting=forgotten[name] + 0.01 * seed)
+            found["expected"] = [{"alone": 9.0, "replayed": 9.0 - gain[name], "protected": gain[name]}]
+            rows.append((job, found))
+    line = next(line for line in prediction_table(dict(rows), 50, 1000).splitlines() if "as certified" in line)
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    assert cells[:2] == ["replay gain, as certified", "8"]
+    assert cells[3] == "+0.40"  # ranks 2 4 1 3 and 2 1 3 4: -(1 - 6 * 14 / 60)
+    assert cells[6].startswith("low_energy +0.")
 
 
 def test_the_page_counts_runs_that_diverged():

@@ -110,3 +110,17 @@ def test_ctrl_c_ends_an_example_wherever_it_is(options, tmp_path):
         assert process.returncode == 130, errors
         assert "Traceback" not in errors
         assert errors.splitlines()[-1] == "Interrupted."
+
+
+@pytest.mark.heavy
+def test_ctrl_c_ends_the_tutorial_between_its_cells():
+    process = subprocess.Popen(
+        [sys.executable, "-u", str(ROOT / "examples" / "tutorial.py")],
+        env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout.readline().startswith("beta")
+    process.send_signal(signal.SIGINT)  # the forecast is next
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert errors.splitlines()[-1] == "Interrupted."

@@ -10,6 +10,7 @@ from helpers import regularisers
 from helpers.ddpm import DDPM
 from helpers.regularisers import L2, DiagonalEWC, Distillation, LoRA, RankOneEWC, noised, sample_gradients, weights
 from helpers.splits import Split
+from hopfield_replay.functional import spearman
 
 
 @pytest.fixture
@@ -168,3 +169,34 @@ def test_adapters_change_nothing_when_they_begin_and_are_gone_when_they_are_merg
 def test_a_strength_that_is_none_is_refused(tasks, strength):
     with pytest.raises(ValueError, match="strength must be finite and at least 0"):
         L2(tasks, strength)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # upstream's, of themselves
+def test_the_diagonal_is_that_of_avalanches_ewc():
+    pytest.importorskip("avalanche")
+    from avalanche.training.plugins import EWCPlugin
+
+    from hopfield_replay.avalanche import Denoiser, denoising_loss
+    from tests.avalanche.streams import benchmark
+
+    generator = torch.Generator().manual_seed(1)
+    images, labels = torch.rand(400, 1, 4, 4, generator=generator) * 2 - 1, torch.arange(400) % 2
+    model = DDPM(4, width=8, network="mlp")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.network.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    split = Split(images, labels, [0, 1], 400, 4, test=(images, labels))
+    ours = DiagonalEWC([split], 1.0)
+    ours.remember(model, split)
+    theirs = Denoiser(model.network, model.scheduler)
+    dataset = benchmark("task-free", images, labels, experiences=1).train_stream[0].dataset
+    importances = EWCPlugin(1.0).compute_importances(
+        theirs, denoising_loss, torch.optim.SGD(theirs.parameters(), lr=0.1), dataset, torch.device("cpu"), 1
+    )
+    found = {name.removeprefix("network."): value.data.flatten() for name, value in importances.items()}
+    assert found.keys() == ours.weight.keys()
+    a, b = (torch.cat([one[name].flatten() for name in found]) for one in (found, ours.weight))
+    assert spearman(a, b) > 0.97  # one noise and timestep for each image, drawn anew: the same only on average
+    assert float((a / a.mean()).dot(b / b.mean()) / (b / b.mean()).square().sum()) == pytest.approx(1, abs=0.15)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, ttest_1samp
 
 import energy_forgetting_study as study
 from helpers import study_job
@@ -102,6 +102,28 @@ def test_paired_difference_uses_common_seeds():
     found = statistics.paired_difference(arm, other, "x")
     assert found["mean"] == pytest.approx((0.5 + 3.0) / 2)
     assert found["seeds"] == 2
+    expected = ttest_1samp([0.5, 3.0], 0)
+    assert found["p"] == pytest.approx(expected.pvalue)
+    assert (found["low"], found["high"]) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert math.isnan(statistics.student([1.0])["p"])
+    assert statistics.student([2.0, 2.0])["p"] == 0.0
+
+
+def test_the_terciles_are_of_the_energy_before():
+    draw = torch.Generator().manual_seed(0)
+    n = 30
+    last = [
+        {name: torch.rand(n, generator=draw) for name in ("error", "error_start", "energy_start")} for _ in range(3)
+    ]
+    last = [probe | {f"seen_{name}": probe[name] for name in ("error", "error_start")} for probe in last]
+    result = {"records": [{"probes": last}], "generated": None}
+    found = statistics.measure(result, lambda _: 0.0, lambda _: 0.0)
+    expected = np.zeros((3, 0))
+    for probe in last[:-1]:
+        order = np.argsort(probe["energy_start"].numpy())
+        rise = (probe["error"] - probe["error_start"]).numpy()[order]
+        expected = np.hstack([expected, rise.reshape(3, 10)])
+    assert [found[name] for name in statistics.TERCILES] == pytest.approx(expected.mean(1).tolist())
 
 
 def test_correlations_use_the_boundary_and_average_both_orders():

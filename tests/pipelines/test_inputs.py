@@ -103,6 +103,44 @@ def test_lora_weights_of_another_family_and_of_another_kind_are_refused(base, tm
         load_versions(base, path, device="cpu")
 
 
+@pytest.mark.heavy
+@pytest.mark.parametrize("family", ["flux2_klein", "lumina2", "stable_diffusion_3", "sana", "pixart_sigma"])
+def test_names_of_kohya_that_diffusers_does_not_convert_are_an_error_and_never_nothing(family, tmp_path, monkeypatch):
+    pytest.importorskip("peft")
+    folder = proofs.saved(family, tmp_path / "base")
+    monkeypatch.setitem(proofs.KOHYA, family, "lora_unet")
+    path, _ = proofs.lora(family, tmp_path / "lora", "kohya")
+    told = r"named in kohya's way \(lora_unet_.*\), which the installed diffusers does not convert .*; save them in"
+    if family == "pixart_sigma":
+        told = "PixArtSigmaPipeline of the installed diffusers takes no LoRA weights: merge them yourself"
+    with pytest.raises(ValueError, match=told):
+        load_versions(folder, path, device="cpu")
+
+
+def test_flux2_weights_of_kohya_are_merged_whole_or_refused(tmp_path):
+    """diffusers leaves out what its conversion does not know: a part of the weights was once merged as all of them."""
+    pytest.importorskip("peft")
+    folder = proofs.saved("flux2_klein", tmp_path / "base")
+    network = tiny.network_of(tiny.build("flux2_klein"))
+    attention = network.transformer_blocks[0].attn
+    draws = torch.Generator().manual_seed(0)
+    width = attention.to_q.in_features
+    down, up = torch.randn(2, width, generator=draws), torch.randn(3 * width, 2, generator=draws)
+    place = "lora_unet_double_blocks_0_img_attn_qkv"
+    weights = {f"{place}.lora_down.weight": down, f"{place}.lora_up.weight": up, f"{place}.alpha": torch.tensor(2.0)}
+    save_file(weights, tmp_path / "kohya.safetensors")
+    after = load_versions(folder, tmp_path / "kohya.safetensors", device="cpu")[1]
+    found = tiny.network_of(after.model.pipeline).transformer_blocks[0].attn
+    for number, name in enumerate(("to_q", "to_k", "to_v")):
+        wanted = getattr(attention, name).weight + up[number * width : (number + 1) * width] @ down
+        torch.testing.assert_close(getattr(found, name).weight, wanted, rtol=0.0, atol=1e-5)
+    other = "lora_unet_double_blocks_0_img_attn_other"
+    more = {f"{other}.lora_down.weight": down.clone(), f"{other}.lora_up.weight": up[:width].clone()}
+    save_file(weights | more, tmp_path / "more.safetensors")
+    with pytest.raises(ValueError, match=rf"leaves out {width} of their {4 * width} outputs: it does not know all"):
+        load_versions(folder, tmp_path / "more.safetensors", device="cpu")
+
+
 def test_each_version_has_its_own_text_encoder(base, tmp_path):
     """The second version's captions were once encoded by the first one's text encoder."""
     pipeline = tiny.build(FAMILY)

@@ -101,7 +101,10 @@ def test_result_is_plain_and_drawn(result):
     assert result.to_dict()["families"][0]["net"]["count"] == 2000
     assert "Largest error of the identity" in result.table()
     assert "single rotations obey the whole order" in result.verdict()
-    assert len(result.findings()) == 5
+    assert len(result.findings()) == 9
+    itself = family(result, 0.05, "outlier itself")
+    share = f"{1 - itself.net.mean / itself.raw.mean:.0%} is what a duplicate gives without any rotation"
+    assert any("eps=0.05: of the raw gain of outlier itself" in one and share in one for one in result.findings())
     figure = pytest.importorskip("matplotlib.figure").Figure
     assert isinstance(result.figure(), figure)
 

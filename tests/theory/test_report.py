@@ -6,6 +6,7 @@ import pytest
 from hopfield_replay.theory import report
 from hopfield_replay.theory.boltzmann_replay import reproduce_boltzmann
 from hopfield_replay.theory.falsify import reproduce_falsify
+from hopfield_replay.theory.recovery import reproduce_recovery
 from hopfield_replay.theory.replay_gain import reproduce_replay_gain
 from hopfield_replay.theory.rise import reproduce_rise
 from hopfield_replay.theory.selection import reproduce_selection
@@ -13,7 +14,7 @@ from hopfield_replay.theory.selection import reproduce_selection
 
 @pytest.fixture
 def small(monkeypatch):
-    """The five experiments at a size that takes a second, asked for as the report asks for them."""
+    """The experiments at a size that takes a second, asked for as the report asks for them."""
     asked = {}
 
     def shrink(name, run, **sizes):
@@ -25,6 +26,7 @@ def small(monkeypatch):
 
     shrink("reproduce_rise", reproduce_rise, d=20)
     shrink("reproduce_replay_gain", reproduce_replay_gain, d=20, n=3)
+    shrink("reproduce_recovery", reproduce_recovery, d=20, n=3, eps=(0.1,))
     shrink("reproduce_falsify", reproduce_falsify, n=(2,), c=(0.9,), beta=(4, 8), mixed_beta=(8,), mixed_seeds=2)
     shrink("reproduce_boltzmann", reproduce_boltzmann, hidden=(3,), beta=(8.0,), steps=5, more_steps=2)
     shrink("reproduce_selection", reproduce_selection, per_class=3)
@@ -40,7 +42,7 @@ def test_report_is_whole(tmp_path, small):
     page = written.page.read_text()
     assert written.page == folder / "README.md"
     assert set(written.files) == set(folder.iterdir())
-    names = ["rise", "rise_distance", "replay_gain", "falsify", "boltzmann", "selection"]
+    names = ["rise", "rise_distance", "replay_gain", "recovery", "falsify", "boltzmann", "selection"]
     assert list(written.seconds) == names
     for name in names:
         data = json.loads((folder / f"{name}.json").read_text())
