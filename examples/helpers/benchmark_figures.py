@@ -1,6 +1,9 @@
 """The benchmark's figures: what quality costs, old against new, and whether forgetting was to be expected."""
 
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,67 +13,75 @@ from helpers.benchmark_methods import METHODS
 from helpers.benchmark_questions import foreseen_runs
 from helpers.files import write_figure
 
+Points = Mapping[str, Sequence[tuple[float, float]]]  # by method
+
 
 def draw_price(runs: Runs, folder: Path) -> None:
     """Quality at the end against bytes kept and against seconds, one dot for each method."""
-    figure = Figure(figsize=(8, 4.5), dpi=100, layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
-    for axis, (name, label) in zip(
-        axes, (("kilobytes", "kept beside the model, kB"), ("training", "training, CPU seconds")), strict=True
-    ):
-        for method, mine in runs.items():
-            x, y = (float(np.nanmean([run[one] for run in mine.values()])) for one in (name, "final"))
-            x = max(x, 0.1)
-            axis.plot(x, y, "o")
-            axis.annotate(method, (x, y), fontsize=6, xytext=(3, 2), textcoords="offset points")
-        axis.set_xlabel(label)
+    panels: list[Points] = []
+    for axis in ("kilobytes", "training"):
+        means = {
+            name: [np.nanmean([run[key] for run in mine.values()]) for key in (axis, "final")]
+            for name, mine in runs.items()
+        }
+        panels.append({name: [(max(float(x), 1.0), float(y))] for name, (x, y) in means.items()})
+    figure, axes = _drawn(panels, "")
+    axes[0].set(xscale="log", xlabel="kept beside the model, kB (none: 1)", ylabel="FID-classifier after the last task")
+    axes[1].set(xlabel="training, CPU seconds")
+    for axis in axes:
         axis.set_yscale("log")
-    axes[0].set_xscale("log")
-    axes[0].set_ylabel("FID-classifier after the last task")
     write_figure(folder / "price.png", figure)
 
 
 def draw_frontier(results: Results, kept: int, tuning: int, folder: Path) -> None:
-    """Forgetting against the error on new tasks: a line through the means at every value that was run of a method."""
-    figure = Figure(figsize=(8, 5), dpi=100, layout="constrained")
-    axis = figure.subplots()
+    """Forgetting against the error on new tasks: a line through the means at every value that was run of a method.
+
+    Left all methods, right those that forget at most three times as much as random.
+    """
+    points: dict[str, list[tuple[float, float]]] = {}
     for name in METHODS:
-        by_value: dict[float, list[dict[str, float]]] = {}
-        for job, result in results.items():
+        by_value: dict[str, list[dict[str, float]]] = {}
+        for job, result in sorted(results.items(), key=lambda one: (one[0].method, one[0].value)):
             if job.method == name and job.kept == kept and job.seed != tuning and result["finite"]:
-                by_value.setdefault(job.value, []).append(measures(result))
-        points = [
-            [float(np.mean([run[key] for run in by_value[value]])) for key in ("new_error", "forgetting")]
-            for value in sorted(by_value)
-        ]
-        if points:
-            x, y = zip(*points, strict=True)
-            axis.plot(x, y, "o-", markersize=4)
-            axis.annotate(name, (x[-1], y[-1]), fontsize=6, xytext=(3, 2), textcoords="offset points")
-    axis.set(xlabel="error (loss) on new tasks", ylabel="forgetting (rise of the error on old tasks)")
+                by_value.setdefault(f"{job.value}", []).append(measures(result))
+        points |= (
+            {
+                name: [
+                    (
+                        float(np.mean([run["new_error"] for run in same])),
+                        float(np.mean([run["forgetting"] for run in same])),
+                    )
+                    for same in by_value.values()
+                ]
+            }
+            if by_value
+            else {}
+        )
+    limit = 3 * max((y for _, y in points.get("random", [])), default=math.inf)
+    near = {name: mine for name, mine in points.items() if all(y <= limit for _, y in mine)}
+    figure, axes = _drawn([points, near], "-")
+    axes[0].set_yscale("symlog", linthresh=0.01)
+    axes[0].set_ylabel("forgetting (rise of the error on old tasks)")
+    for axis in axes:
+        axis.set_xlabel("error (loss) on new tasks")
     write_figure(folder / "frontier.png", figure)
 
 
 def draw_foreseen(results: Results, kept: int, tuning: int, folder: Path) -> None:
     """What was known before the last task against what was forgotten, a dot for each run."""
     runs = foreseen_runs(results, kept, tuning)
-    figure = Figure(figsize=(8, 4), dpi=100, layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
-    for axis, predictor, label in zip(
-        axes,
-        ("replayed", "drawn"),
-        ("rise of the energy under what is trained on", "replay gain of what is kept, as drawn"),
-        strict=True,
-    ):
-        for i, name in enumerate(dict.fromkeys(job.method for job in runs)):
-            mine = [run for job, run in runs.items() if job.method == name and predictor in run]
-            if mine:
-                x, y = ([run[key] for run in mine] for key in (predictor, "forgetting"))
-                axis.plot(x, y, "os^Dv"[i % 5], color=f"C{i % 10}", markersize=4, label=name)
-        axis.set_xlabel(label)
-    axes[0].set_ylabel("forgetting (rise of the error)")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncol=4, fontsize=7)
+    panels: list[Points] = [
+        {
+            name: [(run[key], run["forgetting"]) for job, run in runs.items() if job.method == name and key in run]
+            for name in METHODS
+        }
+        for key in ("replayed", "drawn")
+    ]
+    figure, axes = _drawn([{name: mine for name, mine in panel.items() if mine} for panel in panels], "")
+    axes[0].set(xlabel="rise of the energy under what is trained on", ylabel="forgetting (rise of the error)")
+    axes[1].set(xlabel="replay gain of what is kept, as drawn")
+    for axis in axes:
+        axis.set_yscale("log")
     write_figure(folder / "foreseen.png", figure)
 
 
@@ -79,3 +90,19 @@ def draw_all(results: Results, runs: Runs, kept: int, tuning: int, folder: Path)
     draw_price(runs, folder)
     draw_frontier(results, kept, tuning, folder)
     draw_foreseen(results, kept, tuning, folder)
+
+
+def _drawn(panels: Sequence[Points], line: str) -> tuple[Figure, Sequence[Any]]:
+    """One panel beside the other, every method in its own colour and shape, with one legend."""
+    figure = Figure(figsize=(9, 5.5), dpi=100, layout="constrained")
+    axes = figure.subplots(1, len(panels))
+    handles: dict[str, Any] = {}
+    for axis, panel in zip(axes, panels, strict=True):
+        for name, points in panel.items():
+            at = list(METHODS).index(name)
+            x, y = zip(*points, strict=True)
+            style = {"marker": "os^Dv"[at // 10 + at % 2 * 2], "linestyle": line or "none", "color": f"C{at % 10}"}
+            (handles[name],) = axis.plot(x, y, markersize=6, label=name, **style)
+        axis.grid(color="0.9", linewidth=0.6)
+    figure.legend(handles=list(handles.values()), loc="outside lower center", ncol=4, fontsize=7)
+    return figure, axes
