@@ -74,7 +74,8 @@ def parts(options: argparse.Namespace) -> list[Part]:
         command += ["--scale", "0.005", "--rounds", "1"] if tiny else ["--rounds", "2"]
         found.append(Part(f"engine, d={d}", command, 0.3, [file]))
     search = [*run, "tests.benchmarks.search_gpu", "--device", device, "--json", str(out / "search.json")]
-    search += ["--scale", "0.002", "--rounds", "1"] if tiny else ["--rounds", "2"]
+    few = ["--rows", "neighbours, d=64", "affinities, d=64", "memory's score, d=784", "--scale", "0.002"]
+    search += [*few, "--rounds", "1"] if tiny else ["--rounds", "2"]
     found.append(Part("neighbours, affinities, memory's score", search, 0.3, [out / "search.json"]))
     rows = ["2k-random"] if tiny else ["4k-greedy", "50k-greedy", "50k-energy"]
     boundary = [*run, "tests.benchmarks.boundary", "--device", device, "--limit", "120", "--rows", *rows]

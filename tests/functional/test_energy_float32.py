@@ -162,6 +162,29 @@ def test_patterns_near_the_origin_are_not_moved(far, similarity, monkeypatch):
     assert torch.equal(patterns, given)
 
 
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_no_product_of_a_retrieval_is_subnormal(precision, monkeypatch):
+    """A processor takes a hundred times as long for those: weights of what is far away are not so small."""
+    x, patterns, _ = large("centred")
+    products, every = [], torch.Tensor.addmm_
+
+    def noted(total, weights, vectors, **options):
+        sizes = vectors[vectors != 0].abs()
+        products.append(float(weights.double().min() * sizes.double().min()))
+        assert products[-1] >= torch.finfo(weights.dtype).smallest_normal
+        assert float(weights.square().min()) >= torch.finfo(weights.dtype).smallest_normal
+        return every(total, weights, vectors, **options)
+
+    monkeypatch.setattr(torch.Tensor, "addmm_", noted)
+    for beta in (20.0, 1e3):
+        found = functional.retrieve(x, patterns, beta, precision=precision)
+        scores = (
+            -0.5 * beta * torch.cdist(x.double(), patterns.double(), compute_mode="donot_use_mm_for_euclid_dist") ** 2
+        )
+        torch.testing.assert_close(found, scores.softmax(1) @ patterns.double(), rtol=0, atol=1e-4)
+    assert products
+
+
 @pytest.mark.parametrize("beta", [1e6, 1e8])
 def test_rounding_left_over_from_the_best_scores_is_no_score(beta):
     """Cold: one pattern is all there is, and what float32 made of it must not stay beside its exact score."""

@@ -172,6 +172,7 @@ class Scores:
         self.beta, self.scale = beta, beta * LOG2_E
         self.dtype = torch.float64 if product == "float64" else torch.float32
         self.smallest = math.log2(torch.finfo(self.dtype).smallest_normal)
+        self.negligible = -200.0 if product == "float64" else -60.0  # in a sum, whose products with vectors are normal
         # rounded queries are multiplied as they are, the others after scaling, which saves a pass over the products
         self.rounded = product in ("tf32", "bfloat16")
         # the centre is rounded once: queries and patterns of any dtype are moved by the same vector

@@ -168,8 +168,9 @@ def add_plain(
         strips = StridedStrips(block)
         best.update(window, strips, tile.source.start)
         top = strips.top
-    # the smallest normal number in place of less: numbers below it cost twice as much
-    weights = block.sub_(sums.rise(window, top)[:, None]).clamp_(min=scores.smallest).exp2_()
+    # the smallest normal number in place of less: numbers below it cost twice as much, and a hundred times in products
+    least = scores.smallest if sums.moment is None and sums.square is None else scores.negligible
+    weights = block.sub_(sums.rise(window, top)[:, None]).clamp_(min=least).exp2_()
     sums.total[window] += weights.sum(1)
     if sums.square is not None:
         sums.square[window] += torch.linalg.vector_norm(weights, dim=1).to(torch.float64).square_()
