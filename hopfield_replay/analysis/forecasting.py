@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 _SIZES = (20, 50, 100, 200, 500)  # of buffers, by default
 _DRAWS = 5  # of the random policies
 _CLASSES = ("class", "samples", "mean rise", "at risk")
-_TIGHTEN = 10  # steps on each certificate
 
 
 @dataclass(frozen=True)
@@ -205,7 +204,8 @@ def forecast(
 
     Needs no model: the predicted rise of an old sample is :math:`E(x \mid X_\mathrm{new}) - E(x \mid X_\mathrm{old}
     \setminus x)`, and a buffer R protects :math:`\frac1\beta\log(1 + \sum_{r\in R} a_{xr})` of it (see
-    :func:`~hopfield_replay.functional.replay_gain`). Protection is counted on up to 2048 old samples, spread evenly.
+    :func:`~hopfield_replay.functional.replay_gain`). Protection is counted on all old samples; of more than 5792
+    the greedy sets are chosen by the largest affinities of each, and certified by all of them.
 
     Args:
         old: what the model knows: a tensor (n, *shape), or batches (a DataLoader, a list); n >= 4.
@@ -284,8 +284,11 @@ def forecast(
         device=compared.device,
     )
     plan = ReplayPlan(pool, replay_ratio, near=compared.near)
-    greedy = [plan.greedy(size, tighten=_TIGHTEN) for size in track(sizes, "Choosing buffers")]
-    more = [plan.greedy(min(size + 100, len(known))).mean for size in sizes]
+    more = [min(size + 100, len(known)) for size in sizes]
+    every = track(sorted({*sizes, *more}), "Choosing buffers")
+    chosen = {size: plan.greedy(size, certified=size in sizes) for size in every}
+    knee = _knee(sizes, [chosen[size].selection.mean for size in sizes])
+    *greedy, by_rise = plan.certified([*(chosen[size] for size in sizes), plan.greedy(sizes[knee], by_rise=True)])
     curves = [
         PolicyCurve(
             "greedy_gain",
@@ -296,7 +299,6 @@ def forecast(
     ]
     others = [name for name in policies if name != "greedy_gain"]
     curves += [_curve(plan, pool, name, sizes, seed) for name in track(others, "Comparing policies")]
-    knee = _knee(sizes, curves[0].mean)
     return Forecast(
         rises=rises,
         energies=energies,
@@ -304,9 +306,9 @@ def forecast(
         classes={} if labels is None else by_label(rises, labels, rises >= rises.quantile(1.0 - TAIL), "at_risk"),
         capacities=sizes,
         curves=tuple(curves),
-        marginal=tuple(b - s.mean for b, s in zip(more, greedy, strict=True)),
+        marginal=tuple(chosen[b].selection.mean - s.mean for b, s in zip(more, greedy, strict=True)),
         certificates=tuple(s.guaranteed_share for s in greedy),
-        rise_certificate=plan.greedy(sizes[knee], by_rise=True, tighten=_TIGHTEN).guaranteed_share,
+        rise_certificate=by_rise.guaranteed_share,
         policy=max(curves, key=lambda curve: curve.mean[knee]).policy,
         capacity=sizes[knee],
         sample_bytes=read.sample_bytes,
@@ -322,8 +324,7 @@ def _curve(plan: ReplayPlan, pool: Candidates, name: str, sizes: Sequence[int], 
     means, tails, risen = [0.0] * len(sizes), [0.0] * len(sizes), [0.0] * len(sizes)
     for draw in range(draws):
         chosen = policy.select(replace(pool, keys=sample_keys(pool.ids, seed + draw)), sizes[-1])
-        for i, size in enumerate(sizes):
-            protected = plan.protected(chosen[:size])
+        for i, protected in enumerate(plan.nested(chosen, sizes)):
             means[i] += float(protected.mean()) / draws
             tails[i] += float(protected[plan.tail].mean()) / draws
             risen[i] += float((protected * plan.importance).mean()) / draws

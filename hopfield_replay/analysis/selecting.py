@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hopfield_replay.analysis.groups import Groups, Names
 from hopfield_replay.analysis.images import ImageCollection
 from hopfield_replay.analysis.near_duplicates import near_duplicates
-from hopfield_replay.analysis.replay_plan import TARGETS, ReplayPlan
+from hopfield_replay.analysis.replay_plan import ReplayPlan
 from hopfield_replay.analysis.selection_report import Protection, SelectionReport
 from hopfield_replay.analysis.vectors import Compared, Data, read_vectors
 from hopfield_replay.buffer.choice import weigh
@@ -27,8 +27,7 @@ from hopfield_replay.utilities.checks import Similarity, check_integer, check_ra
 from hopfield_replay.utilities.device import check_device
 
 _DRAWS = 5  # of random sets to compare with
-_TIGHTEN = 10  # steps on the certificate
-_LOOKED_AT = 16384  # samples among which the worst covered are looked for, spread evenly
+_COUNTED = 16384  # samples whose protection is counted where a pool bounds the work, spread evenly
 _SHOWN = 60  # of the worst covered
 _NEAR = 0.1  # of the usual distance: a near-duplicate
 _SIDE = 64  # to which images of several sizes are brought where nothing says to which
@@ -71,7 +70,8 @@ def select(
         encoder: maps a batch to vectors; None: its samples, flattened, by the rules of :class:`Columns`.
         beta: inverse temperature, or ``"auto"``: a median leave-one-out n_eff of 5 on the old samples.
         similarity: ``"distance"`` or ``"dot"``.
-        pool: choose among so many drawn at random; None: among all.
+        pool: choose among so many drawn at random; what is protected is then counted of up to 16384 samples, spread
+            evenly. None: choose among all, and count all.
         unique: keep one of several near-duplicates, and report them: the share of the usual distance to
             the 10th nearest sample up to which two are near-duplicates; True: 0.1.
         labels: (n,) class of each old sample, for the table; None: those of the collection, or the integers (n,) in the
@@ -133,7 +133,8 @@ def select(
     known = _known(vectors, groups, seed, **described, device=compared.device)
     among = _candidates(known, groups, copies, pool, seed)
     _check_places(keep, groups, among)
-    known = _with_energies(known, among, coming, compared.near)
+    most = len(known) if pool is None else _COUNTED
+    known = _with_energies(known, among, most, coming, compared.near)
 
     def chosen(chooser: Policy, keys_of: int) -> Tensor:
         """Positions of what a policy chooses, in equal shares where there are groups."""
@@ -144,21 +145,22 @@ def select(
         return among[picks]
 
     indices = chosen(chooser, seed)
-    plan = ReplayPlan(known, replay_ratio, among=among, near=compared.near)
-    kept = plan.protected(indices)
-    bound = plan.greedy(keep, tighten=_TIGHTEN).upper_bound
-    uncovered, shortfall = _worst_covered(ReplayPlan(known, replay_ratio, most=_LOOKED_AT, near=compared.near), indices)
+    plan = ReplayPlan(known, replay_ratio, among=among, most=most, near=compared.near)
+    kept, everything = plan.protected(indices), plan.everything()
+    bound = plan.certified([plan.greedy(keep)])[0].upper_bound
+    shortfall = everything - kept
+    worst = shortfall.argsort(descending=True, stable=True)[:_SHOWN]
     table = groups if len(groups) > 1 else Groups.of(labels, len(vectors))
     return SelectionReport(
         indices=indices,
         weights=_weights(known, groups, indices, stand_for=requirements(chooser).weights),
         kept=Protection.of([kept], plan.tail),
         random=Protection.of([plan.protected(chosen(Random(), seed + draw)) for draw in range(_DRAWS)], plan.tail),
-        everything=Protection.of([plan.protected(None)], plan.tail),
+        everything=Protection.of([everything], plan.tail),
         certificate=min(1.0, float(kept.sum()) / bound) if bound > 0 else 1.0,
         classes=table.counted(indices) if len(table) > 1 else {},
-        uncovered=uncovered,
-        shortfall=shortfall,
+        uncovered=plan.targets[worst],
+        shortfall=shortfall[worst],
         copies=copies,
         names=tuple(item.name for item in old) if isinstance(old, ImageCollection) else (),
         policy=policy if isinstance(policy, str) else type(policy).__name__,
@@ -220,10 +222,10 @@ def _check_places(keep: int, groups: Groups, among: Tensor) -> None:
         raise ValueError(f"{len(groups)} groups cannot share keep={keep} places; keep at least one of each.")
 
 
-def _with_energies(known: Candidates, among: Tensor, coming: Tensor | None, near: Matrix) -> Candidates:
+def _with_energies(known: Candidates, among: Tensor, most: int, coming: Tensor | None, near: Matrix) -> Candidates:
     """The samples with the energies of those that may be chosen or are counted."""
     n = len(known)
-    asked = torch.cat([among, spread_indices(n, _LOOKED_AT), spread_indices(n, TARGETS)]).unique()
+    asked = torch.cat([among, spread_indices(n, most)]).unique()
 
     def of(patterns: Matrix, exclude: Tensor | None) -> Tensor:
         energies, tiles = torch.full((n,), torch.nan, dtype=torch.float64), PatternTiles.of_rows(patterns)
@@ -236,13 +238,6 @@ def _with_energies(known: Candidates, among: Tensor, coming: Tensor | None, near
         raise ValueError(f"old vectors have dimension {known.vectors.shape[1]}, new ones {coming.shape[1]}.")
     after = None if coming is None else of(placed(coming, near.device), None)
     return replace(known, energies=of(near, asked), next_energies=after)
-
-
-def _worst_covered(plan: ReplayPlan, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions of the samples that lose the most against keeping everything, and what they lose."""
-    shortfall = plan.protected(None) - plan.protected(indices)
-    worst = shortfall.argsort(descending=True, stable=True)[:_SHOWN]
-    return plan.targets[worst], shortfall[worst]
 
 
 def _weights(known: Candidates, groups: Groups, indices: Tensor, *, stand_for: bool) -> Tensor:

@@ -1,6 +1,7 @@
 """What stays of a pool of samples: a policy's picks within the places of each group."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor
 
 from hopfield_replay.functional import equal_quotas
 from hopfield_replay.functional._nearest import NearestOne
+from hopfield_replay.functional.rows import Matrix, pieces
+from hopfield_replay.functional.shared_rows import by_share, is_shared
 from hopfield_replay.policies import Policy, requirements
 from hopfield_replay.policies.candidates import Candidates
 
@@ -79,8 +82,12 @@ def weigh(pool: Candidates, stays: Tensor, groups: Literal["task", "label"] | No
             continue
         vectors, step = pool.rows[left], max(256, min(_ROWS, _NUMBERS // max(1, pool.rows.shape[1])))
         place = vectors.device if pool.device is None else pool.device
-        search, parts = NearestOne(vectors.to(place)), members.split(step)
-        nearest = torch.cat([search.of(pool.rows[_consecutive(part)].to(place)).cpu() for part in parts])
+        search = NearestOne(vectors.to(place))
+        if is_shared(pool.rows):
+            nearest = by_share(pool.rows, members, partial(_nearest, search=search, step=step, place=place))
+        else:
+            parts = members.split(step)
+            nearest = torch.cat([search.of(pool.rows[_consecutive(part)].to(place)).cpu() for part in parts])
         nearest[torch.searchsorted(members, left)] = torch.arange(len(left))  # even beside an identical one
         none = torch.zeros(len(left), dtype=torch.float64)
         weights[left] = none.index_add(0, nearest, pool.weights[members])
@@ -88,6 +95,12 @@ def weigh(pool: Candidates, stays: Tensor, groups: Literal["task", "label"] | No
             total = none.index_add(0, nearest, pool.weights[members] * pool.rises[members])
             rises[left] = torch.where(weights[left] > 0, total / weights[left], rises[left])
     return replace(pool, weights=weights, rises=rises)
+
+
+def _nearest(rows: Matrix, search: NearestOne, step: int, place: torch.device) -> Tensor:
+    """Which one is the nearest to each of the rows (n,), on the CPU."""
+    found = [search.of(part.to(place)).cpu() for _, part in pieces(rows, step * rows.shape[1])]
+    return torch.cat([torch.empty(0, dtype=torch.int64), *found])
 
 
 def _consecutive(index: Tensor) -> Tensor | slice:

@@ -42,6 +42,18 @@ class SparseGains:
 
     bound = exact
 
+    def gains(self, totals: Tensor) -> Tensor:
+        """Marginal gains of all candidates under any ``totals`` (n,), (C,) float64."""
+        return self._gains(torch.arange(self.candidates), totals)
+
+    def shares(self, index: Tensor, totals: Tensor) -> Tensor:
+        """Sum over the candidates ``index`` of a_kr / (exp(totals_k) + a_kr) for every target, (n,) float64."""
+        found = torch.zeros_like(totals)
+        for begin, end in torch.stack([self._affinity.starts[index], self._affinity.starts[index + 1]], 1).tolist():
+            targets = self._affinity.targets[begin:end]
+            found.index_add_(0, targets, (self._affinity.logs[begin:end] - totals[targets]).sigmoid_())
+        return found
+
     def add(self, candidate: int) -> None:
         """Put a candidate into the set."""
         begin, end = self._affinity.starts[candidate : candidate + 2].tolist()

@@ -8,14 +8,17 @@ only.
 
 import copy
 import math
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from hopfield_replay.functional._distances import half_squared_distances
-from hopfield_replay.functional.many import energies_of
-from hopfield_replay.functional.rows import Matrix, pieces, sample_mean
-from hopfield_replay.functional.tiles import PatternTiles
+from hopfield_replay.functional.patterns import Patterns
+from hopfield_replay.functional.rows import Matrix, half_squares, pieces, sample_mean
+from hopfield_replay.functional.shared_rows import is_shared
 from hopfield_replay.utilities.checks import (
     Similarity,
     as_matrix,
@@ -159,15 +162,24 @@ class StreamedAffinity:
         weights = check_masses(masses, self.candidates)
         assert weights is not None
         self._masses, self.log_masses = weights, weights.log()
-        few = self.targets if isinstance(self.targets, Tensor) and self.targets.numel() <= _HELD else None
         # one centre for both: the distances do not see it, rounding does
         self.centre = torch.zeros(self.targets.shape[1], dtype=torch.float64, device=device)
         if n and similarity == "distance":
+            few = self._few
             self.centre = sample_mean(self.targets) if few is None else few.mean(0, dtype=torch.float64)
-        self._held = None if few is None else few.to(torch.float64) - self.centre
         self.log_inverse = self.beta * energies.expand(n)  # -log Z_new of each target
         if similarity == "dot":
-            self.log_inverse = self.log_inverse - self._half_squares().mul_(self.beta)
+            self.log_inverse = self.log_inverse - half_squares(self.targets).mul_(self.beta)
+
+    @property
+    def _few(self) -> Tensor | None:
+        """The targets where they are few."""
+        return self.targets if isinstance(self.targets, Tensor) and self.targets.numel() <= _HELD else None
+
+    @cached_property
+    def _held(self) -> Tensor | None:
+        """The targets as their products are computed, where they are few: only what is asked candidate by candidate."""
+        return None if self._few is None else self._few.to(torch.float64) - self.centre
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -198,14 +210,19 @@ class StreamedAffinity:
 
     def log_sums(self, index: Tensor) -> Tensor:
         """Log of the affinity of each target to the candidates ``index`` (b,) together, (n,) float64."""
+        return self.log_sums_of_first(index, [len(index)])[0]
+
+    def log_sums_of_first(self, index: Tensor, sizes: Sequence[int]) -> Tensor:
+        """The same of the first so many of these candidates, for each of the rising sizes, (sizes, n) float64."""
         chosen = self.candidates[index].to(torch.float64) - self.centre
         masses = self.log_masses[index, None]
         numbers = _CHUNK_ELEMENTS * self.targets.shape[1] // max(1, len(index), self.targets.shape[1])
-        sums = [
-            self._scores(chosen, piece.to(torch.float64) - self.centre).add_(masses).logsumexp(0)
-            for _, piece in pieces(self.targets, numbers)
-        ]
-        return self.log_inverse + torch.cat(sums)
+        sums = []
+        for _, piece in pieces(self.targets, numbers):
+            logs = self._scores(chosen, piece.to(torch.float64) - self.centre).add_(masses)
+            parts = [logs[first:last].logsumexp(0) for first, last in pairwise([0, *sizes])]
+            sums.append(torch.stack(parts).logcumsumexp(0))
+        return self.log_inverse + torch.cat(sums, dim=1)
 
     def _scores(self, chosen: Tensor, targets: Tensor) -> Tensor:
         if self.similarity == "dot":
@@ -214,14 +231,11 @@ class StreamedAffinity:
 
     def log_totals(self) -> Tensor:
         """Log of the affinity of each target to all candidates together, (n,) float64."""
-        stored = PatternTiles.of_rows(self.candidates, self._masses)
-        whole = [self.targets] if isinstance(self.targets, Tensor) else self.targets
-        total = torch.cat(
-            [energies_of(part, stored, self.beta, similarity=self.similarity, normalize=False) for part in whole]
-        ).to(self.device)
+        near = Patterns(self.candidates, self._masses.cpu(), self.device)
+        total = near.energies(self.targets, self.beta, similarity=self.similarity).to(self.device)
         if self.similarity == "dot":
-            total = total - self._half_squares()
-        return self.log_inverse - self.beta * total
+            total = total - half_squares(self.targets)
+        return self.log_inverse - self.beta * total + self._masses.sum().log()
 
     def matrix(self, dtype: torch.dtype = torch.float64, place: torch.device | None = None) -> Tensor:
         """All affinities, (n, C), whose transpose is contiguous; values too large for ``dtype`` are infinite.
@@ -235,21 +249,42 @@ class StreamedAffinity:
         """
         n, count = self.shape
         result = torch.empty(count, n, dtype=dtype, device=self.device if place is None else place)
+        step = max(1, _CHUNK_ELEMENTS // max(1, n))
+        if is_shared(self.targets) or is_shared(self.candidates):
+            self._fill_from_shared(result, step)
+            return result.T
 
         def fill(size: int) -> None:
             for start in range(0, count, size):
                 index = torch.arange(start, min(start + size, count), device=self.device)
                 result[start : start + len(index)] = self.log_rows(index).exp_()
 
-        in_chunks_that_fit(fill, max(1, _CHUNK_ELEMENTS // max(1, n)), "The affinities do")
+        in_chunks_that_fit(fill, step, "The affinities do")
         return result.T
 
-    def _half_squares(self) -> Tensor:
-        """|x|^2 / 2 of each target, (n,) float64."""
-        if self._held is not None:
-            return 0.5 * self._held.square().sum(1)
-        parts = [0.5 * piece.to(torch.float64).square().sum(1) for _, piece in pieces(self.targets)]
-        return torch.cat(parts)
+    def _fill_from_shared(self, result: Tensor, step: int) -> None:
+        """All affinities: the processes ask each other for the same pieces, whichever of them is short of memory."""
+        for first in range(0, len(self.candidates), step):
+            index = torch.arange(first, min(first + step, len(self.candidates)), device=self.device)
+            chosen, masses = self.candidates[index].to(torch.float64) - self.centre, self.log_masses[index, None]
+            for start, piece in pieces(self.targets):
+                moved = piece.to(torch.float64) - self.centre
+                window = slice(start, start + len(piece))
+
+                def fill(
+                    size: int,
+                    chosen: Tensor = chosen,
+                    moved: Tensor = moved,
+                    masses: Tensor = masses,
+                    first: int = first,
+                    window: slice = window,
+                ) -> None:
+                    for at in range(0, len(chosen), size):
+                        logs = self._scores(chosen[at : at + size], moved).add_(self.log_inverse[window])
+                        logs = logs.add_(masses[at : at + size]).exp_()
+                        result[first + at : first + at + len(logs), window] = logs
+
+                in_chunks_that_fit(fill, len(chosen), "The affinities do")
 
 
 def _pair(targets: Matrix, candidates: Matrix) -> tuple[Matrix, Matrix]:

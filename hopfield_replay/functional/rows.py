@@ -307,6 +307,11 @@ def column_means(matrix: Matrix) -> Tensor:
     return total / max(1, len(matrix))
 
 
+def half_squares(matrix: Matrix) -> Tensor:
+    """|x|^2 / 2 of each row, (n,) float64."""
+    return torch.cat([0.5 * piece.to(torch.float64).square().sum(1) for _, piece in pieces(matrix)])
+
+
 def sample_mean(matrix: Matrix, most: int = 512) -> Tensor:
     """Mean of at most ``most`` rows spread over all of them, (d,) float64: near them, to subtract before products."""
     return matrix[:: max(1, -(-len(matrix) // most))].mean(0, dtype=torch.float64)
@@ -319,6 +324,7 @@ __all__ = [
     "View",
     "Weighted",
     "column_means",
+    "half_squares",
     "joined",
     "picked",
     "pieces",

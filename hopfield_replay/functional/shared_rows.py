@@ -1,12 +1,13 @@
 """Rows of which every process of torch.distributed holds some, and that travel when they are asked for."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from hopfield_replay.functional.rows import Matrix, Part, Rows, View
-from hopfield_replay.utilities.distributed import gather_objects, gather_rows, world
+from hopfield_replay.functional.rows import Matrix, Part, Rows, View, picked
+from hopfield_replay.utilities.distributed import gather_objects, gather_rows, raise_on_all_ranks, world
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +92,28 @@ def share_of(matrix: Matrix) -> tuple[Tensor, Matrix]:
     return torch.cat(places), Rows(*parts) if parts else none
 
 
+def by_share(matrix: Matrix, which: Tensor, measure: Callable[[Matrix], Tensor]) -> Tensor:
+    """What is measured of some rows of a shared matrix: each process measures those that it holds, and all get all.
+
+    Args:
+        matrix: (n, d), shared; all processes ask together.
+        which: (m,) rows, ascending, the same on all of them.
+        measure: rows (s, d) of this process, s >= 0, to one result (s, ...) for each; it must not ask others.
+
+    Returns:
+        (m, ...), on the device of what was measured.
+
+    Raises:
+        RuntimeError: one of the processes failed.
+    """
+    places, rows = share_of(matrix)
+    at = torch.full((len(matrix),), -1).index_copy_(0, which, torch.arange(len(which)))[places]
+    here = (at >= 0).nonzero().flatten()
+    with raise_on_all_ranks("measuring its share"):
+        mine = measure(picked(rows, here))
+    return gather_rows(mine)[gather_rows(at[here]).argsort().to(mine.device)]
+
+
 def _share_of_part(part: Part) -> tuple[Tensor, Rows]:
     if isinstance(part, SharedRows):
         return part.share()
@@ -107,4 +130,4 @@ def _in_turns(count: int) -> Tensor:
     return torch.arange(rank, count, size)
 
 
-__all__ = ["SharedRows", "is_shared", "share_of"]
+__all__ = ["SharedRows", "by_share", "is_shared", "share_of"]

@@ -1,7 +1,9 @@
 """Sparse affinities: the largest of each target, and a bound on all that was dropped."""
 
+import copy
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -51,6 +53,7 @@ class SparseAffinity:
         device: where products are computed; None: where the vectors are.
 
     Attributes:
+        kept: how many of each target.
         starts: (C + 1,) int64, where the entries of each candidate begin.
         targets: (entries,) int32, target of each entry.
         logs: (entries,) float32, log of its affinity.
@@ -105,10 +108,19 @@ class SparseAffinity:
             found = _collected(Search(rows, projection, keep, own, bounds, place).found(), n, keep, bounds)
         chosen, logs, excess, largest, total = found
         del found
+        self.kept = keep
         self.starts, self.targets, order = _by_candidate(chosen, count)
         del chosen
         self.logs = _gathered(logs, order)
         self.dropped = Dropped(largest, total, _gathered(excess, order)) if bounds else None
+
+    def __mul__(self, factor: float) -> "SparseAffinity":
+        """The affinities with every mass multiplied by a factor > 0, as a matrix would be."""
+        scaled, more = copy.copy(self), math.log(factor)
+        scaled.rows, scaled.logs = self.rows * factor, self.logs + more
+        if self.dropped is not None:
+            scaled.dropped = replace(self.dropped, largest=self.dropped.largest + more, total=self.dropped.total + more)
+        return scaled
 
     def distances(self) -> Tensor:
         """Distance of each entry, (entries,) float32, where all new energies are 0 and all masses 1."""

@@ -126,6 +126,11 @@ class PatternTiles:
         """Number of patterns that were averaged, and their mean (d,) float64; None where there are none."""
         return self._surveyed().centre
 
+    @property
+    def spread(self) -> float | None:
+        """Mean squared distance of a sample of the patterns to their mean; None where nobody knows."""
+        return self._surveyed().spread
+
     def tiles(self, rows: int) -> Iterator[Tile]:
         """This rank's patterns in tiles of at most ``rows``."""
         start = self.first
@@ -161,6 +166,7 @@ class _Survey:
     device: torch.device | None = None
     dtype: torch.dtype | None = None
     centre: tuple[int, Tensor] | None = None
+    spread: float | None = None
 
 
 def _sample(patterns: Matrix) -> _Survey:
@@ -168,7 +174,9 @@ def _sample(patterns: Matrix) -> _Survey:
     sampled = patterns[:: max(1, -(-count // _SAMPLED_ROWS))]  # never all: they may not fit
     mean = sampled.mean(0, dtype=torch.promote_types(patterns.dtype, torch.float32)).to(torch.float64)
     centre = (count, mean) if count else None
-    return _Survey(count, 0, patterns.shape[1], patterns.device, patterns.dtype, centre)
+    moved = (sampled.to(mean.dtype) - mean).detach()
+    spread = float(torch.linalg.vector_norm(moved)) ** 2 / len(sampled) if count else None
+    return _Survey(count, 0, patterns.shape[1], patterns.device, patterns.dtype, centre, spread)
 
 
 def _read_through(batches: Iterator[tuple[Tensor, Tensor | None]]) -> _Survey:

@@ -10,6 +10,7 @@ from torch import Tensor
 from hopfield_replay.functional import PatternTiles, effective_patterns, energy
 from hopfield_replay.functional._distances import half_squared_distances
 from hopfield_replay.functional.rows import Matrix, pieces, sample_mean
+from hopfield_replay.functional.shared_rows import by_share, is_shared
 from hopfield_replay.utilities.checks import Similarity
 
 _SCORES = 1 << 25  # pairwise numbers held during the calibration: 256 MB
@@ -72,13 +73,21 @@ def many(patterns: Matrix, masses: Tensor | None, similarity: Similarity) -> tup
     dtype = torch.promote_types(patterns.dtype, torch.float32)
     centre = centre.to(dtype)
     queries = patterns[index].to(dtype).sub(centre).float()
-    scores = queries.new_empty(len(index), count)
-    for start, piece in pieces(patterns):
-        near = piece.to(dtype).sub(centre).float()
-        block = scores[:, start : start + len(near)]
-        torch.mm(queries, near.T, out=block)
-        if similarity == "distance":
-            block -= 0.5 * near.square().sum(1)
+
+    def against(some: Matrix) -> Tensor:
+        found = queries.new_empty(len(index), len(some))
+        for start, piece in pieces(some):
+            near = piece.to(dtype).sub(centre).float()
+            block = found[:, start : start + len(near)]
+            torch.mm(queries, near.T, out=block)
+            if similarity == "distance":
+                block -= 0.5 * near.square().sum(1)
+        return found
+
+    if is_shared(patterns):  # only the scores travel
+        scores = by_share(patterns, torch.arange(count), lambda some: against(some).T.contiguous()).T.contiguous()
+    else:
+        scores = against(patterns)
     if similarity == "distance":
         scores -= 0.5 * queries.square().sum(1, keepdim=True)
         scores.clamp_(max=0.0)

@@ -18,7 +18,8 @@ from hopfield_replay.functional import (
 )
 from hopfield_replay.functional.affinity import FINITE, affinity_matrix
 from hopfield_replay.functional.rise_weights import check_share_of_mean
-from hopfield_replay.functional.rows import pieces, placed
+from hopfield_replay.functional.rows import half_squares, placed
+from hopfield_replay.functional.shared_rows import is_shared
 from hopfield_replay.policies.candidates import Candidates
 from hopfield_replay.policies.shortlist import Shortlist
 from hopfield_replay.utilities.checks import check_integer, check_ratio
@@ -148,14 +149,16 @@ class GreedyGain:
         elif candidates.similarity == "distance":
             energies = far_task_energy(candidates.rows)
         else:  # dot form: unit-norm patterns of an unrelated task have <x, xi> about 0
-            energies = torch.cat([0.5 * piece.to(torch.float64).square().sum(1) for _, piece in pieces(targets)])
+            energies = half_squares(targets)
         ratio = self.replay_ratio if self.replay_ratio is not None else candidates.replay_ratio
         competing = short.pick(candidates.rows, short.competing)
         # not of k: a mass that changes would not be nested
         masses = replay_mass(candidates.places, DEFAULT_REPLAY_RATIO if ratio is None else ratio)
 
         def on(place: torch.device) -> StreamedAffinity:
-            vectors = placed(targets, place), placed(competing, place)
+            # of shared vectors all processes ask for the same pieces, whatever room each one's device has
+            spread = is_shared(candidates.rows)
+            vectors = placed(targets, place, spread=spread), placed(competing, place, spread=spread)
             return StreamedAffinity(
                 *vectors, energies, candidates.beta, masses=masses, similarity=candidates.similarity
             )

@@ -9,7 +9,7 @@ from torch import Tensor
 from hopfield_replay.functional.rows import Matrix, picked
 from hopfield_replay.policies.candidates import Candidates
 
-_MATRIX = 1 << 25  # affinities that can all be held: 256 MB in float64
+MATRIX = 1 << 25  # affinities that can all be held: 256 MB in float64
 _COUNTED = 1 << 18  # samples whose protection is counted
 _COMPETING = 1 << 16  # samples to choose from
 _LISTED = 3  # affinities of a sample that are kept, for every competitor that there is to a place
@@ -40,16 +40,13 @@ class Shortlist:
     def of(cls, candidates: Candidates, k: int, places: int) -> Self:
         """Those among whom k are chosen, of which the first ``places`` are to stay."""
         count = len(candidates)
-        if count * count <= _MATRIX:
+        if count * count <= MATRIX:
             return cls(torch.arange(count), candidates.weights, torch.arange(count), None)
         counted, weights = torch.arange(count), candidates.weights
         if count > _COUNTED:
             counted, weights = _fewer(candidates)
-        competing = min(count, _COMPETING)
-        room = max(1, candidates.memory // 2 // _BYTES // len(counted))
-        listed = min(max(_LEAST, _LISTED * competing // places), room, competing)
-        competing = max(min(competing, max(listed * places // 2, 4 * k)), k)
-        return cls(counted, weights, _drawn(candidates.keys, competing), min(listed, competing))
+        listed, competing = listed_and_competing(len(counted), count, k, places, candidates.memory)
+        return cls(counted, weights, drawn(candidates.keys, competing), listed)
 
     @property
     def own(self) -> Tensor:
@@ -63,7 +60,24 @@ class Shortlist:
         return vectors if len(index) == len(vectors) else picked(vectors, index)
 
 
-def _drawn(keys: Tensor, size: int) -> Tensor:
+def listed_and_competing(targets: int, candidates: int, k: int, places: int, memory: int) -> tuple[int, int]:
+    """How many affinities are kept of each of so many targets, and how many of the candidates compete.
+
+    Args:
+        targets: samples that count.
+        candidates: samples that could be chosen, more than can all be compared.
+        k: how many are chosen.
+        places: how many of these are to stay.
+        memory: bytes, of which half may be taken.
+    """
+    competing = min(candidates, _COMPETING)
+    room = max(1, memory // 2 // _BYTES // targets)
+    listed = min(max(_LEAST, _LISTED * competing // places), room, competing)
+    competing = max(min(competing, max(listed * places // 2, 4 * k)), k)
+    return min(listed, competing), competing
+
+
+def drawn(keys: Tensor, size: int) -> Tensor:
     """A random choice that depends on the ids and the seed alone, and is not the one of a random policy."""
     if size >= len(keys):
         return torch.arange(len(keys))
@@ -76,11 +90,11 @@ def _fewer(candidates: Candidates) -> tuple[Tensor, Tensor]:
     weights = torch.ones(len(candidates), dtype=torch.float64) if weights is None else weights
     heavy = (weights > 1.0).nonzero().flatten()[:_COUNTED]
     light = torch.ones(len(weights), dtype=torch.bool).index_fill_(0, heavy, False).nonzero().flatten()
-    few = light[_drawn(candidates.keys[light], max(1, _COUNTED - len(heavy)))]
+    few = light[drawn(candidates.keys[light], max(1, _COUNTED - len(heavy)))]
     counted = torch.cat([heavy, few]).sort().values
     scale = float(weights[light].sum()) / max(float(weights[few].sum()), 1e-300)
     weights = weights.clone().index_copy_(0, few, weights[few] * scale)
     return counted, weights[counted]
 
 
-__all__ = ["Shortlist"]
+__all__ = ["MATRIX", "Shortlist", "drawn", "listed_and_competing"]

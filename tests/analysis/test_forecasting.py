@@ -10,8 +10,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from hopfield_replay import GreedyGain, calibrate_beta, forecast
 from hopfield_replay.analysis import forecasting, replay_plan
-from hopfield_replay.policies import Candidates
+from hopfield_replay.analysis.replay_plan import ReplayPlan
+from hopfield_replay.functional import PatternTiles, energy
+from hopfield_replay.policies import Candidates, shortlist
 from tests.functional import numpy_energy as reference
+from tests.functional.test_sparse_affinity import clusters
 from tests.policies.test_candidates import key
 
 SIZES = (2, 5, 9)
@@ -202,3 +205,84 @@ IDS = torch.arange(3)
 def test_bad_input_is_named(old, new, arguments, error, message):
     with pytest.raises(error, match=message):
         forecast(old, new, **arguments)
+
+
+def worth(old, after, chosen, ratio, beta=BETA):
+    """Protected energies of all old samples in float64, one kept sample after the other."""
+    x = old.double().numpy()
+    total = np.zeros(len(x))
+    for r in chosen:
+        total += np.exp(-beta * ((x - x[r]) ** 2).sum(1) / 2 + beta * after)
+    return np.log1p(ratio / ((1 - ratio) * len(chosen)) * total) / beta
+
+
+@pytest.mark.slow
+def test_all_old_samples_count_however_many_there_are():
+    g = torch.Generator().manual_seed(0)
+    old = torch.randn(3000, 3, generator=g)
+    # these lie at none of 2048 positions that are spread evenly
+    aside = torch.ones(3000, dtype=torch.bool)
+    aside[torch.linspace(0, 2999, 2048, dtype=torch.float64).round().long()] = False
+    old[aside] *= 3.0
+    new = torch.randn(50, 3, generator=g) + 2.0
+    found = forecast(old, new, beta=BETA, capacities=(5, 20), policies=("high_energy",))
+    after, chosen = found.rises.numpy() + found.energies.numpy(), np.argsort(-found.energies.numpy(), kind="stable")
+    for i, size in enumerate((5, 20)):
+        values = worth(old, after, chosen[:size], 0.5)
+        assert found.curves[1].mean[i] == pytest.approx(values.mean(), rel=1e-6)
+        assert found.curves[1].tail[i] == pytest.approx(values[found.at_risk].mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize("similarity", ["distance", "dot"])
+@pytest.mark.parametrize("known", [True, False])
+def test_where_all_affinities_are_kept_the_plan_is_that_of_the_whole_matrix(known, similarity, monkeypatch):
+    old, new = data(n=150)
+    patterns = PatternTiles(old)
+    energies = energy(old, patterns, BETA, similarity=similarity, exclude=torch.arange(150))
+    ids = torch.arange(150)
+    pool = Candidates(
+        ids, ids * 0, energies, old, torch.rand(150, generator=torch.Generator().manual_seed(0)), beta=BETA,
+        similarity=similarity, next_energies=energy(old, new, BETA, similarity=similarity) if known else None,
+    )  # fmt: skip
+    among = ids[ids % 5 != 2]
+    for options in ({}, {"among": among, "most": 77}):
+        dense = ReplayPlan(pool, 0.4, **options)
+        whole = dense.certified([dense.greedy(6), dense.greedy(13), dense.greedy(13, by_rise=True)])
+        with monkeypatch.context() as patch:
+            patch.setattr(shortlist, "MATRIX", 0)
+            patch.setattr(shortlist, "_LEAST", 150)
+            plan = ReplayPlan(pool, 0.4, **options)
+            found = plan.certified([plan.greedy(6), plan.greedy(13), plan.greedy(13, by_rise=True)])
+        for one, other in zip(found, whole, strict=True):
+            assert one.indices.tolist() == other.indices.tolist()
+            for name in ("value", "mean", "tail"):
+                assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-5)
+            assert one.value <= one.upper_bound <= other.upper_bound * 1.001
+        mine = among[found[1].indices] if options else found[1].indices
+        torch.testing.assert_close(plan.protected(mine), found[1].protected)
+        every = list(plan.nested(mine, [2, 13]))
+        torch.testing.assert_close(every[0], plan.protected(mine[:2]), rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(every[1], plan.protected(mine), rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(plan.everything(), plan.protected(ids), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", [1 << 30, 2 * 24 * 600 * 40])
+def test_sets_chosen_by_the_largest_affinities_are_nearly_as_good_and_certified_by_all(memory, monkeypatch):
+    x = clusters(600, 40, kinds=60)
+    ids = torch.arange(600)
+    pool = Candidates(
+        ids, ids * 0, torch.zeros(600, dtype=torch.float64), x,
+        torch.rand(600, generator=torch.Generator().manual_seed(0)), beta=4.0, memory=memory,
+    )  # fmt: skip
+    whole = ReplayPlan(pool, 0.5)
+    best = [whole.greedy(size).selection for size in (10, 30, 60)]
+    monkeypatch.setattr(shortlist, "MATRIX", 0)
+    plan = ReplayPlan(pool, 0.5)
+    found = plan.certified([plan.greedy(size) for size in (10, 30, 60)])
+    for size, one, other in zip((10, 30, 60), found, best, strict=True):
+        chance = np.mean([float(whole.protected(torch.randperm(600)[:size]).mean()) for _ in range(10)])
+        assert one.mean - chance >= (0.95 if memory == 1 << 30 else 0.8) * (other.mean - chance)
+        assert other.value <= one.upper_bound  # no set, so also not that of the whole matrix
+        assert one.guaranteed_share > 1 - 1 / math.e
+    assert plan._built[1].kept <= 40 or memory == 1 << 30

@@ -6,7 +6,7 @@ import torch
 
 from hopfield_replay import functional
 from hopfield_replay.functional import energy
-from hopfield_replay.functional._engine.scores import exact_float32
+from hopfield_replay.functional._engine.scores import Scores, block_norms, exact_float32
 from tests.functional import numpy_energy as reference
 from tests.functional.test_energy import SIMILARITIES, VARIANTS, problem
 
@@ -132,6 +132,34 @@ def test_the_result_does_not_depend_on_the_tiles(monkeypatch):
     tiled = [energy(x, patterns, 20.0, exclude=own, precision=p) for p in ("float64", "float32")]
     torch.testing.assert_close(tiled[0], whole[0], rtol=1e-13, atol=1e-13)
     torch.testing.assert_close(tiled[1], whole[0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("d", [511, 512, 640, 784, 1001])
+@pytest.mark.parametrize("size", [0.0, 1e-22, 1.0, 1e3, 1e22])
+def test_norms_summed_in_blocks(d, size):
+    """As exact as one rounding of the whole to float32, whatever the size of the numbers and the dimension."""
+    points = torch.randn(50, d, generator=torch.Generator().manual_seed(d)) * size
+    points[3] = 0.0
+    exact = (points.double().numpy() ** 2).sum(1)
+    np.testing.assert_allclose(block_norms(points).numpy(), exact, rtol=2**-22, atol=0)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("far", [0.0, 0.03, 1.0])
+def test_patterns_near_the_origin_are_not_moved(far, similarity, monkeypatch):
+    x, patterns, own = large("centred", d=520)
+    x, patterns = 0.6 * x + far, 0.6 * patterns + far  # |x - c|^2 is about 64
+    given, moved = patterns.clone(), []
+    every = Scores._moved
+    monkeypatch.setattr(Scores, "_moved", lambda self, *a: moved.append(len(a)) or every(self, *a))
+    masses = torch.rand(len(patterns), generator=torch.Generator().manual_seed(1))
+    for beta in (0.1, 20.0, 1e4):
+        options = {"exclude": own, "masses": masses, "similarity": similarity}
+        exact = energy(x, patterns, beta, precision="float64", **options)
+        moved.clear()
+        assert (energy(x, patterns, beta, precision="float32", **options) - exact).abs().max() < 1e-5
+        assert (2 in moved) == (far == 1.0)  # tiles of patterns are moved into a buffer
+    assert torch.equal(patterns, given)
 
 
 @pytest.mark.parametrize("beta", [1e6, 1e8])

@@ -108,7 +108,7 @@ def test_the_choice_from_sparse_affinities_is_that_of_the_matrix_where_all_are_l
     for candidates in (pool(x), pool(x, new=new)):
         whole = GreedyGain().selection(candidates, 10)
         with monkeypatch.context() as patch:
-            patch.setattr(shortlist, "_MATRIX", 0)
+            patch.setattr(shortlist, "MATRIX", 0)
             patch.setattr(shortlist, "_LEAST", 40)
             many = replace(candidates, vectors=Rows(*candidates.vectors.split(7))) if in_parts else candidates
             found = GreedyGain().selection(many, 10)
@@ -128,7 +128,7 @@ def test_affinities_beyond_float64_are_streamed():
 def test_where_there_are_too_many_samples_a_random_share_counts_and_competes(monkeypatch):
     x, _, weights = draw(7, n=60)
     weights[5:] = 1.0  # five samples stand for others
-    for name, value in {"_MATRIX": 0, "_COUNTED": 30, "_COMPETING": 40, "_LEAST": 40}.items():
+    for name, value in {"MATRIX": 0, "_COUNTED": 30, "_COMPETING": 40, "_LEAST": 40}.items():
         monkeypatch.setattr(shortlist, name, value)
     candidates = pool(x, weights=torch.from_numpy(weights))
     short = shortlist.Shortlist.of(candidates, 5, 5)

@@ -10,11 +10,12 @@ from torch import Tensor
 
 SWITCH = "HOPFIELD_REPLAY_ONEDNN"  # environment variable: 0 never, 1 always, otherwise by timing
 _ACCURATE = 256  # up to this dimension oneDNN errs as little as BLAS does
+_MANY = 1024  # queries from which on the time that is gained is more than that of converting the patterns
 _WIDEST = 4096  # timing at a larger dimension would tell the same and take longer
 
 
-def chosen(d: int, accurate: bool = False) -> bool:
-    """Whether to multiply vectors of dimension d with oneDNN.
+def chosen(d: int, accurate: bool = False, queries: int = _MANY) -> bool:
+    """Whether to multiply vectors of dimension d with oneDNN, for so many queries.
 
     It adds up products in longer runs than BLAS does: at d = 784 it errs two to three times as much. Ask for
     ``accurate`` where nothing corrects this, and such dimensions are left to BLAS.
@@ -29,7 +30,7 @@ def chosen(d: int, accurate: bool = False) -> bool:
         return False
     if accurate and d > _ACCURATE:
         return False
-    return switch == "1" or _is_faster(min(d, _WIDEST), torch.get_num_threads())
+    return switch == "1" or (queries >= _MANY and _is_faster(min(d, _WIDEST), torch.get_num_threads()))
 
 
 @cache

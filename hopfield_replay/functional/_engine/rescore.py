@@ -10,7 +10,7 @@ from hopfield_replay.functional._engine.logsumexp import Accumulator
 from hopfield_replay.functional._engine.scores import STRIPS, Scores
 from hopfield_replay.functional.tiles import PatternTiles
 
-_NEGLIGIBLE_BITS = 24.0  # a pattern this far below the best one weighs less than the rounding of the sum
+_NEGLIGIBLE_BITS = 10.0  # a pattern this far below the best one has a share of the sum that makes its error none
 _ROUNDING = 1e-6  # relative to the sum, of a sum of float32 numbers
 _NUMBERS = 1 << 18  # gathered at a time
 _LARGE_TILE = 1 << 62  # nothing is copied: as large as they come

@@ -17,6 +17,8 @@ Product = Literal["float64", "float32", "tf32", "bfloat16"]
 
 LOG2_E = 1 / math.log(2)  # scores are kept in base 2: exp2 costs a quarter of exp on the CPU
 _PIECE = 1 << 16
+_WIDE, _RUN = 512, 128  # dimensions from which on squares are summed in float32, and how many together
+_SMALLEST, _LARGEST = 1e-15, 1e15  # norms whose squares float32 holds
 _KEPT = 1 << 25  # numbers of queries that are kept as they are multiplied
 STRIPS = 32  # columns of a tile of scores come in multiples of this, for maxima of strips
 
@@ -106,6 +108,25 @@ def squared_norms(points: Tensor) -> Tensor:
     return norms.square_()
 
 
+def block_norms(points: Tensor) -> Tensor:
+    """|x|^2 of each row of float32 points (m, d), float64, in half the time of :func:`squared_norms`.
+
+    Up to 128 squares are summed in float32, and these sums in float64: in many dimensions their errors average out to
+    one rounding of the whole to float32, a tenth of a product's error. On a CPU; elsewhere, where squares are too
+    small or too large for float32, and in few dimensions, as :func:`squared_norms`.
+    """
+    d = points.shape[1]
+    if points.dtype != torch.float32 or d < _WIDE or points.device.type != "cpu":
+        return by_rows(squared_norms, points)
+    width = d // -(-d // _RUN) if d % -(-d // _RUN) == 0 else _RUN
+    whole = d // width * width
+    norms = torch.linalg.vector_norm(points[:, :whole].unflatten(1, (-1, width)), dim=2)
+    if not bool(((norms < _LARGEST) & ((norms > _SMALLEST) | (norms == 0))).all()):
+        return by_rows(squared_norms, points)
+    squares: Tensor = norms.to(torch.float64).square_().sum(1)
+    return squares + squared_norms(points[:, whole:]) if whole < d else squares
+
+
 def reach(x: Tensor, centre: Tensor, beta: float) -> float:
     """Largest beta |x - c|^2 of points x (n, d) and a float64 centre (d,)."""
     if not len(x):
@@ -155,8 +176,9 @@ class Scores:
         self.rounded = product in ("tf32", "bfloat16")
         # the centre is rounded once: queries and patterns of any dtype are moved by the same vector
         self.centre = centre.to(self.dtype).to(torch.float64)
+        self._uncentred = not self.rounded and not bool(self.centre.any())
         n, d = x.shape
-        self._onednn = product == "float32" and x.device.type == "cpu" and onednn.chosen(d, accurate)
+        self._onednn = product == "float32" and x.device.type == "cpu" and onednn.chosen(d, accurate, queries=n)
         # oneDNN keeps two more copies of a tile
         columns = max(1, shape.columns // (2 * STRIPS)) * STRIPS if self._onednn else shape.columns
         self.shape = TileShape(shape.rows, columns)
@@ -189,19 +211,32 @@ class Scores:
     def ready(self, tile: Tile, masses: bool = True) -> ReadyTile:
         """Centre a tile and compute its bias, with log2 of the masses or (``masses=False``) without."""
         width = len(tile.patterns)
+        if self._uncentred and tile.patterns.dtype == self.dtype:
+            return self._ready(tile, tile.patterns, self._bias_of(tile.patterns), masses)
         if self._tile.shape[0] < width:
             self._tile = torch.empty_like(tile.patterns, dtype=self.dtype)
         moved, biases, distance = [], [], self.similarity == "distance"
         for rows, out in zip(pieces(tile.patterns), pieces(self._tile[:width]), strict=True):
             piece = self._moved(rows, out)  # still in the cache when its bias is computed
             if not distance:  # before rounding, which errs the more the farther away the centre is
-                biases.append(piece.to(torch.float64) @ self.centre)
+                biases.append(self._bias_of(piece))
             piece = self._rounded(piece)
             if distance:
-                biases.append(squared_norms(piece) * -0.5)
+                biases.append(self._bias_of(piece))
             moved.append(piece)
-        bias = torch.cat(biases).mul_(self.scale)
         centred = torch.cat(moved) if self.product == "bfloat16" else self._tile[:width]
+        return self._ready(tile, centred, torch.cat(biases), masses)
+
+    def _bias_of(self, centred: Tensor) -> Tensor:
+        """What of a score no query changes, in units of it, (m,) float64."""
+        if self.similarity == "dot" and self._uncentred:
+            return centred.new_zeros(len(centred), dtype=torch.float64)
+        if self.similarity == "dot":
+            return centred.to(torch.float64) @ self.centre
+        return block_norms(centred).mul_(-0.5)
+
+    def _ready(self, tile: Tile, centred: Tensor, bias: Tensor, masses: bool) -> ReadyTile:
+        bias = bias.mul_(self.scale)
         if masses and tile.masses is not None:
             bias += tile.masses.log2()
         return ReadyTile(tile, centred, bias.to(self.dtype), centred.to_mkldnn() if self._onednn else None)

@@ -10,9 +10,10 @@ from tests.functional.test_energy_float32 import large
 
 @pytest.fixture(autouse=True)
 def forget_timings():
-    onednn._is_faster.cache_clear()
+    timed = onednn._is_faster
+    timed.cache_clear()
     yield
-    onednn._is_faster.cache_clear()
+    timed.cache_clear()
 
 
 @pytest.mark.heavy
@@ -40,6 +41,13 @@ def test_timing_is_done_once_and_can_be_switched_off(monkeypatch):
     monkeypatch.setenv(onednn.SWITCH, "yes")
     with pytest.raises(ValueError, match="'yes'"):
         onednn.chosen(16)
+
+
+def test_few_queries_are_not_worth_converting_the_patterns(monkeypatch):
+    monkeypatch.setattr(onednn, "_is_faster", lambda d, threads: True)
+    monkeypatch.setenv(onednn.SWITCH, "auto")
+    assert onednn.chosen(16, queries=1024) == torch.backends.mkldnn.is_available()
+    assert not onednn.chosen(16, queries=512)
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
