@@ -9,7 +9,7 @@ from hopfield_replay.functional._nearest import Nearest, is_many
 from hopfield_replay.functional.rows import Matrix
 from hopfield_replay.utilities.checks import as_matrix, as_pair, check_exclude, check_integer, check_same_space
 
-_HELD = 1 << 25  # numbers of the patterns that a copy in float64 is made of
+_HELD = 1 << 23  # numbers of the patterns that a copy in float64 is made of
 _TILE_ELEMENTS = 1 << 22  # distances held at a time: 32 MB in float64
 
 
@@ -44,7 +44,7 @@ def knn_distance(x: Matrix, patterns: Matrix, k: int = 10, *, exclude: Tensor | 
         >>> knn_distance(patterns, patterns, k=1, exclude=torch.arange(3))
         tensor([1., 1., 2.], dtype=torch.float64)
 
-    Copies of a sample count as neighbours, at distance 0. Of more than 32 million numbers the nearest are looked for in
+    Copies of a sample count as neighbours, at distance 0. Of more than 8 million numbers the nearest are looked for in
     float32, a few more of them than are asked for, and in float64 where rounding could have hidden one; the distances
     are float64's either way.
 
