@@ -47,6 +47,31 @@ def paper_table(chosen: Chosen) -> str:
     return markdown_table([*headings, *(f"boundary {number}" for number in range(1, count + 1))], rows) if rows else ""
 
 
+def samples_table(chosen: Chosen) -> str:
+    """Spearman's correlations within each earlier task after the last one, by method: mean over tasks and seeds."""
+    rows = []
+    for method in METHODS:
+        found: list[list[float]] = []
+        for result in chosen.get(method, {}).values():
+            for task in range(len(result["error_after"]) - 1) if result["finite"] else ():
+                before, after = (result[f"error_{when}"][task].mean(1) for when in ("before", "after"))
+                energy = result["energy_before"][task]
+                rise = result["energy_after"][task] - energy
+                found.append(
+                    [spearman(rise, after - before), spearman(energy, after), spearman(energy, after - before)]
+                )
+        if found:
+            low, high = np.min(found, axis=0)[0], np.max(found, axis=0)[0]
+            means = [f"{value:+.2f}" for value in np.mean(found, axis=0)]
+            rows.append([method, f"{means[0]} ({low:+.2f} to {high:+.2f})", *means[1:]])
+    headings = [
+        "rise of the energy, rise of the error",
+        "energy before, level after",
+        "energy before, rise of the error",
+    ]
+    return markdown_table(["Spearman, after the last task", *headings], rows) if rows else ""
+
+
 def terciles(result: Mapping[str, Any]) -> Tensor:
     """Mean forgetting of the held-out images in each third of the energy before, low to high, over the old tasks."""
     parts: list[list[Tensor]] = [[], [], []]

@@ -20,7 +20,7 @@ from helpers.benchmark_measures import (
 )
 from helpers.benchmark_methods import METHODS
 from helpers.benchmark_presets import Preset
-from helpers.benchmark_questions import noise_levels_table, paper_table, prediction_table, tercile_table
+from helpers.benchmark_questions import noise_levels_table, paper_table, prediction_table, samples_table, tercile_table
 from helpers.study_statistics import interval
 from hopfield_replay.theory import markdown_table
 
@@ -114,6 +114,7 @@ def report(results: Results, preset: Preset, values: Mapping[str, float], tuning
         ("Against greedy_gain, paired by seed", lambda: differences_table(runs, "greedy_gain", COVERAGE)),
         ("Forgetting of each class", lambda: classes_table(chosen)),
         ("The paper's questions", lambda: paper_table(chosen)),
+        ("Which samples are forgotten", lambda: samples_table(chosen)),
         ("Who is protected", lambda: tercile_table(chosen)),
         ("Which noise levels forget", lambda: noise_levels_table(chosen)),
         ("Is the objective the right one?", lambda: prediction_table(results, preset.kept, tuning)),

@@ -144,7 +144,16 @@ def test_the_page_counts_runs_that_diverged():
     values = {"none": math.nan, "random": 0.5, "L2": 0.1}
     page = report(dict(rows), PRESETS["digits"], values, 1000, 0.98)
     assert "| 2, 1 diverged |" in page
-    for heading in ("Methods", "Against random", "The paper's questions", "Who is protected", "Which noise levels"):
+    line = next(line for line in page.splitlines() if "+1.00 (+1.00 to +1.00)" in line)  # both rise with the number
+    assert [cell.strip() for cell in line.split("|")[3:5]] == ["+1.00", "+1.00"]
+    for heading in (
+        "Methods",
+        "Against random",
+        "The paper's questions",
+        "Which samples",
+        "Who is protected",
+        "Which noise levels",
+    ):
         assert f"## {heading}" in page
 
 
