@@ -37,7 +37,7 @@ def rises_over_versions(
 
     Example:
         >>> (axis,) = rises_over_versions(["a", "b"], {"all": [0.0, 0.2], "cat": [0.1, 0.5]}, 0.1, 0).axes
-        >>> axis.get_ylim()[1] > 50, axis.get_legend_handles_labels()[1]
+        >>> bool(axis.get_ylim()[1] > 50), axis.get_legend_handles_labels()[1]
         (True, ['all', 'cat', 'allowed', 'last that passes'])
     """
     figure = new_figure(3.9)
