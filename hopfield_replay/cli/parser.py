@@ -79,7 +79,7 @@ def build(experiment: str | None = None) -> ArgumentParser:
     commands.add_subcommand("buffer", looker, help=buffer_file.HELP)
     experiments = _new(reproduce.DESCRIPTION)
     commands.add_subcommand("reproduce", experiments, help=reproduce.HELP)
-    choices = experiments.add_subcommands(title="experiments", dest="experiment")
+    choices = experiments.add_subcommands(title="experiments", dest="experiment", metavar="EXPERIMENT")
     for name, summary in reproduce.EXPERIMENTS.items():
         add = partial(reproduce.add_options, name=name) if name == experiment else _no_options
         choices.add_subcommand(name, _leaf(summary, add), help=summary)
