@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import t, ttest_1samp
+from scipy.stats import t
 from torch import Tensor
 
 from helpers.study_job import Job, Settings
@@ -75,9 +75,10 @@ def student(values: Sequence[float]) -> dict[str, Any]:
     x = np.array(values, dtype=np.float64)
     low = high = chance = math.nan
     if len(x) > 1:
-        half = float(t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x)))
+        error = float(x.std(ddof=1)) / math.sqrt(len(x))
+        half = float(t.ppf(0.975, len(x) - 1)) * error
         low, high = x.mean() - half, x.mean() + half
-        chance = float(ttest_1samp(x, 0).pvalue) if x.std() > 0 else float(x.mean() == 0)
+        chance = 2 * float(t.sf(abs(x.mean()) / error, len(x) - 1)) if error > 0 else float(x.mean() == 0)
     mean = float(x.mean()) if len(x) else math.nan
     return {"mean": mean, "low": float(low), "high": float(high), "p": chance, "seeds": len(x)}
 
