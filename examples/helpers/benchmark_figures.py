@@ -38,25 +38,16 @@ def draw_frontier(results: Results, kept: int, tuning: int, folder: Path) -> Non
 
     Left all methods, right those that forget at most three times as much as random.
     """
+    keys = ("new_error", "forgetting")
     points: dict[str, list[tuple[float, float]]] = {}
     for name in METHODS:
         by_value: dict[str, list[dict[str, float]]] = {}
         for job, result in sorted(results.items(), key=lambda one: (one[0].method, one[0].value)):
             if job.method == name and job.kept == kept and job.seed != tuning and result["finite"]:
                 by_value.setdefault(f"{job.value}", []).append(measures(result))
-        points |= (
-            {
-                name: [
-                    (
-                        float(np.mean([run["new_error"] for run in same])),
-                        float(np.mean([run["forgetting"] for run in same])),
-                    )
-                    for same in by_value.values()
-                ]
-            }
-            if by_value
-            else {}
-        )
+        if by_value:
+            means = [[np.mean([run[key] for run in same]) for same in by_value.values()] for key in keys]
+            points[name] = [(float(x), float(y)) for x, y in zip(*means, strict=True)]
     limit = 3 * max((y for _, y in points.get("random", [])), default=math.inf)
     near = {name: mine for name, mine in points.items() if all(y <= limit for _, y in mine)}
     figure, axes = _drawn([points, near], "-")

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from helpers.benchmark_job import Job
 from helpers.files import read_tensors
 from helpers.study_statistics import student, worst_tenth
-from hopfield_replay import functional
 
 REFERENCE = "random"
 Results = Mapping[Job, Mapping[str, Any]]
@@ -22,11 +22,7 @@ TESTED = ("final", "forgetting", "worst_tenth", "new_error")
 def measures(result: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of one run that the table has; nan where the run diverged."""
     numbers = result["numbers"]
-    rises = [
-        after.mean(1) - before.mean(1)
-        for before, after in zip(result["error_before"][:-1], result["error_after"][:-1], strict=True)
-    ]
-    every, losses = torch.cat(rises), result["losses"]
+    every, losses = torch.cat(old_rises(result)), result["losses"]
     last = len(losses) - 1
     new = [task_error.mean() for task_error in (row[-1] for row in losses[1:])]
     found = {
@@ -49,15 +45,19 @@ def measures(result: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) if result["finite"] else math.nan for name, value in found.items()}
 
 
+def old_rises(result: Mapping[str, Any]) -> list[Tensor]:
+    """Forgetting (n,) of the held-out images of each earlier task: rise of the error since it was learned."""
+    errors = zip(result["error_before"][:-1], result["error_after"][:-1], strict=True)
+    return [after.mean(1) - before.mean(1) for before, after in errors]
+
+
 def class_rises(result: Mapping[str, Any]) -> dict[int, float]:
     """Mean forgetting of the held-out images of each class of the earlier tasks."""
-    found = {}
-    for before, after, labels in zip(
-        result["error_before"][:-1], result["error_after"][:-1], result["labels"], strict=False
-    ):
-        rise = after.mean(1) - before.mean(1)
-        found.update({int(label): float(rise[labels == label].mean()) for label in labels.unique()})
-    return found
+    return {
+        int(label): float(rise[labels == label].mean())
+        for rise, labels in zip(old_rises(result), result["labels"][:-1], strict=True)
+        for label in labels.unique()
+    }
 
 
 def read_runs(folder: Path) -> dict[Job, dict[str, Any]]:
@@ -95,17 +95,6 @@ def chosen_results(
 def measured(chosen: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> Runs:
     """The numbers of each run."""
     return {name: {seed: measures(result) for seed, result in by_seed.items()} for name, by_seed in chosen.items()}
-
-
-def holm(chances: Mapping[Any, float], level: float = 0.05) -> set[Any]:
-    """Which null hypotheses are rejected, with at most ``level`` chance of a false one among all (Holm, 1979).
-
-    Example:
-        >>> sorted(holm({"a": 0.001, "b": 0.02, "c": 0.04, "d": 0.5}))  # .02 would have to lie below .05 / 3
-        ['a']
-    """
-    adjusted = functional.holm(list(chances.values()))
-    return {name for name, chance in zip(chances, adjusted, strict=True) if chance <= level}
 
 
 def differences(runs: Runs, reference: str = REFERENCE) -> dict[tuple[str, str], dict[str, float]]:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from helpers.benchmark_job import Job
-from helpers.benchmark_measures import REFERENCE, Chosen, Results, measures
+from helpers.benchmark_measures import REFERENCE, Chosen, Results, measures, old_rises
 from helpers.benchmark_methods import METHODS
+from helpers.study_statistics import by_tercile
 from hopfield_replay.functional import spearman
 from hopfield_replay.theory import markdown_table
 
@@ -74,14 +75,7 @@ def samples_table(chosen: Chosen) -> str:
 
 def terciles(result: Mapping[str, Any]) -> Tensor:
     """Mean forgetting of the held-out images in each third of the energy before, low to high, over the old tasks."""
-    parts: list[list[Tensor]] = [[], [], []]
-    for before, after, energy in list(
-        zip(result["error_before"], result["error_after"], result["energy_before"], strict=True)
-    )[:-1]:
-        rise = after.mean(1) - before.mean(1)
-        for third, part in enumerate(energy.argsort().tensor_split(3)):
-            parts[third].append(rise[part])
-    return torch.stack([torch.cat(part).mean() for part in parts])
+    return torch.tensor(by_tercile(old_rises(result), result["energy_before"][:-1]))
 
 
 def tercile_table(chosen: Chosen) -> str:

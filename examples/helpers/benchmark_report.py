@@ -15,13 +15,12 @@ from helpers.benchmark_measures import (
     chosen_results,
     class_rises,
     differences,
-    holm,
     measured,
 )
 from helpers.benchmark_methods import METHODS
 from helpers.benchmark_presets import Preset
 from helpers.benchmark_questions import noise_levels_table, paper_table, prediction_table, samples_table, tercile_table
-from helpers.study_statistics import interval
+from helpers.study_statistics import interval, rejected
 from hopfield_replay.theory import markdown_table
 
 COVERAGE = ("weighted k-means", "facility_location + weight", "greedy_gain, by weight", "random", "random, by class")
@@ -47,7 +46,7 @@ COLUMNS = {  # measure: heading, format, whether lower is better
 def methods_table(runs: Runs, values: Mapping[str, float]) -> str:
     """One row for each method: means over the seeds; a star: not random's, by Holm's method over all of them."""
     against = differences(runs)
-    stars = holm({name: one["p"] for name, one in against.items()})
+    stars = rejected({name: one["p"] for name, one in against.items()})
     rows = []
     for name, method in METHODS.items():
         if name not in runs:
@@ -68,7 +67,7 @@ def methods_table(runs: Runs, values: Mapping[str, float]) -> str:
 def differences_table(runs: Runs, reference: str = REFERENCE, methods: Sequence[str] = tuple(METHODS)) -> str:
     """Each method against another, paired by seed, with Student's and bootstrap intervals."""
     against = {one: found for one, found in differences(runs, reference).items() if one[0] in methods}
-    stars = holm({name: one["p"] for name, one in against.items()})
+    stars = rejected({name: one["p"] for name, one in against.items()})
     rows = []
     for method in methods:
         if not any(name == method for name, _ in against):

@@ -17,9 +17,9 @@ from helpers.study_statistics import (
     matching_capacity,
     measure,
     paired_difference,
+    rejected,
 )
 from hopfield_replay.figures import legend_above, new_figure, panels, series_style
-from hopfield_replay.functional import holm
 from hopfield_replay.theory import markdown_table
 
 CORRELATIONS = {
@@ -111,7 +111,7 @@ def by_policy(summary: dict[str, Any]) -> str:
     heads += [f"{name.removesuffix('_energy')} energies, difference" for name in TERCILES]
     heads += ["training images", "difference"]
     heads += ["error, new task", "difference", extractor["name"], "difference", "share of earlier tasks"]
-    rows, stars = [], rejected(summary["policies"])
+    rows, stars = [], surprising(summary["policies"])
     for row in summary["policies"]:
         drawn = "" if row["policy"] == "none" else make_buffer(row["policy"], max(1, row["capacity"])).sampling
         cells = [row["policy"], drawn, str(row["capacity"]), str(row["reconstruction"]["seeds"])]
@@ -138,17 +138,17 @@ def by_policy(summary: dict[str, Any]) -> str:
     )
 
 
-def rejected(policies: list[dict[str, Any]]) -> set[tuple[str, int, str]]:
-    """Which differences to random are not 0, with at most 5 % chance of a false one among all (Holm, 1979)."""
-    chances = {
-        (row["policy"], row["capacity"], name): row["against_random"][name]["p"]
-        for row in policies
-        if "against_random" in row
-        for name in TESTED
-        if not math.isnan(row["against_random"][name]["p"])
-    }
-    adjusted = holm(list(chances.values()))
-    return {name for name, chance in zip(chances, adjusted, strict=True) if chance <= 0.05}
+def surprising(policies: list[dict[str, Any]]) -> set[tuple[str, int, str]]:
+    """Which differences to random are not 0, of all that are tested together."""
+    return rejected(
+        {
+            (row["policy"], row["capacity"], name): row["against_random"][name]["p"]
+            for row in policies
+            if "against_random" in row
+            for name in TESTED
+            if not math.isnan(row["against_random"][name]["p"])
+        }
+    )
 
 
 def random_needs(summary: dict[str, Any]) -> str:

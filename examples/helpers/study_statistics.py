@@ -1,7 +1,7 @@
 """What the energy-forgetting study's results say, in numbers, with intervals over seeds."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from scipy.stats import t
 from torch import Tensor
 
 from helpers.study_job import Job, Settings
-from hopfield_replay.functional import spearman
+from hopfield_replay.functional import holm, spearman
 
 RESAMPLES = 2000
 TERCILES = ("low_energy", "middle_energy", "high_energy")  # of a task's held-out images, by their energy before
@@ -29,20 +29,41 @@ def worst_tenth(values: Tensor) -> float:
     return float(values.topk(max(1, len(values) // 10)).values.mean())
 
 
+def by_tercile(rises: Sequence[Tensor], energies: Sequence[Tensor]) -> list[float]:
+    """Mean rise over the images in the lowest, middle and highest third of the energies, which are told task by task.
+
+    Example:
+        >>> by_tercile([torch.tensor([1.0, 2.0, 3.0])], [torch.tensor([9.0, 7.0, 8.0])])
+        [2.0, 3.0, 1.0]
+    """
+    parts = [
+        [rise[part] for part in energy.argsort().tensor_split(3)] for rise, energy in zip(rises, energies, strict=True)
+    ]
+    return [float(torch.cat(third).mean()) for third in zip(*parts, strict=True)]
+
+
+def rejected(chances: Mapping[Any, float], level: float = 0.05) -> set[Any]:
+    """Which null hypotheses are rejected, with at most ``level`` chance of a false one among all (Holm, 1979).
+
+    Example:
+        >>> sorted(rejected({"a": 0.001, "b": 0.02, "c": 0.04, "d": 0.5}))  # .02 would have to lie below .05 / 3
+        ['a']
+    """
+    adjusted = holm(list(chances.values()))
+    return {name for name, chance in zip(chances, adjusted, strict=True) if chance <= level}
+
+
 def measure(result: dict[str, Any], generative: Callable[[Tensor], float], share: Callable[[Tensor], float]) -> Any:
     """The measures of one job after its last task, over the held-out (or training) images of all earlier tasks."""
     last = result["records"][-1]["probes"]
-    rises = torch.cat([probe["error"] - probe["error_start"] for probe in last[:-1]])
+    by_task = [probe["error"] - probe["error_start"] for probe in last[:-1]]
+    thirds = by_tercile(by_task, [probe["energy_start"] for probe in last[:-1]])
+    rises = torch.cat(by_task)
     seen = torch.cat([probe["seen_error"] - probe["seen_error_start"] for probe in last[:-1]])
-    thirds: list[list[Tensor]] = [[], [], []]
-    for probe in last[:-1]:
-        rise = probe["error"] - probe["error_start"]
-        for third, part in zip(thirds, probe["energy_start"].argsort().tensor_split(3), strict=True):
-            third.append(rise[part])
     return {
         "reconstruction": float(rises.mean()),
         "worst_tenth": worst_tenth(rises),
-        **{name: float(torch.cat(third).mean()) for name, third in zip(TERCILES, thirds, strict=True)},
+        **dict(zip(TERCILES, thirds, strict=True)),
         "seen": float(seen.mean()),
         "new_task_error": float(last[-1]["error"].mean()),
         "distance": generative(result["generated"]),

@@ -95,7 +95,6 @@ def _gains(rows: StreamedAffinity, asked: Sequence[AskedBound], place: torch.dev
     shifts = torch.stack([rows.log_inverse.cpu() + math.log(one.factor) - one.totals.cpu() for one in asked])
     weights = torch.stack([one.weights.cpu() for one in asked]).float().to(place)
     dimension = rows.targets.shape[1]
-    largest = 0.0
     for first, piece in pieces(rows.candidates, columns * dimension):
         near, _, squares = whole.apply(piece.to(place))
         bias = rows.log_masses[first : first + len(piece)].to(place, squares.dtype)

@@ -102,7 +102,7 @@ def reproduce_all(output_dir: str, draws: int = 2000, seeds: int = 24, seed: int
 
     Args:
         output_dir: folder to write into; made if it does not exist.
-        draws: number of random rotations in the closed-form experiments, >= 2.
+        draws: number of random rotations in the closed-form experiments, >= 2; 300 at most to retrieve patterns.
         seeds: number of machines in each regime of the Boltzmann machine, and of draws in the selection, >= 2.
         seed: of everything random.
 

@@ -5,19 +5,21 @@ import math
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import ttest_rel
 
 import benchmark as example
-from helpers import benchmark_job, benchmark_measures
+from helpers import benchmark_job, benchmark_measures, noise_levels
 from helpers.benchmark_job import Job, run_job
+from helpers.benchmark_judge import Judge
 from helpers.benchmark_measures import (
     chosen_results,
     class_rises,
     differences,
-    holm,
     measured,
     measures,
     read_runs,
@@ -27,6 +29,9 @@ from helpers.benchmark_methods import METHODS
 from helpers.benchmark_presets import PRESETS
 from helpers.benchmark_questions import prediction_table, terciles
 from helpers.benchmark_report import report
+from helpers.noise_levels import LevelledDDPM
+from helpers.splits import Split
+from helpers.study_statistics import rejected
 
 TINY = replace(PRESETS["digits"], train=40, epochs=1, batch_size=16, width=16, kept=6, generated=8, steps=3, tasks=2)
 pytestmark = pytest.mark.slow
@@ -114,8 +119,8 @@ def test_differences_are_paired_and_holm_bounds_the_family():
     assert found["p"] == pytest.approx(expected.pvalue)
     low, high = expected.confidence_interval(0.95)
     assert found["half"] == pytest.approx((high - low) / 2)
-    assert holm({"a": 0.01, "b": 0.03, "c": 0.9}) == {"a"}  # .03 > .05 / 2
-    assert holm({"a": 0.01, "b": 0.02, "c": 0.04}) == {"a", "b", "c"}
+    assert rejected({"a": 0.01, "b": 0.03, "c": 0.9}) == {"a"}  # .03 > .05 / 2
+    assert rejected({"a": 0.01, "b": 0.02, "c": 0.04}) == {"a", "b", "c"}
 
 
 def test_what_was_foreseen_is_ranked_with_its_sign_and_its_misses():
@@ -225,3 +230,69 @@ def test_joint_training_forgets_nothing_and_none_forgets_most(tmp_path):
     assert found["joint"]["forgetting"] <= 0.005
     assert found["joint"]["forgetting"] < found["random"]["forgetting"] < found["none"]["forgetting"]
     assert found["joint"]["old_right"] > found["none"]["old_right"]
+
+
+def test_every_value_is_run_of_methods_whose_frontier_is_asked_for():
+    jobs = example.jobs_of(["none", "random"], {"none": math.nan, "random": 0.5}, TINY, [0, 1], ["random"])
+    assert [(job.method, job.seed) for job in jobs[:4]] == [("none", 0), ("random", 0), ("none", 1), ("random", 1)]
+    assert [job.value for job in jobs if (job.method, job.seed) == ("random", 1)] == [0.5, 0.35, 0.65]
+
+
+def test_what_is_foreseen_is_the_literal_energy_and_gain():
+    draw = torch.Generator().manual_seed(0)
+    images = torch.rand(40, 1, 2, 2, generator=draw) * 2 - 1
+    tasks = [Split(images, torch.arange(40) % 4, classes, 12, 4) for classes in ([0, 1], [2, 3])]
+    old, new = (split.train.tensors[0].flatten(1).double().numpy() for split in tasks)
+    x, kept = tasks[0].held_out.tensors[0].flatten(1).double().numpy(), tasks[0].train.tensors[0][:3].flatten(1)
+    shares, beta, ratio = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64), 3.0, 0.4
+
+    class Buffer:
+        vectors, draw_shares = kept, shares
+
+        def __len__(self):
+            return 3
+
+    judge = Judge.__new__(Judge)
+    judge.tasks, judge.learned, judge.ratio = tasks, 1, ratio
+    found = judge.expect(SimpleNamespace(buffer=Buffer(), history=[SimpleNamespace(beta=beta)]))
+
+    def sums(patterns, masses):
+        squares = ((x[:, None] - np.asarray(patterns, dtype=np.float64)[None]) ** 2).sum(2)
+        return (masses * np.exp(-beta * squares / 2)).sum(1)
+
+    before, alone = sums(old, 1 / len(old)), sums(new, 1 / len(new))
+    mixed = (1 - ratio) * alone + ratio * sums(kept, shares.numpy())
+    rise = -np.log(alone / before) / beta
+    total = len(new) * ratio / (1 - ratio)
+    gains = [np.log1p(sums(kept, masses) / sums(new, 1.0)) / beta for masses in (total / 3, total * shares.numpy())]
+    weights = (1 + rise.clip(0) / rise.clip(0).mean()) / 2
+    assert found["alone"] == pytest.approx(rise.mean())
+    assert found["replayed"] == pytest.approx((-np.log(mixed / before) / beta).mean())
+    assert (found["protected"], found["drawn"]) == pytest.approx((gains[0].mean(), gains[1].mean()))
+    assert found["weighted"] == pytest.approx((weights * gains[1]).mean())
+
+
+def test_replayed_samples_draw_the_levels_that_forget():
+    model = LevelledDDPM(2, width=8, network="mlp", classes=4)
+    model.own, model.shares = 3, torch.zeros(10).index_fill_(0, torch.tensor([4]), 1.0)
+    torch.manual_seed(0)
+    times = torch.stack([model.draw_timesteps(9, torch.device("cpu")) for _ in range(200)])
+    assert ((times[:, 3:] >= 400) & (times[:, 3:] < 500)).all()
+    assert times[:, 3:].unique().numel() == 100
+    assert times[:, :3].float().mean() == pytest.approx(500, abs=50)  # the task's own are uniform
+    assert times[:, :3].min() < 50
+
+
+def test_levels_are_drawn_by_what_their_loss_rose_since_each_task_was_learned(monkeypatch):
+    losses = iter([torch.ones(10), torch.ones(10).index_fill_(0, torch.tensor([2, 7]), 3.0) - 0.5, torch.ones(10)])
+    monkeypatch.setattr(noise_levels, "loss_by_level", lambda model, split: next(losses))
+    model = LevelledDDPM(2, width=8, network="mlp", classes=4)
+    callback = noise_levels.ForgettingLevels([SimpleNamespace(batch_size=5)] * 2, 0.6)
+    callback.on_train_end(None, model)
+    assert model.shares is None  # nothing has been learned before
+    callback.on_train_end(None, model)
+    expected = torch.full((10,), 0.04).index_fill_(0, torch.tensor([2, 7]), 0.04 + 0.3)
+    assert torch.allclose(model.shares, expected)
+    assert model.own == 5
+    with pytest.raises(ValueError, match=r"share must lie in \[0, 1\], got 1.5"):
+        noise_levels.ForgettingLevels([], 1.5)
