@@ -13,6 +13,7 @@ from hopfield_replay.functional.rows import Matrix, pieces
 from hopfield_replay.functional.shared_rows import by_share, is_shared
 from hopfield_replay.policies import Policy, requirements
 from hopfield_replay.policies.candidates import Candidates
+from hopfield_replay.utilities.device import in_chunks_that_fit
 
 _ROWS, _NUMBERS = 4096, 1 << 24  # of a piece: as many rows, or as many numbers, whichever is less
 
@@ -87,7 +88,7 @@ def weigh(pool: Candidates, stays: Tensor, groups: Literal["task", "label"] | No
             nearest = by_share(pool.rows, members, partial(_nearest, search=search, step=step, place=place))
         else:
             parts = members.split(step)
-            nearest = torch.cat([search.of(pool.rows[_consecutive(part)].to(place)).cpu() for part in parts])
+            nearest = torch.cat([_fitting(search, pool.rows[_consecutive(part)], place) for part in parts])
         nearest[torch.searchsorted(members, left)] = torch.arange(len(left))  # even beside an identical one
         none = torch.zeros(len(left), dtype=torch.float64)
         weights[left] = none.index_add(0, nearest, pool.weights[members])
@@ -99,8 +100,17 @@ def weigh(pool: Candidates, stays: Tensor, groups: Literal["task", "label"] | No
 
 def _nearest(rows: Matrix, search: NearestOne, step: int, place: torch.device) -> Tensor:
     """Which one is the nearest to each of the rows (n,), on the CPU."""
-    found = [search.of(part.to(place)).cpu() for _, part in pieces(rows, step * rows.shape[1])]
+    found = [_fitting(search, part, place) for _, part in pieces(rows, step * rows.shape[1])]
     return torch.cat([torch.empty(0, dtype=torch.int64), *found])
+
+
+def _fitting(search: NearestOne, rows: Tensor, place: torch.device) -> Tensor:
+    """The same of rows that are compared together, fewer of them where the device is full."""
+
+    def measure(size: int) -> Tensor:
+        return torch.cat([search.of(part.to(place)).cpu() for part in rows.split(size)])
+
+    return in_chunks_that_fit(measure, max(1, len(rows)), "The kept samples do")[0]
 
 
 def _consecutive(index: Tensor) -> Tensor | slice:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from hopfield_replay.encoders.columns import Columns, split_batch
 from hopfield_replay.functional.denoiser import evaluating
 from hopfield_replay.utilities.checks import check_integer
+from hopfield_replay.utilities.device import in_chunks_that_fit
 
 Encoder = Callable[[Any], Tensor]
 
@@ -29,11 +30,12 @@ class ModuleEncoder:
 
     Args:
         model: maps samples (n, *shape) to features (n, *features).
-        chunk_size: samples encoded at a time, >= 1.
+        chunk_size: samples encoded at a time, >= 1; halved where the device has no memory.
 
     Raises:
         TypeError: ``model`` is not callable, or returns no tensor.
         ValueError: not one feature vector for each sample; NaN or infinite features.
+        MemoryError: not even one sample at a time fits on the device.
 
     Example:
         >>> ModuleEncoder(nn.Flatten())(torch.zeros(5, 2, 3)).shape
@@ -61,22 +63,27 @@ class ModuleEncoder:
     def features(self, batch: Any) -> Tensor:
         """Encode a batch as features in their own shape (n, *features)."""
         samples, _ = split_batch(batch)
-        weight = next(self.model.parameters(), samples) if isinstance(self.model, nn.Module) else samples
-        parts = []
         with evaluating(self.model):
-            for part in torch.split(samples, self.chunk_size):
-                features = self.encode(part.to(weight.device, weight.dtype))
-                if not isinstance(features, Tensor):
-                    raise TypeError(f"the encoder must return a tensor, got {type(features).__name__}.")
-                if features.ndim < 2 or len(features) != len(part):
-                    raise ValueError(
-                        f"the encoder must return one feature vector for each of the {len(part)} samples, got shape "
-                        f"{tuple(features.shape)}."
-                    )
-                if not bool(features.isfinite().all()):
-                    raise ValueError(self.not_finite(features))
-                parts.append(features.to(samples.device, torch.promote_types(features.dtype, torch.float32)))
-        return torch.cat(parts)
+            features, self.chunk_size = in_chunks_that_fit(
+                lambda size: torch.cat([self._of_chunk(part) for part in torch.split(samples, size)]),
+                self.chunk_size,
+                "The encoder does",
+            )
+        return features
+
+    def _of_chunk(self, samples: Tensor) -> Tensor:
+        weight = next(self.model.parameters(), samples) if isinstance(self.model, nn.Module) else samples
+        features = self.encode(samples.to(weight.device, weight.dtype))
+        if not isinstance(features, Tensor):
+            raise TypeError(f"the encoder must return a tensor, got {type(features).__name__}.")
+        if features.ndim < 2 or len(features) != len(samples):
+            raise ValueError(
+                f"the encoder must return one feature vector for each of the {len(samples)} samples, got shape "
+                f"{tuple(features.shape)}."
+            )
+        if not bool(features.isfinite().all()):
+            raise ValueError(self.not_finite(features))
+        return features.to(samples.device, torch.promote_types(features.dtype, torch.float32))
 
     def encode(self, samples: Tensor) -> Tensor:
         """Features of one chunk of samples."""
@@ -128,13 +135,18 @@ class LatentEncoder(ModuleEncoder):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Images (n, channels, height, width) of scaled latents, float32 on the CPU: the inverse of the encoding."""
-        weight, parts = next(self.vae.parameters()), []
-        with evaluating(self.vae):
-            for part in latents.split(self.chunk_size):
+        weight = next(self.vae.parameters())
+
+        def decoded(size: int) -> Tensor:
+            parts = []
+            for part in latents.split(size):
                 mean, std, scale = self._scaling(part)
                 raw = part * std / scale + mean
                 parts.append(self.vae.decode(raw.to(weight.device, weight.dtype)).sample.float().cpu())
-        return torch.cat(parts)
+            return torch.cat(parts)
+
+        with evaluating(self.vae):
+            return in_chunks_that_fit(decoded, self.chunk_size, "The autoencoder does")[0]
 
     def _scaling(self, like: Tensor) -> tuple[Tensor | float, Tensor | float, float]:
         """Mean and deviation of the autoencoder's latents, and the factor on what is left."""

@@ -46,8 +46,14 @@ def without_bounds(start: int, chosen: Tensor, logs: Tensor) -> Found:
     return Found(start, chosen.int().cpu(), logs.float().cpu(), torch.empty(len(logs), 0), none, none)
 
 
+def _strips(count: int, keep: int) -> tuple[int, int]:
+    """Number of columns of a strip of so many candidates, and of all strips together."""
+    strips = _STRIPS if keep * _STRIPS * 2 < count else 1
+    return strips, -(-count // strips) * strips
+
+
 class Search:
-    """Finds the largest affinities of targets, some at a time, to candidates that are held projected."""
+    """Finds the largest affinities of targets, ``step`` at a time, to candidates that are held projected."""
 
     def __init__(
         self,
@@ -57,15 +63,15 @@ class Search:
         own: Tensor | None,
         bounds: bool,
         device: torch.device,
+        step: int,
     ) -> None:
         self._rows, self._bounds, self._own, self._device = rows, bounds, own, device
         self._projection = projection.to(device)
         self.keep = keep
         count = rows.shape[1]
-        self._strips = _STRIPS if keep * _STRIPS * 2 < count else 1
-        width = -(-count // self._strips) * self._strips
+        self._strips, width = _strips(count, keep)
         dimension = rows.targets.shape[1] if projection.directions is None else projection.directions.shape[1]
-        self.step = max(1, _TILE // width)
+        self.step = step
         self._vectors = torch.zeros(width, dimension, device=device)
         self._bias = torch.full((width,), -torch.inf, device=device)
         self._rest = torch.zeros(width, device=device)
@@ -82,6 +88,11 @@ class Search:
             if rows.among_themselves:
                 self._squares.append(squares)
         self._largest_bias = float(self._bias.nan_to_num(neginf=0.0).abs().max())
+
+    @staticmethod
+    def most(count: int, keep: int) -> int:
+        """How many targets at a time, at the most, of so many candidates."""
+        return max(1, _TILE // _strips(count, keep)[1])
 
     def found(self) -> Iterator[Found]:
         """The largest affinities of all targets, some at a time."""

@@ -22,6 +22,11 @@ _LOWEST = torch.finfo(torch.float32).min  # score of a candidate without mass, t
 _LN_2 = math.log(2)
 
 
+def _nearest(count: int, keep: int) -> int:
+    """How many strips of so many candidates are looked into."""
+    return min(keep, -(-count // split.COLUMNS) * split.WIDTH)
+
+
 class SplitSearch:
     """As :class:`~hopfield_replay.functional._affinity_search.Search`, with nothing projected.
 
@@ -36,10 +41,11 @@ class SplitSearch:
         own: (n,) int64, the candidate that each target is, -1 for none; None: none is.
         bounds: also bound what is not among them.
         device: a GPU.
+        step: how many targets at a time.
     """
 
     def __init__(
-        self, rows: StreamedAffinity, keep: int, own: Tensor | None, bounds: bool, device: torch.device
+        self, rows: StreamedAffinity, keep: int, own: Tensor | None, bounds: bool, device: torch.device, step: int
     ) -> None:
         self._rows, self._keep, self._own, self._bounds, self._device = rows, keep, own, bounds, device
         count, d = rows.shape[1], rows.targets.shape[1]
@@ -57,9 +63,12 @@ class SplitSearch:
             bias = bias - 0.5 * rows.beta * self._squares
         self._largest_bias = float(bias.nan_to_num(neginf=0.0).abs().max())
         self._bias = (bias * LOG2_E).float()
-        strips = -(-count // split.COLUMNS) * split.WIDTH
-        self._nearest = min(keep, strips)
-        self._step = max(1, _TILE // max(count, 4 * self._nearest * split.COLUMNS // split.WIDTH))
+        self._nearest, self._step = _nearest(count, keep), step
+
+    @staticmethod
+    def most(count: int, keep: int) -> int:
+        """How many targets at a time, at the most, of so many candidates."""
+        return max(1, _TILE // max(count, 4 * _nearest(count, keep) * split.COLUMNS // split.WIDTH))
 
     def found(self) -> Iterator[Found]:
         """The largest affinities of all targets, some at a time."""

@@ -2,8 +2,9 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,7 +14,10 @@ from hopfield_replay.functional._engine import split
 from hopfield_replay.functional._projection import Projection, fitted
 from hopfield_replay.functional._split_search import SplitSearch
 from hopfield_replay.functional.affinity import StreamedAffinity
+from hopfield_replay.functional.shared_rows import is_shared
 from hopfield_replay.utilities.checks import check_integer
+from hopfield_replay.utilities.device import in_chunks_that_fit
+from hopfield_replay.utilities.distributed import gather_objects
 
 _EXACT = 10**11  # multiplications that are done as they are, in float32
 _ENTRIES = 1 << 22  # put in the order of the candidates at a time
@@ -61,6 +65,7 @@ class SparseAffinity:
 
     Raises:
         ValueError: ``keep`` or ``error`` out of range.
+        MemoryError: not even those of one target fit on the device.
 
     Example:
         >>> import torch
@@ -95,9 +100,18 @@ class SparseAffinity:
         place = rows.device if device is None else device
         small = n * count * rows.targets.shape[1] <= _EXACT
         keep, found = min(keep, count), None
-        if not small and split.available(place):
+        shared = is_shared(rows.targets) or is_shared(rows.candidates)
+
+        def searched(search: Callable[[int], Search | SplitSearch], most: int) -> tuple[Tensor, ...]:
+            def collected(step: int) -> tuple[Tensor, ...]:
+                return _collected(search(step).found(), n, keep, bounds)
+
+            return in_chunks_that_fit(collected, most, "The affinities do", together=shared)[0]
+
+        by_parts = not small and split.available(place)
+        if not small and (all(gather_objects(by_parts)) if shared else by_parts):
             try:
-                found = _collected(SplitSearch(rows, keep, own, bounds, place).found(), n, keep, bounds)
+                found = searched(partial(SplitSearch, rows, keep, own, bounds, place), SplitSearch.most(count, keep))
             except split.KernelError as failed:
                 split.give_up(place, failed)
         if found is None:
@@ -105,7 +119,7 @@ class SparseAffinity:
             projection = (
                 Projection(rows.centre, None) if exact else fitted(rows.candidates, rows.centre, rows.beta, error)
             )
-            found = _collected(Search(rows, projection, keep, own, bounds, place).found(), n, keep, bounds)
+            found = searched(partial(Search, rows, projection, keep, own, bounds, place), Search.most(count, keep))
         chosen, logs, excess, largest, total = found
         del found
         self.kept = keep

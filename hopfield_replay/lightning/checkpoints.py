@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from hopfield_replay.lightning.namespaces import is_a, kinds
 from hopfield_replay.lightning.run_folder import checkpoint_folders, keepers
+from hopfield_replay.lightning.strategies import writes_folders
 from hopfield_replay.utilities.files import replacing
 from hopfield_replay.utilities.states import DAMAGE, check_whole
 
@@ -54,11 +55,12 @@ def check_resumes(trainer: Trainer) -> None:
         MisconfigurationException: an OnExceptionCheckpoint; checkpoints that are folders.
     """
     strategy = trainer.strategy
-    if is_a(strategy, ModelParallelStrategy) and strategy._save_distributed_checkpoint and keepers(trainer):
+    if writes_folders(strategy) and keepers(trainer):
+        whole = is_a(strategy, ModelParallelStrategy)
         raise MisconfigurationException(
             f"{type(strategy).__name__} writes checkpoints as folders, which are never whole at one moment, so that "
-            "tasks are not resumed from them; give it save_distributed_checkpoint=False, or the trainer "
-            "enable_checkpointing=False."
+            f"tasks are not resumed from them; give {'it save_distributed_checkpoint=False, or ' if whole else ''}the "
+            "trainer enable_checkpointing=False and no ModelCheckpoint."
         )
     if any(is_a(callback, OnExceptionCheckpoint) for callback in trainer.callbacks):  # type: ignore[attr-defined]
         raise MisconfigurationException(
@@ -86,6 +88,11 @@ def resolve(
         MisconfigurationException: no file; ``"last"`` for a trainer that keeps none; nothing but torn checkpoints.
     """
     if str(ckpt_path) != "last":
+        if Path(ckpt_path).is_dir():
+            raise MisconfigurationException(
+                f"ckpt_path={str(ckpt_path)!r} is a folder, as DeepSpeed and distributed checkpoints are: never whole "
+                "at one moment, so that tasks are not resumed from it. Give a checkpoint file, as ddp writes them."
+            )
         if not Path(ckpt_path).is_file():
             raise MisconfigurationException(f'ckpt_path must be a checkpoint file or "last", got {str(ckpt_path)!r}.')
         return str(ckpt_path)

@@ -276,11 +276,11 @@ class FirstStep:
     def _decide(self, trainer: Trainer, module: LightningModule, witness: Witness) -> Trust:
         means = self._means(trainer, module, self._given(module))
         error, trust = "", Trust("energies only")
-        try:
-            with measuring(trainer, module):
+        with measuring(trainer, module):
+            try:
                 trust = decide(module, witness, means)
-        except Contradiction as contradiction:
-            error = str(contradiction)
+            except Contradiction as contradiction:  # of this process's batch
+                error = str(contradiction)
         error = next((text for text in gather_objects(error) if text), "")
         if error:
             raise MisconfigurationException(

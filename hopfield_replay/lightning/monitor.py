@@ -112,8 +112,8 @@ class ForgettingMonitor(Shown, EitherCallback):
         allow_changes: a checkpoint may be resumed with other settings, or with other data; otherwise that is an error.
 
     Raises:
-        MisconfigurationException: a strategy under which boundaries cannot be measured (ddp_spawn, FSDP1, DeepSpeed,
-            tensor parallel);
+        MisconfigurationException: a strategy under which boundaries cannot be measured (ddp_spawn, FSDP1, DeepSpeed's
+            stage 3, tensor parallel);
             data in which a task's samples cannot be found; a training loader without a batch; a given denoiser that
             contradicts the module's training step, or fails on its first batch.
         TypeError: a denoiser that is none.

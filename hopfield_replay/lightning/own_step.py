@@ -1,7 +1,7 @@
 """A LightningModule's own step outside of the loop: called as the loop does, unheard by loggers and optimizers."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,13 +18,15 @@ from hopfield_replay.denoisers.paired_loss import is_loss
 from hopfield_replay.functional.denoiser import undisturbed
 from hopfield_replay.lightning.gathered import gathered
 from hopfield_replay.lightning.namespaces import kinds
+from hopfield_replay.utilities.distributed import raise_on_all_ranks
 
 
 @contextmanager
 def measuring(trainer: Trainer, module: LightningModule, *, together: bool = False) -> Iterator[None]:
     """While something is measured: all of the module in eval mode, the Trainer validating, and afterwards as they were.
 
-    Buffers and random states come back, whatever is called meanwhile. Weights that are spread over processes are whole.
+    Buffers and random states come back, whatever is called meanwhile. Weights that are spread over processes are whole,
+    and where one process fails all do.
 
     Args:
         trainer: of the module.
@@ -36,7 +38,11 @@ def measuring(trainer: Trainer, module: LightningModule, *, together: bool = Fal
     if stage is not None:
         state.stage = type(stage)["VALIDATING"]
     try:
-        with nullcontext() if together else gathered(module), undisturbed(module):
+        if together:
+            with undisturbed(module):
+                yield
+            return
+        with gathered(module), undisturbed(module), raise_on_all_ranks("measuring"):
             yield
     finally:
         state.stage = stage

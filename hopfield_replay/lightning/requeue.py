@@ -11,6 +11,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from hopfield_replay.lightning.namespaces import EitherCallback
@@ -43,10 +44,19 @@ class Requeue(EitherCallback):
         Args:
             trainer: its default_root_dir is where Lightning writes.
             other: that was asked for.
+
+        Raises:
+            MisconfigurationException: SLURM's is a folder, as DeepSpeed writes it.
         """
         self.again, self._used = False, None
         self._in_step, self._announced = False, None  # an interrupted job may have left them
         self._found = _written(trainer) if SLURMEnvironment.detect() else {}
+        folder = next(filter(Path.is_dir, Path(trainer.default_root_dir).glob("hpc_ckpt_*.ckpt")), None)
+        if folder is not None and SLURMEnvironment.detect():  # Lightning would load it into every task
+            raise MisconfigurationException(
+                f"{folder}, written when SLURM announced the end of an earlier job, is a folder, as DeepSpeed and "
+                "distributed checkpoints are, from which tasks are not resumed. Remove it to begin anew."
+            )
         if not self._found:
             return other
         path = max(self._found, key=lambda file: self._found[file])

@@ -29,7 +29,7 @@ def check_launcher(strategy: Strategy) -> None:
 
 
 def check_whole_model(strategy: Strategy) -> None:
-    """Refuse strategies under which the model cannot be measured at a boundary (FSDP1, DeepSpeed, tensor parallel).
+    """Refuse strategies under which the model cannot be measured: FSDP1, stage 3 of DeepSpeed, tensor parallel.
 
     Raises:
         MisconfigurationException: such a strategy.
@@ -46,12 +46,20 @@ def check_whole_model(strategy: Strategy) -> None:
             "model together, while at a boundary each measures samples of its own; set tensor_parallel_size=1 (and "
             "data_parallel_size to the number of processes), or use a strategy that keeps whole models, such as ddp."
         )
-    if is_a(strategy, DeepSpeedStrategy):
+    if is_a(strategy, DeepSpeedStrategy) and strategy.zero_stage_3:
         raise MisconfigurationException(
-            f"{type(strategy).__name__} cannot run the model outside of a training step where it is split (stage 3), "
-            "and writes checkpoints as folders, which tasks are not resumed from; use a strategy that keeps whole "
-            "models, such as ddp."
+            f"{type(strategy).__name__} at stage 3 splits the weights, which are whole only where all processes "
+            "call the model together, while at a boundary each measures samples of its own; use stage 1 or 2, which "
+            "keep whole weights, ModelParallelStrategy(data_parallel_size=..., tensor_parallel_size=1) with "
+            "fully_shard, or a strategy that keeps whole models, such as ddp."
         )
+
+
+def writes_folders(strategy: Strategy) -> bool:
+    """Whether checkpoints are folders that several processes write into."""
+    if is_a(strategy, ModelParallelStrategy):
+        return bool(strategy._save_distributed_checkpoint)
+    return is_a(strategy, DeepSpeedStrategy)
 
 
 def _tensor_parallel_size(strategy: ModelParallelStrategy) -> int | str:

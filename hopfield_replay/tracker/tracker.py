@@ -32,7 +32,7 @@ from hopfield_replay.tracker.worst import MEASURES, curves, measure_of, worst_se
 from hopfield_replay.utilities import html
 from hopfield_replay.utilities.checks import Similarity, check_integer
 from hopfield_replay.utilities.choices import did_you_mean
-from hopfield_replay.utilities.distributed import warn_once
+from hopfield_replay.utilities.distributed import raise_on_all_ranks, warn_once
 from hopfield_replay.utilities.drawing import draw_lines, legend_above
 from hopfield_replay.utilities.interrupts import to_the_end
 from hopfield_replay.utilities.memory import memory_for
@@ -308,7 +308,21 @@ class ForgettingTracker(Shown):
             ValueError: an empty task, NaN or infinite samples (their positions are named), too few samples for beta, a
                 task for which the buffer has no place.
             TypeError: a batch in which no floating tensor is found.
+            MemoryError: not enough memory. Under torch.distributed, whatever one process raises, the others raise a
+                RuntimeError that names it.
         """
+        taken = self._reader.taken
+        try:
+            task = self.next_task
+            with raise_on_all_ranks(f"beginning task {task}"), memory_for(f"the data of task {task}", _LESS_MEMORY):
+                change = self._prepare_begin(source)
+        except BaseException:
+            self._reader.taken = taken  # of a task that is refused nothing was taken
+            raise
+        to_the_end(change)
+
+    def _prepare_begin(self, source: TaskSource) -> Callable[[], None]:
+        """All of :meth:`begin_task` but the change itself, which is returned."""
         self._at_hand.forget()  # a task that was begun and given up is no longer the one at hand
         if self.buffer is not None and self.generated is None:
             self.buffer.check_place(self.next_task)
@@ -316,17 +330,12 @@ class ForgettingTracker(Shown):
             self.check_data(self.next_task, source)
         if source.ahead and self._at_hand.encoder_changed(source):
             self._renew(source)
-        taken = self._reader.taken
-        try:
-            with memory_for(f"the vectors of task {self.next_task}", _LESS_MEMORY):
-                data = self._at_hand.read(self.next_task, source, self._dimension)
+        with memory_for(f"the vectors of task {self.next_task}", _LESS_MEMORY):
+            data = self._at_hand.read(self.next_task, source, self._dimension)
             self._check_labels(data)
             self._check_held(data)
             self._check_room(data)
             beta = self.settings.beta if data is None else self._calibrated(data)
-        except BaseException:
-            self._reader.taken = taken  # of a task that is refused nothing was taken
-            raise
         calibrates = self._calibrates or self.settings.beta is None
         guessed = source.positions is not None and source.positions.guessed
         print_of, task = fingerprint(source), self.next_task
@@ -348,7 +357,7 @@ class ForgettingTracker(Shown):
             self._data[task] = print_of
             self.open_task, self._resumed = task, False
 
-        to_the_end(change)
+        return change
 
     def check_batch(self, source: TaskSource, batch: Any) -> None:
         """Look at a batch of a stream that is going to be trained on: what is wrong with it is said before it costs.
@@ -374,14 +383,15 @@ class ForgettingTracker(Shown):
             Whether it has changed.
         """
         task = self.next_task
-        if self._at_hand.begun(task) is None or not self._at_hand.encoder_changed(source):
-            return False
-        self._renew(source)
-        data = self._at_hand.read(task, source, self._dimension)
-        beta = self.settings.beta
-        if self._calibrates and data is not None:
-            beta = EnergySettings("auto", self.similarity).calibrated(data.near)
-        look = self._at_hand.prepare_look(source)
+        with raise_on_all_ranks(f"encoding task {task} anew"):
+            if self._at_hand.begun(task) is None or not self._at_hand.encoder_changed(source):
+                return False
+            self._renew(source)
+            data = self._at_hand.read(task, source, self._dimension)
+            beta = self.settings.beta
+            if self._calibrates and data is not None:
+                beta = EnergySettings("auto", self.similarity).calibrated(data.near)
+            look = self._at_hand.prepare_look(source)
 
         def change() -> None:
             self.settings.beta = beta
@@ -443,31 +453,33 @@ class ForgettingTracker(Shown):
 
         Raises:
             ValueError: as :meth:`begin_task`; a replay_ratio outside [0, 1).
+            MemoryError: as :meth:`begin_task`.
         """
         started = time.perf_counter()
         if replay_ratio is not None and not 0.0 <= replay_ratio < 1.0:
             raise ValueError(f"replay_ratio must lie in [0, 1), got {replay_ratio}.")
-        task = self.next_task
-        if self._at_hand.begun(task) is None and self.open_task == task:  # in another process, or a stream
-            self.check_data(task, source)
-        if self._at_hand.encoder_changed(source):
-            self._renew(source)
-            self._at_hand.forget()
-        with memory_for(f"the vectors of task {task}", _LESS_MEMORY):
-            data = self._at_hand.trained(task, source, self._dimension)
-        self._check_labels(data)
-        settled = self.settings.beta
-        if self._calibrates and data is not self._at_hand.begun(task):
-            self.settings.beta = None  # what it was calibrated on was not all that was trained on
+        task, settled = self.next_task, self.settings.beta
         try:
-            with memory_for(f"the boundary of task {self.next_task}", _LESS_MEMORY), self.settings.at(beta):
-                used = self._calibrated(data)
-                mixture = Mixture.of(data, self.buffer, replay_ratio)
-                meter = None if denoiser is None else self.meter(denoiser, source.ready, read)
-                losses = None if loss is None else LossMeter(loss, source.ready)
-                measurement = Measurement(data, mixture, self.similarity, used, meter, self.model_energy, losses)
-                measured = self._measure(source, probe_source, measurement, trust)
-                commit = self._prepare_commit(source, data, measured, used, started, settle=beta is None)
+            said = memory_for(f"the boundary of task {task}", _LESS_MEMORY)
+            with raise_on_all_ranks(f"measuring after task {task}"), said:
+                if self._at_hand.begun(task) is None and self.open_task == task:  # in another process, or a stream
+                    self.check_data(task, source)
+                if self._at_hand.encoder_changed(source):
+                    self._renew(source)
+                    self._at_hand.forget()
+                with memory_for(f"the vectors of task {task}", _LESS_MEMORY):
+                    data = self._at_hand.trained(task, source, self._dimension)
+                self._check_labels(data)
+                if self._calibrates and data is not self._at_hand.begun(task):
+                    self.settings.beta = None  # what it was calibrated on was not all that was trained on
+                with self.settings.at(beta):
+                    used = self._calibrated(data)
+                    mixture = Mixture.of(data, self.buffer, replay_ratio)
+                    meter = None if denoiser is None else self.meter(denoiser, source.ready, read)
+                    losses = None if loss is None else LossMeter(loss, source.ready)
+                    measurement = Measurement(data, mixture, self.similarity, used, meter, self.model_energy, losses)
+                    measured = self._measure(source, probe_source, measurement, trust)
+                    commit = self._prepare_commit(source, data, measured, used, started, settle=beta is None)
         except BaseException:
             self.settings.beta = settled
             raise

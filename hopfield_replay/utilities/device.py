@@ -1,13 +1,15 @@
 """What depends on the device: where float64 is, and that nothing computes in less than it was asked to."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from hopfield_replay.utilities.distributed import raise_on_all_ranks
 from hopfield_replay.utilities.holdings import modules_of
+from hopfield_replay.utilities.memory import is_out_of_host_memory, is_out_of_memory
 
 CPU = torch.device("cpu")
 WITHOUT_FLOAT64 = ("mps",)  # Apple's GPUs
@@ -60,20 +62,24 @@ def in_chunks_that_fit(
     chunk_size: int,
     what: str = "The model does",
     error: type[MemoryError] = MemoryError,
+    *,
+    together: bool = False,
 ) -> tuple[_Result, int]:
-    """Call ``measure(chunk_size)``, and with half as many samples at a time whenever the device has no memory left.
+    """Call ``measure(chunk_size)``, and with half as many samples at a time whenever there is no memory left.
 
     Args:
         measure: something of all samples, so many of them at a time.
         chunk_size: how many at first, >= 1.
         what: does not fit if not even one at a time does, for the message.
         error: what is raised then.
+        together: all processes measure, and ask each other: where the device of one is full all take half as many.
 
     Returns:
         What it measured, and the chunk size that fitted.
 
     Raises:
-        MemoryError: not even one sample at a time fits.
+        MemoryError: not even one sample at a time fits on the device.
+        RuntimeError: torch's own, where it is the host's memory.
 
     Example:
         >>> def measure(chunk_size):
@@ -85,8 +91,12 @@ def in_chunks_that_fit(
     """
     while True:
         try:
-            return measure(chunk_size), chunk_size
-        except torch.OutOfMemoryError as full:
+            with raise_on_all_ranks("measuring") if together else nullcontext():
+                return measure(chunk_size), chunk_size
+        except RuntimeError as full:
+            host = is_out_of_host_memory(full)
+            if not (isinstance(full, torch.OutOfMemoryError) or is_out_of_memory(full)) or (host and chunk_size == 1):
+                raise
             said = (str(full).splitlines() or ["no memory"])[0]
         # past the handler, so that the traceback no longer holds the tensors that are in the way
         if chunk_size == 1:

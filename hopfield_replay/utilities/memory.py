@@ -20,16 +20,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, MemoryError):
         return True
-    return (isinstance(error, RuntimeError) and "out of memory" in str(error)) or _of_host(error)
+    return (isinstance(error, RuntimeError) and "out of memory" in str(error)) or is_out_of_host_memory(error)
 
 
-def _of_host(error: BaseException) -> bool:
+def is_out_of_host_memory(error: BaseException) -> bool:
+    """Whether torch, or the system, says that the host's memory has run out."""
     return isinstance(error, RuntimeError | OSError) and _HOST.search(str(error)) is not None
 
 
 @contextlib.contextmanager
 def memory_for(what: str, cure: str) -> Iterator[None]:
-    """Say what memory was needed for if the host's runs out inside the block, and what helps.
+    """Say what memory was needed for if it runs out inside the block, and what helps.
 
     Args:
         what: that is made there.
@@ -49,11 +50,12 @@ def memory_for(what: str, cure: str) -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
         told = any(words in str(error) for words in _SAID)
-        if told or not (isinstance(error, MemoryError) or _of_host(error)):
+        if told or not is_out_of_memory(error):
             raise
-        needed = _BYTES.search(str(error))
-        more = f" ({needed[1]} bytes more)" if needed else ""
+        host = isinstance(error, MemoryError) or is_out_of_host_memory(error)
+        needed = _BYTES.search(str(error)) if host else None
+        more = f" ({needed[1]} bytes more)" if needed else "" if host else f" ({str(error).splitlines()[0]})"
         raise MemoryError(f"There is not enough memory for {what}{more}: {cure}.") from error
 
 
-__all__ = ["MAX_BYTES", "MAX_PIXELS", "is_out_of_memory", "memory_for"]
+__all__ = ["MAX_BYTES", "MAX_PIXELS", "is_out_of_host_memory", "is_out_of_memory", "memory_for"]

@@ -2,6 +2,7 @@
 
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import (
     DDPStrategy,
     DeepSpeedStrategy,
@@ -14,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks
 from hopfield_replay.lightning.checkpoints import check_resumes
+from hopfield_replay.lightning.requeue import Requeue
 from hopfield_replay.lightning.strategies import check_launcher, check_whole_model
 from tests.lightning.small import Foreign, loader, trainer
 
@@ -32,8 +34,12 @@ class OwnSharding(FSDPStrategy):
 SPLIT = {
     "fsdp": FSDPStrategy,
     "a subclass of fsdp": OwnSharding,
-    "deepspeed": lambda: bare(DeepSpeedStrategy),
 }
+
+
+def zero(stage):
+    """One of DeepSpeed, which need not be installed, with the settings that its constructor makes."""
+    return bare(DeepSpeedStrategy, config={"zero_optimization": {"stage": stage}})
 
 
 @pytest.mark.parametrize("name", SPLIT)
@@ -46,6 +52,13 @@ def test_models_that_are_split_cannot_be_measured(name, monkeypatch):
     with pytest.raises(MisconfigurationException, match=message):
         runner.callbacks[0].setup(runner, Foreign(), "fit")
     check_launcher(strategy)  # their processes live on: without a monitor tasks can be trained
+
+
+def test_weights_that_deepspeed_splits(monkeypatch):
+    runner = trainer(ForgettingMonitor(EnergyReplayBuffer(3)))
+    monkeypatch.setattr(type(runner), "strategy", zero(3))
+    with pytest.raises(MisconfigurationException, match=r"DeepSpeedStrategy at stage 3 splits.*stage 1 or 2"):
+        runner.callbacks[0].setup(runner, Foreign(), "fit")
 
 
 @pytest.mark.parametrize("size", ["auto", 2])
@@ -64,9 +77,31 @@ def test_checkpoints_that_are_folders(monkeypatch, tmp_path):
     monkeypatch.setattr(type(runner), "strategy", ModelParallelStrategy(2, 1))
     with pytest.raises(MisconfigurationException, match=r"checkpoints as folders.*save_distributed_checkpoint=False"):
         fit_tasks(runner, Foreign(), [loader()])
+    monkeypatch.setattr(type(runner), "strategy", zero(2))
+    with pytest.raises(MisconfigurationException, match=r"DeepSpeedStrategy writes.*enable_checkpointing=False"):
+        fit_tasks(runner, Foreign(), [loader()])
     check_resumes(plain)  # which keeps none
     monkeypatch.setattr(type(runner), "strategy", ModelParallelStrategy(2, 1, save_distributed_checkpoint=False))
     check_resumes(runner)
+
+
+def test_a_folder_is_no_checkpoint_to_go_on_from(tmp_path):
+    for folder in (tmp_path / "last.ckpt", tmp_path / "hpc_ckpt_1.ckpt"):
+        folder.mkdir()
+    (tmp_path / "last.ckpt" / "latest").write_text("checkpoint")  # as DeepSpeed writes them
+    message = r"last.ckpt' is a folder, as DeepSpeed.*Give a checkpoint file"
+    with pytest.raises(MisconfigurationException, match=message):
+        fit_tasks(trainer(), Foreign(), [loader()], ckpt_path=tmp_path / "last.ckpt")
+
+
+def test_a_folder_that_was_written_for_slurm(tmp_path, monkeypatch):
+    """Lightning would load it into the fit of every task."""
+    (tmp_path / "hpc_ckpt_1.ckpt").mkdir()
+    runner = trainer(default_root_dir=tmp_path)
+    assert Requeue().newest(runner, None) is None  # under SLURM alone is it looked for
+    monkeypatch.setattr(SLURMEnvironment, "detect", staticmethod(lambda: True))
+    with pytest.raises(MisconfigurationException, match=r"hpc_ckpt_1.ckpt, written when SLURM.*is a folder.*Remove"):
+        Requeue().newest(runner, None)
 
 
 @pytest.mark.parametrize("name", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
@@ -86,7 +121,13 @@ def test_processes_of_xla():
         check_launcher(bare(XLAStrategy, _start_method="fork"))
 
 
-@pytest.mark.parametrize("strategy", [SingleDeviceStrategy("cpu"), DDPStrategy(), ModelParallelStrategy(2, 1)])
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        *(SingleDeviceStrategy("cpu"), DDPStrategy(), ModelParallelStrategy(2, 1), zero(1), zero(2)),
+        bare(DeepSpeedStrategy, config={}),
+    ],
+)
 def test_those_that_can(strategy):
     check_launcher(strategy)
     check_whole_model(strategy)

@@ -1,5 +1,6 @@
 """Two processes come to the buffer, the history and the errors of one, also when their shares are uneven."""
 
+import contextlib
 import datetime
 
 import pytest
@@ -126,6 +127,68 @@ def failing(rank):
     return errors
 
 
+def parts_within_parts():
+    """Parts in which the first process fails where the second is elsewhere, and what each of them raises."""
+    first = world()[0] == 0
+
+    def before_an_inner_part():
+        with raise_on_all_ranks("outer"):
+            if first:
+                raise ValueError("early")
+            with raise_on_all_ranks("inner"):
+                gather_rows(torch.ones(2))
+
+    def both_in_different_parts():
+        with raise_on_all_ranks("outer"):
+            if first:
+                raise ValueError("outside")
+            with raise_on_all_ranks("inner"):
+                raise KeyError("inside")
+
+    def caught_by_one():
+        with raise_on_all_ranks("outer"):
+            if first:
+                raise ValueError("not heard of")
+            with contextlib.suppress(RuntimeError):
+                broadcast("nothing")
+            gather_objects("nothing either")
+
+    def caught_by_one_at_the_end():
+        with raise_on_all_ranks("outer"):
+            if first:
+                raise ValueError("late")
+            with contextlib.suppress(RuntimeError):
+                broadcast("nothing")
+
+    def after_the_last():
+        with raise_on_all_ranks("outer"):
+            gather_objects(1)
+            with raise_on_all_ranks("inner"):
+                gather_objects(2)
+                if first:
+                    raise ValueError("last")
+
+    def tried_again():
+        with raise_on_all_ranks("outer"):
+            try:
+                with raise_on_all_ranks("inner"):
+                    if first:
+                        raise torch.OutOfMemoryError("full")
+                    gather_rows(torch.ones(1))
+            except torch.OutOfMemoryError as error:
+                return [str(error), *gather_objects("again")]
+
+    errors = []
+    for function in (before_an_inner_part, both_in_different_parts, caught_by_one, caught_by_one_at_the_end,
+                     after_the_last, tried_again):  # fmt: skip
+        try:
+            errors.append(function())
+        except Exception as error:
+            errors.append(f"{type(error).__name__}: {error}")
+        gather_objects(len(errors))  # they are at the same place
+    return errors
+
+
 def work(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -142,6 +205,7 @@ def work(rank, folder):
         "empty": gather_rows(rows[: 3 * rank]),
         "objects": gather_objects(("rank", rank)),
         "failing": [failing(0), failing(1)],
+        "parts": parts_within_parts(),
         "unlabelled": unlabelled(),
         "two shapes": two_shapes(),
         "integers": gather_rows(torch.tensor([rank + 2**60])),
@@ -202,6 +266,20 @@ def test_every_process_raises_the_same_error(found):
         assert all("needs a tensor of integers (n,) in every batch" in error for error in ours["unlabelled"])
         assert "Task 0 has no training samples" in ours["none"]
         assert ours["stream"] == "no error"  # each process trains on what its own loader yields
+
+
+def test_parts_within_parts(found):
+    told = "Process 0 failed while"
+    assert found[0]["parts"] == ["ValueError: early", "ValueError: outside", "ValueError: not heard of",
+                                 "ValueError: late", "ValueError: last", ["full", "again", "again"]]  # fmt: skip
+    assert found[1]["parts"] == [
+        f"RuntimeError: {told} outer: ValueError: early",
+        "KeyError: 'inside'",
+        f"RuntimeError: {told} outer: ValueError: not heard of",
+        f"RuntimeError: {told} outer: ValueError: late",
+        f"RuntimeError: {told} inner: ValueError: last",
+        [f"{told} inner: OutOfMemoryError: full", "again", "again"],
+    ]
 
 
 NO_MEMORY = (

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hopfield_replay.utilities.distributed import SharedError
 from hopfield_replay.utilities.memory import is_out_of_memory
 
 COLUMNS = 128  # of a tile of scores
@@ -82,7 +83,7 @@ def available(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= (8, 0) and _kernels() is not None
 
 
-class KernelError(RuntimeError):
+class KernelError(SharedError, RuntimeError):
     """A kernel could not be compiled or launched."""
 
 
