@@ -40,6 +40,13 @@ def test_there_are_no_other_kinds_of_blocks():
     assert TEXT.count("```") == 2 * len(BLOCKS)
 
 
+@pytest.mark.parametrize(
+    "begins", ["fit_tasks", "ReplayBatches", "EnergyReplayPlugin", "GeneratedTask", "MemoryGuidance", "select"]
+)
+def test_there_is_a_block_for_every_way_in(begins):
+    assert any(re.search(rf"\b{begins}\(", body) for body in blocks("python"))
+
+
 @pytest.mark.heavy
 def test_python_and_yaml_blocks(here):
     import torch
