@@ -427,7 +427,7 @@ class ForgettingMonitor(Shown, EitherCallback):
             return
         if requirements(self.buffer.policy).losses:
             raise MisconfigurationException(
-                f"The buffer's policy {self.buffer.policy!r} needs the model's error or loss on every sample, and "
+                f"The policy {type(self.buffer.policy).__name__} needs the model's error or loss on every sample, and "
                 f"neither can be measured here: {'; '.join(trust.reasons)}. Pass denoiser=, or choose another policy."
             )
 
