@@ -142,6 +142,13 @@ def test_the_readme_is_one_that_is_read():
     assert all(link.startswith("https://") for link in links)  # registries show only these
 
 
+def test_vectors_in_checkpoints_are_said_to_be_the_images_without_an_encoder():
+    from hopfield_replay import ForgettingTracker
+
+    assert "Without an encoder (in pixel space) the" in ForgettingTracker.__doc__
+    assert '`ForgettingMonitor(probe_storage="none")`, or `"vectors"` of an `encoder`' in README
+
+
 @pytest.mark.parametrize(
     "page", [*(ROOT / page for page in PAGES), *RESULTS], ids=lambda page: str(page.relative_to(ROOT))
 )
