@@ -76,13 +76,13 @@ class ReplayDistillation(EitherCallback):
         return 0 if self._held is None else self._held.nbytes
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse strategies under which no process has the whole network."""
+        """Refuse strategies that spread the network, or the scale of its loss, where it cannot be seen."""
         for spread in (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy):
             if stage == "fit" and is_a(trainer.strategy, spread):
                 raise MisconfigurationException(
-                    f"ReplayDistillation asks the network that a task began with, and under "
-                    f"{type(trainer.strategy).__name__} no process has all of its weights; use a strategy that keeps "
-                    "whole models, such as ddp."
+                    f"ReplayDistillation asks the network that a task began with and adds to gradients, and under "
+                    f"{type(trainer.strategy).__name__} weights are spread over processes, or losses scaled, where a "
+                    "callback cannot see it; use a strategy that keeps whole models, such as ddp."
                 )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

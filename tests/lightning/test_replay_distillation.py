@@ -277,7 +277,7 @@ def test_spread_models_are_refused(kind):
     class Pretended:
         strategy = object.__new__(kind)
 
-    with pytest.raises(MisconfigurationException, match=f"{kind.__name__} no process has all of its weights"):
+    with pytest.raises(MisconfigurationException, match=f"under {kind.__name__} weights are spread"):
         ReplayDistillation().setup(Pretended(), Denoising(), "fit")
 
 
