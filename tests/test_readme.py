@@ -41,7 +41,16 @@ def test_there_are_no_other_kinds_of_blocks():
 
 
 @pytest.mark.parametrize(
-    "begins", ["fit_tasks", "ReplayBatches", "EnergyReplayPlugin", "GeneratedTask", "MemoryGuidance", "select"]
+    "begins",
+    [
+        "fit_tasks",
+        "ReplayBatches",
+        "EnergyReplayPlugin",
+        "GeneratedTask",
+        "MemoryGuidance",
+        "select",
+        "ReplayDistillation",
+    ],
 )
 def test_there_is_a_block_for_every_way_in(begins):
     assert any(re.search(rf"\b{begins}\(", body) for body in blocks("python"))
@@ -66,6 +75,7 @@ def test_python_and_yaml_blocks(here):
         "datamodules": [Data(0), Data(1)],
         "vae": AutoencoderKL(block_out_channels=(4,), norm_num_groups=2, latent_channels=2),
         "denoiser": CallableDenoiser(model, model.alphas_cumprod),
+        "network": model.network,
         "loss_of": lambda batch: model.training_step(batch, 0),
         "train_dataloader": pictures,
         "unet": text_unet(in_channels=2, out_channels=2),
