@@ -11,7 +11,8 @@ FOLDER = "cifar-10-batches-py"  # torchvision's
 LAYOUTS = f"""A CIFAR-10 folder has one of two layouts:
   torchvision's:  {FOLDER}/ with data_batch_1 ... data_batch_5, test_batch and batches.meta, as made by
                   python -c "from torchvision.datasets import CIFAR10; CIFAR10('data', download=True)"
-  .npz:           train.npz and test.npz, each with images (n, 32, 32, 3) uint8 and labels (n,) from 0 to 9
+  .npz:           train.npz and test.npz, each with images (n, 32, 32, 3) uint8 and labels (n,) from 0 to 9,
+                  there or in cifar10/
 Pass the folder that holds them: --data-dir FOLDER."""
 
 Images = tuple[Tensor, Tensor]
@@ -25,12 +26,11 @@ def load_cifar10(data_dir: Path) -> tuple[Images, Images]:
             layouts.
     """
     if (data_dir / FOLDER).is_dir():
-        read = read_torchvision
-    elif (data_dir / "train.npz").is_file() and (data_dir / "test.npz").is_file():
-        read = read_npz
-    else:
-        raise ValueError(f"There is no CIFAR-10 in {data_dir}.\n{LAYOUTS}")
-    return read(data_dir, train=True), read(data_dir, train=False)
+        return read_torchvision(data_dir, train=True), read_torchvision(data_dir, train=False)
+    for folder in (data_dir, data_dir / "cifar10"):
+        if (folder / "train.npz").is_file() and (folder / "test.npz").is_file():
+            return read_npz(folder, train=True), read_npz(folder, train=False)
+    raise ValueError(f"There is no CIFAR-10 in {data_dir}.\n{LAYOUTS}")
 
 
 def read_torchvision(data_dir: Path, *, train: bool) -> Images:
