@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hopfield_replay.guidance import MemoryGuidance as MemoryGuidance
     from hopfield_replay.lightning import ForgettingMonitor as ForgettingMonitor
     from hopfield_replay.lightning import ReplayDataModule as ReplayDataModule
+    from hopfield_replay.lightning import ReplayDistillation as ReplayDistillation
     from hopfield_replay.lightning import ReplayLoader as ReplayLoader
     from hopfield_replay.lightning import fit_tasks as fit_tasks
     from hopfield_replay.memory import Diagnosis as Diagnosis
@@ -48,6 +49,7 @@ _HOMES = {
     "MemoryGuidance": "guidance",
     "ReplayBatches": "buffer",
     "ReplayDataModule": "lightning",
+    "ReplayDistillation": "lightning",
     "ReplayLoader": "lightning",
     "RunReport": "analysis",
     "SelectionReport": "analysis",

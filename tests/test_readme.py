@@ -40,6 +40,22 @@ def test_there_are_no_other_kinds_of_blocks():
     assert TEXT.count("```") == 2 * len(BLOCKS)
 
 
+@pytest.mark.parametrize(
+    "begins",
+    [
+        "fit_tasks",
+        "ReplayBatches",
+        "EnergyReplayPlugin",
+        "GeneratedTask",
+        "MemoryGuidance",
+        "select",
+        "ReplayDistillation",
+    ],
+)
+def test_there_is_a_block_for_every_way_in(begins):
+    assert any(re.search(rf"\b{begins}\(", body) for body in blocks("python"))
+
+
 @pytest.mark.heavy
 def test_python_and_yaml_blocks(here):
     import torch
@@ -59,6 +75,7 @@ def test_python_and_yaml_blocks(here):
         "datamodules": [Data(0), Data(1)],
         "vae": AutoencoderKL(block_out_channels=(4,), norm_num_groups=2, latent_channels=2),
         "denoiser": CallableDenoiser(model, model.alphas_cumprod),
+        "network": model.network,
         "loss_of": lambda batch: model.training_step(batch, 0),
         "train_dataloader": pictures,
         "unet": text_unet(in_channels=2, out_channels=2),
@@ -133,6 +150,13 @@ def test_the_readme_is_one_that_is_read():
     assert len(README.encode()) <= 14_000
     links = re.findall(r"\]\(([^)#]+)", README)
     assert all(link.startswith("https://") for link in links)  # registries show only these
+
+
+def test_vectors_in_checkpoints_are_said_to_be_the_images_without_an_encoder():
+    from hopfield_replay import ForgettingTracker
+
+    assert "Without an encoder (in pixel space) the" in ForgettingTracker.__doc__
+    assert '`ForgettingMonitor(probe_storage="none")`, or `"vectors"` of an `encoder`' in README
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,8 @@ def report(arms: list[dict[str, Any]]) -> str:
         "Forgetting after the last task, over the held-out probes of all earlier tasks (rise since each was learned):",
         markdown_table(headers, rows),
     ]
-    lines.append("Differences in reconstruction forgetting (95 % interval over probes; other seeds differ, too):")
+    if len(arms) > 1:
+        lines.append("Differences in reconstruction forgetting (95 % interval over probes; other seeds differ, too):")
     for i, first in enumerate(arms):
         for second in arms[i + 1 :]:
             mean, low, high = paired_interval(first["rises"], second["rises"])

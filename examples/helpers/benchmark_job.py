@@ -17,7 +17,7 @@ from helpers.files import write_tensors, write_text
 from helpers.noise_levels import ForgettingLevels, LevelledDDPM
 from helpers.regularisers import L2, DiagonalEWC, Distillation, LoRA, RankOneEWC, Regulariser
 from helpers.splits import Split, split_classes, train_tasks
-from hopfield_replay import run_report
+from hopfield_replay import ReplayDistillation, run_report
 from hopfield_replay.metrics import KNNPrecisionRecall
 from hopfield_replay.tracker import BoundaryRecord
 
@@ -67,7 +67,7 @@ def run_job(job: Job, preset: Preset, folder: Path, data_dir: Path, accelerator:
     ratio = job.value if method.tuned == "replay_ratio" else 0.5
     judge = Judge(tasks, preset, classifier, ratio)
     regulariser = regulariser_of(method, job, tasks, preset)
-    held = [regulariser] if isinstance(regulariser, Regulariser | ForgettingLevels) else []
+    held = [regulariser] if isinstance(regulariser, Regulariser | ForgettingLevels | ReplayDistillation) else []
     trained = [JointSplit(tasks[: i + 1]) for i in range(len(tasks))] if method.regulariser == "joint" else tasks
     started = time.process_time()
     model, monitor = train_tasks(
@@ -92,10 +92,10 @@ def run_job(job: Job, preset: Preset, folder: Path, data_dir: Path, accelerator:
         first=[regulariser] if isinstance(regulariser, LoRA) else [],
         callbacks=[*held, judge],
     )
-    del model
     page = run_report(monitor, title=f"What was forgotten: {Path(job.file).stem}").html()
     write_text((folder / job.file).with_suffix(".html"), page)
-    write_tensors(folder / job.file, result_of(job, method, judge, monitor, regulariser, started, tasks))
+    weights = sum(weight.nbytes for weight in model.network.parameters())
+    write_tensors(folder / job.file, result_of(job, method, judge, monitor, regulariser, started, tasks, weights))
 
 
 def generated_of(preset: Preset) -> int:
@@ -105,7 +105,7 @@ def generated_of(preset: Preset) -> int:
 
 def regulariser_of(
     method: Method, job: Job, tasks: Sequence[Split], preset: Preset
-) -> Regulariser | LoRA | ForgettingLevels | None:
+) -> Regulariser | LoRA | ForgettingLevels | ReplayDistillation | None:
     """The callback of a method."""
     strength = job.value if method.tuned == "strength" else 1.0
     match method.regulariser:
@@ -118,6 +118,8 @@ def regulariser_of(
         case "distillation":
             options = {"count": generated_of(preset), "batch_size": preset.batch_size}
             return Distillation(tasks, strength, job.seed, **options)
+        case "held":
+            return ReplayDistillation(strength, network="network")
         case "lora":
             return LoRA(int(job.value))
         case "levels":
@@ -130,9 +132,10 @@ def result_of(
     method: Method,
     judge: Judge,
     monitor: Any,
-    regulariser: Regulariser | LoRA | ForgettingLevels | None,
+    regulariser: Regulariser | LoRA | ForgettingLevels | ReplayDistillation | None,
     started: float,
     tasks: Sequence[Split],
+    weights: int,
 ) -> dict[str, Any]:
     """What one run leaves: numbers, matrices, and one row for each held-out image."""
     buffer = monitor.buffer
@@ -141,6 +144,8 @@ def result_of(
         precision.update(split.held_out.tensors[0], real=True)
         precision.update(images, real=False)
     extra = regulariser.nbytes if isinstance(regulariser, Regulariser) else 0
+    if method.regulariser == "held":
+        extra = weights  # of the model before, while a task lasts
     if method.regulariser == "joint":
         extra = sum(column.nbytes for split in tasks for column in split.train.tensors)
     numbers = {**judge.fid.compute(), **judge.kid.compute(), **precision.compute()}

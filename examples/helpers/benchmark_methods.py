@@ -29,7 +29,7 @@ class Method:
     policy: str = "none"
     generated: bool = False
     all_generated: bool = False
-    regulariser: Literal["l2", "ewc", "rank1", "distillation", "lora", "joint", "levels"] | None = None
+    regulariser: Literal["l2", "ewc", "rank1", "distillation", "lora", "joint", "levels", "held"] | None = None
     tuned: Literal["replay_ratio", "strength", "rank", "share"] | None = None
     grid: tuple[float, ...] = ()
 
@@ -93,6 +93,18 @@ METHODS = {
             regulariser="distillation",
             tuned="strength",
             grid=(0.3, 1.0, 3.0, 10.0),
+        ),
+        *(
+            Method(
+                f"{policy} + ReplayDistillation",
+                "real samples",
+                4,
+                policy,
+                regulariser="held",
+                tuned="strength",
+                grid=(0.3, 1.0, 3.0, 10.0),
+            )
+            for policy in ("random", "greedy_gain")
         ),
         Method(
             "greedy_gain at the levels that forget",

@@ -1,6 +1,7 @@
 """The measurement: two denoisers, the same samples, the same noise."""
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
@@ -191,7 +192,11 @@ def _denoiser(model: Denoiser | nn.Module, name: str) -> Denoiser:
     if isinstance(model, Denoiser):
         return model
     if not isinstance(model, nn.Module):
-        raise TypeError(f"{name} must be a Denoiser or a torch module that holds one, got {type(model).__name__}.")
+        file = isinstance(model, str | os.PathLike)
+        raise TypeError(
+            f"{name} must be a Denoiser or a torch module that holds one, got {type(model).__name__}."
+            + (" hopfield_replay.checkpoints.load_version opens a file, and so does hopfield-replay audit." * file)
+        )
     denoiser = find_denoiser(model)
     if denoiser is None:
         raise ValueError(

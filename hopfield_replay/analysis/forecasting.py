@@ -242,6 +242,8 @@ def forecast(
     """
     check_ratio(replay_ratio, "replay_ratio")
     given, place = as_beta(beta), check_device(device)
+    if isinstance(policies, str):
+        raise TypeError(f"policies must be a list of names, got {policies!r}; give [{policies!r}].")
     for name in policies:
         as_policy(name)
     read = read_vectors(old, encoder, "old")

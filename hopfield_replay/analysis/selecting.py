@@ -108,7 +108,8 @@ def select(
     given = as_beta(beta)
     chooser = as_policy(policy)
     if requirements(chooser).losses:
-        raise ValueError(f"{policy!r} needs a model's loss on every sample, and select knows no model; choose another.")
+        name = type(chooser).__name__
+        raise ValueError(f"{name} needs a model's loss on every sample, and select knows no model; choose another.")
     side = _side(old, size, encoder)
     grey = all(data.form[1] for data in (old, new) if isinstance(data, ImageCollection))
     place = check_device(device)

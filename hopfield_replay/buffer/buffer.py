@@ -27,7 +27,7 @@ from hopfield_replay.memory.settings import EnergySettings
 from hopfield_replay.memory.vector_store import MEMORY
 from hopfield_replay.policies import Policy, as_policy, requirements
 from hopfield_replay.policies.candidates import Candidates, as_plain, no_candidates, offered
-from hopfield_replay.utilities.checks import Similarity, as_matrix, check_beta, check_integer, check_masses
+from hopfield_replay.utilities.checks import Similarity, as_matrix, check_beta, check_integer, check_masses, check_seed
 from hopfield_replay.utilities.choices import did_you_mean
 from hopfield_replay.utilities.drawing import draw_bars
 from hopfield_replay.utilities.interrupts import to_the_end
@@ -129,7 +129,7 @@ class EnergyReplayBuffer(Shown):
         if sampling is None:
             sampling = default_sampling(self.policy)
         self.sampling = sampling
-        self.seed = seed
+        self.seed = check_seed(seed)
         self.drawn = Drawn()
         self.replay_ratio: float | None = None
         self._generator = torch.Generator().manual_seed(seed)

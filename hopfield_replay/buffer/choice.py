@@ -52,7 +52,9 @@ def choose(
             offered = pool if len(members) == len(pool) else pool.pick(members)
             picks = policy.select(offered if needs.in_pieces else offered.held(), more)
             if len(picks) != more or len(picks.unique()) != more or not _inside(picks, len(members)):
-                raise ValueError(f"{policy!r} must select {more} distinct candidates, got {picks.tolist()}.")
+                raise ValueError(
+                    f"{type(policy).__name__} must select {more} distinct candidates, got {picks.tolist()}."
+                )
             chosen.append(members[picks[:quota]])
             spare.append(members[picks[quota:]])
         else:

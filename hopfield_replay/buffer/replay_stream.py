@@ -1,5 +1,6 @@
 """ReplayStream: how much is replayed beside each batch, and which samples."""
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,15 @@ ReplayRatio = float | Callable[[int, int], float]
 def check_replay_ratio(replay_ratio: ReplayRatio) -> ReplayRatio:
     """Return the ratio; a number must lie in (0, 1)."""
     if callable(replay_ratio):
+        try:
+            inspect.signature(replay_ratio).bind(0, 0)
+        except TypeError:
+            raise TypeError(
+                f"replay_ratio must be a number or a function of task and step, got a function that is called as "
+                f"{inspect.signature(replay_ratio)}."
+            ) from None
+        except ValueError:  # something compiled, of which that is not known
+            pass
         return replay_ratio
     if isinstance(replay_ratio, bool) or not isinstance(replay_ratio, int | float):
         raise TypeError(f"replay_ratio must be a number or a function of task and step, got {replay_ratio!r}.")

@@ -170,7 +170,10 @@ class _Scratch:
     """A folder for memory-mapped files that belongs to one process at a time."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ValueError(f"storage={str(folder)!r} must be a folder, and a file is in its place.") from error
         try:
             self._lock = PathLock(folder / "in_use")  # free again with its store
         except InUse as error:

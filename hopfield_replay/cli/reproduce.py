@@ -1,12 +1,13 @@
 """hopfield-replay reproduce."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
 from hopfield_replay.cli.codes import FINE
 from hopfield_replay.cli.output import say
+from hopfield_replay.cli.signatures import as_written
 
 HELP = "reproduce the theory's claims on networks whose energies are exact"
 DESCRIPTION = "Reproduce the theory's claims on networks whose energies are exact."
@@ -31,15 +32,32 @@ EXPERIMENTS = {  # the first line of its function's docstring
 }
 
 
+_MODULES = {
+    "replay-gain": "replay_gain",
+    "boltzmann": "boltzmann_replay",
+    "all": "report",
+}  # others: as they are called
+
+
 def add_options(parser: ArgumentParser, name: str) -> None:
-    """Add an experiment's options: the arguments of its function, whose import takes seconds."""
-    parser.add_function_arguments(_function(name), as_group=False, as_positional=True)
+    """Add an experiment's options: the arguments of its function."""
+    parser.add_function_arguments(written(name), as_group=False, as_positional=True)
+
+
+def written(name: str) -> Callable[..., Any]:
+    """An experiment's function as its source says it: its import takes seconds, which help need not wait for."""
+    types = {"Similarity": Literal["distance", "dot"]}
+    return as_written(f"hopfield_replay.theory.{_MODULES.get(name, name)}", _called(name), types)
+
+
+def _called(name: str) -> str:
+    return f"reproduce_{name.replace('-', '_')}"
 
 
 def _function(name: str) -> Callable[..., Any]:
     from hopfield_replay import theory
 
-    function: Callable[..., Any] = getattr(theory, f"reproduce_{name.replace('-', '_')}")
+    function: Callable[..., Any] = getattr(theory, _called(name))
     return function
 
 

@@ -5,6 +5,7 @@ from hopfield_replay.denoisers.callable import CallableDenoiser
 from hopfield_replay.denoisers.delegating import DelegatingDenoiser
 from hopfield_replay.denoisers.diffusers import DiffusersDenoiser
 from hopfield_replay.denoisers.discovery import find_denoiser
+from hopfield_replay.denoisers.held_network import HeldNetwork
 from hopfield_replay.denoisers.schedule import ContinuousSchedule, FlowSchedule, Prediction, Schedule, VarianceSchedule
 from hopfield_replay.denoisers.scheduled import ScheduledDenoiser
 from hopfield_replay.denoisers.trust import Trust, watch_step
@@ -19,6 +20,7 @@ __all__ = [
     "Denoiser",
     "DiffusersDenoiser",
     "FlowSchedule",
+    "HeldNetwork",
     "Prediction",
     "Schedule",
     "ScheduledDenoiser",

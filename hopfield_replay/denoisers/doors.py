@@ -2,6 +2,8 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -9,6 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from hopfield_replay.utilities.holdings import holdings
+
+_UNSEEN = ContextVar("unseen", default=False)
+
+
+@contextmanager
+def unseen() -> Iterator[None]:
+    """Inside, calls are not those of the step: no :class:`Doors` notes them."""
+    token = _UNSEEN.set(True)
+    try:
+        yield
+    finally:
+        _UNSEEN.reset(token)
 
 
 @dataclass(eq=False)
@@ -128,7 +142,8 @@ class Doors:
 
     def _before(self, path: str, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call = None
-        if torch._C._current_graph_task_id() == -1:  # else: checkpointed, and called once more by the backward pass
+        # in a graph task: checkpointed, and called once more by the backward pass
+        if torch._C._current_graph_task_id() == -1 and not _UNSEEN.get():
             try:
                 call = as_call(path, network, args, kwargs)
             except Exception:  # of tensors of somebody's own kind: whoever watches must not fall
@@ -194,7 +209,7 @@ def as_call(path: str, network: nn.Module, args: Sequence[Any], kwargs: Mapping[
 def answer_in(output: Any, shape: torch.Size) -> tuple[Tensor, bool] | None:
     """The tensor of this shape, or of twice the channels (then True), in what a network returned."""
     doubled = torch.Size((shape[0], 2 * shape[1], *shape[2:]))
-    tensors = [value for value in _tensors(output) if value.is_floating_point()]
+    tensors = [value for value in tensors_in(output) if value.is_floating_point()]
     for wanted, twice in ((shape, False), (doubled, True)):
         for value in tensors:
             if value.shape == wanted:
@@ -202,7 +217,8 @@ def answer_in(output: Any, shape: torch.Size) -> tuple[Tensor, bool] | None:
     return None
 
 
-def _tensors(value: Any, depth: int = 0) -> Iterator[Tensor]:
+def tensors_in(value: Any, depth: int = 0) -> Iterator[Tensor]:
+    """The tensors in what a network returned, in order."""
     if isinstance(value, Tensor):
         yield value
     elif depth < 2:
@@ -213,7 +229,7 @@ def _tensors(value: Any, depth: int = 0) -> Iterator[Tensor]:
         else:
             items = list(vars(value).values()) if hasattr(value, "__dict__") else []
         for item in items:
-            yield from _tensors(item, depth + 1)
+            yield from tensors_in(item, depth + 1)
 
 
 def networks_in(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -223,4 +239,4 @@ def networks_in(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield path, value
 
 
-__all__ = ["Call", "Doors", "Passed", "answer_in", "as_call", "networks_in"]
+__all__ = ["Call", "Doors", "Passed", "answer_in", "as_call", "networks_in", "tensors_in", "unseen"]

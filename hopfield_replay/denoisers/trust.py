@@ -16,6 +16,7 @@ from hopfield_replay.denoisers.own_step import Step, StepReader, copied, tracele
 from hopfield_replay.denoisers.paired_loss import PairedLoss, scalar_in
 from hopfield_replay.denoisers.verification import Finding, verify
 from hopfield_replay.denoisers.witness import Refusal, Statement, Witness
+from hopfield_replay.functional._diffusion_arguments import check_timesteps
 from hopfield_replay.functional.denoiser import Denoiser
 
 Level = Literal["given, verified", "given", "found, verified", "inferred", "own step", "paired loss", "energies only"]
@@ -174,6 +175,8 @@ def _inferred(
     assert told.target is not None
     assert told.reading.timetable is not None
     denoiser = InferredDenoiser(told.call, told.time, told.reading.timetable, told.target)
+    if means.timesteps is not None:
+        check_timesteps(denoiser, means.timesteps)
     problem = dry_run(denoiser, reader, module, batch, means.timesteps)
     if not problem and isinstance(reader, BatchReader) and means.step is not None:
         asked = StepReader(means.step, module, told.call.network, told.time, told.reading.timetable)

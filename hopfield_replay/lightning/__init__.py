@@ -2,7 +2,8 @@
 
 from hopfield_replay.lightning.monitor import ForgettingMonitor
 from hopfield_replay.lightning.replay_data_module import ReplayDataModule
+from hopfield_replay.lightning.replay_distillation import ReplayDistillation
 from hopfield_replay.lightning.replay_loader import ReplayLoader
 from hopfield_replay.lightning.tasks import fit_tasks
 
-__all__ = ["ForgettingMonitor", "ReplayDataModule", "ReplayLoader", "fit_tasks"]
+__all__ = ["ForgettingMonitor", "ReplayDataModule", "ReplayDistillation", "ReplayLoader", "fit_tasks"]

@@ -61,9 +61,9 @@ class ForgettingMonitor(Shown, EitherCallback):
     the precision they have, without autocast. With ``reload_dataloaders_every_n_epochs`` the task is the data that it
     began with.
 
-    A callback that does something with a boundary's result (saves the buffer, say) is listed after this one and does it
-    in on_fit_end: for a run that was killed between a task's last checkpoint and on_train_end, Lightning calls
-    on_train_end no more, and the boundary is made up for in on_fit_end.
+    A Trainer takes one monitor. A callback that does something with a boundary's result (saves the buffer, say) is
+    listed after this one and does it in on_fit_end: for a run that was killed between a task's last checkpoint and
+    on_train_end, Lightning calls on_train_end no more, and the boundary is made up for in on_fit_end.
 
     Args:
         buffer: filled at every boundary; None: measure only.
@@ -162,6 +162,7 @@ class ForgettingMonitor(Shown, EitherCallback):
                 f"{did_you_mean(weights, get_args(Weights))}"
             )
         check_integer(loss_draws, "loss_draws", 1)
+        check_integer(reserve, "reserve", 1)
         if probe_source not in ("train", "val"):
             raise ValueError(
                 f'probe_source must be "train" or "val", got {probe_source!r}.'
@@ -204,7 +205,7 @@ class ForgettingMonitor(Shown, EitherCallback):
         )
         self._log = BoundaryLog(embedding)
         self._ran = False
-        self._said = self._said_plain = self._stepped = False
+        self._said = self._said_plain = self._said_other = self._stepped = False
         self._begun: Iterable[Any] | None = None
         self._task = WatchedTask(reserve, scratch)
 
@@ -264,6 +265,21 @@ class ForgettingMonitor(Shown, EitherCallback):
                 "of ForgettingMonitor to measure only."
             )
 
+    def say_other_buffer(self, other: EnergyReplayBuffer) -> None:
+        """Say once that tasks replay from a buffer that is not filled here.
+
+        Args:
+            other: that buffer.
+        """
+        if not self._said_other:
+            self._said_other = True
+            filled = "none" if self.buffer is None else f"another object, {self.buffer!r}"
+            rank_zero_warn(
+                f"The training batches replay from one buffer, {other!r}, and ForgettingMonitor fills {filled}: what "
+                "is replayed is not measured, and what is kept not replayed. Make one EnergyReplayBuffer, and give it "
+                "to both ForgettingMonitor and ReplayDataModule."
+            )
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse strategies under which a boundary cannot be measured."""
         if stage != "fit":
@@ -284,12 +300,7 @@ class ForgettingMonitor(Shown, EitherCallback):
         loader, stream = self._training(trainer)
         self._begun = loader
         if stream is not None and stream.buffer is not self.buffer:
-            filled = "none" if self.buffer is None else f"another object, {self.buffer!r}"
-            rank_zero_warn(
-                f"The training batches replay from one buffer, {stream.buffer!r}, and ForgettingMonitor fills "
-                f"{filled}: what is replayed is not measured, and what is kept not replayed. Make one "
-                "EnergyReplayBuffer, and give it to both ForgettingMonitor and ReplayDataModule."
-            )
+            self.say_other_buffer(stream.buffer)
         elif stream is None and self.buffer is not None and len(self.buffer):
             self.say_nothing_is_replayed("this task")
         if self.probe_source == "val":
@@ -416,7 +427,7 @@ class ForgettingMonitor(Shown, EitherCallback):
             return
         if requirements(self.buffer.policy).losses:
             raise MisconfigurationException(
-                f"The buffer's policy {self.buffer.policy!r} needs the model's error or loss on every sample, and "
+                f"The policy {type(self.buffer.policy).__name__} needs the model's error or loss on every sample, and "
                 f"neither can be measured here: {'; '.join(trust.reasons)}. Pass denoiser=, or choose another policy."
             )
 

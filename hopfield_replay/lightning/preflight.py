@@ -1,20 +1,20 @@
 """What is wrong with a sequence of tasks as it was put together, said before the first is trained."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from hopfield_replay.buffer.buffer import EnergyReplayBuffer
 from hopfield_replay.buffer.replay_batches import ReplayBatches
 from hopfield_replay.lightning.monitor import ForgettingMonitor
 from hopfield_replay.lightning.namespaces import is_a
 from hopfield_replay.lightning.replay_data_module import NO_BUFFER, ReplayDataModule
 from hopfield_replay.lightning.replay_loader import ReplayLoader
+from hopfield_replay.lightning.task_data import check_task_data, kind_of
 
 Tasks = Sequence[LightningDataModule | Iterable[Any]]
 
@@ -32,18 +32,21 @@ def check_arguments(trainer: Trainer, model: LightningModule, datamodules: Tasks
     swapped = [name for name in wrong if any(fits[name](given[other]) for other in wrong if other != name)]
     if len(swapped) > 1:
         raise TypeError(
-            f"fit_tasks takes (trainer, model, datamodules), got ({', '.join(map(_kind, given.values()))}): "
+            f"fit_tasks takes (trainer, model, datamodules), got ({', '.join(map(kind_of, given.values()))}): "
             f"{' and '.join(swapped)} are swapped."
         )
     if "trainer" in wrong:
-        raise TypeError(f"trainer must be a lightning.pytorch.Trainer, got {_kind(trainer)}.")
+        raise TypeError(f"trainer must be a lightning.pytorch.Trainer, got {kind_of(trainer)}.")
     if "model" in wrong:
-        raise TypeError(f"model must be a LightningModule, got {_kind(model)}.")
+        raise TypeError(f"model must be a LightningModule, got {kind_of(model)}.")
     if "datamodules" in wrong:
-        raise TypeError(
-            f"datamodules must be a list with one entry for each task, got {_kind(datamodules)}. For one task give a "
-            "list of one."
-        )
+        if isinstance(datamodules, Mapping):
+            cure = "Give list(datamodules.values())."
+        elif isinstance(datamodules, Iterator | Set):
+            cure = "Give list(datamodules), in the order of the tasks."
+        else:
+            cure = "For one task give a list of one."
+        raise TypeError(f"datamodules must be a list with one entry for each task, got {kind_of(datamodules)}. {cure}")
     if not len(datamodules):
         raise ValueError("datamodules is empty: there is no task to train.")
     for task, data in enumerate(datamodules):
@@ -55,13 +58,22 @@ def check_sequence(trainer: Trainer, datamodules: Tasks) -> None:
 
     Raises:
         MisconfigurationException: fewer places than tasks; a ReplayDataModule without any buffer.
+        TypeError: a class among the callbacks.
     """
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # public, but not annotated upstream
+    for callback in callbacks:
+        if isinstance(callback, type):
+            name = callback.__name__
+            raise TypeError(f"The Trainer's callbacks hold the class {name}; give an object of it: {name}(...).")
     monitors = [callback for callback in callbacks if isinstance(callback, ForgettingMonitor)]
     filled = [monitor for monitor in monitors if monitor.buffer is not None]
     for data in datamodules:
         if isinstance(data, ReplayDataModule) and data.buffer is None and not filled:
             raise MisconfigurationException(NO_BUFFER)
+    own = [data.buffer for data in datamodules if isinstance(data, ReplayDataModule) and data.buffer is not None]
+    others = [buffer for buffer in own if all(monitor.buffer is not buffer for monitor in monitors)]
+    if monitors and others:
+        monitors[0].say_other_buffer(others[0])
     for monitor in filled:
         _check_room(monitor, len(datamodules))
         plain = [number for number, data in enumerate(datamodules) if number and not _replays(data)]
@@ -96,20 +108,9 @@ def _replays(data: Any) -> bool:
 
 
 def _check_task(data: Any, name: str) -> None:
-    if is_a(data, LightningDataModule):
-        return
-    if isinstance(data, type):
-        raise TypeError(f"{name} is the class {data.__name__}; give an object of it: {data.__name__}(...).")
     if isinstance(data, ReplayBatches):
         raise TypeError(f"{name} is a ReplayBatches, which is for loops of one's own; give ReplayDataModule(...).")
-    if isinstance(data, EnergyReplayBuffer):
-        raise TypeError(f"{name} is an EnergyReplayBuffer; it belongs into ReplayDataModule(datamodule, buffer).")
-    if isinstance(data, Dataset) and not hasattr(data, "__iter__"):
-        raise TypeError(
-            f"{name} is the data set {type(data).__name__}; wrap it: DataLoader(dataset, batch_size=..., shuffle=True)."
-        )
-    if not hasattr(data, "__iter__") or isinstance(data, str | bytes):
-        raise TypeError(f"{name} must be a LightningDataModule or a loader, got {_kind(data)}.")
+    check_task_data(data, name, "datamodules takes them one after the other, one for each task.")
 
 
 def _is_trainer(value: object) -> bool:
@@ -122,12 +123,6 @@ def _is_model(value: object) -> bool:
 
 def _is_tasks(value: object) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    return "None" if value is None else type(value).__name__
 
 
 __all__ = ["check_arguments", "check_sequence"]

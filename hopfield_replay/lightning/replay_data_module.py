@@ -15,6 +15,7 @@ from hopfield_replay.encoders import Column, Columns
 from hopfield_replay.lightning.monitor import ForgettingMonitor
 from hopfield_replay.lightning.namespaces import EitherDataModule, is_a, kinds
 from hopfield_replay.lightning.replay_loader import ReplayLoader, check_one_loader
+from hopfield_replay.utilities.checks import check_seed
 
 NO_BUFFER = (
     "ReplayDataModule has no buffer, and its trainer has no ForgettingMonitor with one. Give both "
@@ -121,7 +122,9 @@ class ReplayDataModule(EitherDataModule):
         super().__init__()
         self.buffer = buffer
         self.replay_ratio = check_replay_ratio(replay_ratio)
-        self.seed = seed
+        self.seed = check_seed(seed)
+        if mark is not None and not isinstance(mark, str):
+            raise TypeError(f"mark must be the name of a column, or None, got {mark!r}.")
         self.mark = mark
         columns = Columns(samples, labels, condition)
         self.columns = None if columns == Columns() else columns

@@ -9,6 +9,7 @@ from hopfield_replay.buffer.buffer import EnergyReplayBuffer
 from hopfield_replay.buffer.replay_stream import ReplayRatio, ReplayStream
 from hopfield_replay.encoders import Columns
 from hopfield_replay.lightning.namespaces import EitherLoader, is_a
+from hopfield_replay.lightning.task_data import check_task_data
 
 
 def check_one_loader(loader: Any) -> Iterable[Any]:
@@ -17,9 +18,11 @@ def check_one_loader(loader: Any) -> Iterable[Any]:
     Raises:
         TypeError: it says what was given.
     """
-    if isinstance(loader, type) or not hasattr(loader, "__iter__"):
-        kind = f"the class {loader.__name__}" if isinstance(loader, type) else type(loader).__name__
-        raise TypeError(f"datamodule must be a LightningDataModule or a loader, got {kind}.")
+    check_task_data(
+        loader,
+        "datamodule",
+        "give a ReplayDataModule for each: [ReplayDataModule(one, buffer) for one in datamodules].",
+    )
     if is_a(loader, CombinedLoader) or isinstance(loader, dict | list | tuple):
         raise TypeError(
             f"ReplayLoader joins replay to one loader, got {type(loader).__name__}. Merge the data sets into one "

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from hopfield_replay.lightning.checkpoints import check_resumes, position, resolve, write_atomically
+from hopfield_replay.lightning.earlier_files import earlier_checkpoints_expected
 from hopfield_replay.lightning.monitor import ForgettingMonitor
 from hopfield_replay.lightning.namespaces import EitherCallback, is_a, kinds
 from hopfield_replay.lightning.preflight import check_arguments, check_sequence
@@ -210,7 +211,8 @@ def _fit_all(
             where = {"datamodule": data} if is_a(data, LightningDataModule) else {"train_dataloaders": data}
             goes_on = ckpt_path if task == start else None
             try:
-                trainer.fit(model, **where, ckpt_path=goes_on, weights_only=weights_only)
+                with earlier_checkpoints_expected(task > start):
+                    trainer.fit(model, **where, ckpt_path=goes_on, weights_only=weights_only)
             except SystemExit as end:  # Lightning clears up after Ctrl-C, and exits with 1
                 if not isinstance(end.__context__, KeyboardInterrupt):
                     raise

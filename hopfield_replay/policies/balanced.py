@@ -31,6 +31,7 @@ class Balanced:
         self.oversample = needs.oversample
         self.needs_energies = needs.energies
         self.needs_losses = needs.losses
+        self.needs_labels = needs.labels or by == "label"
         self.needs_weights = needs.weights
         self.needs_rises = needs.rises
         self.temper = needs.temper

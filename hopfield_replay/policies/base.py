@@ -45,6 +45,7 @@ class Requirements:
             known, unless ``sampling`` says otherwise.
         temper: exponent of the rises in these draws, >= 0.
         random: whether its choice is a draw, the same for the same seed.
+        labels: whether it needs the candidates' labels.
         in_pieces: whether it reads no vectors, or takes them from ``Candidates.rows`` a piece at a time; the vectors of
             a task are put into memory for it otherwise.
         replay_ratio: the share of replay that it was made for; None: that of the loader which replays.
@@ -63,13 +64,15 @@ class Requirements:
     random: bool = False
     replay_ratio: float | None = None
     in_pieces: bool = False
+    labels: bool = False
 
 
 def requirements(policy: Policy) -> Requirements:
     """What a policy needs, from the attributes that it has.
 
     Read are ``oversample``, ``needs_energies``, ``needs_losses``, ``needs_weights``, ``needs_rises``, ``temper``,
-    ``is_random``, ``replay_ratio`` and ``reads_in_pieces``; those that are missing are as in :class:`Requirements`.
+    ``is_random``, ``replay_ratio``, ``reads_in_pieces`` and ``needs_labels``; those that are missing are as in
+    :class:`Requirements`.
 
     Args:
         policy: an object with ``select``.
@@ -90,4 +93,5 @@ def requirements(policy: Policy) -> Requirements:
         random=getattr(policy, "is_random", default.random),
         replay_ratio=getattr(policy, "replay_ratio", default.replay_ratio),
         in_pieces=getattr(policy, "reads_in_pieces", default.in_pieces),
+        labels=getattr(policy, "needs_labels", default.labels),
     )

@@ -59,5 +59,8 @@ def as_policy(policy: str | Policy) -> Policy:
             )
         return _POLICIES[policy]()
     if isinstance(policy, type) or not isinstance(policy, Policy):
-        raise TypeError(f"policy must be a name or an object with a method select(candidates, k), got {policy!r}.")
+        kind = "None" if policy is None else type(policy).__name__
+        if isinstance(policy, type):
+            kind = f"the class {policy.__name__}; give an object of it: {policy.__name__}(...)"
+        raise TypeError(f"policy must be a name or an object with a method select(candidates, k), got {kind}.")
     return policy

@@ -1,5 +1,6 @@
 """ForgettingTracker: the history of a task sequence, free of any training framework."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,7 @@ from hopfield_replay.tracker.task_at_hand import TaskAtHand
 from hopfield_replay.tracker.task_reader import TaskData, TaskReader, sample_ids
 from hopfield_replay.tracker.worst import MEASURES, curves, measure_of, worst_sentence
 from hopfield_replay.utilities import html
-from hopfield_replay.utilities.checks import Similarity, check_integer
+from hopfield_replay.utilities.checks import Similarity, check_integer, check_seed
 from hopfield_replay.utilities.choices import did_you_mean
 from hopfield_replay.utilities.distributed import raise_on_all_ranks, warn_once
 from hopfield_replay.utilities.drawing import draw_lines, legend_above
@@ -47,6 +48,17 @@ if TYPE_CHECKING:
 ProbeStorage = Literal["samples", "vectors", "none"]
 _FORMAT = "hopfield-replay tracker 3"
 PROBE_SIZE = 512  # by default
+
+
+def _check_numbers(timesteps: Any) -> None:
+    listed = timesteps.tolist() if isinstance(timesteps, Tensor) else timesteps
+    if not isinstance(listed, Sequence) or isinstance(listed, str):
+        raise TypeError(f"timesteps must be a list of numbers, or None for the default, got {timesteps!r}.")
+    if not len(listed):
+        raise ValueError("timesteps is empty; give at least one, or None for the default.")
+    for step in listed:
+        if isinstance(step, bool) or not isinstance(step, int | float) or not math.isfinite(step):
+            raise TypeError(f"timesteps must be finite numbers, got {step!r}.")
 
 
 def _with_losses(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,12 +202,10 @@ class ForgettingTracker(Shown):
         for name, most in (("followed_tasks", followed_tasks), ("history_size", history_size)):
             if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
                 raise ValueError(f"{name} must be a whole number >= 1, or None for no bound, got {most!r}.")
-        if timesteps is not None and (isinstance(timesteps, str) or not hasattr(timesteps, "__len__")):
-            raise TypeError(f"timesteps must be a list of numbers, or None for the default, got {timesteps!r}.")
+        if timesteps is not None:
+            _check_numbers(timesteps)
         if model_energy and timesteps is not None and len(timesteps) < 2:
             raise ValueError(f"model_energy integrates over at least two timesteps, got {list(timesteps)}.")
-        if timesteps is not None and not len(timesteps):
-            raise ValueError("timesteps is empty; give at least one, or None for the default.")
         if buffer is None:
             self._settings = EnergySettings(beta, similarity or "distance")
         else:
@@ -220,8 +230,13 @@ class ForgettingTracker(Shown):
         self.probe_storage = probe_storage
         self.generated = generated
         if generated is not None:
+            if not isinstance(generated, GeneratedTask):
+                raise TypeError(
+                    f"generated must be a GeneratedTask, got {type(generated).__name__}. Give GeneratedTask(sample, "
+                    "count=...) with a function of the number of samples."
+                )
             generated.check(buffer)
-        self.seed = seed
+        self.seed = check_seed(seed)
         self.history: list[BoundaryRecord] = []
         self.open_task: int | None = None
         self._probes: list[ProbeSet] = []
@@ -639,11 +654,14 @@ class ForgettingTracker(Shown):
         return self.buffer.vectors.shape[1] if self.buffer is not None and len(self.buffer) else None
 
     def _check_labels(self, data: TaskData | None) -> None:
-        if data is not None and data.labels is None and self.buffer is not None and self.buffer.groups == "label":
+        if data is None or data.labels is not None or self.buffer is None:
+            return
+        policy = type(self.buffer.policy).__name__
+        asks = 'groups="label"' if self.buffer.groups == "label" else f"The policy {policy}"
+        if self.buffer.groups == "label" or requirements(self.buffer.policy).labels:
             raise ValueError(
-                'groups="label" needs a tensor of integers (n,) in every batch, and found none that is called label, '
-                "labels, y, target, class, class_label or cls, or is the second of a pair. Say where it is with "
-                "labels=."
+                f"{asks} needs a tensor of integers (n,) in every batch, and found none that is called label, labels, "
+                "y, target, class, class_label or cls, or is the second of a pair. Say where it is with labels=."
             )
 
     def _check_held(self, data: TaskData | None) -> None:

@@ -1,6 +1,8 @@
 """Checks of arguments shared by the pure functions: what was given, what is expected, what to do."""
 
 import math
+import operator
+import os
 from collections.abc import Iterator
 from typing import Any, Literal, Protocol, get_args
 
@@ -47,6 +49,22 @@ def check_integer(
     if value < least:
         raise ValueError(f"{name} must be a whole number >= {least}, got {value}.")
     return value
+
+
+def check_seed(seed: int) -> int:
+    """Return a seed as an int.
+
+    Raises:
+        TypeError: no whole number.
+
+    Example:
+        >>> check_seed(3)
+        3
+    """
+    try:
+        return operator.index(seed)
+    except TypeError:
+        raise TypeError(f"seed must be a whole number, got {seed!r}.") from None
 
 
 def check_similarity(similarity: str) -> None:
@@ -195,6 +213,16 @@ def check_exclude(exclude: Tensor | None, n: int, patterns: Stored) -> Tensor | 
 
 def check_loader(loader: Any) -> None:
     """Refuse what does not yield batches, or yields them only once."""
+    if isinstance(loader, str | os.PathLike):
+        raise TypeError(
+            f"Expected samples (a tensor, a DataLoader or an iterable of batches), got the path {str(loader)!r}. "
+            "Images are read with hopfield_replay.analysis.read_collection, or by the hopfield-replay commands."
+        )
+    if hasattr(loader, "train_dataloader"):
+        raise TypeError(
+            f"Expected a DataLoader or an iterable of batches, got {type(loader).__name__}; give one of its loaders, "
+            "such as train_dataloader() after setup()."
+        )
     if not hasattr(loader, "__iter__"):
         raise TypeError(f"Expected a DataLoader or an iterable of batches, got {type(loader).__name__}.")
     if isinstance(loader, Iterator) and not hasattr(loader, "__len__"):

@@ -37,6 +37,7 @@ img { max-width: 100%; height: auto; background: #fff; } code { background: var(
 .cards figure { margin: 0; font-size: .8rem; line-height: 1.3; } .cards figcaption { max-width: 13rem; }
 .cards img { width: 4rem; image-rendering: pixelated; margin-right: .2rem; background: none; }
 .cards.small { gap: .25rem; } .cards.small img { width: 3rem; margin: 0; } details { margin: .6rem 0; }
+@media (max-width: 56rem) { th, td { padding: .2rem .4rem; } td.bar { min-width: 4rem; } }
 @media (max-width: 30rem) { body { margin: 1rem auto; } th, td { padding: .2rem .35rem; font-size: .85rem; }
   td.bar { min-width: 3rem; } .cards img { width: 2.5rem; } .cards figcaption { max-width: 8.5rem; } }
 """

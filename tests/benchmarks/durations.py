@@ -3,6 +3,7 @@
 python -m tests.benchmarks.durations                       # the claims, without running anything
 python -m tests.benchmarks.durations review_digits tutorial  # runs these, and compares
 python -m tests.benchmarks.durations --write review_digits   # and writes what was measured
+python -m tests.benchmarks.durations --data-dir data/ ddpm_cifar10_splits  # where a command says DIR
 
 A time is the CPU time of one core (``OMP_NUM_THREADS=1``), which other work on the machine lengthens less than the time
 on the clock. Every result goes to a folder that is removed again.
@@ -47,6 +48,16 @@ def claims(text: str) -> dict[str, tuple[str, str]]:
         {'a': ('examples/a.py --fast', '1 min 5 s')}
     """
     return {name: (command, claimed) for _, name, command, claimed, _ in _ROW.findall(text)}
+
+
+def in_place(command: str, data: Path | None) -> str:
+    """A command with the folder of data in place of DIR.
+
+    Example:
+        >>> in_place("examples/a.py --data-dir DIR --data DIRAC", Path("/data"))
+        'examples/a.py --data-dir /data --data DIRAC'
+    """
+    return " ".join(str(data and data.resolve()) if word == "DIR" else word for word in command.split())
 
 
 def seconds_of(claimed: str) -> float | None:
@@ -118,6 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("examples", nargs="*", help="names of the examples to run; without any the claims are shown")
     parser.add_argument("--write", action="store_true", help="write what was measured into examples/README.md")
+    parser.add_argument("--data-dir", type=Path, help="what stands for DIR in a command: MNIST and CIFAR-10")
     options = parser.parse_args()
     known = claims(INDEX.read_text())
     if unknown := [name for name in options.examples if name not in known]:
@@ -126,7 +138,9 @@ def main() -> None:
     for name, (command, claimed) in known.items():
         cells = [name, claimed, "", "", "", "", ""]
         if name in options.examples:
-            cpu, wall, silence, peak = measure(command)
+            if "DIR" in command.split() and options.data_dir is None:
+                parser.error(f"{name} needs --data-dir: its command is {command}")
+            cpu, wall, silence, peak = measure(in_place(command, options.data_dir))
             said = seconds_of(claimed)
             ratio = "" if said is None else f"{cpu / said:.2f}"
             cells = [name, claimed, f"{cpu:.0f}", ratio, f"{wall:.0f}", f"{silence:.0f}", f"{peak:.2f}"]

@@ -21,12 +21,14 @@ import math
 from collections import defaultdict
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hopfield_replay import EnergyReplayBuffer, GreedyGain
+from hopfield_replay.denoisers import HeldNetwork
 from hopfield_replay.functional import energy, holm
 
 DATA = Path(__file__).parents[2] / "../shared/data"
@@ -46,7 +48,7 @@ CELLS = {  # data, tasks, samples of each, kept, steps, width, learning rate
     "cifar16-2": ("cifar16", [[3, 5], [1, 9]], 600, 100, 600, 384, 1e-3),
     "cifar16-5": ("cifar16", PAIRS, 600, 100, 500, 384, 1e-3),
 }
-ARMS = {  # policy, sampling
+ARMS: dict[str, tuple[Any, ...]] = {  # policy, sampling, and how strongly answers for what is replayed are held
     "random": ("random", "uniform"),
     "random, by rise": ("random", "rise_weight"),
     "k_means": ("k_means", "weight"),
@@ -55,6 +57,11 @@ ARMS = {  # policy, sampling
     "mean, by rise": (GreedyGain(objective="mean"), "rise_weight"),
     "mean, by rise, temper .5": (GreedyGain(objective="mean", temper=0.5), "rise_weight"),
     "rise, by rise": (GreedyGain(objective="rise"), "rise_weight"),
+    **{f"random, held {strength:g}": ("random", "uniform", strength) for strength in (1.0, 3.0)},
+    **{
+        f"mean, by rise, held {strength:g}": (GreedyGain(objective="mean"), "rise_weight", strength)
+        for strength in (1.0, 3.0)
+    },
     "rise, by rise, temper .5": (GreedyGain(objective="rise", temper=0.5), "rise_weight"),
 }
 HALF = 0.5
@@ -137,8 +144,16 @@ def train(
     generator: torch.Generator,
     buffer: EnergyReplayBuffer | None,
     ratio: float,
+    strength: float = 0.0,
 ) -> None:
-    """One task; ``ratio`` of every batch from the buffer, beside a batch of new samples."""
+    """One task; ``ratio`` of every batch from the buffer, beside a batch of new samples.
+
+    With a ``strength`` the averaged weights that the task begins with say what to answer for what is replayed.
+    """
+    held = HeldNetwork(network, strength)
+    held.remember()
+    held.load_state_dict(average.state_dict())
+    average.load_state_dict(network.state_dict())
     optimizer = torch.optim.Adam(network.parameters(), lr=rate, fused=True)
     replayed = 0 if buffer is None else round(BATCH * ratio / (1 - ratio))
     mine, averaged = ([p.data for p in module.parameters()] for module in (network, average))
@@ -149,7 +164,8 @@ def train(
         t = torch.rand(len(batch), generator=generator)
         a, s = signal(t)
         noise = torch.randn(batch.shape, generator=generator)
-        loss = (network(a * batch + s * noise, t) - (a * noise - s * batch)).square().mean()
+        with held.holding(batch=len(batch), replayed=len(batch) - BATCH):
+            loss = (network(a * batch + s * noise, t) - (a * noise - s * batch)).square().mean()
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / 50)
         optimizer.zero_grad()
@@ -176,7 +192,7 @@ def run(cell: str, arm: str, ratio: float, seed: int, folder: Path) -> dict[str,
     tests = [of(held_x, held_labels, task, TEST) for task in classes]
     network, average = Perceptron(x.shape[1], width), Perceptron(x.shape[1], width)
     average.load_state_dict(network.state_dict())
-    policy, sampling = ARMS[arm]
+    policy, sampling, *strength = ARMS[arm]
     buffer = EnergyReplayBuffer(kept, policy, sampling=sampling, seed=seed)
     buffer.replay_ratio = ratio
     start = []
@@ -187,8 +203,7 @@ def run(cell: str, arm: str, ratio: float, seed: int, folder: Path) -> dict[str,
             network, average, state = copy.deepcopy(FIRST[cell, seed])
             generator.set_state(state)
         else:
-            average.load_state_dict(network.state_dict())
-            train(network, average, vectors, steps, rate, generator, buffer if task else None, ratio)
+            train(network, average, vectors, steps, rate, generator, buffer if task else None, ratio, *strength)
         if task == 0:
             FIRST[cell, seed] = copy.deepcopy((network, average, generator.get_state()))
         start.append(errors(average, tests[task]))

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 pytest.importorskip("jsonargparse")
 
 from hopfield_replay import forecast
-from hopfield_replay.cli import main
+from hopfield_replay.cli import main, reproduce
+from hopfield_replay.cli.signatures import as_written
 from tests.cli.test_datasets import MODULE, folder_of_images
 
 ROOT = Path(__file__).parents[2]
@@ -375,6 +376,22 @@ def test_audit_of_two_pipelines_on_folders_of_images(tmp_path, capsys):
 
 
 HELP = [[], ["forecast"], ["audit"], ["select"], ["buffer"], ["report"], ["reproduce"]]
+HELP += [["reproduce", name] for name in reproduce.EXPERIMENTS]
+
+
+@pytest.mark.parametrize("name", reproduce.EXPERIMENTS)
+def test_options_of_an_experiment_are_its_functions_arguments(name):
+    from hopfield_replay import theory
+
+    function = getattr(theory, f"reproduce_{name.replace('-', '_')}")
+    read = reproduce.written(name)
+    assert inspect.signature(read).parameters == inspect.signature(function).parameters
+    assert inspect.getdoc(read) == inspect.getdoc(function)
+
+
+def test_a_function_that_is_not_written_is_told():
+    with pytest.raises(ImportError, match=r"no function reproduce_it is written in hopfield_replay\.theory\.rise"):
+        as_written("hopfield_replay.theory.rise", "reproduce_it", {})
 
 
 @pytest.mark.heavy

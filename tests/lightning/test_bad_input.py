@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
+from torch.utils.data import DataLoader
 
 from hopfield_replay import (
     EnergyReplayBuffer,
@@ -15,10 +16,16 @@ from hopfield_replay import (
     ReplayBatches,
     ReplayDataModule,
     TaskSource,
+    audit,
+    balanced,
     fit_tasks,
+    forecast,
+    select,
 )
+from hopfield_replay.policies import GreedyGain
 from hopfield_replay.tracker import sample_ids
 from tests.lightning.small import Foreign, Images, loader, trainer
+from tests.lightning.styles import Tutorial
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # lightning; tiny data needs none
@@ -239,6 +246,128 @@ ERRORS = {
         TypeError,
         "timesteps must be a list of numbers, or None for the default, got 100.",
     ),
+    "a class of callbacks": (
+        lambda: fit_tasks(trainer(ForgettingMonitor), Foreign(), tasks()),
+        TypeError,
+        "The Trainer's callbacks hold the class ForgettingMonitor; give an object of it: ForgettingMonitor(...).",
+    ),
+    "tasks in a list of their own": (
+        lambda: fit_tasks(trainer(), Foreign(), [[Data(), Data()]]),
+        TypeError,
+        "datamodules[0] is a list of 2 datamodules; datamodules takes them one after the other, one for each task.",
+    ),
+    "replay around all tasks at once": (
+        lambda: ReplayDataModule([Data(), Data()], EnergyReplayBuffer(2)),
+        TypeError,
+        "datamodule is a list of 2 datamodules; give a ReplayDataModule for each: [ReplayDataModule(one, buffer) for "
+        "one in datamodules].",
+    ),
+    "tensors for tasks": (
+        lambda: fit_tasks(trainer(), Foreign(), [torch.rand(6, 1, 8, 8), torch.rand(6, 1, 8, 8)]),
+        TypeError,
+        "datamodules[0] is a Tensor of shape (6, 1, 8, 8); wrap it: DataLoader(TensorDataset(tensor), batch_size=..., "
+        "shuffle=True).",
+    ),
+    "replay around an array": (
+        lambda: ReplayDataModule(torch.rand(6, 2).numpy(), EnergyReplayBuffer(2)),
+        TypeError,
+        "datamodule is a ndarray of shape (6, 2); wrap it: DataLoader(TensorDataset(tensor),",
+    ),
+    "replay around a data set": (
+        lambda: ReplayDataModule(Images(), EnergyReplayBuffer(2)),
+        TypeError,
+        "datamodule is the data set Images; wrap it: DataLoader(dataset, batch_size=..., shuffle=True).",
+    ),
+    "replay around a class": (
+        lambda: ReplayDataModule(Data, EnergyReplayBuffer(2)),
+        TypeError,
+        "datamodule is the class Data; give an object of it: Data(...).",
+    ),
+    "tasks by name": (
+        lambda: fit_tasks(trainer(), Foreign(), {"old": loader(), "new": loader(1)}),
+        TypeError,
+        "datamodules must be a list with one entry for each task, got dict. Give list(datamodules.values()).",
+    ),
+    "tasks from a generator": (
+        lambda: fit_tasks(trainer(), Foreign(), (one for one in tasks())),
+        TypeError,
+        "got generator. Give list(datamodules), in the order of the tasks.",
+    ),
+    "a schedule of one argument": (
+        lambda: ReplayDataModule(loader(), EnergyReplayBuffer(2), replay_ratio=lambda task: 0.5),
+        TypeError,
+        "replay_ratio must be a number or a function of task and step, got a function that is called as (task).",
+    ),
+    "a mark that is no name": (
+        lambda: ReplayDataModule(loader(), EnergyReplayBuffer(2), mark=True),
+        TypeError,
+        "mark must be the name of a column, or None, got True.",
+    ),
+    "a policy's class": (
+        lambda: EnergyReplayBuffer(2, policy=GreedyGain),
+        TypeError,
+        "policy must be a name or an object with a method select(candidates, k), got the class GreedyGain; give an "
+        "object of it: GreedyGain(...).",
+    ),
+    "an object that chooses nothing": (
+        lambda: EnergyReplayBuffer(2, policy=Data()),
+        TypeError,
+        "policy must be a name or an object with a method select(candidates, k), got Data.",
+    ),
+    "equal shares of labels without labels": (
+        lambda: with_buffer(EnergyReplayBuffer(4, balanced("random", by="label")), labels=False),
+        ValueError,
+        "The policy Balanced needs a tensor of integers (n,) in every batch, and found none that is called label,",
+    ),
+    "a function that generates": (
+        lambda: ForgettingMonitor(EnergyReplayBuffer(4), generated=lambda count: torch.rand(count, 1, 8, 8)),
+        TypeError,
+        "generated must be a GeneratedTask, got function. Give GeneratedTask(sample, count=...) with a function of "
+        "the number of samples.",
+    ),
+    "a seed in words": (
+        lambda: ForgettingMonitor(seed="first"),
+        TypeError,
+        "seed must be a whole number, got 'first'.",
+    ),
+    "a timestep in words": (
+        lambda: ForgettingMonitor(timesteps=["early", 3]),
+        TypeError,
+        "timesteps must be finite numbers, got 'early'.",
+    ),
+    "nothing set aside": (
+        lambda: ForgettingMonitor(reserve=0),
+        ValueError,
+        "reserve must be a whole number >= 1, got 0.",
+    ),
+    "a file for a folder": (
+        lambda: EnergyReplayBuffer(2, storage=__file__),
+        ValueError,
+        "must be a folder, and a file is in its place.",
+    ),
+    "paths for samples": (
+        lambda: forecast("old/", "new/"),
+        TypeError,
+        "Expected samples (a tensor, a DataLoader or an iterable of batches), got the path 'old/'. Images are read "
+        "with hopfield_replay.analysis.read_collection, or by the hopfield-replay commands.",
+    ),
+    "a datamodule for samples": (
+        lambda: select(ReplayDataModule(loader(), EnergyReplayBuffer(2)), keep=2),
+        TypeError,
+        "Expected a DataLoader or an iterable of batches, got ReplayDataModule; give one of its loaders, such as "
+        "train_dataloader() after setup().",
+    ),
+    "one policy to compare": (
+        lambda: forecast(torch.rand(9, 2), torch.rand(9, 2), policies="random"),
+        TypeError,
+        "policies must be a list of names, got 'random'; give ['random'].",
+    ),
+    "files for models": (
+        lambda: audit("before.ckpt", "after.ckpt", torch.rand(9, 2)),
+        TypeError,
+        "old must be a Denoiser or a torch module that holds one, got str. hopfield_replay.checkpoints.load_version "
+        "opens a file, and so does hopfield-replay audit.",
+    ),
     "a column misspelt": (
         lambda: with_buffer(EnergyReplayBuffer(4), samples="images"),
         ValueError,
@@ -289,6 +418,15 @@ def test_a_function_that_needs_the_first_step_is_asked_again():
     assert monitor.history[0].trust == "given"
 
 
+def test_timesteps_that_the_inferred_schedule_does_not_have():
+    module, data = Tutorial(), [DataLoader(Images(form="tuple"), batch_size=4)]
+    before = module.net.last.weight.detach().clone()
+    sentence = "timestep 5000 is out of range: this denoiser's timesteps are 0 <= t < 200."
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        fit_tasks(trainer(ForgettingMonitor(timesteps=[5000])), module, data)
+    assert torch.equal(module.net.last.weight, before)
+
+
 @pytest.mark.parametrize("untyped", [lambda module: 1 / 0, Half])
 def test_a_function_that_fails_is_told_before_a_weight_changes(untyped):
     module = Foreign()
@@ -322,6 +460,14 @@ WARNED = {
         "sampling='uniform'), and ForgettingMonitor fills another object, EnergyReplayBuffer(0 of 4, policy=Random, "
         "groups='task', sampling='uniform'): what is replayed is not measured, and what is kept not replayed. Make "
         "one EnergyReplayBuffer, and give it to both ForgettingMonitor and ReplayDataModule.",
+    ),
+    "another buffer in a later task": (
+        lambda buffer: (
+            trainer(ForgettingMonitor(buffer)),
+            [ReplayDataModule(loader(), buffer), ReplayDataModule(loader(1), EnergyReplayBuffer(3, "random"))],
+        ),
+        "The training batches replay from one buffer, EnergyReplayBuffer(0 of 3, policy=Random, groups='task', "
+        "sampling='uniform'), and ForgettingMonitor fills another object, EnergyReplayBuffer(0 of 4, policy=Random, ",
     ),
     "tasks without an end": (
         lambda buffer: (trainer(ForgettingMonitor(buffer), max_epochs=-1), tasks(buffer)),

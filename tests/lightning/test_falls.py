@@ -165,7 +165,9 @@ def test_a_policy_that_needs_losses_is_told_before_a_weight_is_changed():
     runner = trainer(ForgettingMonitor(EnergyReplayBuffer(4, "high_loss")), max_epochs=1)
     with (
         pytest.warns(UserWarning, match="only energies are measured"),
-        pytest.raises(MisconfigurationException, match=r"needs the model's error or loss .* only in training"),
+        pytest.raises(
+            MisconfigurationException, match=r"policy HighLoss needs the model's error or loss .* only in training"
+        ),
     ):
         runner.fit(module, loader(0, NoNetwork))
     assert all(torch.equal(before[name], weight) for name, weight in module.state_dict().items())

@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 import torch
 from lightning.pytorch import Callback
@@ -9,7 +11,6 @@ from tests.lightning.small import Foreign, loader, trainer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # lightning; tiny data needs none
-    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),  # lightning, at every fit
 ]
 
 
@@ -138,6 +139,27 @@ def test_the_model_is_summarized_once(monkeypatch):
     for calls in (1, 2):  # and once more in another call
         fit_tasks(trainer(summary, max_epochs=1, enable_model_summary=True), Foreign(), tasks())
         assert len(shown) == calls
+
+
+def test_checkpoints_of_earlier_tasks_are_no_surprise(tmp_path):
+    before = list(warnings.filters)
+    heard = []
+
+    class Says(Callback):
+        def on_train_start(self, trainer, module):
+            with pytest.warns(UserWarning, match="another thing"):
+                warnings.warn("another thing", UserWarning, stacklevel=1)
+            heard.append(trainer.global_step)
+
+    def run(tasks):
+        runner = trainer(ModelCheckpoint(tmp_path, save_last=True), Says(), max_epochs=1, enable_checkpointing=True)
+        fit_tasks(runner, Foreign(), [loader(task) for task in range(tasks)])
+
+    run(3)
+    assert len(heard) == 3
+    assert warnings.filters == before
+    with pytest.raises(UserWarning, match="exists and is not empty"):  # of another run
+        run(1)
 
 
 @pytest.mark.filterwarnings("ignore:Nothing is replayed. .*and no ForgettingMonitor")

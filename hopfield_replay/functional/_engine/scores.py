@@ -296,6 +296,6 @@ class Scores:
         if self.similarity == "distance":
             # rounding of the differences is relative to them: nothing cancels in the sum of their squares
             dtype = torch.promote_types(torch.promote_types(queries.dtype, patterns.dtype), self.dtype)
-            square = squared_norms(queries.to(dtype).sub_(patterns.to(dtype)))
+            square = block_norms(queries.to(dtype).sub_(patterns.to(dtype)))
             return square.mul_(-0.5 * self.scale).sub_(offset[rows], alpha=LOG2_E)
         return self.scale * (queries.to(torch.float64) * (patterns.to(torch.float64) - self.centre)).sum(1)
