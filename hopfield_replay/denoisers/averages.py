@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -37,11 +38,14 @@ class Average:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Let the averages stand in for the trained weights, which come back untouched."""
+        """Let the averages stand in for the trained weights, which come back untouched.
+
+        Averages that are spread over processes travel: all of them enter it together, where the weights are whole.
+        """
         before = [(trained, trained.data) for trained, _ in self.pairs]
         try:
             for trained, average in self.pairs:
-                trained.data = average.detach().to(trained.device, trained.dtype)
+                trained.data = _whole(average).to(trained.device, trained.dtype)
             yield
         finally:
             for trained, data in before:
@@ -88,6 +92,27 @@ def find_averages(module: nn.Module, network: nn.Module | None = None) -> list[A
         if pairs is not None and not any(_inside(path, [average.path]) for average in averages.values()):
             averages[id(value)] = Average(path, pairs)
     return list(averages.values())
+
+
+def _whole(average: Tensor) -> Tensor:
+    """An average, also one that is spread over processes as the weights are while they are trained (a DTensor)."""
+    spread = _spread(average)
+    return average.detach() if spread is None else spread.detach().full_tensor()
+
+
+def _spread(tensor: Tensor) -> Any:
+    """The tensor itself if it is spread over processes, else None."""
+    if not dist.is_available() or not dist.is_initialized():
+        return None
+    from torch.distributed.tensor import DTensor
+
+    return tensor if isinstance(tensor, DTensor) else None
+
+
+def _place(tensor: Tensor) -> int:
+    """Where its numbers, or this process's share of them, lie."""
+    spread = _spread(tensor)
+    return tensor.data_ptr() if spread is None else int(spread.to_local().data_ptr())
 
 
 def _is_copy(path: str, value: nn.Module) -> bool:
@@ -141,7 +166,7 @@ def _in_order(trained: nn.Module, shadows: list[Any]) -> list[tuple[Tensor, Tens
 def _paired(mine: Mapping[Any, Tensor], theirs: Mapping[Any, Any]) -> list[tuple[Tensor, Tensor]] | None:
     pairs = [(weight, theirs[name]) for name, weight in mine.items()]
     fits = all(isinstance(average, Tensor) and average.shape == weight.shape for weight, average in pairs)
-    alike = any(weight is average or weight.data_ptr() == average.data_ptr() for weight, average in pairs if fits)
+    alike = any(weight is average or _place(weight) == _place(average) for weight, average in pairs if fits)
     return pairs if fits and pairs and not alike else None
 
 

@@ -59,8 +59,12 @@ class Patterns:
         assert sums.concentration is not None
         return torch.where(sums.concentration > 0, sums.concentration.reciprocal(), 0.0)
 
-    def distances(self, queries: Tensor, k: int, *, exclude: Tensor | None = None) -> Tensor:
+    def distances(self, queries: Matrix, k: int, *, exclude: Tensor | None = None) -> Tensor:
         """Distances to the k-th nearest pattern, as :func:`knn_distance`."""
+        none = torch.empty(0, dtype=torch.float64)
+        return torch.cat([none, *(self._distances(*part, k) for part in _parts(queries, exclude))])
+
+    def _distances(self, queries: Tensor, exclude: Tensor | None, k: int) -> Tensor:
         if not self.shared:
             return distances_of(queries, self._near, k, exclude=exclude)
         nearest = torch.full((len(queries), k), torch.inf, dtype=torch.float64)

@@ -1,5 +1,8 @@
 """Which of Lightning's strategies can carry a sequence of tasks, and its boundaries."""
 
+from collections.abc import Iterable
+
+from lightning.pytorch import Callback
 from lightning.pytorch.strategies import (
     DDPStrategy,
     DeepSpeedStrategy,
@@ -10,6 +13,7 @@ from lightning.pytorch.strategies import (
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from hopfield_replay.lightning.namespaces import is_a, kinds
+from hopfield_replay.lightning.renewal import averaging
 
 
 def check_launcher(strategy: Strategy) -> None:
@@ -37,7 +41,8 @@ def check_whole_model(strategy: Strategy) -> None:
     if is_a(strategy, FSDPStrategy):
         raise MisconfigurationException(
             f"{type(strategy).__name__} cannot run the model outside of a training step (Lightning issue 20255), "
-            "so probes cannot be measured; use ModelParallelStrategy(data_parallel_size=..., tensor_parallel_size=1) "
+            "so probes cannot be measured, and wraps it anew in every fit, where it finds weights that it has split "
+            "before; use ModelParallelStrategy(data_parallel_size=..., tensor_parallel_size=1) "
             "with fully_shard, or a strategy that keeps whole models, such as ddp."
         )
     if is_a(strategy, ModelParallelStrategy) and (size := _tensor_parallel_size(strategy)) != 1:
@@ -52,6 +57,21 @@ def check_whole_model(strategy: Strategy) -> None:
             "call the model together, while at a boundary each measures samples of its own; use stage 1 or 2, which "
             "keep whole weights, ModelParallelStrategy(data_parallel_size=..., tensor_parallel_size=1) with "
             "fully_shard, or a strategy that keeps whole models, such as ddp."
+        )
+
+
+def check_averaging(strategy: Strategy, callbacks: Iterable[Callback]) -> None:
+    """Refuse callbacks that copy a module whose weights are spread over processes.
+
+    Raises:
+        MisconfigurationException: such a callback.
+    """
+    copying = averaging(callbacks) if is_a(strategy, ModelParallelStrategy) else []
+    if copying:
+        raise MisconfigurationException(
+            f"{type(copying[0]).__name__} copies the module, which torch does not do where fully_shard has spread it "
+            f"over processes, as under {type(strategy).__name__}. Leave it out, and let the module itself keep the "
+            "average, such as a dict of its parameters called ema, which is measured; or use ddp."
         )
 
 

@@ -20,7 +20,7 @@ from hopfield_replay.lightning.renewal import check_renewable, has_stopped, rene
 from hopfield_replay.lightning.replay_data_module import plain_loader
 from hopfield_replay.lightning.requeue import Requeue
 from hopfield_replay.lightning.run_folder import alone_in_folders
-from hopfield_replay.lightning.strategies import check_launcher
+from hopfield_replay.lightning.strategies import check_averaging, check_launcher
 from hopfield_replay.tracker.source import TaskSource
 
 _INTERRUPTED = 130  # what a shell says of a process that Ctrl-C has ended
@@ -161,6 +161,7 @@ def fit_tasks(
     if len(datamodules) > 1:
         check_renewable(_callbacks(trainer))
     check_launcher(trainer.strategy)
+    check_averaging(trainer.strategy, _callbacks(trainer))
     check_resumes(trainer)
     check_sequence(trainer, datamodules)
     write_atomically(trainer)

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from hopfield_replay.functional import knn_distance, proportional
+from hopfield_replay.functional.patterns import Patterns
 from hopfield_replay.functional.rows import picked
+from hopfield_replay.functional.shared_rows import is_shared
 from hopfield_replay.policies.candidates import Candidates
 from hopfield_replay.policies.greedy_gain import check_oversample
 from hopfield_replay.utilities.checks import check_integer
@@ -205,9 +207,12 @@ class NearestNeighbour:
         """The k largest distances to the k-th nearest other candidate."""
         if len(candidates) < 2:
             return torch.arange(k)
-        vectors = candidates.rows
+        vectors, near = candidates.rows, min(self.neighbours, len(candidates) - 1)
         own = torch.arange(len(vectors), device=vectors.device)
-        distances = knn_distance(vectors, vectors, min(self.neighbours, len(vectors) - 1), exclude=own)
+        if is_shared(vectors):  # each process compares all with its share
+            distances = Patterns(vectors).distances(vectors, near, exclude=own)
+        else:
+            distances = knn_distance(vectors, vectors, near, exclude=own)
         return _best(distances, candidates.ids, k)
 
 

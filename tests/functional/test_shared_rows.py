@@ -7,10 +7,18 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from hopfield_replay.functional import effective_patterns, energy, knn_distance
+from hopfield_replay.functional import (
+    effective_patterns,
+    energy,
+    herding,
+    k_center,
+    k_means_medoids,
+    knn_distance,
+)
 from hopfield_replay.functional.patterns import Patterns
 from hopfield_replay.functional.rows import Rows, joined, placed, replaced
 from hopfield_replay.functional.shared_rows import SharedRows, is_shared, share_of
+from hopfield_replay.policies import Candidates, NearestNeighbour
 from tests.functional import numpy_energy as reference
 
 WHOLE = torch.randn(60, 7, generator=torch.Generator().manual_seed(0))
@@ -58,6 +66,37 @@ def answers(rows):
     return found, measured
 
 
+def picks(rows):
+    """What is chosen by the geometry of all rows; and how many of them travelled for it."""
+    counted, get = [], SharedRows.__getitem__
+
+    def counting(self, index):
+        found = get(self, index)
+        counted.append(len(found))
+        return found
+
+    uniforms = torch.rand(60, generator=torch.Generator().manual_seed(4))
+    energies = torch.zeros(60, dtype=torch.float64)
+    pool = Candidates(torch.arange(60), torch.zeros(60, dtype=torch.int64), energies, rows, uniforms.double())
+    asked = {
+        "k_center": lambda: k_center(rows, 8),
+        "k_center from a start": lambda: k_center(rows, 5, start=59),
+        "herding": lambda: herding(rows, 6),
+        "k_means": lambda: k_means_medoids(rows, 4, uniforms, starts=1),
+        "nearest_neighbour": lambda: NearestNeighbour(3).select(pool, 9),
+    }
+    found, travelled = {}, {}
+    SharedRows.__getitem__ = counting
+    try:
+        for name, ask in asked.items():
+            counted.clear()
+            found[name] = ask()
+            travelled[name] = sum(counted)
+    finally:
+        SharedRows.__getitem__ = get
+    return found, travelled
+
+
 def work(rank, folder, size, name):
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -69,7 +108,7 @@ def work(rank, folder, size, name):
     )
     rows = shared(SPLITS[name][rank])
     places, mine = share_of(joined(rows, KEPT))
-    torch.save((answers(rows), places, mine[:]), f"{folder}/{rank}.pt")
+    torch.save((answers(rows), picks(rows), places, mine[:]), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -81,11 +120,16 @@ def test_they_answer_as_rows_of_one_process_do(name, tmp_path):
     rows, measured = answers(Rows(WHOLE))
     every = []
     for rank in range(size):
-        (found, values), places, mine = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        (found, values), (picked, travelled), places, mine = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for one, other in zip(found, rows, strict=True):
             assert torch.equal(one, other)
         for one, other in zip(values, measured, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+        for asked, chosen in picks(Rows(WHOLE))[0].items():
+            assert torch.equal(picked[asked], chosen), asked
+        assert travelled["k_center"] <= 8  # the picks
+        assert travelled["herding"] <= 2 * 6
+        assert travelled["nearest_neighbour"] == 60  # all are asked, once
         assert torch.equal(mine, torch.cat([WHOLE, KEPT])[places])
         every.append(places)
         assert set(SPLITS[name][rank].tolist()) == set(places[places < 60].tolist())  # nothing else was taken in

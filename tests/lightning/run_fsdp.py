@@ -16,9 +16,10 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from hopfield_replay import ForgettingMonitor, fit_tasks
 from hopfield_replay.denoisers import CallableDenoiser
 from tests.lightning.run_tasks import AtTheEnd, run
-from tests.lightning.small import Foreign, loader
+from tests.lightning.small import Foreign, loader, trainer
 
 
 def odd(task):
@@ -46,6 +47,17 @@ class Diffusion(Foreign):
 
 class Spread(Diffusion):
     spread = True
+
+
+class SpreadAveraged(Spread):
+    """Keeps an average of its weights, spread as they are."""
+
+    def on_train_start(self):
+        self.ema = {name: weight.detach().clone() for name, weight in self.layer.named_parameters()}
+
+    def on_train_batch_end(self, *_):
+        for name, weight in self.layer.named_parameters():
+            self.ema[name] = 0.5 * self.ema[name] + 0.5 * weight.detach()
 
 
 def denoiser(module):
@@ -94,6 +106,9 @@ if __name__ == "__main__":
     with contextlib.suppress(PowerCutError):
         run(folder / "cut", AtTheEnd(0, cut), **spread(), **settings)
     resumed, again = run(folder / "cut", ckpt_path="last", **spread(), **settings)
+    averaged, third = SpreadAveraged(), ForgettingMonitor(probe_size=6, denoiser=denoiser, weights="ema")
+    strategy = ModelParallelStrategy(2, 1, save_distributed_checkpoint=False)
+    fit_tasks(trainer(third, strategy=strategy, devices=2, max_epochs=1), averaged, [odd(0)])
     rank = int(os.environ.get("LOCAL_RANK", 0))
     result = {
         "buffer": monitor.buffer.state_dict(),
@@ -102,6 +117,9 @@ if __name__ == "__main__":
         "resumed_history": [record.to_dict() for record in again.history],
         "resumed_buffer": again.buffer.state_dict(),
         "resumed_weights": whole_weights(resumed),
+        "averaged_history": [record.to_dict() for record in third.history],
+        "average": {name: weight.full_tensor() for name, weight in averaged.ema.items()},
+        "last": whole_weights(averaged),
         "spread": watch.spread,
         "seen": module.seen,
     }

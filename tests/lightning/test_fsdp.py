@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks
+from hopfield_replay.denoisers.averages import find_averages
 from hopfield_replay.functional import reconstruction_error
 from hopfield_replay.lightning.gathered import gathered
 from tests.lightning.small import Images, energies_of, same, trainer
@@ -69,6 +70,26 @@ def test_weights_are_whole_while_they_are_measured_and_spread_afterwards(alone):
     assert spread() == {True}
 
 
+def test_averages_that_are_spread_stand_in_for_the_weights(alone):
+    from torch.distributed.fsdp import fully_shard
+
+    module = nn.Module()
+    module.net = nn.Linear(3, 4)
+    fully_shard(module.net, mesh=torch.distributed.device_mesh.init_device_mesh("cpu", (1,)))
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    module.ema = {name: weight.detach() * 2 for name, weight in module.net.named_parameters()}
+    with torch.no_grad(), gathered(module):
+        plain = module.net(x)
+        for network in (None, module.net):
+            (average,) = find_averages(module, network)
+            with average.in_place():
+                torch.testing.assert_close(module.net(x), 2 * plain)
+            torch.testing.assert_close(module.net(x), plain)
+    assert [average.path for average in find_averages(module)] == ["ema"]  # also while they are spread
+    module.ema = {name: weight.detach() for name, weight in module.net.named_parameters()}
+    assert find_averages(module) == []  # the weights themselves
+
+
 def test_a_module_that_is_not_spread_is_left_alone(alone):
     net = nn.Linear(2, 2)
     weight = net.weight
@@ -83,7 +104,7 @@ def ranks(tmp_path_factory):
     done = subprocess.run(
         [sys.executable, "-m", "tests.lightning.run_fsdp", str(folder)],
         cwd=ROOT, env={**plain, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True, text=True, timeout=300, check=False,
+        capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
@@ -115,6 +136,22 @@ def test_errors_are_those_of_the_whole_model(ranks):
         torch.testing.assert_close(probe["error"], expected, rtol=1e-5, atol=1e-8)
     earlier = ranks[0]["history"][0]["probes"][0]["error"]
     assert not torch.allclose(earlier, record["probes"][0]["error"])  # measured anew, with other weights
+
+
+@pytest.mark.heavy
+def test_averages_that_are_spread_are_measured_whole(ranks):
+    from tests.lightning.run_fsdp import Diffusion, denoiser
+
+    for rank in ranks:
+        assert same(rank["last"], ranks[0]["last"])
+        (record,) = rank["averaged_history"]
+        (probe,) = record["probes"]
+        images = Images(0, 13).images[probe["ids"]]
+        for weights, equal in (({f"layer.{k}": v for k, v in rank["average"].items()}, True), (rank["last"], False)):
+            module = Diffusion()
+            module.load_state_dict(weights)
+            expected = reconstruction_error(denoiser(module), images, record["timesteps"], 0, ids=probe["ids"])
+            assert torch.allclose(probe["error"], expected, rtol=1e-5, atol=1e-8) == equal
 
 
 @pytest.mark.heavy

@@ -1,7 +1,7 @@
 """Strategies that cannot carry tasks are refused with the reason, each in the shape in which Lightning makes it."""
 
 import pytest
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import (
     DDPStrategy,
@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks
 from hopfield_replay.lightning.checkpoints import check_resumes
 from hopfield_replay.lightning.requeue import Requeue
-from hopfield_replay.lightning.strategies import check_launcher, check_whole_model
+from hopfield_replay.lightning.strategies import check_averaging, check_launcher, check_whole_model
 from tests.lightning.small import Foreign, loader, trainer
 
 
@@ -83,6 +83,17 @@ def test_checkpoints_that_are_folders(monkeypatch, tmp_path):
     check_resumes(plain)  # which keeps none
     monkeypatch.setattr(type(runner), "strategy", ModelParallelStrategy(2, 1, save_distributed_checkpoint=False))
     check_resumes(runner)
+
+
+def test_callbacks_that_copy_what_is_spread(monkeypatch):
+    """Torch refuses it with an AssertionError of its own."""
+    runner = trainer(EMAWeightAveraging(), ForgettingMonitor())
+    monkeypatch.setattr(type(runner), "strategy", ModelParallelStrategy(2, 1))
+    message = "EMAWeightAveraging copies the module, which torch does not do where fully_shard has spread it"
+    with pytest.raises(MisconfigurationException, match=message):
+        fit_tasks(runner, Foreign(), [loader()])
+    check_averaging(DDPStrategy(), runner.callbacks)
+    check_averaging(ModelParallelStrategy(2, 1), [])
 
 
 def test_a_folder_is_no_checkpoint_to_go_on_from(tmp_path):
