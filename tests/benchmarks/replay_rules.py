@@ -57,10 +57,10 @@ ARMS: dict[str, tuple[Any, ...]] = {  # policy, sampling, and how strongly answe
     "mean, by rise": (GreedyGain(objective="mean"), "rise_weight"),
     "mean, by rise, temper .5": (GreedyGain(objective="mean", temper=0.5), "rise_weight"),
     "rise, by rise": (GreedyGain(objective="rise"), "rise_weight"),
-    **{f"random, held {strength:g}": ("random", "uniform", strength) for strength in (1.0, 3.0)},
+    **{f"random, held {strength:g}": ("random", "uniform", strength) for strength in (0.3, 1.0, 3.0)},
     **{
         f"mean, by rise, held {strength:g}": (GreedyGain(objective="mean"), "rise_weight", strength)
-        for strength in (1.0, 3.0)
+        for strength in (0.3, 1.0, 3.0)
     },
     "rise, by rise, temper .5": (GreedyGain(objective="rise", temper=0.5), "rise_weight"),
 }
