@@ -173,7 +173,7 @@ class _Scratch:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise ValueError(f"storage={str(folder)!r} must be a folder, and a file is in its place.") from error
+            raise type(error)(f"storage={str(folder)!r} must be a folder, and a file is in its place.") from error
         try:
             self._lock = PathLock(folder / "in_use")  # free again with its store
         except InUse as error:

@@ -342,7 +342,7 @@ ERRORS = {
     ),
     "a file for a folder": (
         lambda: EnergyReplayBuffer(2, storage=__file__),
-        ValueError,
+        FileExistsError,
         "must be a folder, and a file is in its place.",
     ),
     "paths for samples": (
