@@ -110,6 +110,7 @@ class ReplayDistillation(EitherCallback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Begin to hold."""
+        self._close()  # of a batch that the module has skipped
         if self._held is None or (self._looked and not self._held.remembers):
             return
         if self._raw.latest is None:

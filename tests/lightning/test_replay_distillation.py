@@ -219,6 +219,27 @@ def test_the_monitor_measures_as_without_it():
     assert said[0] == said[1]
 
 
+class Skips:
+    """Leaves the rest of an epoch out; no batch ends there."""
+
+    def on_train_batch_start(self, batch, batch_idx):
+        return -1 if batch_idx == 1 else None
+
+
+class SkippingDenoising(Skips, Denoising):
+    pass
+
+
+class SkippingByHand(Skips, ByHand):
+    pass
+
+
+def test_a_batch_that_the_module_skips_is_held_no_longer():
+    held = train(SkippingDenoising())
+    assert_alike(held, train(SkippingByHand(), distil=False), rtol=1e-5, atol=1e-6)
+    assert not held.network._forward_hooks
+
+
 class Two(Denoising):
     def __init__(self):
         super().__init__()
