@@ -1,12 +1,14 @@
 """HeldNetwork: a network that is to answer for replayed samples as it did before the task."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.func import functional_call
-from torch.utils.hooks import RemovableHandle
 
 from hopfield_replay.denoisers.doors import tensors_in, unseen
 from hopfield_replay.functional.denoiser import evaluating
@@ -73,8 +75,8 @@ class HeldNetwork:
         """Take the network as it is now for the old one."""
         self._old = {name: tensor.detach().clone() for name, tensor in self._changing().items()}
 
-    def holding(self, *, batch: int, replayed: int, scale: float = 1.0) -> "_Holding":
-        """Hold the answers of calls inside, which are a context, or between its ``__enter__`` and its ``close``.
+    def holding(self, *, batch: int, replayed: int, scale: float = 1.0) -> AbstractContextManager[None]:
+        """Hold the answers of calls inside.
 
         Args:
             batch: samples of the batch.
@@ -88,7 +90,7 @@ class HeldNetwork:
         """
         if replayed and self._old is None:
             raise RuntimeError("HeldNetwork has no old network: call remember() before the task begins.")
-        return _Holding(self, batch, replayed, scale)
+        return self._hooked(partial(self._called, batch, replayed, scale))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The old weights; empty without."""
@@ -134,59 +136,45 @@ class HeldNetwork:
         with torch.no_grad(), unseen(), evaluating(self._original):
             return functional_call(self._original, old, args, kwargs)
 
+    @contextmanager
+    def _hooked(self, hook: Callable[..., None]) -> Iterator[None]:
+        handle = self.network.register_forward_hook(hook, with_kwargs=True)
+        try:
+            yield
+        finally:  # what was called is held in its backward pass yet
+            handle.remove()
 
-class _Holding:
-    """Holds the answers of a network's calls between ``__enter__`` and ``close``."""
-
-    def __init__(self, held: HeldNetwork, batch: int, replayed: int, scale: float) -> None:
-        self._held, self._batch, self._replayed, self._scale = held, batch, replayed, scale
-        self._handle: RemovableHandle | None = None
-        self._asking = False
-
-    def __enter__(self) -> "_Holding":
-        self._handle = self._held.network.register_forward_hook(self._called, with_kwargs=True)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Hold no longer; what was called is held in its backward pass yet."""
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
-
-    def _called(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if self._asking or not torch.is_grad_enabled():
+    def _called(
+        self,
+        batch: int,
+        replayed: int,
+        scale: float,
+        network: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Any,
+    ) -> None:
+        if not torch.is_grad_enabled():  # such as the old network's own call
             return
         answers = _answers(output)
         place = next((place for place, tensor in enumerate(answers) if tensor.requires_grad), None)
         if place is None:
             return
         answer = answers[place]
-        self._held.calls += 1
-        if answer.ndim == 0 or len(answer) != self._batch:
+        self.calls += 1
+        if answer.ndim == 0 or len(answer) != batch:
             raise ValueError(
-                f"{type(network).__name__} answers with shape {tuple(answer.shape)} in a batch of {self._batch} "
-                "samples: which rows are replayed cannot be told. Hold a network that is called with one row for each "
-                "sample."
+                f"{type(network).__name__} answers with shape {tuple(answer.shape)} in a batch of {batch} samples: "
+                "which rows are replayed cannot be told. Hold a network that is called with one row for each sample."
             )
-        if not self._replayed or not self._held.strength:
+        if not replayed or not self.strength:
             return
-        self._asking = True
-        try:
-            wanted = _answers(self._held._answer(args, kwargs))[place]
-        finally:
-            self._asking = False
-        _add_to_gradient(answer, self._pull(answer.detach(), wanted))
-
-    def _pull(self, answer: Tensor, wanted: Tensor) -> Tensor:
-        """Gradient of the penalty with respect to an answer."""
-        rows = slice(self._batch - self._replayed, None)
-        difference = answer[rows].float() - wanted[rows].float()
+        rows = slice(batch - replayed, None)
+        wanted = _answers(self._answer(args, kwargs))[place]
+        difference = answer.detach()[rows].float() - wanted.detach()[rows].float()
         pull = torch.zeros_like(answer, dtype=torch.float32)
-        pull[rows] = difference * (2.0 * self._held.strength * self._scale / difference.numel())
-        return pull
+        pull[rows] = difference * (2.0 * self.strength * scale / difference.numel())
+        _add_to_gradient(answer, pull)
 
 
 def _answers(output: Any) -> list[Tensor]:
@@ -195,18 +183,14 @@ def _answers(output: Any) -> list[Tensor]:
 
 def _add_to_gradient(answer: Tensor, extra: Tensor) -> None:
     """Add to what the backward pass brings to a tensor, unseen by hooks on the tensor itself."""
-    node, place = answer.grad_fn, answer.output_nr
-    if node is None:  # a parameter that is returned as it is
-        answer.register_hook(lambda gradient: gradient + extra.to(gradient.dtype))
-        return
+    edge, dtype = get_gradient_edge(answer), answer.dtype
 
     def add(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-        own = gradients[place]
-        held = extra.to(answer_dtype) if own is None else own + extra.to(own.dtype)
-        return (*gradients[:place], held, *gradients[place + 1 :])
+        own = gradients[edge.output_nr]
+        held = extra.to(dtype) if own is None else own + extra.to(own.dtype)
+        return (*gradients[: edge.output_nr], held, *gradients[edge.output_nr + 1 :])
 
-    answer_dtype = answer.dtype
-    node.register_prehook(add)
+    edge.node.register_prehook(add)
 
 
 def check_strength(strength: Any) -> float:

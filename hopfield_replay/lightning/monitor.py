@@ -23,6 +23,7 @@ from hopfield_replay.lightning.logging import BoundaryLog
 from hopfield_replay.lightning.namespaces import EitherCallback
 from hopfield_replay.lightning.own_step import measuring
 from hopfield_replay.lightning.renewal import averaging
+from hopfield_replay.lightning.replay_loader import stream_in
 from hopfield_replay.lightning.strategies import check_launcher, check_whole_model
 from hopfield_replay.lightning.views import Boundary
 from hopfield_replay.lightning.watched_task import WatchedTask
@@ -458,9 +459,9 @@ class ForgettingMonitor(Shown, EitherCallback):
 
     def _training(self, trainer: Trainer) -> tuple[Iterable[Any], ReplayStream | None]:
         """The task's own loader, and the replay beside it."""
-        loaders = trainer.train_dataloader
-        if isinstance(loaders, list) and len(loaders) == 2 and isinstance(loaders[1], ReplayStream):
-            return loaders[0], loaders[1]
+        loaders: Any = trainer.train_dataloader
+        if (stream := stream_in(loaders)) is not None:
+            return loaders[0], stream
         if loaders is None or isinstance(loaders, list | tuple | dict):
             raise MisconfigurationException(
                 f"A task's samples cannot be told from a training loader of type {type(loaders).__name__}; use one "

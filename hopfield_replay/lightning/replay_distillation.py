@@ -1,7 +1,7 @@
 """ReplayDistillation: a callback that holds a network's answers for replayed samples where they were."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -10,11 +10,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
-from hopfield_replay.buffer.replay_stream import ReplayStream
 from hopfield_replay.denoisers import find_averages, find_denoiser
 from hopfield_replay.denoisers.held_network import HeldNetwork, check_strength
 from hopfield_replay.lightning.namespaces import EitherCallback, is_a
 from hopfield_replay.lightning.raw_batches import RawBatches
+from hopfield_replay.lightning.replay_loader import stream_in
 from hopfield_replay.utilities.nested import rows
 
 
@@ -61,7 +61,7 @@ class ReplayDistillation(EitherCallback):
         self.strength = check_strength(strength)
         self.network = network
         self._held: HeldNetwork | None = None
-        self._holding: Any = None
+        self._holding = ExitStack()
         self._raw = RawBatches()
         self._state: dict[str, Any] = {}
         self._fits = 0
@@ -89,8 +89,7 @@ class ReplayDistillation(EitherCallback):
         """Take the network as it is for the one to hold to, if samples are replayed."""
         self._fits += 1
         self._looked = False
-        loaders = trainer.train_dataloader
-        stream = loaders[1] if isinstance(loaders, list) and isinstance(loaders[-1], ReplayStream) else None
+        stream = stream_in(trainer.train_dataloader)
         if stream is None:
             if self._fits > 1:
                 rank_zero_warn(
@@ -110,7 +109,7 @@ class ReplayDistillation(EitherCallback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Begin to hold."""
-        self._close()  # of a batch that the module has skipped
+        self._holding.close()  # of a batch that the module has skipped
         if self._held is None or (self._looked and not self._held.remembers):
             return
         if self._raw.latest is None:
@@ -124,14 +123,13 @@ class ReplayDistillation(EitherCallback):
         if pl_module.automatic_optimization:
             scale /= trainer.accumulate_grad_batches
         replayed = total - own if self._held.remembers else 0
-        self._holding = self._held.holding(batch=total, replayed=replayed, scale=scale)
-        self._holding.__enter__()
+        self._holding.enter_context(self._held.holding(batch=total, replayed=replayed, scale=scale))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Hold no longer; in a fit's first step, see that there was something to hold."""
-        self._close()
+        self._holding.close()
         if self._held is not None and not self._looked:
             self._looked = True
             if not self._held.calls:
@@ -147,7 +145,7 @@ class ReplayDistillation(EitherCallback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the network alone."""
-        self._close()
+        self._holding.close()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the network alone; the next fit begins with another."""
@@ -161,13 +159,8 @@ class ReplayDistillation(EitherCallback):
         """Hold to the same in what is left of the task."""
         self._state = dict(state_dict.get("old", {}))
 
-    def _close(self) -> None:
-        if self._holding is not None:
-            self._holding.close()
-            self._holding = None
-
     def _leave(self) -> None:
-        self._close()
+        self._holding.close()
         self._raw.detach()
         self._held, self._state = None, {}
 

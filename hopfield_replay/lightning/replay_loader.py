@@ -83,3 +83,9 @@ class ReplayLoader(EitherLoader):
     def __next__(self) -> Any:
         (batch, stream), batch_idx, dataloader_idx = super().__next__()
         return stream.join(batch, self.mark), batch_idx, dataloader_idx
+
+
+def stream_in(loaders: Any) -> ReplayStream | None:
+    """What replays in a Trainer's training loaders: a ReplayLoader shows it beside the task's own loader."""
+    joined = isinstance(loaders, list) and len(loaders) == 2 and isinstance(loaders[1], ReplayStream)
+    return loaders[1] if joined else None

@@ -159,6 +159,28 @@ def test_an_answer_that_the_loss_leaves_aside_pulls_at_nothing():
     assert all(weight.grad is None for weight in network.parameters())
 
 
+class Table(nn.Module):
+    """Answers with a weight as it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = nn.Parameter(torch.ones(3, 2))
+
+    def forward(self, x):
+        return self.rows
+
+
+def test_an_answer_that_is_a_weight_is_held():
+    table = Table()
+    held = HeldNetwork(table, 0.5)
+    held.remember()
+    with torch.no_grad():
+        table.rows += 2
+    with held.holding(batch=3, replayed=1):
+        (0.0 * table(torch.ones(3, 1))).sum().backward()
+    assert table.rows.grad.tolist() == [[0, 0], [0, 0], [1, 1]]  # 0.5 * 2 * 2 / 2 numbers
+
+
 def test_frozen_weights_are_not_copied():
     network = Network()
     network.first.requires_grad_(False)

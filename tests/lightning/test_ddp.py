@@ -1,14 +1,10 @@
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks
 from tests.lightning.run_ddp import odd
 from tests.lightning.small import Foreign, energies_of, same, trainer
+from tests.lightning.two_processes import results_of
 
 pytestmark = [
     pytest.mark.heavy,
@@ -16,20 +12,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:No denoiser was found"),  # ours, on modules that have none
     pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed"),
 ]
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ddp")
-    plain = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.lightning.run_ddp", str(folder)],
-        cwd=ROOT, env={**plain, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    return results_of("run_ddp", folder, timeout=240)
 
 
 def test_ranks_hold_the_same_buffer_and_history(ranks):

@@ -1,19 +1,18 @@
 """Modules that FSDP2 spreads over two processes are trained and measured as whole ones are."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
-from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, fit_tasks
 from hopfield_replay.denoisers.averages import find_averages
 from hopfield_replay.functional import reconstruction_error
 from hopfield_replay.lightning.gathered import gathered
-from tests.lightning.small import Images, energies_of, same, trainer
+from tests.lightning.small import Images, same
+from tests.lightning.two_processes import (
+    assert_errors_are_those_of_the_whole_model,
+    assert_the_ledger_is_that_of_one_process,
+    results_of,
+)
 
 pytest.importorskip("torch.distributed.fsdp", reason="this torch has no FSDP")
 pytestmark = [
@@ -22,7 +21,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*could not be verified"),  # ours: the step calls the network without a time
     pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed"),
 ]
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -100,14 +98,7 @@ def test_a_module_that_is_not_spread_is_left_alone(alone):
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fsdp")
-    plain = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.lightning.run_fsdp", str(folder)],
-        cwd=ROOT, env={**plain, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    return results_of("run_fsdp", folder, timeout=600)
 
 
 @pytest.mark.heavy
@@ -123,19 +114,7 @@ def test_all_processes_know_the_same(ranks):
 
 @pytest.mark.heavy
 def test_errors_are_those_of_the_whole_model(ranks):
-    from tests.lightning.run_fsdp import Diffusion, denoiser
-
-    module = Diffusion()
-    module.load_state_dict(ranks[0]["weights"])
-    record = ranks[0]["history"][-1]
-    assert len(record["probes"]) == 2
-    for task, probe in enumerate(record["probes"]):
-        at = probe["ids"] & ((1 << 39) - 1)
-        images = Images(task, 13).images[at]
-        expected = reconstruction_error(denoiser(module), images, record["timesteps"], 0, ids=probe["ids"])
-        torch.testing.assert_close(probe["error"], expected, rtol=1e-5, atol=1e-8)
-    earlier = ranks[0]["history"][0]["probes"][0]["error"]
-    assert not torch.allclose(earlier, record["probes"][0]["error"])  # measured anew, with other weights
+    assert_errors_are_those_of_the_whole_model(ranks)
 
 
 @pytest.mark.heavy
@@ -156,21 +135,7 @@ def test_averages_that_are_spread_are_measured_whole(ranks):
 
 @pytest.mark.heavy
 def test_the_ledger_is_that_of_one_process(ranks):
-    from tests.lightning.run_fsdp import Diffusion, denoiser, odd
-
-    buffer = EnergyReplayBuffer(7, "random", groups="task")
-    monitor = ForgettingMonitor(buffer, probe_size=6, denoiser=denoiser)
-    tasks = [ReplayDataModule(odd(task), buffer, replay_ratio=0.4) for task in range(2)]
-    fit_tasks(trainer(monitor, max_epochs=1), Diffusion(), tasks)
-    without = [
-        [
-            [{k: v for k, v in probe.items() if not k.startswith("error")} for probe in energies_of(record)]
-            for record in history
-        ]
-        for history in (ranks[0]["history"], [record.to_dict() for record in monitor.history])
-    ]
-    assert same(*without)
-    assert same(ranks[0]["buffer"], buffer.state_dict())
+    assert_the_ledger_is_that_of_one_process(ranks)
 
 
 @pytest.mark.heavy

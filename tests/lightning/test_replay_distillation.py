@@ -1,11 +1,7 @@
 """ReplayDistillation against modules that have the penalty in their training step."""
 
 import copy
-import os
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,11 +11,13 @@ from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from hopfield_replay import EnergyReplayBuffer, ForgettingMonitor, ReplayDataModule, ReplayDistillation, fit_tasks
 from hopfield_replay.tracker import sample_ids
 from tests.lightning.small import Resumable, trainer
+from tests.lightning.two_processes import results_of
 
 pytestmark = [
     pytest.mark.slow,
@@ -28,7 +26,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning"),
 ]
 STRENGTH = 2.0
-ROOT = Path(__file__).parents[2]
 
 
 class Vectors(Dataset):
@@ -179,6 +176,27 @@ def test_with_averaged_weights_the_average_is_held_to(last):
     assert_alike(module, expected, rtol=1e-5, atol=1e-6)
 
 
+class Keeps(Denoising):
+    """Keeps an average of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.ema = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(0.5))
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        self.ema.update_parameters(self.network)
+
+
+class KeepsByHand(Keeps, ByHand):
+    def on_train_start(self):
+        self.__dict__["old"] = copy.deepcopy(self.ema.module).eval()
+
+
+def test_with_an_average_of_the_modules_own_that_is_held_to():
+    held = train(Keeps(), network="network")
+    assert_alike(held.network, train(KeepsByHand(), distil=False).network, rtol=1e-5, atol=1e-6)
+
+
 class Cut(Callback):
     """Ends the run in the second task, after some steps."""
 
@@ -312,14 +330,7 @@ def test_a_fit_without_replay_says_that_nothing_is_held():
 @pytest.mark.heavy
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 def test_two_processes_hold_as_by_hand(tmp_path):
-    plain = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.lightning.run_distillation", str(tmp_path)],
-        cwd=ROOT, env={**plain, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    first, second = results_of("run_distillation", tmp_path, timeout=240)
     for name, weight in first["held"].items():
         assert torch.equal(weight, second["held"][name])
         torch.testing.assert_close(weight, first["by hand"][name], rtol=1e-5, atol=1e-6)
