@@ -66,11 +66,13 @@ class Teaching:
         target: the one that it points to; None if none is sure.
         agreement: of each target's name, from -1 to 1: how far the gradient points away from it.
         squared: whether the loss is a squared error, as far as that can be seen, so that these are cosines.
+        left_out: share of the elements of samples, from 0 to 1, that the loss does not count (masks, padding, clamps).
     """
 
     target: Target | None
     agreement: dict[str, float]
     squared: bool = True
+    left_out: float = 0.0
 
     def said(self) -> str:
         """The two best agreements, in words."""
@@ -129,15 +131,24 @@ def read_target(
     rivals = [name for name in differences if name != best and not _parallel(differences[name], differences[best])]
     second = max((agreement[name] for name in rivals), default=-1.0)
     sure = agreement[best] >= _LIKELY and 1 - agreement[best] <= (1 - second) / 3 and agreement[best] > second
+    if not sure:
+        return Teaching(None, agreement, agreement is cosines)
     alike = [target for target in TARGETS if target.name in differences and target.name not in rivals]
-    return Teaching(
-        alike[0] if sure else None, agreement, agreement is cosines
-    )  # of targets that differ by a factor the most usual one
+    usual = alike[0]  # of targets that differ by a factor
+    return Teaching(usual, agreement, agreement is cosines, _left_out(grad, differences[best]))
 
 
 def _taught(grad: Tensor, difference: Tensor) -> Tensor:
     """Which elements say something: those with a gradient, and a difference that rounding does not drown."""
     return (grad != 0) & (difference.abs() > 1e-4 * difference.abs().mean(1, keepdim=True))
+
+
+def _left_out(grad: Tensor, difference: Tensor) -> float:
+    """Share of elements without gradient, among the larger half of differences: half precision rounds others to 0."""
+    rows = grad.any(1)  # a sample whose whole weight is 0 says nothing
+    grad, size = grad[rows], difference[rows].abs()
+    large = size >= size.median(1, keepdim=True).values
+    return float(((grad == 0) & large).sum() / large.sum())
 
 
 def _cosine(grad: Tensor, difference: Tensor) -> float:

@@ -17,6 +17,8 @@ from hopfield_replay.denoisers.timetable import Reading, read_timetable
 from hopfield_replay.denoisers.unseen_noise import infer_noise
 from hopfield_replay.utilities.nested import as_mapping, is_record
 
+_COUNTED = 0.01  # share of the elements that a loss may leave out
+
 
 @dataclass(frozen=True)
 class Place:
@@ -71,7 +73,7 @@ class Statement:
     @property
     def complete(self) -> bool:
         """Whether a denoiser follows from it."""
-        return self.target is not None and self.reading.timetable is not None
+        return not self.missing
 
     @property
     def missing(self) -> str:
@@ -82,7 +84,17 @@ class Statement:
             return (
                 f"what the network is taught is none of the known targets (nearest: {self.teaching.said() or 'none'})"
             )
-        return ""
+        return self.uncounted
+
+    @property
+    def uncounted(self) -> str:
+        """What an error would count and the step's loss does not, in words; empty if there is nothing."""
+        if self.teaching.left_out <= _COUNTED:
+            return ""
+        return (
+            f"its loss leaves out {self.teaching.left_out:.0%} of what its network answers (a mask, padding, a clamp), "
+            "which an error would count"
+        )
 
     def __str__(self) -> str:
         timetable = self.reading.timetable

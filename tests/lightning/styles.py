@@ -164,10 +164,36 @@ class MinSNR(Tutorial):
 class Masked(Tutorial):
     """Only a part of each image counts (inpainting), as a Huber loss."""
 
+    level, warns = "paired loss", r"its loss leaves out 7\d% of what its network answers"
+
     def loss(self, guess, wanted, t):
         mask = torch.zeros_like(guess)
         mask[..., 2:6, 2:6] = 1
         return (F.smooth_l1_loss(guess, wanted, reduction="none") * mask).sum() / mask.sum()
+
+
+class Padded(Tutorial):
+    """Sequences of different lengths: what is behind the end of each is not learned."""
+
+    level, warns = "paired loss", r"its loss leaves out \d\d% of what its network answers"
+    target = "x0"
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        t, noise = torch.randint(0, self.steps, (len(x),)), torch.randn_like(x)
+        a, s = self.amounts(t, x)
+        inside = (torch.arange(SIDE) < 4 + y[:, None])[:, None, :, None].expand_as(x)
+        return F.mse_loss(self.ask(a * x + s * noise, t, y)[inside], x[inside])
+
+
+class Clamped(Tutorial):
+    """What lies outside of the range of images is cut off before it is compared."""
+
+    level, warns = "paired loss", r"its loss leaves out \d+% of what its network answers"
+    target = "x0"
+
+    def loss(self, guess, wanted, t):
+        return F.mse_loss(guess.clamp(0, 1), wanted)
 
 
 class ZeroStart(Tutorial):
@@ -833,11 +859,11 @@ class GivesNone(Tutorial):
 
 
 MEASURED = [
-    Tutorial, PredictsX0, MinSNR, Masked, ZeroStart, Labelled, LearnedVariance, PointCloud, Signal, Table,
+    Tutorial, PredictsX0, MinSNR, ZeroStart, Labelled, LearnedVariance, PointCloud, Signal, Table,
     LatentDiffusionDDPM, TextToImage, VQLatents, DiffusionEngine, EDM, Azula, FlowMatching, RectifiedFlow,
     SimpleDiffusion, ScoreMatching, SuperResolution, Crops, Manual, NeedsTrainer, NumpyNoise, OffsetNoise,
 ]  # fmt: skip
 UNMEASURED = [
-    SelfConditioning, ClassifierFree, LabelOutside, TwoNetworks, Consistency, NumpyNoiseOfX0, TimeOutside, SplitLoss,
+    Masked, Padded, Clamped, SelfConditioning, ClassifierFree, LabelOutside, TwoNetworks, Consistency, NumpyNoiseOfX0, TimeOutside, SplitLoss,
     LogsItsLoss, GivesNone,
 ]  # fmt: skip
