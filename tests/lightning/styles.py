@@ -864,6 +864,6 @@ MEASURED = [
     SimpleDiffusion, ScoreMatching, SuperResolution, Crops, Manual, NeedsTrainer, NumpyNoise, OffsetNoise,
 ]  # fmt: skip
 UNMEASURED = [
-    Masked, Padded, Clamped, SelfConditioning, ClassifierFree, LabelOutside, TwoNetworks, Consistency, NumpyNoiseOfX0, TimeOutside, SplitLoss,
-    LogsItsLoss, GivesNone,
+    Masked, Padded, Clamped, SelfConditioning, ClassifierFree, LabelOutside, TwoNetworks, Consistency, NumpyNoiseOfX0,
+    TimeOutside, SplitLoss, LogsItsLoss, GivesNone,
 ]  # fmt: skip
