@@ -10,6 +10,7 @@ from torch import Tensor
 _ROWS = 64  # samples of a batch that are looked at
 _LIKELY = 0.9  # agreement of the right target at least, where a loss has other terms beside it
 _SQUARED = 0.999  # a cosine above it is that of a squared error
+_COUNTED = 0.01  # share of the elements that a loss may leave out
 
 
 @dataclass(frozen=True)
@@ -144,11 +145,13 @@ def _taught(grad: Tensor, difference: Tensor) -> Tensor:
 
 
 def _left_out(grad: Tensor, difference: Tensor) -> float:
-    """Share of elements without gradient, among the larger half of differences: half precision rounds others to 0."""
+    """Share of elements without gradient; 0 unless some of them differ more than others with one (half precision)."""
     rows = grad.any(1)  # a sample whose whole weight is 0 says nothing
     grad, size = grad[rows], difference[rows].abs()
-    large = size >= size.median(1, keepdim=True).values
-    return float(((grad == 0) & large).sum() / large.sum())
+    least = size.masked_fill(grad == 0, math.nan).nanquantile(0.05, dim=1, keepdim=True)
+    without = grad == 0
+    evident = float((without & (size > least)).double().mean()) > _COUNTED
+    return float(without.double().mean()) if evident else 0.0
 
 
 def _cosine(grad: Tensor, difference: Tensor) -> float:

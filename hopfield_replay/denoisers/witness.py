@@ -17,8 +17,6 @@ from hopfield_replay.denoisers.timetable import Reading, read_timetable
 from hopfield_replay.denoisers.unseen_noise import infer_noise
 from hopfield_replay.utilities.nested import as_mapping, is_record
 
-_COUNTED = 0.01  # share of the elements that a loss may leave out
-
 
 @dataclass(frozen=True)
 class Place:
@@ -89,7 +87,7 @@ class Statement:
     @property
     def uncounted(self) -> str:
         """What an error would count and the step's loss does not, in words; empty if there is nothing."""
-        if self.teaching.left_out <= _COUNTED:
+        if not self.teaching.left_out:
             return ""
         return (
             f"its loss leaves out {self.teaching.left_out:.0%} of what its network answers (a mask, padding, a clamp), "

@@ -121,3 +121,36 @@ def test_what_an_answer_does_not_say_is_an_error():
     epsilon = TARGETS[0]
     with pytest.raises(ValueError, match="prediction of epsilon says nothing about the clean sample"):
         epsilon.clean(torch.ones(2), torch.ones(2), 0.0, 1.0)
+
+
+class TestLeftOut:
+    """Which elements the loss does not count."""
+
+    def share(self, spoil):
+        clean, noise, answer, signal, amount = situation(8)
+        found = read_target(answer, spoil(answer - noise), clean, noise, signal, amount)
+        assert found.target.name == "epsilon"
+        return found.left_out
+
+    def test_a_mask(self):
+        assert self.share(lambda gradient: gradient * (torch.arange(D) % 4 > 0)) == 0.25
+
+    def test_the_end_of_each_sequence(self):
+        lengths = torch.arange(N)[:, None] * 8 + 100
+        share = self.share(lambda gradient: gradient * (torch.arange(D) < lengths))
+        assert share == pytest.approx(1 - float(lengths.double().mean()) / D)
+
+    def test_nothing(self):
+        assert self.share(lambda gradient: gradient) == 0
+
+    def test_what_half_precision_rounds_to_zero(self):
+        smallest = torch.finfo(torch.float16).smallest_normal / 1024
+
+        def rounded(gradient):
+            return (gradient * smallest * 2).half().float()
+
+        assert 0.1 < float((rounded(torch.randn(D)) == 0).float().mean()) < 0.5
+        assert self.share(rounded) == 0
+
+    def test_samples_without_a_weight(self):
+        assert self.share(lambda gradient: gradient * (torch.arange(N)[:, None] > 2)) == 0
