@@ -15,8 +15,8 @@ class ReplayBatches:
 
     What ReplayLoader is to a Trainer, for a loop of one's own: one for each task, ``for batch in batches``, once for
     each epoch (who breaks out of one goes on with its draws). The loader keeps its batch size b; to each batch
-    b * ratio / (1 - ratio) replayed samples are added, so that ``replay_ratio`` is their share. The buffer is read when a
-    batch is made: while it is empty nothing is added. Under torch.distributed every process wraps its own loader (as
+    b * ratio / (1 - ratio) replayed samples are added, so that ``replay_ratio`` is their share. The buffer is read when
+    a batch is made: while it is empty nothing is added. Under torch.distributed every process wraps its own loader (as
     Accelerate's ``prepare`` returns it) and draws its own samples.
 
     Args:
