@@ -11,7 +11,7 @@ from hopfield_replay.buffer.buffer import EnergyReplayBuffer
 from hopfield_replay.buffer.drawn import Drawn
 from hopfield_replay.encoders import Columns
 from hopfield_replay.utilities.distributed import world
-from hopfield_replay.utilities.nested import concatenate, identity, leaves, rows
+from hopfield_replay.utilities.nested import concatenate, identity, leaves, refilled, rows
 from hopfield_replay.utilities.states import DAMAGE, check_mapping, check_number, check_whole
 
 ReplayRatio = float | Callable[[int, int], float]
@@ -242,7 +242,7 @@ class ReplayStream:
         self._generator = generator if rank == world()[0] else None
 
 
-def marked(batch: Any, mark: str, own: int) -> dict[Any, Any]:
+def marked(batch: Any, mark: str, own: int) -> Any:
     """A batch with a boolean column (n,) that is False for its first samples, and True for those that are replayed.
 
     Args:
@@ -266,7 +266,7 @@ def marked(batch: Any, mark: str, own: int) -> dict[Any, Any]:
     if mark in batch:
         raise ValueError(f"mark={mark!r} is the name of a column that the batches have: {list(batch)}; choose another.")
     device = next((leaf.device for _, leaf in leaves(batch) if isinstance(leaf, torch.Tensor)), None)
-    return {**batch, mark: torch.arange(rows(batch), device=device) >= own}
+    return refilled(batch, {**batch, mark: torch.arange(rows(batch), device=device) >= own})
 
 
 def length(loader: Iterable[Any]) -> int:

@@ -1,12 +1,13 @@
 """Batches with replay in a plain loop, against counts by hand and against what a Trainer's loader draws."""
 
 import itertools
+from collections import OrderedDict, UserDict
 
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from hopfield_replay import EnergyReplayBuffer, ReplayBatches
+from hopfield_replay import EnergyReplayBuffer, ForgettingTracker, ReplayBatches, TaskSource
 
 
 def filled(n=6):
@@ -155,6 +156,38 @@ def test_draws_that_begin_again_are_told():
     assert replayed(again) != first
     buffer.drawn.clear()  # another task
     replayed(ReplayBatches(DataLoader(data(), batch_size=4), buffer))
+
+
+class Feature(UserDict):
+    """As transformers' BatchFeature: its items are attributes, too, and the loop moves it."""
+
+    def __getattr__(self, name):
+        if name in ("data", "__setstate__"):
+            raise AttributeError(name)
+        return self.data[name]
+
+    def to(self, dtype):
+        return Feature({name: value.to(dtype) for name, value in self.items()})
+
+
+@pytest.mark.parametrize("form", [OrderedDict, Feature, dict])
+@pytest.mark.parametrize("mark", [None, "replayed"])
+def test_mappings_keep_their_class(form, mark):
+    prepare = (lambda batch: batch.to(torch.float64)) if form is Feature else lambda batch: batch
+    loaders = [
+        DataLoader(data() + torch.utils.data.TensorDataset(torch.tensor([[50.0 + task]])), 4, collate_fn=collate)
+        for task in (0, 1)
+        for collate in [lambda items: form(x=torch.stack([item[0] for item in items]))]
+    ]
+    tracker = ForgettingTracker(EnergyReplayBuffer(6, beta=1.0))
+    for loader in loaders:
+        source = TaskSource(loader, prepare=prepare)
+        tracker.begin_task(source)
+        batches = ReplayBatches(loader, tracker.buffer, mark=mark)
+        assert all(type(batch) is form for batch in batches)
+        tracker.end_task(source)
+    assert batches.replayed
+    assert type(tracker.state_dict()["buffer"]["samples"]) is dict
 
 
 @pytest.mark.parametrize(
