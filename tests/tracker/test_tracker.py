@@ -438,7 +438,7 @@ def test_a_task_does_not_end_with_other_data(other):
     tracker = make(beta="auto")
     tracker.begin_task(source(task_data(0)))
     before = tracker.state_dict()
-    with pytest.raises(ValueError, match="None of the [0-9] samples .* when task 0 began. Give end_task"):
+    with pytest.raises(ValueError, match=r"None of the [0-9] samples .* when task 0 began. Give end_task"):
         tracker.end_task(source(other), denoiser=model_after(0))
     assert same(tracker.state_dict(), before)
     tracker.end_task(source(task_data(0)), denoiser=model_after(0), replay_ratio=0.25)  # the same data
