@@ -860,7 +860,7 @@ class ForgettingTracker(Shown):
             check_same_settings(settings, {**self._asked, "beta": settings.get("beta")} if same else self._asked)
         at_hand = TaskAtHand(self._reader)
         at_hand.load_state_dict(state.get("encoder"))
-        load_buffer = None if self.buffer is None else self.buffer.prepare_load(state["buffer"])
+        load_buffer = None if self.buffer is None else self.buffer.prepare_load(state["buffer"], of_any_kind=True)
 
         def change() -> None:
             if load_buffer is not None:
