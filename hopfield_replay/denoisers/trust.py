@@ -56,6 +56,14 @@ class Trust:
         return f"{self.level}: {self.words}" if self.words else self.level
 
     @property
+    def network(self) -> nn.Module | None:
+        """The network whose errors are measured; None if there is none, or it is not told."""
+        for held in (getattr(self.denoiser, "network", None), getattr(self.denoiser, "model", None)):
+            if isinstance(held, nn.Module):
+                return held
+        return None
+
+    @property
     def safe(self) -> "Trust":
         """The same; what measures raises nothing but :class:`~hopfield_replay.denoisers.guarded.NotMeasured`."""
         return replace(

@@ -193,7 +193,7 @@ class KeepsByHand(Keeps, ByHand):
 
 
 def test_with_an_average_of_the_modules_own_that_is_held_to():
-    held = train(Keeps(), network="network")
+    held = train(Keeps())  # the copy, whose weights could learn, is no second network
     assert_alike(held.network, train(KeepsByHand(), distil=False).network, rtol=1e-5, atol=1e-6)
 
 
@@ -206,15 +206,18 @@ class Cut(Callback):
 
 
 @pytest.mark.filterwarnings("ignore:.*Checkpoint directory.*exists")
-def test_a_resumed_task_holds_to_what_it_began_with(tmp_path):
+@pytest.mark.parametrize("kind", ["Denoising", "Two"])
+def test_a_resumed_task_holds_to_what_it_began_with(tmp_path, kind):
+    made = {"Denoising": Denoising, "Two": Two}[kind]
+
     def kept(folder):
         return ModelCheckpoint(folder, save_last=True, every_n_train_steps=1, save_top_k=0)
 
     settings = {"enable_checkpointing": True, "kind": Resumable}
-    whole = train(Denoising(), kept(tmp_path / "whole"), **settings)
+    whole = train(made(), kept(tmp_path / "whole"), **settings)
     with pytest.raises(RuntimeError, match="cut"):
-        train(Denoising(), kept(tmp_path / "cut"), Cut(), **settings)
-    again = Denoising()
+        train(made(), kept(tmp_path / "cut"), Cut(), **settings)
+    again = made()
     for weight in again.parameters():
         weight.data.zero_()
     train(again, kept(tmp_path / "cut"), ckpt_path="last", **settings)
@@ -264,6 +267,13 @@ class Two(Denoising):
         self.other = nn.Linear(2, 2)
 
 
+class Twice(Two):
+    """A network of two parts which is called twice, so that no monitor tells it."""
+
+    def loss(self, batch):
+        return super().loss(batch) + 0.0 * super().loss(batch)
+
+
 class Doubled(Denoising):
     """Calls its network with every sample twice."""
 
@@ -273,16 +283,28 @@ class Doubled(Denoising):
 
 def test_the_network_is_named_or_made_out():
     by_hand = train(ByHand(), distil=False)
-    for network in ("network", lambda module: module.network):
+    for network in ("network", lambda module: module.network, None):
         held = train(Two(), network=network)
         assert_alike(held.network, by_hand.network, rtol=1e-5, atol=1e-6)
+
+
+def test_it_may_be_listed_before_the_monitor_that_sees_the_network():
+    def networks(first):
+        buffer = EnergyReplayBuffer(6, "random", groups="task")
+        monitor = ForgettingMonitor(buffer, probe_size=4, samples="x", condition=False, labels=False)
+        callbacks = [ReplayDistillation(STRENGTH), monitor]
+        data = [ReplayDataModule(loader(task), buffer, replay_ratio=0.5) for task in range(2)]
+        fit_tasks(trainer(*(callbacks if first else callbacks[::-1])), module := Two(), data)
+        return module
+
+    assert_alike(networks(True), networks(False), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
     ("module", "network", "error", "said"),
     [
         (
-            Two,
+            Twice,
             None,
             MisconfigurationException,
             r"cannot be told; pass network=.*'network' \(Network\), 'other' \(Linear\)",
