@@ -209,7 +209,7 @@ def _only(module: LightningModule) -> nn.Module | None:
     """The network of the denoiser that is found on a module, or its only child that learns, beside averages."""
     try:
         network = getattr(find_denoiser(module), "model", None)
-    except ValueError:  # several
+    except Exception:  # several, or attributes of somebody's own kind that cannot be had
         network = None
     if isinstance(network, nn.Module):
         return network

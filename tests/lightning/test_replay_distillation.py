@@ -356,3 +356,16 @@ def test_two_processes_hold_as_by_hand(tmp_path):
     for name, weight in first["held"].items():
         assert torch.equal(weight, second["held"][name])
         torch.testing.assert_close(weight, first["by hand"][name], rtol=1e-5, atol=1e-6)
+
+
+def test_attributes_that_cannot_be_had_are_no_obstacle():
+    class Lazy(Two):
+        @property
+        def shadow_params(self):
+            raise RuntimeError("set in setup")
+
+        @property
+        def num_timesteps(self):
+            raise RuntimeError("set in setup")
+
+    assert_alike(train(Lazy()), train(Two()), rtol=0, atol=0)
