@@ -12,8 +12,10 @@ from torch import nn
 
 from hopfield_replay.denoisers import find_averages, find_denoiser
 from hopfield_replay.denoisers.held_network import HeldNetwork, check_strength
+from hopfield_replay.denoisers.row_order import in_order
 from hopfield_replay.lightning.monitor import ForgettingMonitor
 from hopfield_replay.lightning.namespaces import EitherCallback, is_a
+from hopfield_replay.lightning.own_step import measuring, training_step
 from hopfield_replay.lightning.raw_batches import RawBatches
 from hopfield_replay.lightning.replay_loader import stream_in
 from hopfield_replay.utilities.nested import rows
@@ -35,13 +37,14 @@ class ReplayDistillation(EitherCallback):
     Args:
         strength: :math:`\lambda` >= 0, beside a loss that is a mean: larger keeps more and learns less.
         network: which module of the LightningModule: its name (``"unet"``), or a function from the LightningModule to
-            it. It must be called with one row for each sample. None: that of the denoiser that is found, the only
-            child that learns, or the one that a ForgettingMonitor measures.
+            it. It must be called with one row for each sample, in their order. None: that of the denoiser that is
+            found, the only child that learns, or the one that a ForgettingMonitor measures or saw being trained.
 
     Raises:
         TypeError: a strength that is no number; a network that is neither a name nor a function.
         ValueError: a negative strength; a network that answers with other rows than those of the batch.
-        MisconfigurationException: a network that cannot be told, or that the training step does not call; a strategy
+        MisconfigurationException: a network that cannot be told, or that the training step does not call; a training
+            step that shows it the samples in another order than that of the batch; a strategy
             that spreads the model over processes (FSDP, DeepSpeed, tensor parallel).
 
     Example:
@@ -126,6 +129,8 @@ class ReplayDistillation(EitherCallback):
                 "replayed; let it take batch."
             )
         total, own = self._raw.latest
+        if not self._looked:
+            self._check_order(trainer, pl_module, batch)
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         scale = 1.0 if scaler is None else float(scaler.get_scale())
         if pl_module.automatic_optimization:
@@ -175,6 +180,23 @@ class ReplayDistillation(EitherCallback):
         self._state = dict(state_dict.get("old", {}))
         self._name = state_dict.get("network", self._name)
 
+    def _check_order(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
+        """See, in a fit's first step, that the last rows that the network is shown are the replayed samples."""
+        if self._held is None:
+            return
+        network = self._held.network
+        with measuring(trainer, module):
+            try:
+                ordered = in_order(training_step(trainer, module), module, network, batch)
+            except Exception:  # somebody's step, outside of the loop
+                ordered = None
+            if ordered is False:
+                raise MisconfigurationException(
+                    f"The training step shows {type(network).__name__} the samples of a batch in another order than "
+                    "that of the batch, so that ReplayDistillation cannot tell which of them are replayed. Let it keep "
+                    "their order (noise may be moved to samples, not samples to noise)."
+                )
+
     def _leave(self) -> None:
         self._holding.close()
         self._raw.detach()
@@ -199,8 +221,8 @@ class ReplayDistillation(EitherCallback):
         named = dict(module.named_modules())
         network = _only(module) if self._name is None else named.get(self._name)
         if network is None:
-            seen = [trust.network for monitor in _monitors(trainer) if (trust := monitor.trust(module)) is not None]
-            network = seen[0] if seen else None
+            told = [trust for monitor in _monitors(trainer) if (trust := monitor.trust(module)) is not None]
+            network = (told[0].network or told[0].called) if told else None
         self._name = next((name for name, value in named.items() if value is network), None)
         return network
 

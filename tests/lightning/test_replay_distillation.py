@@ -267,11 +267,15 @@ class Two(Denoising):
         self.other = nn.Linear(2, 2)
 
 
-class Twice(Two):
-    """A network of two parts which is called twice, so that no monitor tells it."""
+class Both(Denoising):
+    """Trains two networks."""
+
+    def __init__(self):
+        super().__init__()
+        self.second = Network()
 
     def loss(self, batch):
-        return super().loss(batch) + 0.0 * super().loss(batch)
+        return super().loss(batch) + self.second(self.shown(batch), batch["t"]).square().mean()
 
 
 class Doubled(Denoising):
@@ -304,10 +308,10 @@ def test_it_may_be_listed_before_the_monitor_that_sees_the_network():
     ("module", "network", "error", "said"),
     [
         (
-            Twice,
+            Both,
             None,
             MisconfigurationException,
-            r"cannot be told; pass network=.*'network' \(Network\), 'other' \(Linear\)",
+            r"cannot be told; pass network=.*'network' \(Network\), 'second' \(Network\)",
         ),
         (Two, "unet", MisconfigurationException, "has no module 'unet'; it has: 'network'"),
         (Two, lambda module: "network", MisconfigurationException, "must return a torch module, got str"),
@@ -358,6 +362,7 @@ def test_two_processes_hold_as_by_hand(tmp_path):
         torch.testing.assert_close(weight, first["by hand"][name], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:What was found on Lazy is not used")  # where diffusers was imported
 def test_attributes_that_cannot_be_had_are_no_obstacle():
     class Lazy(Two):
         @property
@@ -369,3 +374,33 @@ def test_attributes_that_cannot_be_had_are_no_obstacle():
             raise RuntimeError("set in setup")
 
     assert_alike(train(Lazy()), train(Two()), rtol=0, atol=0)
+
+
+class Shuffles(Denoising):
+    """Pairs samples with noise by moving the samples."""
+
+    def loss(self, batch):
+        order = torch.cdist(batch["noise"], batch["x"]).sum(1).argsort()
+        return super().loss({**batch, "x": batch["x"][order]})
+
+
+def test_a_step_that_moves_its_samples_is_refused_in_the_first_task():
+    module = Shuffles()
+    before = copy.deepcopy(module.state_dict())
+    with pytest.raises(MisconfigurationException, match="shows Network the samples of a batch in another order"):
+        train(module)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+class LearnsBeside(Two):
+    """A loss of which no target is told, with a part that learns beside the network."""
+
+    def loss(self, batch):
+        answer = self.network(self.shown(batch), batch["t"])
+        return (answer - batch["noise"]).square().mean() + self.other(answer[:, :2]).tanh().mean()
+
+
+def test_where_nothing_but_the_loss_is_measured_the_network_is_the_one_that_was_seen_being_trained():
+    named, found = train(LearnsBeside(), network="network"), train(LearnsBeside())
+    assert_alike(found, named, rtol=0, atol=0)
+    assert differ(found, train(LearnsBeside(), distil=False))
