@@ -105,7 +105,7 @@ class TaskSource:
     def note_form(self, batch: Any) -> None:
         """Remember the containers of the loader's batches."""
         if self._form is None:
-            self._form = map_leaves(lambda _, leaf: leaf[:1].clone() if isinstance(leaf, Tensor) else leaf, batch)
+            self._form = map_leaves(_first_row, batch)
 
     @cached_property
     def positions(self) -> Positions | None:
@@ -347,6 +347,10 @@ def _like(loader: DataLoader[Any], positions: Tensor, step: int, seed: int) -> D
         generator=torch.Generator().manual_seed(seed),
         **settings,
     )
+
+
+def _first_row(_: str, leaf: Any) -> Any:
+    return leaf[:1].clone() if isinstance(leaf, Tensor) and leaf.ndim else leaf
 
 
 def _own(batches: Iterable[Any], seed: int) -> Iterator[Any]:
