@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from hopfield_replay import TaskSource
 from hopfield_replay.tracker.task_reader import TaskReader, sample_ids
