@@ -99,8 +99,12 @@ class TaskSource:
         self._shrank = False
 
     def ready(self, batch: Any) -> Any:
-        """A batch as the model gets it; one that was kept as plain Python is put into the loader's containers first."""
-        return self.prepare(batch if self._form is None else shaped_like(self._form, batch))
+        """A batch as the model gets it."""
+        return self.prepare(self.shaped(batch))
+
+    def shaped(self, batch: Any) -> Any:
+        """A batch as the loader yields it, where it was kept as plain Python."""
+        return batch if self._form is None else shaped_like(self._form, batch)
 
     def note_form(self, batch: Any) -> None:
         """Remember the containers of the loader's batches."""
