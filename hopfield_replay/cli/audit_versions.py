@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from hopfield_replay.cli.audit_data import Part, by_task, read, read_one, together
+from hopfield_replay.cli.audit_data import Part, by_task, check_together, read, read_one, together
 from hopfield_replay.cli.cost import fingerprint
 from hopfield_replay.cli.own_code import importable
 from hopfield_replay.utilities.text import printable
@@ -109,14 +109,18 @@ def _audit(options: Any, after: str, versions: "tuple[Version, Version]", folder
         "several": first.size,
     }
     data: Mapping[str, Part] = read([*options.data, *options.target], first.expects_images, limits)
+    old, new = (read_one(source, first.expects_images, limits) for source in (options.old_data, options.new_data))
+    check_together(
+        {**data, str(options.old_data): old, str(options.new_data): new}, first.source if first.expects_images else None
+    )
     result = audit(
         first.denoiser,
         second.denoiser,
         by_task({source: part.batches for source, part in data.items()}),
         labels=together([part.labels for part in data.values()]),
         names=together([part.names for part in data.values()]) or (),
-        old_data=read_one(options.old_data, first.expects_images, limits),
-        new_data=read_one(options.new_data, first.expects_images, limits),
+        old_data=None if old is None else old.batches,
+        new_data=None if new is None else new.batches,
         prepare=first.prepare,
         decode=first.decode,
         timesteps=options.timesteps,
@@ -125,6 +129,8 @@ def _audit(options: Any, after: str, versions: "tuple[Version, Version]", folder
         journal=None if folder is None else Journal(folder, *_measured(options, after)),
     )
     said = {"data": ", ".join(options.data), **({"target": ", ".join(options.target)} if options.target else {})}
+    if first.model is not None and (bare := [name for name, part in data.items() if not part.captioned]):
+        said["captions"] = f"none in {', '.join(bare)}, whose images were measured with empty ones"
     return result, _notes(versions, said)
 
 
