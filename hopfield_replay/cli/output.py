@@ -12,8 +12,8 @@ from hopfield_replay.utilities.text import printable, printable_lines
 
 
 def say(text: str, quiet: bool) -> None:
-    """Print, unless quiet; what the terminal cannot show is escaped."""
-    if not quiet:
+    """Print, unless quiet or there is nothing to say; what the terminal cannot show is escaped."""
+    if text and not quiet:
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
         print(printable_lines(text).encode(encoding, "backslashreplace").decode(encoding))
 
@@ -38,12 +38,14 @@ def drawn(draw: Callable[[], Any]) -> Any:
     return draw()
 
 
-def write(
-    folder: str | None, name: str, result: Any, figures: Mapping[str, Any], page: str | None, quiet: bool
-) -> None:
-    """Write ``<name>.json``, a PNG for each figure and ``<name>.html``; nothing without a folder."""
+def write(folder: str | None, name: str, result: Any, figures: Mapping[str, Any], page: str | None = None) -> str:
+    """Write ``<name>.json``, a PNG for each figure and ``<name>.html``; nothing without a folder.
+
+    Returns:
+        What to say of it, once all is said: nobody may be listening any more, and what was found must not be lost.
+    """
     if folder is None:
-        return
+        return ""
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     write_text(place / f"{name}.json", json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n")
@@ -53,4 +55,4 @@ def write(
     if page is not None:
         write_text(place / f"{name}.html", page)
         written.insert(0, f"{name}.html")
-    say(f"Wrote {', '.join(written)} to {printable(place, None)}", quiet)
+    return f"Wrote {', '.join(written)} to {printable(place, None)}"

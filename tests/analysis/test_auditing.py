@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from hopfield_replay import audit
 from hopfield_replay.analysis.drift import drift
 from hopfield_replay.denoisers import CallableDenoiser, VarianceSchedule
+from hopfield_replay.encoders import split_batch
 from hopfield_replay.functional import model_energy, reconstruction_error
 from hopfield_replay.functional._paired_noise import paired_noise
 
@@ -151,6 +152,24 @@ def test_energies_leave_the_sample_itself_out():
     }  # fmt: skip
     assert report.beta == 0.7
     assert audit(shrink(0.9), shrink(0.3), audited, old_data=old).energy_rises is None
+
+
+def test_a_sample_is_left_out_although_it_is_encoded_among_others():
+    images, picked = torch.randn(60, 1, 4, 4, generator=torch.Generator().manual_seed(0)), slice(7, 17)
+    audited = {"image": images[picked], "label": torch.arange(10)}
+    report = audit(
+        shrink(0.9),
+        shrink(0.3),
+        [audited],
+        old_data=images,
+        encoder=lambda batch: split_batch(batch)[0].flatten(1) * (1 + 1e-6 * len(split_batch(batch)[0])),  # rounding
+        beta=1.0,
+        examples=0,
+    )
+    flat = images.flatten(1).double().numpy()
+    for row, energy in enumerate(report.energies.tolist(), start=picked.start):
+        squares = ((np.delete(flat, row, 0) - flat[row]) ** 2).sum(1)
+        assert energy == pytest.approx(-np.log(np.exp(-0.5 * squares).mean()), rel=1e-3)
 
 
 def test_one_sample_has_no_interval():
