@@ -425,8 +425,9 @@ class ForgettingTracker(Shown):
     ) -> Callable[[], None] | None:
         """Fills the buffer with what is replayed in the task that begins; ``coming``: None where unknown."""
         if self.generated is not None and self.next_task >= self.generated.first_task:
-            drawn = self.generated.draw(self.next_task, self._reader.encoder, source.ready)
-            return drawn.prepare_fill(buffer, None if coming is None else coming.vectors)
+            drawn = self.generated.draw(self.next_task, self._reader.encoder, source, self.columns)
+            known = (None, None) if coming is None else (coming.vectors, coming.masses)
+            return drawn.prepare_fill(buffer, *known)
         if coming is None:
             return None
         buffer.device = coming.device
