@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return BAD_INPUT
         names.extend(name for name in options.keys() if name not in _POSITIONAL)  # noqa: SIM118, not a mapping
         for outcome in ("output_dir", "output"):
-            check_output_dir(options.get(outcome), _sources(options))
+            check_output_dir(options.get(outcome), _sources(options), outcome)
         with show_progress(not options.quiet):
             return run(options)
 
