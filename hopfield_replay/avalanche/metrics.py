@@ -27,7 +27,8 @@ class _Rise(PluginMetric[float]):  # type: ignore[misc]  # avalanche is untyped 
     """Rise of a mean over an experience's evaluation samples since the evaluation after that experience was learned.
 
     Experiences are told by their number in the stream, as in avalanche's forgetting metrics: the n-th experience of an
-    evaluation stream belongs to the n-th of the training stream.
+    evaluation stream belongs to the n-th of the training stream; where that is an online stream, to the n-th of those
+    that it was split from.
     """
 
     def __init__(self) -> None:
@@ -47,7 +48,7 @@ class _Rise(PluginMetric[float]):  # type: ignore[misc]  # avalanche is untyped 
 
     def after_training_exp(self, strategy: Any) -> None:
         """An experience has been learned."""
-        self._newest = strategy.experience.current_experience
+        self._newest = _origin(strategy.experience).current_experience
         self._learned.add(self._newest)
 
     def before_eval(self, strategy: Any) -> None:
@@ -148,6 +149,7 @@ class IntrinsicForgetting(_Rise):
         # vectors, numbers of contents, shares, and the plugin that replays them
         self._replayed: tuple[Tensor, Tensor, Tensor, Any] | None = None
         self._patterns: tuple[Tensor, Tensor, Tensor | None] | None = None  # vectors, numbers and masses
+        self._new = self._seen = self._left = 0  # samples of the minibatches: new ones, all; new ones of the epoch
         self._trained_stream = ""
         self._known: dict[tuple[str, int], float] = {}  # mean energies under the patterns at hand
         self._vectors: list[Tensor] = []
@@ -155,7 +157,7 @@ class IntrinsicForgetting(_Rise):
 
     def before_training_exp(self, strategy: Any) -> None:
         """Read what is going to be replayed; plugins have refined it by now."""
-        self._replayed = None
+        self._replayed, self._new, self._seen = None, 0, 0
         for plugin in strategy.plugins:
             if isinstance(plugin, ReplayPlugin) and len(plugin.storage_policy.buffer):
                 vectors, numbers = read_vectors(plugin.storage_policy.buffer, self.encoder, strategy.device)
@@ -163,6 +165,17 @@ class IntrinsicForgetting(_Rise):
                 if isinstance(plugin, EnergyReplayPlugin):
                     shares = plugin.storage_policy.memory.draw_shares
                 self._replayed = vectors, numbers, shares, plugin
+
+    def before_training_epoch(self, strategy: Any) -> None:
+        """Count from the first minibatch."""
+        self._left = len(strategy.adapted_dataset)
+
+    def after_training_iteration(self, strategy: Any) -> None:
+        """Count the samples of a minibatch; those that a stock ReplayPlugin replays are what comes beside the new."""
+        if self._replayed is not None:
+            size = self._replayed[3].batch_size or strategy.train_mb_size
+            new = min(size, self._left)
+            self._left, self._new, self._seen = self._left - new, self._new + new, self._seen + len(strategy.mb_x)
 
     def after_training_exp(self, strategy: Any) -> None:
         """Take over the patterns of the experience."""
@@ -173,7 +186,7 @@ class IntrinsicForgetting(_Rise):
         masses = None
         if self._replayed is not None:
             replayed, others, shares, plugin = self._replayed
-            share = plugin.share if isinstance(plugin, EnergyReplayPlugin) else _nominal(plugin, strategy)
+            share = plugin.share if isinstance(plugin, EnergyReplayPlugin) else 1.0 - self._new / max(1, self._seen)
             masses = torch.cat(
                 [
                     torch.full((len(vectors),), (1.0 - share) / len(vectors), dtype=torch.float64),
@@ -182,7 +195,7 @@ class IntrinsicForgetting(_Rise):
             )
             vectors, numbers = torch.cat([vectors, replayed]), torch.cat([numbers, others])
         self._patterns, self._replayed = (vectors, numbers, masses), None
-        self._trained_stream = strategy.experience.origin_stream.name
+        self._trained_stream = _origin(strategy.experience).origin_stream.name
         self._known = {}
 
     def _begin(self, strategy: Any) -> None:
@@ -291,8 +304,8 @@ def _key(strategy: Any) -> tuple[str, int]:
     return strategy.experience.origin_stream.name, strategy.experience.current_experience
 
 
-def _nominal(plugin: Any, strategy: Any) -> float:
-    """Share of replay that a stock ReplayPlugin is asked for."""
-    new = plugin.batch_size or strategy.train_mb_size
-    old = plugin.batch_size_mem or strategy.train_mb_size
-    return float(old / (new + old))
+def _origin(experience: Any) -> Any:
+    """The experience that one of an online stream was split from, which evaluation streams count; else itself."""
+    known = experience.logging() if hasattr(experience, "logging") else experience
+    origin = getattr(known, "origin_experience", None)
+    return known if origin is None else origin

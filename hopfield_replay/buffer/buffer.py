@@ -122,6 +122,7 @@ class EnergyReplayBuffer(Shown):
             known = ", ".join(f'"{name}"' for name in SAMPLINGS)
             raise ValueError(f"sampling must be {known} or None, got {sampling!r}.{did_you_mean(sampling, SAMPLINGS)}")
         self.settings = EnergySettings(beta, similarity)
+        self._given_beta = self.settings.beta
         self.capacity = capacity
         self.policy = as_policy(policy)
         self.groups = groups
@@ -617,6 +618,7 @@ class EnergyReplayBuffer(Shown):
         return {
             "format": FORMAT,
             "beta": self.beta,
+            "similarity": self.similarity,
             "newest_task": self._newest,
             "generator": self._generator.get_state(),
             "kept": as_plain(self._kept) if len(self) else None,
@@ -633,13 +635,23 @@ class EnergyReplayBuffer(Shown):
 
         Raises:
             ValueError: another format, parts that are missing or do not fit together, more samples than this buffer's
-                capacity.
+                capacity; energies of another beta or similarity than this buffer was made with.
         """
         to_the_end(self.prepare_load(state))
 
-    def prepare_load(self, state: Mapping[str, Any]) -> Callable[[], None]:
-        """All of :meth:`load_state_dict` but the change itself, which is returned: short, and to be called once."""
+    def prepare_load(self, state: Mapping[str, Any], *, of_any_kind: bool = False) -> Callable[[], None]:
+        """All of :meth:`load_state_dict` but the change itself, which is returned: short, and to be called once.
+
+        With ``of_any_kind`` the energies may be of another beta or similarity: whoever asks has looked at that.
+        """
         loaded = read_state(state)
+        for name, mine in (("beta", self._given_beta), ("similarity", self.similarity)):
+            theirs = getattr(loaded, name)
+            if len(loaded.kept) and not of_any_kind and None not in (mine, theirs) and mine != theirs:
+                raise ValueError(
+                    f"The state's energies are of {name}={theirs!r}, and this buffer was made with {name}={mine!r}; "
+                    f"energies must be of one kind. Make the buffer with {name}={theirs!r}."
+                )
         if len(loaded.kept) > self.capacity:
             raise ValueError(
                 f"The state holds {len(loaded.kept)} samples, more than this buffer's capacity of {self.capacity}."

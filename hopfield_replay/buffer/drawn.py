@@ -15,6 +15,7 @@ class Drawn:
         replayed: samples that were replayed beside them.
         ratio: the share that all of them were drawn by, which the counts only come near to; None: there is no such one.
         alone: samples that were drawn beside batches that nobody counted, by :meth:`EnergyReplayBuffer.sample`.
+        begun: who began which draws, by what they follow from.
 
     Example:
         >>> drawn = Drawn()
@@ -26,6 +27,7 @@ class Drawn:
     def __init__(self) -> None:
         self.new = self.replayed = self.alone = 0
         self.ratio: float | None = None
+        self.begun: dict[tuple[int, ...], object] = {}
 
     def add(self, *, new: int, replayed: int, ratio: float | None = None) -> None:
         """Count one batch; ``ratio``: the share it was drawn by, where that is one number for the whole task."""
@@ -37,6 +39,7 @@ class Drawn:
         """Begin with another task."""
         self.new = self.replayed = self.alone = 0
         self.ratio = None
+        self.begun = {}
 
     def share(self, gather: Callable[[Any], list[Any]] = lambda count: [count]) -> float:
         """Share of the samples trained on that were replayed, in [0, 1); 0 where nothing was drawn.

@@ -1,5 +1,6 @@
 """ReplayBatches: a loader's batches with replay, for training loops that belong to no framework."""
 
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -12,10 +13,11 @@ from hopfield_replay.utilities.nested import rows
 class ReplayBatches:
     """Yields the batches of ``loader``, each with replayed samples appended, on the batch's device.
 
-    What ReplayLoader is to a Trainer, for a loop of one's own: ``for batch in batches``, once for each epoch. The
-    loader keeps its batch size b; b * ratio / (1 - ratio) replayed samples are added, so that ``replay_ratio`` is
-    their share. The buffer is read when a batch is made: while it is empty nothing is added. Under torch.distributed
-    every process wraps its own loader (as Accelerate's ``prepare`` returns it) and draws its own samples.
+    What ReplayLoader is to a Trainer, for a loop of one's own: one for each task, ``for batch in batches``, once for
+    each epoch (who breaks out of one goes on with its draws). The loader keeps its batch size b; to each batch
+    b * ratio / (1 - ratio) replayed samples are added, so that ``replay_ratio`` is their share. The buffer is read when
+    a batch is made: while it is empty nothing is added. Under torch.distributed every process wraps its own loader (as
+    Accelerate's ``prepare`` returns it) and draws its own samples.
 
     Args:
         loader: the task's training loader, or any re-iterable object that yields batches.
@@ -28,6 +30,7 @@ class ReplayBatches:
 
     Attributes:
         replayed: number of replayed samples at the end of the last batch.
+        own: the last batch as the loader yielded it, as :meth:`hopfield_replay.TaskSource.passed` takes it.
 
     Raises:
         ValueError: replay_ratio outside (0, 1).
@@ -54,6 +57,8 @@ class ReplayBatches:
     ) -> None:
         check_loader(loader)
         self.replayed = 0
+        self.own: Any = None
+        self._me = object()
         self.mark = mark
         self._stream = ReplayStream(loader, buffer, replay_ratio, seed)
 
@@ -74,11 +79,24 @@ class ReplayBatches:
 
     def __iter__(self) -> Iterator[Any]:
         epoch = self._stream.epoch
+        self._warn_of_same_draws()
         for batch in self._stream.loader:
             joined = self._stream.join(batch, self.mark, self._shape)
-            self.replayed = rows(joined) - rows(batch)
+            self.replayed, self.own = rows(joined) - rows(batch), batch
             yield joined
-        self._stream.set_epoch(epoch + 1)
+        if self._stream.epoch == epoch:
+            self._stream.next_epoch()
+
+    def _warn_of_same_draws(self) -> None:
+        begins = self._stream.begins
+        if begins is None or self._stream.buffer.drawn.begun.setdefault(begins, self._me) is self._me:
+            return
+        warnings.warn(
+            f"Another {type(self).__name__} has begun epoch {self._stream.epoch} of this task with seed="
+            f"{self._stream.seed}, and this one draws the same samples again. Make one for each task and go through it "
+            "once for each epoch, or say which epoch it is by set_epoch().",
+            stacklevel=3,
+        )
 
     def _shape(self, replayed: Any) -> Any:
         """What the buffer holds, as the loader's batches are."""

@@ -11,10 +11,11 @@ from hopfield_replay.buffer.buffer import EnergyReplayBuffer
 from hopfield_replay.buffer.drawn import Drawn
 from hopfield_replay.encoders import Columns
 from hopfield_replay.utilities.distributed import world
-from hopfield_replay.utilities.nested import concatenate, identity, leaves, rows
+from hopfield_replay.utilities.nested import concatenate, identity, leaves, refilled, rows
 from hopfield_replay.utilities.states import DAMAGE, check_mapping, check_number, check_whole
 
 ReplayRatio = float | Callable[[int, int], float]
+_SPREAD = (5**0.5 - 1) / 2  # its multiples, less whole numbers, fill [0, 1) evenly
 
 
 def check_replay_ratio(replay_ratio: ReplayRatio) -> ReplayRatio:
@@ -70,10 +71,7 @@ class ReplayStream:
         self.buffer = buffer
         self.replay_ratio = check_replay_ratio(replay_ratio)
         self.seed = seed
-        self._epoch = 0
-        self._generator: torch.Generator | None = None
-        self._owed = 0.0
-        self._step = 0  # batches of the epoch
+        self._begin(0, 0)
         self._joined: list[tuple[Any, Any]] = []
         self.columns: Columns | None = None  # where in a batch the samples are, if whoever joins the batches says so
         if not callable(self.replay_ratio):
@@ -89,6 +87,13 @@ class ReplayStream:
         """The epoch at hand."""
         return self._epoch
 
+    @property
+    def begins(self) -> tuple[int, ...] | None:
+        """What the draws follow from, where those of an epoch begin with the next batch."""
+        if self._generator is not None or not len(self.buffer):
+            return None
+        return self.buffer.newest_task, self.seed, self._epoch
+
     def set_epoch(self, epoch: int) -> None:
         """Begin an epoch's draws; the epoch at hand goes on.
 
@@ -96,7 +101,28 @@ class ReplayStream:
         one's.
         """
         if epoch != self._epoch:
-            self._epoch, self._generator, self._owed, self._step = epoch, None, 0.0, 0
+            self._begin(epoch, epoch * length(self.loader))
+
+    def next_epoch(self) -> None:
+        """Begin the draws of the epoch after the one at hand, after as many batches as there were."""
+        self._begin(self._epoch + 1, self._before + self._step)
+
+    def _begin(self, epoch: int, before: int) -> None:
+        self._epoch, self._before = epoch, before  # batches of the task before this epoch
+        self._step = 0  # batches of the epoch
+        self._generator: torch.Generator | None = None
+        self._owed: float | None = None  # samples that are due; None: nothing has been drawn in the epoch
+
+    @property
+    def _due(self) -> float:
+        """Samples that are due before the next batch, less than one half either way.
+
+        What an epoch leaves over is lost, as none builds on the last one's. So each begins with another part of a
+        sample, evenly spread over epochs and tasks: also where a few samples make an epoch the share is right over all.
+        """
+        if self._owed is not None:
+            return self._owed
+        return (0.5 + _SPREAD * (self._epoch + max(0, self.buffer.newest_task))) % 1.0 - 0.5
 
     def __len__(self) -> int:
         """That of the loader, if it has one: Lightning takes limit_train_batches=0.5 of the length of each part."""
@@ -113,7 +139,7 @@ class ReplayStream:
         if not callable(self.replay_ratio):
             return self.replay_ratio
         task = self.buffer.newest_task + 1
-        step = self._epoch * length(self.loader) + self._step
+        step = self._before + self._step
         ratio = self.replay_ratio(task, step)
         if not 0.0 <= ratio < 1.0:
             raise ValueError(f"The replay_ratio of task {task}, step {step} must lie in [0, 1), got {ratio}.")
@@ -132,7 +158,7 @@ class ReplayStream:
         """Samples to replay beside a batch of this size; None if the buffer is empty or none is due yet.
 
         batch_size * ratio / (1 - ratio) samples are due; fractions are carried over, so that the share is right over an
-        epoch.
+        epoch, and over several where that has too few samples.
         """
         if not len(self.buffer):
             return None
@@ -141,9 +167,9 @@ class ReplayStream:
             self._generator.manual_seed(self.seed + 1_000_003 * world()[0] + 7_368_787 * self._epoch)
         ratio = self._ratio()
         self._step += 1
-        self._owed += batch_size * ratio / (1.0 - ratio)
-        count = int(self._owed + 0.5)
-        self._owed -= count
+        due = self._due + batch_size * ratio / (1.0 - ratio)
+        count = int(due + 0.5)
+        self._owed = due - count
         constant = None if callable(self.replay_ratio) else self.replay_ratio
         if not count:
             self.buffer.drawn.add(new=batch_size, replayed=0, ratio=constant)
@@ -182,7 +208,8 @@ class ReplayStream:
         """Position of the stream: tensors and plain Python."""
         return {
             "epoch": self._epoch,
-            "owed": self._owed,
+            "owed": self._due,
+            "before": self._before,
             "step": self._step,
             "counts": self.buffer.drawn.state(),
             "generator": None if self._generator is None else self._generator.get_state(),
@@ -198,6 +225,7 @@ class ReplayStream:
         try:
             check_mapping(state, "the state")
             epoch, step, rank = (check_whole(state[name], name) for name in ("epoch", "step", "rank"))
+            before = check_whole(state.get("before", epoch * length(self.loader)), "before")
             drawn = Drawn()
             drawn.restore(*state["counts"])
             owed = check_number(state["owed"], "owed")
@@ -209,12 +237,12 @@ class ReplayStream:
                 generator.set_state(state["generator"].cpu())
         except DAMAGE as error:
             raise ValueError(f"The state of the replay stream is damaged: {error!r}.") from error
-        self._epoch, self._step, self._owed = epoch, step, owed
+        self._epoch, self._before, self._step, self._owed = epoch, before, step, owed
         self.buffer.drawn.restore(*drawn.state())
         self._generator = generator if rank == world()[0] else None
 
 
-def marked(batch: Any, mark: str, own: int) -> dict[Any, Any]:
+def marked(batch: Any, mark: str, own: int) -> Any:
     """A batch with a boolean column (n,) that is False for its first samples, and True for those that are replayed.
 
     Args:
@@ -238,7 +266,7 @@ def marked(batch: Any, mark: str, own: int) -> dict[Any, Any]:
     if mark in batch:
         raise ValueError(f"mark={mark!r} is the name of a column that the batches have: {list(batch)}; choose another.")
     device = next((leaf.device for _, leaf in leaves(batch) if isinstance(leaf, torch.Tensor)), None)
-    return {**batch, mark: torch.arange(rows(batch), device=device) >= own}
+    return refilled(batch, {**batch, mark: torch.arange(rows(batch), device=device) >= own})
 
 
 def length(loader: Iterable[Any]) -> int:

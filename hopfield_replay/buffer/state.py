@@ -11,7 +11,7 @@ from hopfield_replay.buffer.drawn import Drawn
 from hopfield_replay.buffer.provenance import Provenance
 from hopfield_replay.buffer.storage import check_one_form, check_rows
 from hopfield_replay.policies.candidates import Candidates, check_join, from_plain, no_candidates
-from hopfield_replay.utilities.checks import check_beta
+from hopfield_replay.utilities.checks import Similarity, check_beta, check_similarity
 from hopfield_replay.utilities.states import DAMAGE, Migration, check_plain, check_unshared, check_whole, migrated
 
 FORMAT = "hopfield-replay buffer 5"  # raised when the parts of a state change
@@ -37,6 +37,7 @@ class BufferState:
         observed: (n, boundaries) float64.
         drawn: counts of what was replayed, as of :meth:`Drawn.state`.
         beta: inverse temperature; None if it is not known yet.
+        similarity: of the energies; None: the state does not say.
         newest: the task of the last update, -1 before the first.
         generator: state of the draws.
         provenance: names.
@@ -48,6 +49,7 @@ class BufferState:
     observed: Tensor
     drawn: list[int | float | None]
     beta: float | None
+    similarity: Similarity | None
     newest: int
     generator: Tensor
     provenance: Provenance
@@ -79,6 +81,9 @@ def read_state(state: Mapping[str, Any]) -> BufferState:
             raise ValueError(f"observed has shape {tuple(observed.shape)} for {len(kept)} samples")
         drawn = Drawn()
         drawn.restore(*state["drawn"])
+        similarity = state.get("similarity")
+        if similarity is not None:
+            check_similarity(similarity)
         generator = state["generator"].cpu()
         torch.Generator().set_state(generator)
         return BufferState(
@@ -88,6 +93,7 @@ def read_state(state: Mapping[str, Any]) -> BufferState:
             observed=observed,
             drawn=drawn.state(),
             beta=None if state["beta"] is None else check_beta(state["beta"]),
+            similarity=similarity,
             newest=check_whole(state["newest_task"], "newest_task", -1),
             generator=generator,
             provenance=Provenance.from_state(state["names"]),

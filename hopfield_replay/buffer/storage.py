@@ -30,7 +30,9 @@ class SampleStore:
     def __init__(self, capacity: int, folder: str | os.PathLike[str] | None = None) -> None:
         self.capacity = capacity
         self._tree: Any = None
-        self._folder = None if folder is None else _Scratch(Path(folder))
+        self._folder = (
+            None if folder is None else _Scratch(Path(folder).absolute())
+        )  # of the folder that the program began in
 
     @property
     def nbytes(self) -> int:

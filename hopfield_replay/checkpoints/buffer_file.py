@@ -63,10 +63,12 @@ class BufferFile:
                 continue
             try:
                 count = 0 if state["kept"] is None else len(state["kept"]["ids"])
+                similarity = state.get("similarity")
+                buffer = EnergyReplayBuffer(max(1, count), similarity="distance" if similarity is None else similarity)
             except DAMAGE as error:
                 raise ValueError(f"{self.path}: the buffer at {place or 'the top'} is damaged ({error!r}).") from error
-            buffers[place] = EnergyReplayBuffer(max(1, count))
-            buffers[place].load_state_dict(state)
+            buffer.load_state_dict(state)
+            buffers[place] = buffer
         return buffers
 
     def remove(self, ids: Tensor | Sequence[int]) -> int:

@@ -82,7 +82,7 @@ def find_averages(module: nn.Module, network: nn.Module | None = None) -> list[A
         pairs = None
         if isinstance(value, nn.Module) and _inside(path, copies):
             pairs = next((pairs for item in trained if (pairs := _of_copy(item, value)) is not None), None)
-        if pairs is None and isinstance(shadows := getattr(value, "shadow_params", None), list):
+        if pairs is None and (shadows := _shadows(value)) is not None:
             pairs = next((pairs for item in trained if (pairs := _in_order(item, shadows)) is not None), None)
         if pairs is None and isinstance(value, nn.Module) and value._buffers:
             pairs = next((pairs for item in trained if (pairs := _of_buffers(item, value)) is not None), None)
@@ -92,6 +92,14 @@ def find_averages(module: nn.Module, network: nn.Module | None = None) -> list[A
         if pairs is not None and not any(_inside(path, [average.path]) for average in averages.values()):
             averages[id(value)] = Average(path, pairs)
     return list(averages.values())
+
+
+def _shadows(value: Any) -> list[Any] | None:
+    try:
+        shadows = getattr(value, "shadow_params", None)
+    except Exception:  # a property of somebody's own that cannot be had
+        return None
+    return shadows if isinstance(shadows, list) else None
 
 
 def _whole(average: Tensor) -> Tensor:

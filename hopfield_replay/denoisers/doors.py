@@ -17,12 +17,17 @@ _UNSEEN = ContextVar("unseen", default=False)
 
 @contextmanager
 def unseen() -> Iterator[None]:
-    """Inside, calls are not those of the step: no :class:`Doors` notes them."""
+    """Inside, calls and draws are not those of the step: no :class:`Doors` or ``Draws`` notes them."""
     token = _UNSEEN.set(True)
     try:
         yield
     finally:
         _UNSEEN.reset(token)
+
+
+def is_unseen() -> bool:
+    """Whether what is called now is not the step's."""
+    return _UNSEEN.get()
 
 
 @dataclass(eq=False)
@@ -143,7 +148,7 @@ class Doors:
     def _before(self, path: str, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call = None
         # in a graph task: checkpointed, and called once more by the backward pass
-        if torch._C._current_graph_task_id() == -1 and not _UNSEEN.get():
+        if torch._C._current_graph_task_id() == -1 and not is_unseen():
             try:
                 call = as_call(path, network, args, kwargs)
             except Exception:  # of tensors of somebody's own kind: whoever watches must not fall
@@ -239,4 +244,4 @@ def networks_in(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield path, value
 
 
-__all__ = ["Call", "Doors", "Passed", "answer_in", "as_call", "networks_in", "tensors_in", "unseen"]
+__all__ = ["Call", "Doors", "Passed", "answer_in", "as_call", "is_unseen", "networks_in", "tensors_in", "unseen"]

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from hopfield_replay.denoisers.doors import is_unseen
+
 Law = Literal["normal", "uniform", "integers", "other"]
 
 _LAWS: dict[Any, Law] = {
@@ -77,7 +79,7 @@ class Draws(TorchFunctionMode):
     ) -> Any:
         """Call a torch function, and note what it drew."""
         given = dict(kwargs or {})
-        law = None if self.stopped else _LAWS.get(func)
+        law = None if self.stopped or is_unseen() else _LAWS.get(func)
         if law is None:
             return func(*args, **given)
         result = func(*args, **given)

@@ -39,6 +39,7 @@ class Trust:
         loss: measures paired losses; None on all levels but that.
         reasons: why each better level was passed over.
         words: what is measured, in words.
+        called: the one network that the step was seen to train; None: none, or several.
 
     Example:
         >>> print(Trust("paired loss", reasons=("the step calls its network 2 times",)))
@@ -51,9 +52,18 @@ class Trust:
     loss: Callable[[Any], Tensor] | None = None
     reasons: tuple[str, ...] = ()
     words: str = ""
+    called: nn.Module | None = None
 
     def __str__(self) -> str:
         return f"{self.level}: {self.words}" if self.words else self.level
+
+    @property
+    def network(self) -> nn.Module | None:
+        """The network whose errors are measured; None if there is none, or it is not told."""
+        for held in (getattr(self.denoiser, "network", None), getattr(self.denoiser, "model", None)):
+            if isinstance(held, nn.Module):
+                return held
+        return None
 
     @property
     def safe(self) -> "Trust":
@@ -104,6 +114,10 @@ def decide(module: nn.Module, witness: Witness, means: Means) -> Trust:
     Raises:
         Contradiction: a given denoiser does something else than the training step, or fails on its first batch.
     """
+    return replace(_decide(module, witness, means), called=witness.network)
+
+
+def _decide(module: nn.Module, witness: Witness, means: Means) -> Trust:
     batch = witness.batch
     told = _attempt(witness.testimony, Refusal("the training step could not be looked into", blind=True))
     if isinstance(told, Refusal) and told.calls and means.step is not None:

@@ -160,6 +160,13 @@ class Witness:
         """Whether a network that was called got a gradient."""
         return any(call.gradient is not None for call in self._doors.calls)
 
+    @property
+    def network(self) -> nn.Module | None:
+        """The one network that got a gradient, the outermost of those inside of one another; None: none, or several."""
+        taught = [call for call in self._doors.calls if call.gradient is not None]
+        outer = [call.network for call in taught if not _within(call, {id(other) for other in taught})]
+        return outer[0] if len({id(network) for network in outer}) == 1 else None
+
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.callback(self._doors.forget)

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 
 from hopfield_replay.denoisers import Denoiser, find_denoiser
 from hopfield_replay.denoisers.averages import Average, find_averages
@@ -73,13 +73,13 @@ class FirstStep:
         Raises:
             TypeError: it returns something else.
         """
-        if self._trusted(module) is None:
+        if self.decided(module) is None:
             with suppress(CannotBeMade):
                 self._given(module)
 
     def watch(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
         """Begin to watch a step, unless it was decided on this module."""
-        if self._trusted(module) is None and self._witness is None:
+        if self.decided(module) is None and self._witness is None:
             self._backward = False
             self._witness = Witness(module, batch)
             self._witness.__enter__()
@@ -132,7 +132,7 @@ class FirstStep:
             module: the module.
             batch: makes a prepared batch.
         """
-        trust = self._trusted(module) or self._again(trainer, module)
+        trust = self.decided(module) or self._again(trainer, module)
         if trust is None:
             given = batch()
             try:
@@ -155,7 +155,7 @@ class FirstStep:
             error: what happened.
             batch: makes a prepared batch.
         """
-        failed = self._trusted(module)
+        failed = self.decided(module)
         reasons = (str(error),)
         trust = Trust("energies only", reasons=reasons)
         if failed is not None and failed.denoiser is not None:
@@ -205,7 +205,7 @@ class FirstStep:
         Raises:
             MisconfigurationException: weights="ema", and there is none, or there are several.
         """
-        trust = self._trusted(module)
+        trust = self.decided(module)
         averages = self._averages(module, trust)
         if self.weights == "ema" and len(averages) != 1:
             listed = ", ".join(average.path for average in averages) or "none"
@@ -220,7 +220,7 @@ class FirstStep:
         if self.weights == "last":
             return []
         try:
-            return find_averages(module, _network(trust))
+            return find_averages(module, None if trust is None else trust.network)
         except Exception:  # of attributes of somebody's own kind
             return []
 
@@ -231,7 +231,8 @@ class FirstStep:
         with nullcontext() if average is None else average.in_place():
             yield
 
-    def _trusted(self, module: LightningModule) -> Trust | None:
+    def decided(self, module: LightningModule) -> Trust | None:
+        """What was decided on a module in this process."""
         return self._decided[1] if self._decided is not None and self._decided[0] is module else None
 
     def _means(self, trainer: Trainer, module: LightningModule, given: Denoiser | None = None) -> Means:
@@ -354,15 +355,6 @@ def _agreed(trust: Trust) -> Trust:
 def _needed(step: Step | None) -> Step:
     assert step is not None
     return step
-
-
-def _network(trust: Trust | None) -> nn.Module | None:
-    """The network that a decision is about."""
-    for name in ("network", "model"):
-        network = getattr(None if trust is None else trust.denoiser, name, None)
-        if isinstance(network, nn.Module):
-            return network
-    return None
 
 
 __all__ = ["FirstStep", "Weights"]

@@ -220,6 +220,10 @@ class ForgettingMonitor(Shown, EitherCallback):
         """A :class:`~hopfield_replay.tracker.BoundaryRecord` for each finished task (the newest ``history_size``)."""
         return self.tracker.history
 
+    def trust(self, pl_module: LightningModule) -> Trust | None:
+        """How a module's errors are measured; None before it has taken its first training step in this process."""
+        return self._first.decided(pl_module)
+
     def history_frame(self, *, samples: bool = False) -> "pd.DataFrame":
         """The history as a tidy pandas DataFrame, see :func:`hopfield_replay.tracker.history_frame`."""
         return self.tracker.history_frame(samples=samples)

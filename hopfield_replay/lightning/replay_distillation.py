@@ -12,7 +12,10 @@ from torch import nn
 
 from hopfield_replay.denoisers import find_averages, find_denoiser
 from hopfield_replay.denoisers.held_network import HeldNetwork, check_strength
+from hopfield_replay.denoisers.row_order import in_order
+from hopfield_replay.lightning.monitor import ForgettingMonitor
 from hopfield_replay.lightning.namespaces import EitherCallback, is_a
+from hopfield_replay.lightning.own_step import measuring, training_step
 from hopfield_replay.lightning.raw_batches import RawBatches
 from hopfield_replay.lightning.replay_loader import stream_in
 from hopfield_replay.utilities.nested import rows
@@ -34,13 +37,14 @@ class ReplayDistillation(EitherCallback):
     Args:
         strength: :math:`\lambda` >= 0, beside a loss that is a mean: larger keeps more and learns less.
         network: which module of the LightningModule: its name (``"unet"``), or a function from the LightningModule to
-            it. It must be called with one row for each sample. None: that of the denoiser that is found, or the only
-            child that learns.
+            it. It must be called with one row for each sample, in their order. None: that of the denoiser that is
+            found, the only child that learns, or the one that a ForgettingMonitor measures or saw being trained.
 
     Raises:
         TypeError: a strength that is no number; a network that is neither a name nor a function.
         ValueError: a negative strength; a network that answers with other rows than those of the batch.
-        MisconfigurationException: a network that cannot be told, or that the training step does not call; a strategy
+        MisconfigurationException: a network that cannot be told, or that the training step does not call; a training
+            step that shows it the samples in another order than that of the batch; a strategy
             that spreads the model over processes (FSDP, DeepSpeed, tensor parallel).
 
     Example:
@@ -64,8 +68,9 @@ class ReplayDistillation(EitherCallback):
         self._holding = ExitStack()
         self._raw = RawBatches()
         self._state: dict[str, Any] = {}
+        self._name: str | None = None  # of the network, once it is known
         self._fits = 0
-        self._looked = False
+        self._looked = self._waiting = False
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(strength={self.strength!r}, network={self.network!r})"
@@ -88,7 +93,7 @@ class ReplayDistillation(EitherCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the network as it is for the one to hold to, if samples are replayed."""
         self._fits += 1
-        self._looked = False
+        self._looked = self._waiting = False
         stream = stream_in(trainer.train_dataloader)
         if stream is None:
             if self._fits > 1:
@@ -97,7 +102,13 @@ class ReplayDistillation(EitherCallback):
                     "ReplayDataModule(datamodule, buffer)."
                 )
             return
-        self._held = HeldNetwork(self._find(pl_module), self.strength)
+        found = self._find(trainer, pl_module)
+        if found is None:
+            self._waiting = bool(_monitors(trainer)) and not (self._state or len(stream.buffer))
+            if not self._waiting:  # for what a monitor sees in the first step; nothing is held in this task
+                raise _untold(pl_module)
+            return
+        self._held = HeldNetwork(found, self.strength)
         if self._state:  # resumed inside of a task
             self._held.load_state_dict(self._state)
             self._state = {}
@@ -118,6 +129,8 @@ class ReplayDistillation(EitherCallback):
                 "replayed; let it take batch."
             )
         total, own = self._raw.latest
+        if not self._looked:
+            self._check_order(trainer, pl_module, batch)
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         scale = 1.0 if scaler is None else float(scaler.get_scale())
         if pl_module.automatic_optimization:
@@ -130,6 +143,10 @@ class ReplayDistillation(EitherCallback):
     ) -> None:
         """Hold no longer; in a fit's first step, see that there was something to hold."""
         self._holding.close()
+        if self._waiting and self._find(trainer, pl_module) is not None:
+            self._waiting = False
+        elif self._waiting and all(monitor.trust(pl_module) is not None for monitor in _monitors(trainer)):
+            raise _untold(pl_module)
         if self._held is not None and not self._looked:
             self._looked = True
             if not self._held.calls:
@@ -152,20 +169,41 @@ class ReplayDistillation(EitherCallback):
         self._leave()
 
     def state_dict(self) -> dict[str, Any]:
-        """The weights that the task at hand began with; empty between tasks."""
-        return {"old": self._held.state_dict()} if self._held is not None and self._held.remembers else {}
+        """The network's name, and the weights that the task at hand began with; these not between tasks."""
+        state: dict[str, Any] = {} if self._name is None else {"network": self._name}
+        if self._held is not None and self._held.remembers:
+            state["old"] = self._held.state_dict()
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Hold to the same in what is left of the task."""
         self._state = dict(state_dict.get("old", {}))
+        self._name = state_dict.get("network", self._name)
+
+    def _check_order(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
+        """See, in a fit's first step, that the last rows that the network is shown are the replayed samples."""
+        if self._held is None:
+            return
+        network = self._held.network
+        with measuring(trainer, module):
+            try:
+                ordered = in_order(training_step(trainer, module), module, network, batch)
+            except Exception:  # somebody's step, outside of the loop
+                ordered = None
+            if ordered is False:
+                raise MisconfigurationException(
+                    f"The training step shows {type(network).__name__} the samples of a batch in another order than "
+                    "that of the batch, so that ReplayDistillation cannot tell which of them are replayed. Let it keep "
+                    "their order (noise may be moved to samples, not samples to noise)."
+                )
 
     def _leave(self) -> None:
         self._holding.close()
         self._raw.detach()
         self._held, self._state = None, {}
 
-    def _find(self, module: LightningModule) -> nn.Module:
-        """The network to hold."""
+    def _find(self, trainer: Trainer, module: LightningModule) -> nn.Module | None:
+        """The network to hold; None if it cannot be told."""
         if isinstance(self.network, str):
             try:
                 return module.get_submodule(self.network)
@@ -180,19 +218,42 @@ class ReplayDistillation(EitherCallback):
                     f"network(module) must return a torch module, got {type(found).__name__}."
                 )
             return found
-        try:
-            network = getattr(find_denoiser(module), "model", None)
-        except ValueError:  # several
-            network = None
-        learning = [child for child in module.children() if any(w.requires_grad for w in child.parameters())]
-        if not isinstance(network, nn.Module) and len(learning) == 1:
-            network = learning[0]
-        if not isinstance(network, nn.Module):
-            raise MisconfigurationException(
-                f"Which network of {type(module).__name__} ReplayDistillation is to hold cannot be told; pass "
-                f"network=, the name of the one that the training step calls: {_children(module)}."
-            )
+        named = dict(module.named_modules())
+        network = _only(module) if self._name is None else named.get(self._name)
+        if network is None:
+            told = [trust for monitor in _monitors(trainer) if (trust := monitor.trust(module)) is not None]
+            network = (told[0].network or told[0].called) if told else None
+        self._name = next((name for name, value in named.items() if value is network), None)
         return network
+
+
+def _only(module: LightningModule) -> nn.Module | None:
+    """The network of the denoiser that is found on a module, or its only child that learns, beside averages."""
+    try:
+        network = getattr(find_denoiser(module), "model", None)
+    except Exception:  # several, or attributes of somebody's own kind that cannot be had
+        network = None
+    if isinstance(network, nn.Module):
+        return network
+    averages = {average.path.partition(".")[0] for average in find_averages(module)}
+    learning = [
+        child
+        for name, child in module.named_children()
+        if name not in averages and any(weight.requires_grad for weight in child.parameters())
+    ]
+    return learning[0] if len(learning) == 1 else None
+
+
+def _monitors(trainer: Trainer) -> list[ForgettingMonitor]:
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # not annotated upstream
+    return [callback for callback in callbacks if isinstance(callback, ForgettingMonitor)]
+
+
+def _untold(module: LightningModule) -> MisconfigurationException:
+    return MisconfigurationException(
+        f"Which network of {type(module).__name__} ReplayDistillation is to hold cannot be told; pass network=, "
+        f"the name of the one that the training step calls: {_children(module)}."
+    )
 
 
 def _children(module: nn.Module) -> str:

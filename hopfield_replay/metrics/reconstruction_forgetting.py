@@ -1,5 +1,6 @@
 """Reconstruction forgetting as a torchmetrics class."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -10,6 +11,9 @@ from hopfield_replay.functional._diffusion_arguments import check_ids
 from hopfield_replay.functional.denoiser import Denoiser
 from hopfield_replay.functional.diffusion import reconstruction_error
 from hopfield_replay.metrics._rows import RowMetric
+
+_PROJECTIONS = 8
+_OTHER = 0.05  # of its norm a sample may differ, as latents in half precision do
 
 
 class ReconstructionForgetting(RowMetric):
@@ -27,7 +31,7 @@ class ReconstructionForgetting(RowMetric):
         **settings: settings of torchmetrics.Metric.
 
     Raises:
-        ValueError: an unknown reduction; on update: ids that were not remembered.
+        ValueError: an unknown reduction; on update: ids that were not remembered, or under which another sample was.
 
     Example:
         >>> from hopfield_replay.denoisers import CallableDenoiser
@@ -56,6 +60,7 @@ class ReconstructionForgetting(RowMetric):
         self.noise_seed = noise_seed
         self.reduction = reduction
         self._before: dict[int, Tensor] = {}
+        self._sketches: dict[int, Tensor] = {}  # by which a remembered sample is recognised
         self.add_rows("rises", torch.float64)
 
     def remember(
@@ -66,11 +71,13 @@ class ReconstructionForgetting(RowMetric):
         Args:
             denoiser: the model before the task.
             x: the samples.
-            ids: (n,) whole numbers that name the samples; 0..n-1 if None.
+            ids: (n,) whole numbers that name the samples; 0..n-1 if None, which is for a single batch.
             condition: None, or any nesting of tensors whose first dimension is n.
         """
         errors = reconstruction_error(denoiser, x, self.timesteps, self.noise_seed, ids=ids, condition=condition)
-        self._before.update(zip(check_ids(ids, len(x)), errors.cpu(), strict=True))
+        named = check_ids(ids, len(x))
+        self._before.update(zip(named, errors.cpu(), strict=True))
+        self._sketches.update(zip(named, _sketch(x), strict=True))
 
     def update(
         self, denoiser: Denoiser, x: Tensor, *, ids: Tensor | Sequence[int] | None = None, condition: Any = None
@@ -83,9 +90,20 @@ class ReconstructionForgetting(RowMetric):
                 f"{len(unknown)} of {len(named)} samples were not remembered before the task (first ids: "
                 f"{unknown[:5]}). Call remember(denoiser, x, ids=...) with the same samples and ids first."
             )
+        sketches = _sketch(x)
+        other = [sample for sample, sketch in zip(named, sketches, strict=True) if self._is_other(sample, sketch)]
+        if other:
+            raise ValueError(
+                f"{len(other)} of {len(named)} samples are not those that were remembered under their ids (first ids: "
+                f"{other[:5]}). Pass ids=, a number for each sample in all batches, to remember() and update()."
+            )
         after = reconstruction_error(denoiser, x, self.timesteps, self.noise_seed, ids=named, condition=condition)
         if named:
             self.append("rises", after.cpu() - torch.stack([self._before[sample] for sample in named]))
+
+    def _is_other(self, sample: int, sketch: Tensor) -> bool:
+        before = self._sketches[sample]
+        return sketch.shape != before.shape or bool((sketch - before)[1:].norm() > _OTHER * before[0])
 
     def compute(self) -> Tensor:
         """The rises, reduced, float64, in squared units of the samples; nan without samples."""
@@ -93,6 +111,13 @@ class ReconstructionForgetting(RowMetric):
         if self.reduction == "none":
             return rises
         return rises.mean(0) if self.reduction == "timestep" else rises.mean()
+
+
+def _sketch(x: Tensor) -> Tensor:
+    """Norm of each sample (n, *shape) and some random projections, whose distances are near those of the samples."""
+    flat = x.detach().cpu().to(torch.float32).reshape(len(x), math.prod(x.shape[1:]))
+    directions = torch.randn(flat.shape[1], _PROJECTIONS, generator=torch.Generator().manual_seed(0))
+    return torch.cat([flat.norm(dim=1, keepdim=True), flat @ directions / _PROJECTIONS**0.5], dim=1)
 
 
 __all__ = ["ReconstructionForgetting"]

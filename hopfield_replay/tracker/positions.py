@@ -142,7 +142,15 @@ class _Pass:
 
 def _inner(loader: DataLoader[Any]) -> Any:
     """The sampler of single positions, where there is one."""
-    return getattr(loader.batch_sampler, "sampler", None) or loader.sampler
+    return getattr(_batch_sampler(loader), "sampler", None) or loader.sampler
+
+
+def _batch_sampler(loader: DataLoader[Any]) -> Any:
+    """What makes the batches, inside of wrappers that leave some out (Accelerate's shards and skipped batches)."""
+    sampler: Any = loader.batch_sampler
+    while isinstance(inner := getattr(sampler, "batch_sampler", None), BatchSampler):
+        sampler = inner
+    return sampler
 
 
 def _two_passes(loader: DataLoader[Any]) -> tuple[_Pass, _Pass] | None:
@@ -198,7 +206,7 @@ def _list(sampler: Iterable[Any], batches: int | None, most: int | None) -> _Pas
 def _with_replacement(loader: DataLoader[Any]) -> Positions | None:
     """What torch's own samplers draw from, where they draw with replacement; None for all others."""
     sampler = _inner(loader)
-    if type(loader.batch_sampler) is not BatchSampler:
+    if type(_batch_sampler(loader)) is not BatchSampler:
         return None
     if isinstance(sampler, WeightedRandomSampler) and sampler.replacement:
         weights = torch.as_tensor(sampler.weights, dtype=torch.float64)
@@ -213,8 +221,9 @@ def _with_replacement(loader: DataLoader[Any]) -> Positions | None:
 def _support(loader: DataLoader[Any]) -> tuple[Tensor | None, bool]:
     """All positions that could be drawn: those of the sampler below the batches, or, a guess, of the whole data set."""
     size = _length(loader.dataset)
-    if isinstance(loader.batch_sampler, BatchSampler):  # a tail that is dropped, another one in every epoch
-        own = _copy(loader.batch_sampler.sampler, loader.dataset)
+    batches = _batch_sampler(loader)
+    if isinstance(batches, BatchSampler) and hasattr(batches, "sampler"):  # a tail is dropped, another in every epoch
+        own = _copy(batches.sampler, loader.dataset)
         sets: list[Tensor] = []
         for number in range(2):
             if number:

@@ -10,7 +10,7 @@ from hopfield_replay.utilities.checks import Similarity
 from hopfield_replay.utilities.distributed import raise_on_all_ranks
 
 _ROUNDING = 1e-5  # of a vector's largest number: what other batch sizes do to a network's features
-_OTHER = 1e-2  # beyond this it is another sample
+OTHER = 1e-2  # beyond this it is another sample
 
 
 class ReadAgain:
@@ -63,7 +63,7 @@ class ReadAgain:
         if labels is not None and known is not None:
             named = labels != known
         self.count += len(chosen)
-        self.others += int(((offset > _OTHER * scale) | named).sum())
+        self.others += int(((offset > OTHER * scale) | named).sum())
         vectors = torch.where(moved[:, None], now, before)
         energies = self._energies(vectors, chosen)
         return Reread(samples, vectors, energies, known if labels is None else labels)
@@ -85,4 +85,4 @@ class ReadAgain:
         )
 
 
-__all__ = ["ReadAgain"]
+__all__ = ["OTHER", "ReadAgain"]

@@ -47,9 +47,9 @@ class TaskSource:
     it comes. Random numbers are drawn from none that the training uses.
 
     Where which samples are trained on can be told only from the batches (a random part of the data, a stream), whoever
-    trains reports them by :meth:`passed`: what was read and did not pass does not count then, and what passed without
-    having been read is chosen from, as it passes, in bounded memory. Nobody needs to report where the loader's sampler
-    yields the same samples in every epoch, and all of them are trained on.
+    trains says ``watched=True`` and reports them by :meth:`passed`: what was read and did not pass does not count then,
+    and what passed without having been read is chosen from, as it passes, in bounded memory. Nobody needs to report
+    where the loader's sampler yields the same samples in every epoch, and all of them are trained on.
 
     Args:
         loader: a DataLoader, or a re-iterable object that yields batches.
@@ -175,11 +175,17 @@ class TaskSource:
         """Report a batch that was trained on, as the loader yielded it and without replayed samples.
 
         Args:
-            batch: its samples.
+            batch: its samples; beside :class:`~hopfield_replay.ReplayBatches` its ``own``.
 
         Raises:
-            ValueError, TypeError: samples of another form than those before.
+            ValueError, TypeError: a source that was made without ``watched=True``; samples of another form than those
+                before.
         """
+        if not self.watched:
+            raise ValueError(
+                "This TaskSource counts all that its loader yields as trained on; for one that counts what passes, "
+                "make it before begin_task() with TaskSource(loader, watched=True)."
+            )
         self.note_form(batch)
         if self.watches_contents:
             self._passed.add(batch, look=self._size() != self._size_at_first)

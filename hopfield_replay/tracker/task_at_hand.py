@@ -7,8 +7,10 @@ from typing import Any
 import torch
 
 from hopfield_replay.tracker.encoder_watch import EncoderWatch
+from hopfield_replay.tracker.read_again import OTHER
 from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.tracker.task_reader import TaskData, TaskReader, sample_ids
+from hopfield_replay.utilities.nested import take
 
 
 class TaskAtHand:
@@ -72,7 +74,7 @@ class TaskAtHand:
             dimension: of the vectors of earlier tasks.
 
         Raises:
-            ValueError, TypeError: as :meth:`TaskReader.read`; nothing has passed.
+            ValueError, TypeError: as :meth:`TaskReader.read`; nothing has passed; other data than the task began with.
         """
         positions, masses = source.trained()
         if not len(positions):
@@ -84,6 +86,7 @@ class TaskAtHand:
         begun = self.begun(task)
         if begun is None:
             return self._reader.read(task, source, positions, masses, dimension=dimension)
+        self._refuse_others(task, begun, source)
         if torch.equal(begun.ids, ids):
             return begun
         data = begun.at(torch.isin(begun.ids, ids).nonzero().flatten())
@@ -92,6 +95,23 @@ class TaskAtHand:
             more = self._reader.read(task, source, missing, dimension=dimension)
             data = data.join(more) if len(data.ids) else more
         return replace(data, masses=masses)
+
+    def _refuse_others(self, task: int, begun: TaskData, source: TaskSource) -> None:
+        """Refuse a source of which no sample that is looked at is what stood at its position when the task began."""
+        few = source.few
+        if few is None or few.random:
+            return
+        known = torch.isin(few.positions, begun.positions).nonzero().flatten()
+        if not len(known):
+            return
+        before = begun.at(torch.searchsorted(begun.positions, few.positions[known])).vectors[:]
+        now = self._reader.encode(source, take(few.batch, known))
+        if now.shape == before.shape and bool(((now - before).abs().amax(1) <= OTHER * before.abs().amax(1)).any()):
+            return
+        raise ValueError(
+            f"None of the {len(known)} samples that were looked at is what stood at its place in the data when task "
+            f"{task} began. Give end_task() the source that begin_task() was given, or begin the task with this one."
+        )
 
     def encoder_changed(self, source: TaskSource) -> bool:
         """Whether vectors of the same samples are others than when they were last looked at."""

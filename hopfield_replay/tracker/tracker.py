@@ -314,7 +314,8 @@ class ForgettingTracker(Shown):
     def begin_task(self, source: TaskSource) -> None:
         """Read the new task's data, before a training step is spent on it, and refine the buffer's choice with it.
 
-        Calling it again for a task that has begun (a resumed run) reads anew and changes nothing else.
+        Calling it again for a task that has begun (a resumed run) reads anew and changes nothing else; with other data
+        that task is given up for the new one.
 
         Args:
             source: the new task's training data.
@@ -350,11 +351,14 @@ class ForgettingTracker(Shown):
             self._check_labels(data)
             self._check_held(data)
             self._check_room(data)
-            beta = self.settings.beta if data is None else self._calibrated(data)
+            print_of, task = fingerprint(source), self.next_task
+            again = self.open_task is not None and print_of == self._data.get(task)
+            beta = self.settings.beta
+            if data is not None and (beta is None or (self._calibrates and not again)):
+                beta = EnergySettings("auto", self.similarity).calibrated(data.near)
         calibrates = self._calibrates or self.settings.beta is None
         guessed = source.positions is not None and source.positions.guessed
-        print_of, task = fingerprint(source), self.next_task
-        buffer = self.buffer if self.open_task is None else None
+        buffer = None if again else self.buffer
         refine = None
         if buffer is not None:
             with memory_for(f"the choice before task {self.next_task}", _LESS_MEMORY), self.settings.at(beta):
@@ -856,7 +860,7 @@ class ForgettingTracker(Shown):
             check_same_settings(settings, {**self._asked, "beta": settings.get("beta")} if same else self._asked)
         at_hand = TaskAtHand(self._reader)
         at_hand.load_state_dict(state.get("encoder"))
-        load_buffer = None if self.buffer is None else self.buffer.prepare_load(state["buffer"])
+        load_buffer = None if self.buffer is None else self.buffer.prepare_load(state["buffer"], of_any_kind=True)
 
         def change() -> None:
             if load_buffer is not None:

@@ -4,7 +4,8 @@ A leaf is a tensor of shape (n, ...) or a list or tuple of n strings (captions; 
 DataLoader makes a tuple of them when a sample is a tuple).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -42,6 +43,28 @@ def without_subclass(tensor: Tensor) -> Tensor:
         'Tensor'
     """
     return tensor if type(tensor) is Tensor else torch.Tensor.as_subclass(tensor, Tensor)
+
+
+def refilled(mapping: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
+    """A mapping of the same class with these items; of a class that cannot be copied and filled a dict.
+
+    Args:
+        mapping: such as transformers' BatchFeature.
+        items: for all of its keys.
+
+    Example:
+        >>> from collections import OrderedDict
+        >>> refilled(OrderedDict(x=1), {"x": 2})
+        OrderedDict({'x': 2})
+    """
+    if type(mapping) is dict or not isinstance(mapping, MutableMapping):
+        return items
+    try:
+        same = copy.copy(mapping)
+        same.update(items)
+    except Exception:  # a class of somebody's own
+        return items
+    return same
 
 
 def walk(tree: Any, path: str = "batch", *, whole: Callable[[Any], bool] = _is_text) -> Iterator[tuple[str, Any]]:
@@ -91,7 +114,7 @@ def map_leaves(
 ) -> Any:
     """Apply ``function(path, item, *other_items)`` to what :func:`walk` yields, in the same containers.
 
-    Mappings become dicts; ``others`` must have the structure of ``tree``, where a dict may stand for a dataclass.
+    ``others`` must have the structure of ``tree``, where a dict may stand for a dataclass.
     """
     if is_record(tree) and not whole(tree):
         parts = [as_mapping(other) if is_record(other) else other for other in others]
@@ -101,10 +124,13 @@ def map_leaves(
         for other in others:
             if not isinstance(other, Mapping) or set(other) != set(tree):
                 raise ValueError(f"{path} has keys {list(tree)}, but the other batch has {_describe(other)}.")
-        return {
-            key: map_leaves(function, item, *(other[key] for other in others), path=f"{path}[{key!r}]", whole=whole)
-            for key, item in tree.items()
-        }
+        return refilled(
+            tree,
+            {
+                key: map_leaves(function, item, *(other[key] for other in others), path=f"{path}[{key!r}]", whole=whole)
+                for key, item in tree.items()
+            },
+        )
     if isinstance(tree, tuple | list) and not whole(tree):
         for other in others:
             if not isinstance(other, tuple | list) or len(other) != len(tree):

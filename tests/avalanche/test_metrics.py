@@ -13,6 +13,7 @@ import torch
 from tests.avalanche.streams import KINDS, QUIET, benchmark, data, naive, number, silent
 
 from avalanche.core import SupervisedPlugin  # isort: skip
+from avalanche.benchmarks.scenarios.online import split_online_stream
 from avalanche.logging import CSVLogger, TensorboardLogger, TextLogger
 from avalanche.training.plugins import ReplayPlugin
 
@@ -58,10 +59,14 @@ class Memory(SupervisedPlugin):
     def __init__(self, plugin) -> None:
         super().__init__()
         self.plugin = plugin
-        self.vectors, self.shares = [], []
+        self.vectors, self.shares, self.rows = [], [], []
+
+    def after_training_iteration(self, strategy, **kwargs):
+        self.rows[-1] += len(strategy.mb_x)
 
     def before_training_exp(self, strategy, **kwargs):
         buffer = self.plugin.storage_policy.buffer
+        self.rows.append(0)
         self.vectors.append(torch.stack([buffer[i][0] for i in range(len(buffer))]) if len(buffer) else None)
         counts = [1.0] * len(buffer)
         if isinstance(self.plugin, EnergyReplayPlugin):  # each sample stands for those that are nearest to it
@@ -79,12 +84,12 @@ def test_intrinsic_forgetting_is_the_rise_of_the_energy(kind, replay):
     plugins = {
         "none": [],
         "ours": [EnergyReplayPlugin(9, replay_ratio=0.25, sampling="weight")],
-        "stock": [ReplayPlugin(9, batch_size_mem=4)],  # 4 beside 8
+        "stock": [ReplayPlugin(9, batch_size_mem=4)],  # 4, 4 and 1 beside 8 each
     }[replay]
     log = [Memory(plugins[0])] if plugins else []
     metric = IntrinsicForgetting(beta=0.05)
     strategy = naive(*plugins, *log, evaluator=silent(metric))
-    share = {"none": 0.0, "ours": 0.25, "stock": 1 / 3}[replay]
+    share = {"none": 0.0, "ours": 0.25, "stock": 9 / (9 + 24)}[replay]
     start, results = [], []
     for task, experience in enumerate(made.train_stream):
         strategy.train(experience)
@@ -93,6 +98,7 @@ def test_intrinsic_forgetting_is_the_rise_of_the_energy(kind, replay):
         masses = [1.0 / len(patterns)] * len(patterns)
         if log and log[0].vectors[task] is not None:
             old, often = log[0].vectors[task], log[0].shares[task]
+            assert abs(share - (1 - len(patterns) / log[0].rows[task])) < 0.02  # 24 new ones
             masses = [(1 - share) / len(patterns)] * len(patterns) + [share * part for part in often]
             patterns = torch.cat([patterns, old])
         energies = [mean_energy(images_of(e), patterns, masses, 0.05) for e in list(made.test_stream)[: task + 1]]
@@ -133,6 +139,25 @@ def test_a_training_sample_is_no_pattern_of_its_own(encoder):
     ones = [1.0] * len(own)
     expected = mean_energy(own, other, ones, 0.5) - mean_energy(own, own, ones, 0.5, skip_self=True)
     assert found == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("boundaries", [False, True])
+def test_experiences_of_an_online_stream_belong_to_those_they_were_split_from(boundaries):
+    images, labels = data(72)
+    made = benchmark("class-incremental", images, labels)
+    metric = IntrinsicForgetting(beta=0.05)
+    strategy, found, trained = naive(evaluator=silent(metric)), [], []
+    online = split_online_stream(made.train_stream, 12, access_task_boundaries=boundaries, seed=0)
+    for experience in online:
+        strategy.train(experience)
+        trained.append(images_of(experience))
+        strategy.eval(made.train_stream)
+        found.append(metric.result())
+    assert [set(rises) for rises in found] == [{0}, {0}, {0, 1}, {0, 1}, {0, 1, 2}, {0, 1, 2}]
+    own = images_of(made.train_stream[0])
+    before, after = (mean_energy(own, trained[t], [1.0] * 12, 0.05, skip_self=True) for t in (1, 5))
+    assert found[5][0] == pytest.approx(after - before, abs=1e-5)
 
 
 def test_energies_of_one_pattern_set_are_computed_once(monkeypatch):

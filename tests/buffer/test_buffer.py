@@ -390,6 +390,24 @@ def test_states_that_do_not_fit_change_nothing():
     assert same(buffer.state_dict(), before)
 
 
+@pytest.mark.parametrize("name", ["beta", "similarity"])
+def test_energies_of_another_kind_are_not_taken_over(name, tmp_path):
+    """As :meth:`EnergyReplayBuffer.merge` refuses them."""
+    values = {"beta": (2.0, 3.0), "similarity": ("dot", "distance")}[name]
+    first, other = (filled(capacity=4, **{name: value}) for value in values)
+    before = through_a_file(other.state_dict())
+    first.save(tmp_path / "first.safetensors")
+    said = rf"energies are of {name}={values[0]!r}, and this buffer was made with {name}={values[1]!r}"
+    with pytest.raises(ValueError, match=said):
+        other.load(tmp_path / "first.safetensors")
+    assert same(other.state_dict(), before)
+    auto = EnergyReplayBuffer(4, similarity=first.similarity)  # takes over the beta that another has calibrated
+    auto.load(tmp_path / "first.safetensors")
+    assert auto.beta == first.beta
+    without = {key: part for key, part in first.state_dict().items() if key != "similarity"}  # as they were before
+    EnergyReplayBuffer(4, beta=first.beta, similarity="dot").load_state_dict(without)
+
+
 def test_description():
     described = "EnergyReplayBuffer(8 of 8, policy=HighEnergy, groups='label', sampling='uniform')"
     assert repr(filled(capacity=8, groups="label")) == described

@@ -357,6 +357,18 @@ def test_a_folder_belongs_to_one_buffer_at_a_time(tmp_path):
     assert torch.equal(second.gather(torch.arange(4)), x[second.ids])
 
 
+def test_a_relative_folder_is_where_the_buffer_was_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    buffer = EnergyReplayBuffer(4, storage="rows")
+    (tmp_path / "later" / "rows").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "later")
+    x = images(9)
+    buffer.update(x, x, ids=torch.arange(9), task=0)
+    assert not list((tmp_path / "later" / "rows").iterdir())
+    assert (tmp_path / "rows" / "0.bin").exists()
+    assert torch.equal(buffer.gather(torch.arange(4)), x[buffer.ids])
+
+
 def test_a_file_in_the_way_of_the_folder(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):

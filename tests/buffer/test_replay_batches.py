@@ -1,12 +1,13 @@
 """Batches with replay in a plain loop, against counts by hand and against what a Trainer's loader draws."""
 
 import itertools
+from collections import OrderedDict, UserDict
 
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from hopfield_replay import EnergyReplayBuffer, ReplayBatches
+from hopfield_replay import EnergyReplayBuffer, ForgettingTracker, ReplayBatches, TaskSource
 
 
 def filled(n=6):
@@ -98,6 +99,95 @@ def test_a_schedule_counts_the_batches_of_the_task():
     for _ in range(2):
         values(batches)
     assert seen == [(1, 0), (1, 1), (1, 2), (1, 3)]
+
+
+def test_a_schedule_counts_the_batches_that_there_were():
+    def stream():
+        yield from ((torch.full((2, 1), float(i)),) for i in range(3))
+
+    class Stream:  # without a length
+        __iter__ = staticmethod(stream)
+
+    for loader, cut in ((DataLoader(data(), batch_size=4), 1), (Stream(), 2)):
+        seen = []
+        batches = ReplayBatches(loader, filled(), replay_ratio=lambda task, step, seen=seen: seen.append(step) or 0.5)
+        values(itertools.islice(batches, cut))  # who breaks out goes on in the same epoch
+        values(batches)
+        again = ReplayBatches(loader, filled(), replay_ratio=batches._stream.replay_ratio)
+        again.load_state_dict(batches.state_dict())
+        values(again)
+        assert seen == list(range(cut + 3 + 3))
+
+
+@pytest.mark.parametrize("ratio", [0.05, 0.1, 0.2, 0.3, 0.5])
+@pytest.mark.parametrize(("size", "batch_size"), [(5, 1), (4, 4), (10, 10), (7, 2)])
+def test_few_samples_in_an_epoch_leave_the_share_right(size, batch_size, ratio):
+    batches = ReplayBatches(DataLoader(data(size), batch_size=batch_size), filled(), replay_ratio=ratio)
+    due = size * ratio / (1 - ratio)
+    drawn = 0
+    for epoch in range(1, 41):
+        drawn += len([value for batch in replayed(batches) for value in batch])
+        assert abs(drawn - epoch * due) < 2
+
+
+def test_few_batches_in_a_task_leave_the_share_right():
+    buffer, drawn = filled(), 0
+    for task in range(1, 41):  # an online stream
+        drawn += sum(map(len, replayed(ReplayBatches(DataLoader(data(10), 10), buffer, replay_ratio=0.04))))
+        assert abs(drawn - task * 10 / 24) < 2
+        more = torch.full((1, 1), -float(task))
+        buffer.update([more], more, ids=torch.tensor([100 + task]), task=task)
+        buffer.remove(buffer.ids[buffer.tasks > 0])
+
+
+def test_the_loaders_part_of_a_batch_is_at_hand():
+    batches = ReplayBatches(DataLoader(data(), batch_size=4), filled())
+    for (batch,) in batches:
+        assert torch.equal(batches.own[0], batch[: -batches.replayed])
+
+
+def test_draws_that_begin_again_are_told():
+    buffer = filled()
+    first = replayed(ReplayBatches(DataLoader(data(), batch_size=4), buffer))
+    with pytest.warns(UserWarning, match="Another ReplayBatches has begun epoch 0 of this task with seed=0"):
+        assert replayed(ReplayBatches(DataLoader(data(), batch_size=4), buffer)) == first
+    again = ReplayBatches(DataLoader(data(), batch_size=4), buffer)
+    again.set_epoch(1)
+    assert replayed(again) != first
+    buffer.drawn.clear()  # another task
+    replayed(ReplayBatches(DataLoader(data(), batch_size=4), buffer))
+
+
+class Feature(UserDict):
+    """As transformers' BatchFeature: its items are attributes, too, and the loop moves it."""
+
+    def __getattr__(self, name):
+        if name in ("data", "__setstate__"):
+            raise AttributeError(name)
+        return self.data[name]
+
+    def to(self, dtype):
+        return Feature({name: value.to(dtype) for name, value in self.items()})
+
+
+@pytest.mark.parametrize("form", [OrderedDict, Feature, dict])
+@pytest.mark.parametrize("mark", [None, "replayed"])
+def test_mappings_keep_their_class(form, mark):
+    prepare = (lambda batch: batch.to(torch.float64)) if form is Feature else lambda batch: batch
+    loaders = [
+        DataLoader(data() + torch.utils.data.TensorDataset(torch.tensor([[50.0 + task]])), 4, collate_fn=collate)
+        for task in (0, 1)
+        for collate in [lambda items: form(x=torch.stack([item[0] for item in items]))]
+    ]
+    tracker = ForgettingTracker(EnergyReplayBuffer(6, beta=1.0))
+    for loader in loaders:
+        source = TaskSource(loader, prepare=prepare)
+        tracker.begin_task(source)
+        batches = ReplayBatches(loader, tracker.buffer, mark=mark)
+        assert all(type(batch) is form for batch in batches)
+        tracker.end_task(source)
+    assert batches.replayed
+    assert type(tracker.state_dict()["buffer"]["samples"]) is dict
 
 
 @pytest.mark.parametrize(

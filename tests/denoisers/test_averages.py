@@ -148,3 +148,15 @@ def test_several_are_listed():
     module.net = network()
     module.ema_slow, module.ema_fast = a_copy(module.net), averaged(module.net)
     assert [average.path for average in find_averages(module, module.net)] == ["ema_slow", "ema_fast.module"]
+
+
+def test_an_attribute_that_cannot_be_had_hides_no_average():
+    class Lazy(nn.Module):
+        @property
+        def shadow_params(self):
+            raise RuntimeError("set in setup")
+
+    module = Lazy()
+    module.net = network()
+    module.ema = a_copy(module.net)
+    assert [average.path for average in find_averages(module)] == ["ema"]

@@ -193,7 +193,7 @@ class KeepsByHand(Keeps, ByHand):
 
 
 def test_with_an_average_of_the_modules_own_that_is_held_to():
-    held = train(Keeps(), network="network")
+    held = train(Keeps())  # the copy, whose weights could learn, is no second network
     assert_alike(held.network, train(KeepsByHand(), distil=False).network, rtol=1e-5, atol=1e-6)
 
 
@@ -206,15 +206,18 @@ class Cut(Callback):
 
 
 @pytest.mark.filterwarnings("ignore:.*Checkpoint directory.*exists")
-def test_a_resumed_task_holds_to_what_it_began_with(tmp_path):
+@pytest.mark.parametrize("kind", ["Denoising", "Two"])
+def test_a_resumed_task_holds_to_what_it_began_with(tmp_path, kind):
+    made = {"Denoising": Denoising, "Two": Two}[kind]
+
     def kept(folder):
         return ModelCheckpoint(folder, save_last=True, every_n_train_steps=1, save_top_k=0)
 
     settings = {"enable_checkpointing": True, "kind": Resumable}
-    whole = train(Denoising(), kept(tmp_path / "whole"), **settings)
+    whole = train(made(), kept(tmp_path / "whole"), **settings)
     with pytest.raises(RuntimeError, match="cut"):
-        train(Denoising(), kept(tmp_path / "cut"), Cut(), **settings)
-    again = Denoising()
+        train(made(), kept(tmp_path / "cut"), Cut(), **settings)
+    again = made()
     for weight in again.parameters():
         weight.data.zero_()
     train(again, kept(tmp_path / "cut"), ckpt_path="last", **settings)
@@ -264,6 +267,17 @@ class Two(Denoising):
         self.other = nn.Linear(2, 2)
 
 
+class Both(Denoising):
+    """Trains two networks."""
+
+    def __init__(self):
+        super().__init__()
+        self.second = Network()
+
+    def loss(self, batch):
+        return super().loss(batch) + self.second(self.shown(batch), batch["t"]).square().mean()
+
+
 class Doubled(Denoising):
     """Calls its network with every sample twice."""
 
@@ -273,19 +287,31 @@ class Doubled(Denoising):
 
 def test_the_network_is_named_or_made_out():
     by_hand = train(ByHand(), distil=False)
-    for network in ("network", lambda module: module.network):
+    for network in ("network", lambda module: module.network, None):
         held = train(Two(), network=network)
         assert_alike(held.network, by_hand.network, rtol=1e-5, atol=1e-6)
+
+
+def test_it_may_be_listed_before_the_monitor_that_sees_the_network():
+    def networks(first):
+        buffer = EnergyReplayBuffer(6, "random", groups="task")
+        monitor = ForgettingMonitor(buffer, probe_size=4, samples="x", condition=False, labels=False)
+        callbacks = [ReplayDistillation(STRENGTH), monitor]
+        data = [ReplayDataModule(loader(task), buffer, replay_ratio=0.5) for task in range(2)]
+        fit_tasks(trainer(*(callbacks if first else callbacks[::-1])), module := Two(), data)
+        return module
+
+    assert_alike(networks(True), networks(False), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
     ("module", "network", "error", "said"),
     [
         (
-            Two,
+            Both,
             None,
             MisconfigurationException,
-            r"cannot be told; pass network=.*'network' \(Network\), 'other' \(Linear\)",
+            r"cannot be told; pass network=.*'network' \(Network\), 'second' \(Network\)",
         ),
         (Two, "unet", MisconfigurationException, "has no module 'unet'; it has: 'network'"),
         (Two, lambda module: "network", MisconfigurationException, "must return a torch module, got str"),
@@ -334,3 +360,47 @@ def test_two_processes_hold_as_by_hand(tmp_path):
     for name, weight in first["held"].items():
         assert torch.equal(weight, second["held"][name])
         torch.testing.assert_close(weight, first["by hand"][name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:What was found on Lazy is not used")  # where diffusers was imported
+def test_attributes_that_cannot_be_had_are_no_obstacle():
+    class Lazy(Two):
+        @property
+        def shadow_params(self):
+            raise RuntimeError("set in setup")
+
+        @property
+        def num_timesteps(self):
+            raise RuntimeError("set in setup")
+
+    assert_alike(train(Lazy()), train(Two()), rtol=0, atol=0)
+
+
+class Shuffles(Denoising):
+    """Pairs samples with noise by moving the samples."""
+
+    def loss(self, batch):
+        order = torch.cdist(batch["noise"], batch["x"]).sum(1).argsort()
+        return super().loss({**batch, "x": batch["x"][order]})
+
+
+def test_a_step_that_moves_its_samples_is_refused_in_the_first_task():
+    module = Shuffles()
+    before = copy.deepcopy(module.state_dict())
+    with pytest.raises(MisconfigurationException, match="shows Network the samples of a batch in another order"):
+        train(module)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+class LearnsBeside(Two):
+    """A loss of which no target is told, with a part that learns beside the network."""
+
+    def loss(self, batch):
+        answer = self.network(self.shown(batch), batch["t"])
+        return (answer - batch["noise"]).square().mean() + self.other(answer[:, :2]).tanh().mean()
+
+
+def test_where_nothing_but_the_loss_is_measured_the_network_is_the_one_that_was_seen_being_trained():
+    named, found = train(LearnsBeside(), network="network"), train(LearnsBeside())
+    assert_alike(found, named, rtol=0, atol=0)
+    assert differ(found, train(LearnsBeside(), distil=False))

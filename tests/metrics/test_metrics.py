@@ -117,6 +117,22 @@ def test_reconstruction_forgetting_pairs_samples_by_id():
         ReconstructionForgetting([1], reduction="sum")
 
 
+@pytest.mark.parametrize("shape", [(3,), (1, 8, 8)])
+def test_samples_are_compared_with_themselves_alone(shape):
+    """Batches without ids were each compared with the last one that was remembered."""
+    x = draw(12, *shape)
+    metric = ReconstructionForgetting([1, 5])
+    for batch in x.split(4):
+        metric.remember(shrink(1.0), batch)
+    with pytest.raises(ValueError, match=r"4 of 4 samples are not those that .* \[0, 1, 2, 3\]\). Pass ids="):
+        metric.update(shrink(0.3), x[:4])
+    metric.remember(shrink(1.0), x)
+    with pytest.raises(ValueError, match="2 of 12 samples are not those"):
+        metric.update(shrink(0.3), x[[0, 1, 2, 4, 3, *range(5, 12)]])
+    metric.update(shrink(0.3), x + 1e-3 * draw(12, *shape, seed=1))  # encoded anew in half precision
+    assert len(metric.rows("rises")) == 12
+
+
 def test_correlation_over_batches():
     values = draw(3, 50)
     metric = EnergyForgettingCorrelation(resamples=200)

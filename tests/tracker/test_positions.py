@@ -114,6 +114,31 @@ def test_what_is_drawn(loader, values, certain, masses):
 
 
 @pytest.mark.parametrize(
+    ("sampler", "drop_last", "values", "certain", "masses"),
+    [
+        (WeightedRandomSampler([0, 2, 0, 1.5], 12), False, [1, 3], False, [2, 1.5]),
+        (RandomSampler(DATA, replacement=True), False, range(N), False, None),
+        (RandomSampler(DATA), True, range(N), False, None),
+        (SubsetRandomSampler([7, 2, 9, 4, 6, 8, 1]), False, [1, 2, 4, 6, 7, 8, 9], False, None),
+    ],
+)
+@pytest.mark.parametrize("wrapper", ["shard", "skip"])
+def test_what_is_drawn_by_batches_that_others_leave_out(wrapper, sampler, drop_last, values, certain, masses):
+    """Of several processes of Accelerate, and of an epoch that goes on in its middle."""
+    accelerate = pytest.importorskip("accelerate.data_loader")
+    batches = BatchSampler(sampler, 3, drop_last)
+    if wrapper == "shard":
+        wrapped = accelerate.BatchSamplerShard(batches, num_processes=2, process_index=1)
+    else:
+        wrapped = accelerate.SkipBatchSampler(batches, skip_batches=1)
+    found = loader_positions(DataLoader(DATA, batch_sampler=wrapped))
+    assert found.values.tolist() == list(values)
+    assert found.certain == certain
+    assert not found.guessed
+    assert (found.masses is None) if masses is None else found.masses.tolist() == masses
+
+
+@pytest.mark.parametrize(
     ("loader", "limit", "values", "certain"),
     [
         (lambda: DataLoader(DATA, 3), 2, range(6), True),

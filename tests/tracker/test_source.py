@@ -261,6 +261,13 @@ def test_what_passed_counts_where_the_sampler_does_not_say():
     assert torch.equal(source.fetch(places.flip(0))[0], torch.cat([IMAGES[[0]] + 1, IMAGES[[8, 3]]]))
 
 
+@pytest.mark.parametrize("loader", [lambda: DataLoader(pairs(), batch_size=4), lambda: DataLoader(Stream(), 4)])
+def test_what_passes_is_not_reported_in_vain(loader):
+    source = TaskSource(loader())
+    with pytest.raises(ValueError, match="watched=True"):
+        source.passed((IMAGES[[3, 8]], LABELS[[3, 8]]))
+
+
 @pytest.mark.parametrize(
     ("loader", "total", "ahead"),
     [

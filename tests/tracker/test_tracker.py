@@ -411,6 +411,40 @@ def test_a_refused_task_is_forgotten():
     assert same(untimed(run(tracker)), untimed(run(make(beta="auto"))))
 
 
+def filled():
+    """A tracker whose beta is not known yet, beside a buffer of an earlier run that draws by the rise."""
+    images = task_data(0)
+    buffer = EnergyReplayBuffer(6, "random", sampling="rise_weight")
+    buffer.update([images, torch.arange(len(images)) % 2], images, ids=torch.arange(len(images)) + (9 << 40), task=9,
+        labels=torch.arange(len(images)) % 2, energies=torch.zeros(len(images)))  # fmt: skip
+    tracker = ForgettingTracker(buffer, probe_size=4)
+    buffer.settings.beta = None
+    return tracker
+
+
+def test_a_task_that_begins_with_other_data_is_given_up_for_it():
+    given_up, alone = filled(), filled()
+    given_up.begin_task(source(task_data(2, 12)))
+    given_up.buffer.sample(4, beside=4)
+    for tracker in (given_up, alone):
+        tracker.begin_task(source(task_data(1, 9)))
+    assert given_up.beta == alone.beta  # of the data that is trained on
+    assert torch.equal(given_up.buffer.predicted_rises, alone.buffer.predicted_rises)
+    assert given_up.buffer.drawn.state() == [0, 0, None]
+
+
+@pytest.mark.parametrize("other", [task_data(1, 9), task_data(1, 14), 3.0 * task_data(0)])
+def test_a_task_does_not_end_with_other_data(other):
+    tracker = make(beta="auto")
+    tracker.begin_task(source(task_data(0)))
+    before = tracker.state_dict()
+    with pytest.raises(ValueError, match=r"None of the [0-9] samples .* when task 0 began. Give end_task"):
+        tracker.end_task(source(other), denoiser=model_after(0))
+    assert same(tracker.state_dict(), before)
+    tracker.end_task(source(task_data(0)), denoiser=model_after(0), replay_ratio=0.25)  # the same data
+    assert same(untimed(tracker), untimed(run(make(beta="auto"), tasks=range(1))))
+
+
 # -- bad input
 
 
