@@ -6,6 +6,8 @@ import sysconfig
 import time
 from pathlib import Path
 
+from hopfield_replay.utilities.files import files_below
+
 
 class Cost:
     """Time since it was made, and the most memory that was taken.
@@ -50,7 +52,7 @@ def fingerprint(source: str) -> str:
         'missing: []'
     """
     path = Path(source)
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    files = sorted(files_below(path)) if path.is_dir() else [path]
     held = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
     return f"{source}: {held}"
 

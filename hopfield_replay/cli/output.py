@@ -2,8 +2,9 @@
 
 import contextlib
 import json
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,28 @@ def say(text: str, quiet: bool) -> None:
         print(printable_lines(text).encode(encoding, "backslashreplace").decode(encoding))
 
 
-def check_output_dir(folder: str | None) -> None:
+def check_output_dir(folder: str | None, sources: Iterable[str] = (), name: str = "output_dir") -> None:
     """Refuse, before the work begins, a folder that cannot be one.
 
+    Args:
+        folder: where results will be written.
+        sources: what is read; figures that lie in a folder of images would be images of it the next time.
+        name: of the option.
+
     Raises:
-        ValueError: there is a file in its place.
+        ValueError: there is a file in its place; it lies in what is read.
     """
-    taken = [] if folder is None else [place for place in (Path(folder), *Path(folder).parents) if place.is_file()]
+    if folder is None:
+        return
+    for source in sources:
+        if Path(source).is_dir() and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(source)):
+            raise ValueError(
+                f"{name} {folder!r} lies in {source!r}, which is read: the next time its pictures would be read, "
+                "too. Name a folder elsewhere."
+            )
+    taken = [place for place in (Path(folder), *Path(folder).parents) if place.is_file()]
     if taken:
-        raise ValueError(f"output_dir must be a folder, got {folder!r}, and {taken[0]} is a file.")
+        raise ValueError(f"{name} must be a folder, got {folder!r}, and {taken[0]} is a file.")
 
 
 def drawn(draw: Callable[[], Any]) -> Any:

@@ -120,7 +120,7 @@ def test_an_encoder_from_disk_says_how_large_images_are(tmp_path, monkeypatch):
         (["--keep", "2", "--export", "json"], "belong together"),
         (["--keep", "2", "--output", "out"], "belong together"),
         (["--keep", "2", "--export", "zip", "--output", "out"], "Unknown --export"),
-        (["--keep", "2", "--export", "json", "--output", "old"], "is not empty"),
+        (["--keep", "2", "--export", "json", "--output", "old"], "--output 'old' lies in 'old', which is read"),
         (["--keep", "2", "--encoder", "missing"], "missing does not exist"),
         (["--keep", "2", "--policy", "best"], "Unknown policy"),
         (["--also", "nowhere", "--keep", "2"], "nowhere"),

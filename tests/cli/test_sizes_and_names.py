@@ -78,6 +78,21 @@ def test_a_forecast_of_arrays_is_that_of_the_same_images_in_folders(tmp_path, ca
     assert "floats.npz holds images as floats from 0 to 1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("place", ["old", "old/results", "new/../old"])
+def test_results_do_not_go_where_samples_are_read_from(folders, capsys, place):
+    """The next time the figures were samples."""
+    old, new = str(folders / "old"), str(folders / "new")
+    files = sorted(folders.rglob("*"))
+    for command in (["forecast", old, new], ["select", new, "--also", old, "--keep", "2"], ["audit", "--before", "a",
+                    "--after", "b", "--data", new, "--old-data", old]):  # fmt: skip
+        assert main([*command, "--output-dir", str(folders / place)]) == 2
+        assert f"lies in '{old}', which is read" in capsys.readouterr().err
+    handing = ["--keep", "2", "--export", "json", "--output", str(folders / place)]
+    assert main(["select", old, *handing]) == 2
+    assert "lies in" in capsys.readouterr().err
+    assert sorted(folders.rglob("*")) == files
+
+
 @pytest.mark.heavy
 def test_an_audit_brings_images_to_the_pipelines_size_and_says_why_it_failed(folders, capsys):
     from tests.checkpoints.test_checkpoints import pipeline
