@@ -1,8 +1,8 @@
 """Hopfield energies of the audited samples, and how they rank against what was forgotten."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -14,11 +14,35 @@ from hopfield_replay.functional.many import distances_of, energies_of
 from hopfield_replay.functional.rows import placed
 from hopfield_replay.memory.settings import as_beta
 from hopfield_replay.memory.temperature import calibrate_beta, default_n_eff, diagnose
+from hopfield_replay.tracker.contents import contents, positions_of, sample_contents
 from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.utilities.checks import Similarity, check_finite
 
 _NEIGHBOUR = 10
 _LEAST = 5  # samples of a rank correlation
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Samples as vectors, and what tells which of them are the same.
+
+    Attributes:
+        vectors: (n, d).
+        contents: (n,) a number for each sample as the data holds it.
+    """
+
+    vectors: Tensor
+    contents: Tensor
+
+    @classmethod
+    def of(cls, raw: Any, vectors: Tensor) -> Self:
+        """A batch as the data holds it, and its vectors."""
+        return cls(vectors.cpu(), sample_contents(raw, vectors))
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Encoded]") -> Self:
+        """Batches in one; at least one."""
+        return cls(torch.cat([part.vectors for part in parts]), torch.cat([part.contents for part in parts]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +65,7 @@ class Energies:
 
 
 def hopfield_energies(
-    vectors: Tensor,
+    audited: Encoded,
     old_data: Tensor | Iterable[Any],
     new_data: Tensor | Iterable[Any] | None,
     encode: Encoder,
@@ -49,18 +73,19 @@ def hopfield_energies(
     similarity: Similarity,
     device: torch.device,
 ) -> Energies:
-    """Energies of vectors (n, d) under two data sets; see :func:`audit`."""
-    old = _vectors(old_data, encode, vectors, "old_data")
+    """Energies of the audited samples under two data sets; see :func:`audit`."""
+    stored, vectors = _encoded(old_data, encode, audited, "old_data"), audited.vectors
+    old = stored.vectors
     compared = Compared(old, device)
     given, value = as_beta(beta), as_beta(beta)
     if value is None:
         value = compared.worked_out(lambda x: calibrate_beta(x, n_eff=default_n_eff(len(x)), similarity=similarity))
-    own = _own_positions(vectors, old)
+    own = _own_positions(audited, stored)
     patterns = PatternTiles.of_rows(compared.near)
     before = energies_of(vectors, patterns, value, similarity=similarity, exclude=own)
     rises = None
     if new_data is not None:
-        new = _vectors(new_data, encode, vectors, "new_data")
+        new = _encoded(new_data, encode, audited, "new_data").vectors
         others = PatternTiles.of_rows(placed(new, compared.device))
         rises = energies_of(vectors, others, value, similarity=similarity) - before
     dense = len(old) > _NEIGHBOUR
@@ -91,24 +116,26 @@ def rank_correlations(energies: Energies, rises: Tensor, seed: int) -> dict[str,
     return correlations
 
 
-def _vectors(data: Tensor | Iterable[Any], encode: Encoder, audited: Tensor, name: str) -> Tensor:
+def _encoded(data: Tensor | Iterable[Any], encode: Encoder, audited: Encoded, name: str) -> Encoded:
     batches = [data] if isinstance(data, Tensor) else (batch for _, batch in TaskSource(data).batches())
-    parts = [vectors_of(encode, batch).cpu() for batch in batches]
-    if not sum(map(len, parts)):
+    parts = [Encoded.of(batch, vectors_of(encode, batch)) for batch in batches]
+    if not sum(len(part.vectors) for part in parts):
         raise ValueError(f"{name} holds no samples.")
-    vectors = torch.cat(parts)
-    check_finite(vectors, name)
-    if vectors.shape[1] != audited.shape[1]:
+    found = Encoded.joined(parts)
+    check_finite(found.vectors, name)
+    if found.vectors.shape[1] != audited.vectors.shape[1]:
         raise ValueError(
-            f"{name} has vectors of {vectors.shape[1]} numbers, the audited samples have {audited.shape[1]}."
+            f"{name} has vectors of {found.vectors.shape[1]} numbers, the audited samples have "
+            f"{audited.vectors.shape[1]}."
         )
-    return vectors
+    return found
 
 
-def _own_positions(vectors: Tensor, stored: Tensor) -> Tensor:
-    """Where each vector (n, d) itself is stored, -1 if it is not: no sample may vouch for itself."""
-    held = {row.numpy().tobytes(): position for position, row in enumerate(stored)}
-    return torch.tensor([held.get(row.numpy().tobytes(), -1) for row in vectors])
+def _own_positions(audited: Encoded, stored: Encoded) -> Tensor:
+    """Where each sample itself is stored, -1 if it is not: no sample may vouch for itself."""
+    own = positions_of(contents(audited.vectors, len(audited.vectors)), contents(stored.vectors, len(stored.vectors)))
+    same = positions_of(audited.contents, stored.contents)
+    return torch.where(same < 0, own, same)
 
 
-__all__ = ["Energies", "hopfield_energies", "rank_correlations"]
+__all__ = ["Encoded", "Energies", "hopfield_energies", "rank_correlations"]

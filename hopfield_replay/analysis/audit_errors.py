@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hopfield_replay.analysis.audit_energies import Encoded
 from hopfield_replay.analysis.audit_sources import Sources
 from hopfield_replay.analysis.journal import FirstErrors, Journal
 from hopfield_replay.encoders import Encoder, first_labels, split_batch, vectors_of
@@ -23,7 +24,7 @@ class PairedErrors:
         before: (n, timesteps) float64, mean squared errors of the first model.
         after: those of the second.
         labels: (n,) int64, the integers in the batches; None if a batch has none.
-        vectors: (n, d) float32, of the energies; None if they were not asked for.
+        encoded: vectors of the energies; None if they were not asked for.
         elements: numbers in one sample.
         noise: (n,) standard error of each sample's rise over the draws; None for one draw.
     """
@@ -31,7 +32,7 @@ class PairedErrors:
     before: Tensor
     after: Tensor
     labels: Tensor | None
-    vectors: Tensor | None
+    encoded: Encoded | None
     elements: int
     noise: Tensor | None
 
@@ -57,7 +58,7 @@ def paired_errors(
     Raises:
         ValueError: no samples, or samples that the models do not take; errors that are not finite.
     """
-    before, after, labels, vectors, elements = [], [], list[Tensor | None](), [], 0
+    before, after, labels, encoded, elements = [], [], list[Tensor | None](), list[Encoded](), 0
     for ids, raw in track(sources.batches(), "Auditing", sources.count):
         known = None if journal is None else journal.get(raw, ids)
         batch = None
@@ -75,7 +76,7 @@ def paired_errors(
         elements = known[2]
         labels.append(first_labels(raw, len(ids)))
         if encode is not None:
-            vectors.append(vectors_of(encode, batch).cpu())
+            encoded.append(Encoded.of(raw, vectors_of(encode, batch)))
     if not sum(map(len, before)):
         raise ValueError("data holds no samples to compare the two versions on.")
     found = [label for label in labels if label is not None]
@@ -86,7 +87,7 @@ def paired_errors(
         by_draw[0].sum(-1) / draws,
         by_draw[1].sum(-1) / draws,
         torch.cat(found) if len(found) == len(labels) else None,
-        torch.cat(vectors) if vectors else None,
+        Encoded.joined(encoded) if encoded else None,
         elements,
         rises.std(1) / draws**0.5 if draws > 1 else None,
     )

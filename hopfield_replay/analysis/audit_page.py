@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _READING = """\
 Each sample is noised at each timestep, and both versions denoise the very same noisy samples: the difference of their
 errors is the models' alone. The rise is the mean over the timesteps; relative rises are divided by the mean error
-before. Intervals are 95 % bootstrap intervals over the samples: other samples of the same kind would move the numbers
+before. Intervals are 95 % intervals over the samples: other samples of the same kind would move the numbers
 so far, another training run can move them further."""
 
 

@@ -23,7 +23,7 @@ _BARS = 20  # groups that are drawn, the most forgotten first
 class AuditReport(AuditFindings, Shown):
     """Paired-noise reconstruction errors of two versions of a model on the same samples, and what goes with them.
 
-    Intervals are 95 % bootstrap intervals over samples: training again would move the numbers further.
+    Intervals are 95 % intervals over samples (see :class:`Drift`): training again would move the numbers further.
 
     Attributes:
         errors_old: (n, timesteps) float64, mean squared error of the first version.

@@ -120,10 +120,10 @@ def audit(
     if names and len(names) != n:
         raise ValueError(f"names must hold one name for each of the {n} samples, got {len(names)}.")
     energies = None
-    if measured.vectors is not None:
-        assert old_data is not None  # else there were no vectors
+    if measured.encoded is not None:
+        assert old_data is not None  # else nothing was encoded
         energies = hopfield_energies(
-            measured.vectors,
+            measured.encoded,
             old_data,
             new_data,
             lambda batch: encode(prepare(batch)),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hopfield_replay.analysis.replay_plan import TAIL, ReplayPlan
-from hopfield_replay.analysis.vectors import Compared, Data, read_vectors
+from hopfield_replay.analysis.vectors import Compared, Data, check_forms, read_vectors
 from hopfield_replay.figures import rises_and_protection
 from hopfield_replay.functional import PatternTiles
 from hopfield_replay.functional.many import energies_of
@@ -247,9 +247,11 @@ def forecast(
     for name in policies:
         as_policy(name)
     read = read_vectors(old, encoder, "old")
-    known, coming = read.rows, read_vectors(new, encoder, "new").rows
+    known, other = read.rows, read_vectors(new, encoder, "new")
+    coming = other.rows
     if known.shape[1] != coming.shape[1]:
         raise ValueError(f"old vectors have dimension {known.shape[1]}, new ones {coming.shape[1]}.")
+    check_forms(read.form, other.form, "old and new")
     if len(known) < 4:
         raise ValueError(f"forecast needs at least 4 old samples, got {len(known)}.")
     labels = read.labels if labels is None else labels.cpu()
@@ -301,11 +303,13 @@ def forecast(
     ]
     others = [name for name in policies if name != "greedy_gain"]
     curves += [_curve(plan, pool, name, sizes, seed) for name in track(others, "Comparing policies")]
+    at_risk = rises.argsort(descending=True, stable=True)[: max(1, round(TAIL * len(rises)))]
+    endangered = torch.zeros(len(rises), dtype=torch.bool).index_fill_(0, at_risk, True)
     return Forecast(
         rises=rises,
         energies=energies,
-        at_risk=rises.argsort(descending=True)[: max(1, round(TAIL * len(rises)))],
-        classes={} if labels is None else by_label(rises, labels, rises >= rises.quantile(1.0 - TAIL), "at_risk"),
+        at_risk=at_risk,
+        classes={} if labels is None else by_label(rises, labels, endangered, "at_risk"),
         capacities=sizes,
         curves=tuple(curves),
         marginal=tuple(chosen[b].selection.mean - s.mean for b, s in zip(more, greedy, strict=True)),

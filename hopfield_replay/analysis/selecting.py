@@ -13,7 +13,7 @@ from hopfield_replay.analysis.images import ImageCollection
 from hopfield_replay.analysis.near_duplicates import near_duplicates
 from hopfield_replay.analysis.replay_plan import ReplayPlan
 from hopfield_replay.analysis.selection_report import Protection, SelectionReport
-from hopfield_replay.analysis.vectors import Compared, Data, read_vectors
+from hopfield_replay.analysis.vectors import Compared, Data, check_forms, read_vectors
 from hopfield_replay.buffer.choice import weigh
 from hopfield_replay.functional import PatternTiles
 from hopfield_replay.functional.many import energies_of
@@ -117,7 +117,12 @@ def select(
     vectors = read.rows
     if len(vectors) < 4:
         raise ValueError(f"select needs at least 4 old samples, got {len(vectors)}.")
-    coming = None if new is None else read_vectors(_batches(new, side, grey), encoder, "new").rows
+    other = None if new is None else read_vectors(_batches(new, side, grey), encoder, "new")
+    coming = None if other is None else other.rows
+    if other is not None and other.rows.shape[1] != vectors.shape[1]:
+        raise ValueError(f"old vectors have dimension {vectors.shape[1]}, new ones {other.rows.shape[1]}.")
+    if other is not None:
+        check_forms(read.form, other.form, "old and new")
     if labels is None:
         labels = old.labels if isinstance(old, ImageCollection) else read.labels
     if isinstance(by, str) and labels is None:
@@ -235,8 +240,6 @@ def _with_energies(known: Candidates, among: Tensor, most: int, coming: Tensor |
         )
         return energies
 
-    if coming is not None and coming.shape[1] != known.vectors.shape[1]:
-        raise ValueError(f"old vectors have dimension {known.vectors.shape[1]}, new ones {coming.shape[1]}.")
     after = None if coming is None else of(placed(coming, near.device), None)
     return replace(known, energies=of(near, asked), next_energies=after)
 

@@ -50,7 +50,7 @@ class SelectionReport(Shown):
         indices: (k,) positions of the chosen samples, best first: the first j are the choice of size j.
         weights: (k,) float64, how many of the old samples each stands for, with sum n; equal for policies that do not
             choose for all samples.
-        kept: what they protect, counted on up to 2048 of the old samples.
+        kept: what they protect, counted on all old samples; on up to 16384 of them where a pool bounds the work.
         random: what as many random ones protect, the mean of five draws.
         everything: what replaying all old samples alike, in the same share of the batches, would protect.
         certificate: no set of this size protects more than ``kept.mean / certificate``.

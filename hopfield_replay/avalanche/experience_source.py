@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hopfield_replay.encoders import as_encoder, vectors_of
+from hopfield_replay.tracker.contents import sample_contents
 from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.utilities.nested import identity, map_leaves
 
@@ -55,18 +56,22 @@ def on_device(batch: Any, device: Any) -> Any:
     return map_leaves(lambda _, leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, batch)
 
 
-def read_vectors(dataset: Any, encoder: Callable[[Any], Tensor] | None, device: Any) -> Tensor:
-    """Vectors (n, d) of all samples of an AvalancheDataset, float32, on the CPU.
+def read_vectors(dataset: Any, encoder: Callable[[Any], Tensor] | None, device: Any) -> tuple[Tensor, Tensor]:
+    """Vectors (n, d) of all samples of an AvalancheDataset, float32, and a number (n,) for each sample's content.
 
     Args:
         dataset: with at least one sample.
         encoder: maps a minibatch to vectors; None: its samples, flattened, by the rules of :class:`Columns`.
         device: of the encoder.
+
+    Returns:
+        Both on the CPU.
     """
-    vectors = []
+    vectors, numbers = [], []
     for _, batch in ExperienceSource(dataset).batches():
         vectors.append(encode(batch, encoder, device))
-    return torch.cat(vectors)
+        numbers.append(sample_contents(minibatch(batch), vectors[-1]))
+    return torch.cat(vectors), torch.cat(numbers)
 
 
 def encode(batch: Any, encoder: Callable[[Any], Tensor] | None, device: Any) -> Tensor:

@@ -19,6 +19,7 @@ from hopfield_replay.functional import energy
 from hopfield_replay.functional.diffusion import reconstruction_error
 from hopfield_replay.memory.memory import HopfieldMemory
 from hopfield_replay.memory.settings import as_beta
+from hopfield_replay.tracker.contents import positions_of, sample_contents
 from hopfield_replay.utilities.checks import Similarity, check_similarity
 
 
@@ -145,23 +146,25 @@ class IntrinsicForgetting(_Rise):
         self.beta: float | None = as_beta(beta)
         self.similarity: Similarity = similarity
         self.encoder = encoder
-        self._replayed: tuple[Tensor, Tensor, Any] | None = None  # vectors, shares, and the plugin that replays them
-        self._patterns: tuple[Tensor, Tensor | None] | None = None  # vectors and masses
+        # vectors, numbers of contents, shares, and the plugin that replays them
+        self._replayed: tuple[Tensor, Tensor, Tensor, Any] | None = None
+        self._patterns: tuple[Tensor, Tensor, Tensor | None] | None = None  # vectors, numbers and masses
         self._new = self._seen = self._left = 0  # samples of the minibatches: new ones, all; new ones of the epoch
         self._trained_stream = ""
         self._known: dict[tuple[str, int], float] = {}  # mean energies under the patterns at hand
         self._vectors: list[Tensor] = []
+        self._numbers: list[Tensor] = []
 
     def before_training_exp(self, strategy: Any) -> None:
         """Read what is going to be replayed; plugins have refined it by now."""
         self._replayed, self._new, self._seen = None, 0, 0
         for plugin in strategy.plugins:
             if isinstance(plugin, ReplayPlugin) and len(plugin.storage_policy.buffer):
-                vectors = read_vectors(plugin.storage_policy.buffer, self.encoder, strategy.device)
+                vectors, numbers = read_vectors(plugin.storage_policy.buffer, self.encoder, strategy.device)
                 shares = torch.full((len(vectors),), 1.0 / len(vectors), dtype=torch.float64)
                 if isinstance(plugin, EnergyReplayPlugin):
                     shares = plugin.storage_policy.memory.draw_shares
-                self._replayed = vectors, shares, plugin
+                self._replayed = vectors, numbers, shares, plugin
 
     def before_training_epoch(self, strategy: Any) -> None:
         """Count from the first minibatch."""
@@ -170,19 +173,19 @@ class IntrinsicForgetting(_Rise):
     def after_training_iteration(self, strategy: Any) -> None:
         """Count the samples of a minibatch; those that a stock ReplayPlugin replays are what comes beside the new."""
         if self._replayed is not None:
-            size = self._replayed[2].batch_size or strategy.train_mb_size
+            size = self._replayed[3].batch_size or strategy.train_mb_size
             new = min(size, self._left)
             self._left, self._new, self._seen = self._left - new, self._new + new, self._seen + len(strategy.mb_x)
 
     def after_training_exp(self, strategy: Any) -> None:
         """Take over the patterns of the experience."""
         super().after_training_exp(strategy)
-        vectors = read_vectors(strategy.experience.dataset, self.encoder, strategy.device)
+        vectors, numbers = read_vectors(strategy.experience.dataset, self.encoder, strategy.device)
         if self.beta is None:
             self.beta = HopfieldMemory(vectors, "auto", similarity=self.similarity).beta
         masses = None
         if self._replayed is not None:
-            replayed, shares, plugin = self._replayed
+            replayed, others, shares, plugin = self._replayed
             share = plugin.share if isinstance(plugin, EnergyReplayPlugin) else 1.0 - self._new / max(1, self._seen)
             masses = torch.cat(
                 [
@@ -190,17 +193,19 @@ class IntrinsicForgetting(_Rise):
                     share * shares,
                 ]
             )
-            vectors = torch.cat([vectors, replayed])
-        self._patterns, self._replayed = (vectors, masses), None
+            vectors, numbers = torch.cat([vectors, replayed]), torch.cat([numbers, others])
+        self._patterns, self._replayed = (vectors, numbers, masses), None
         self._trained_stream = _origin(strategy.experience).origin_stream.name
         self._known = {}
 
     def _begin(self, strategy: Any) -> None:
-        self._vectors = []
+        self._vectors, self._numbers = [], []
 
     def _measure(self, strategy: Any) -> None:
-        if self._patterns is not None and _key(strategy) not in self._known:
+        if self._patterns is not None and (key := _key(strategy)) not in self._known:
             self._vectors.append(encode(strategy.mbatch, self.encoder, strategy.device))
+            if key[0] == self._trained_stream:
+                self._numbers.append(sample_contents(strategy.mbatch, self._vectors[-1]))
 
     def _value(self, strategy: Any) -> float | None:
         key = _key(strategy)
@@ -208,16 +213,21 @@ class IntrinsicForgetting(_Rise):
             if self._patterns is None or not self._vectors:
                 return None
             assert self.beta is not None  # known since the patterns are
-            patterns, masses = self._patterns
+            patterns, numbers, masses = self._patterns
             vectors = torch.cat(self._vectors)
-            own = _equal_rows(vectors, patterns) if key[0] == self._trained_stream else None
+            own = positions_of(torch.cat(self._numbers), numbers) if key[0] == self._trained_stream else None
             energies = energy(vectors, patterns, self.beta, masses=masses, similarity=self.similarity, exclude=own)
             self._known[key] = float(energies.mean())
-            self._vectors = []
+            self._vectors, self._numbers = [], []
         return self._known[key]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_patterns": None, "_vectors": []}  # a checkpoint must not grow with the data
+        return {
+            **self.__dict__,
+            "_patterns": None,
+            "_vectors": [],
+            "_numbers": [],
+        }  # a checkpoint must not grow with the data
 
 
 class ReconstructionForgetting(_Rise):
@@ -299,9 +309,3 @@ def _origin(experience: Any) -> Any:
     known = experience.logging() if hasattr(experience, "logging") else experience
     origin = getattr(known, "origin_experience", None)
     return known if origin is None else origin
-
-
-def _equal_rows(x: Tensor, patterns: Tensor) -> Tensor:
-    """Position of the pattern that each row is, (n,); -1 where there is none."""
-    places = {row.tobytes(): index for index, row in enumerate(patterns.numpy())}
-    return torch.tensor([places.get(row.tobytes(), -1) for row in x.numpy()])

@@ -1,7 +1,6 @@
 """EnergySelectionStrategy: an energy policy for Avalanche's ParametricBuffer."""
 
 from collections.abc import Callable
-from hashlib import blake2b
 from typing import Any, Literal
 
 import torch
@@ -15,6 +14,8 @@ from hopfield_replay.memory.temperature import calibrate_beta, default_n_eff
 from hopfield_replay.policies import Policy, as_policy
 from hopfield_replay.policies.candidates import Candidates, sample_keys
 from hopfield_replay.utilities.checks import Similarity, check_similarity
+
+_Key = tuple[int, int]  # number of a sample's content, and how many such came before
 
 
 class EnergySelectionStrategy(ExemplarsSelectionStrategy):  # type: ignore[misc]  # avalanche is untyped here
@@ -64,8 +65,8 @@ class EnergySelectionStrategy(ExemplarsSelectionStrategy):  # type: ignore[misc]
         self.similarity: Similarity = similarity
         self.encoder = encoder
         self.seed = seed
-        self._known: dict[bytes, tuple[int, int, float]] = {}  # key of a sample: id, call of its first sight, energy
-        self._seen_in: dict[bytes, int] = {}  # key of a sample: last call that held it
+        self._known: dict[_Key, tuple[int, int, float]] = {}  # of a sample: id, call of its first sight, energy
+        self._seen_in: dict[_Key, int] = {}  # key of a sample: last call that held it
         self._calls = 0
         self._ids = 0
 
@@ -78,8 +79,8 @@ class EnergySelectionStrategy(ExemplarsSelectionStrategy):  # type: ignore[misc]
         """
         if not len(data):
             return []
-        vectors = read_vectors(data, self.encoder, getattr(strategy, "device", None))
-        keys = _keys(vectors)
+        vectors, numbers = read_vectors(data, self.encoder, getattr(strategy, "device", None))
+        keys = _keys(numbers)
         new = [position for position, key in enumerate(keys) if key not in self._known]
         if new:
             self._learn(vectors[new], [keys[position] for position in new])
@@ -101,7 +102,7 @@ class EnergySelectionStrategy(ExemplarsSelectionStrategy):  # type: ignore[misc]
         first: list[int] = self.policy.select(candidates, k).tolist()
         return first + sorted(set(range(len(data))) - set(first))
 
-    def _learn(self, vectors: Tensor, keys: list[bytes]) -> None:
+    def _learn(self, vectors: Tensor, keys: list[_Key]) -> None:
         if self.beta is None and len(vectors) >= 3:
             self.beta = calibrate_beta(vectors, n_eff=default_n_eff(len(vectors)), similarity=self.similarity)
         beta = 1.0 if self.beta is None else self.beta
@@ -110,7 +111,7 @@ class EnergySelectionStrategy(ExemplarsSelectionStrategy):  # type: ignore[misc]
             self._known[key] = (self._ids, self._calls, value)
             self._ids += 1
 
-    def _forget(self, keys: list[bytes]) -> None:
+    def _forget(self, keys: list[_Key]) -> None:
         """Samples that were last seen together with some of these, and are not among them, have been dropped."""
         self._calls += 1
         companions = {self._seen_in[key] for key in keys if key in self._seen_in}
@@ -120,14 +121,13 @@ class EnergySelectionStrategy(ExemplarsSelectionStrategy):  # type: ignore[misc]
         self._seen_in.update(dict.fromkeys(keys, self._calls))
 
 
-def _keys(vectors: Tensor) -> list[bytes]:
-    """One key for each row; equal rows are numbered."""
-    counts: dict[bytes, int] = {}
+def _keys(numbers: Tensor) -> list[_Key]:
+    """One key for each sample; equal ones are numbered."""
+    counts: dict[int, int] = {}
     keys = []
-    for row in vectors.numpy():
-        digest = blake2b(row.tobytes(), digest_size=16).digest()
-        counts[digest] = counts.get(digest, -1) + 1
-        keys.append(digest + counts[digest].to_bytes(4, "big"))
+    for number in numbers.tolist():
+        counts[number] = counts.get(number, -1) + 1
+        keys.append((number, counts[number]))
     return keys
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hopfield_replay.checkpoints.file import what_went_wrong
 from hopfield_replay.checkpoints.safety import read_object
 from hopfield_replay.encoders import LatentEncoder, ModuleEncoder
+from hopfield_replay.utilities.files import files_below
 
 _LARGEST = 256  # side of images for an autoencoder: its latents hold enough to tell images apart
 _USUAL = 224  # side of images for a file that does not say
@@ -99,7 +100,7 @@ def _vision_model(path: Path, settings: dict[str, Any]) -> LoadedEncoder:
         raise ImportError('Vision models need transformers: pip install "hopfield-replay[latent]".') from error
     if "model_type" not in settings:
         raise ValueError(f"{path}/config.json names neither a class of diffusers nor a model of transformers.")
-    if "auto_map" in settings or any(file.suffix in _CODE for file in path.rglob("*")):
+    if "auto_map" in settings or any(file.suffix in _CODE for file in files_below(path)):
         raise ValueError(f"{path} brings code of its own, which is never run; use a model that transformers knows.")
     processor = read_object(path / "preprocessor_config.json")
     size = processor.get("crop_size") or processor.get("size")

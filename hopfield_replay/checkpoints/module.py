@@ -2,7 +2,7 @@
 
 import inspect
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hopfield_replay.checkpoints.allocation import Allowance
 from hopfield_replay.checkpoints.file import is_dense, read_checkpoint, what_went_wrong
+from hopfield_replay.checkpoints.unsaved import unsaved
 from hopfield_replay.checkpoints.version import Version, check_weights
 from hopfield_replay.denoisers import find_denoiser
 from hopfield_replay.utilities.memory import is_out_of_memory
@@ -77,9 +78,30 @@ def load_module(
         source=str(source),
         module=module,
         denoiser=denoiser,
-        weights="averaged weights" if "current_model_state" in checkpoint else "weights",
+        weights=_which(checkpoint),
         prepare=_transfer_hooks(module),
+        unsaved=unsaved(module, checkpoint["state_dict"]),
     )
+
+
+def _which(checkpoint: Mapping[str, Any]) -> str:
+    """Which weights a checkpoint's ``state_dict`` holds, and where others of the same shapes were left aside."""
+    if "current_model_state" in checkpoint:
+        return "averaged weights"
+    shapes = sorted(_shapes(checkpoint["state_dict"]))
+    others = [path for path, held in _mappings(checkpoint, "", 4) if shapes and sorted(_shapes(held)) == shapes]
+    return f"weights; not those of the same shapes in {', '.join(others)}" if others else "weights"
+
+
+def _shapes(held: Mapping[Any, Any]) -> list[tuple[int, ...]]:
+    return [tuple(value.shape) for value in held.values() if isinstance(value, Tensor) and value.is_floating_point()]
+
+
+def _mappings(tree: Mapping[Any, Any], path: str, depth: int) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    for name, item in tree.items() if depth else ():
+        if isinstance(item, Mapping) and name not in ("state_dict", "hyper_parameters", "optimizer_states"):
+            yield f"{path}{name}", item
+            yield from _mappings(item, f"{path}{name}.", depth - 1)
 
 
 def import_model(name: str) -> Callable[..., nn.Module]:
@@ -172,9 +194,10 @@ def _load(module: nn.Module, state: Any, source: Any) -> None:
         if key in state and isinstance(weight, Tensor) and not is_dense(state[key]):
             raise ValueError(f"{source} holds {_described(state[key])} as {key}, where a tensor of weights belongs.")
     strict = getattr(module, "strict_loading", True)  # a LightningModule may keep only a part of its weights
+    strict_names = strict or own.keys().isdisjoint(state)  # else nothing at all would be loaded
     problems = {
-        "missing": sorted(own.keys() - state.keys()) if strict else [],
-        "unknown": sorted(state.keys() - own.keys()) if strict else [],
+        "missing": sorted(own.keys() - state.keys()) if strict_names else [],
+        "unknown": sorted(state.keys() - own.keys()) if strict_names else [],
         "of another shape": [
             f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
             for key in own.keys() & state.keys()

@@ -17,6 +17,7 @@ from hopfield_replay.checkpoints.single_file import open_single_file, parts_in
 from hopfield_replay.checkpoints.version import Version
 from hopfield_replay.pipelines import PipelineModel
 from hopfield_replay.pipelines.quiet import quiet_libraries
+from hopfield_replay.utilities.files import files_below
 
 _WEIGHTS = (".safetensors", ".bin")
 
@@ -247,8 +248,8 @@ def _equal(first: nn.Module, second: nn.Module) -> bool:
 
 
 def _bytes_of_weights(path: Path) -> int:
-    files = [path] if path.is_file() else path.rglob("*")
-    return sum(file.stat().st_size for file in files if file.suffix in _WEIGHTS and file.is_file())
+    files = [path] if path.is_file() else files_below(path)
+    return sum(file.stat().st_size for file in files if file.suffix in _WEIGHTS)
 
 
 __all__ = ["goes_onto", "is_adapter", "load_adapter", "load_pipeline", "open_pipeline"]

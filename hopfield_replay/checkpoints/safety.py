@@ -1,11 +1,12 @@
 """What folders of pipelines and adapters say, read as plain data before any library acts on it."""
 
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from hopfield_replay.utilities.files import files_below
 
 _CODE = (".py", ".pyc", ".pyd", ".so", ".dll", ".dylib")
 _LARGEST = 1 << 24  # bytes of a configuration
@@ -24,7 +25,7 @@ def check_pipeline_folder(folder: Path) -> None:
         ValueError: code files; a class or a component that is no name of diffusers or transformers; a configuration
             that asks for code (``auto_map``), or is no JSON object.
     """
-    for file in _files(folder):
+    for file in files_below(folder):
         if file.suffix.lower() in _CODE:
             raise ValueError(f"{file} is code, which is never run: remove it if the pipeline works without it.")
     index = read_object(folder / "model_index.json")
@@ -34,7 +35,7 @@ def check_pipeline_folder(folder: Path) -> None:
     for name, entry in index.items():
         if isinstance(entry, list) and not name.startswith("_"):
             _check_component(folder, name, entry)
-    for file in _files(folder):
+    for file in files_below(folder):
         if file.name.endswith("config.json") and "auto_map" in read_object(file):
             raise ValueError(f"{file} asks for code of its own (auto_map), which is never run.")
 
@@ -118,18 +119,6 @@ def read_object(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds {type(content).__name__}, not a JSON object.")
     return content
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """Every file below a folder, also behind links to folders, which a loader would follow."""
-    seen = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        status = os.stat(place)
-        if (status.st_dev, status.st_ino) in seen:  # links can form a circle
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        yield from (Path(place, name) for name in names)
 
 
 def _short(value: Any) -> str:

@@ -13,6 +13,7 @@ from hopfield_replay.checkpoints.allocation import Allowance
 from hopfield_replay.checkpoints.file import what_went_wrong
 from hopfield_replay.checkpoints.safety import check_pipeline_folder, read_object
 from hopfield_replay.pipelines.quiet import quiet_libraries
+from hopfield_replay.utilities.files import files_below
 
 _PREFIXES = {  # of the weights of a pipeline's parts beside its network, in the files of Stable Diffusion 1 to 3.5
     "vae": ("first_stage_model.", "vae."),
@@ -129,7 +130,7 @@ def _sizes(path: Path, prefix: str) -> list[int]:
 
 
 def _bytes_in(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*.safetensors") if file.is_file())
+    return sum(file.stat().st_size for file in files_below(folder) if file.suffix == ".safetensors")
 
 
 __all__ = ["check_none_spare", "open_single_file", "parts_in"]

@@ -1,7 +1,7 @@
 """Version: one version of a model, loaded and ready to be measured."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ class Version:
         expects_images: whether the data must be images (n, channels, height, width).
         size: side of the images that it was made for; None: unknown, or none.
         model: of a pipeline that draws from texts; None of anything else.
+        unsaved: tensors of a module that its checkpoint does not hold, by name.
     """
 
     source: str
@@ -38,6 +39,7 @@ class Version:
     expects_images: bool = False
     size: int | None = None
     model: PipelineModel | None = None
+    unsaved: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def check_weights(module: nn.Module, source: str) -> None:

@@ -13,6 +13,7 @@ from hopfield_replay.checkpoints.module import load_module
 from hopfield_replay.checkpoints.pipeline import goes_onto, load_adapter, load_pipeline
 from hopfield_replay.checkpoints.pipeline_version import captions_in
 from hopfield_replay.checkpoints.single_file import parts_in
+from hopfield_replay.checkpoints.unsaved import check_apart, check_unsaved
 from hopfield_replay.checkpoints.version import Version, check_same_architecture
 from hopfield_replay.encoders import split_batch
 from hopfield_replay.pipelines.denoiser import RECEIVED, PipelineDenoiser
@@ -116,6 +117,10 @@ def load_versions(
     with _fitting(place):
         second = _second(first, after, of_pipelines) if model is None else load_module(after, model, **of_modules)
         check_same_architecture(first, second)
+        if model is not None:
+            names = f"{first.source} and {second.source}"
+            check_apart(first.module, second.module, names)
+            check_unsaved(first.unsaved, second.unsaved, names)
         second.module.to(place).eval()
     return (first, second) if first.model is None or second.model is None else _with_own_texts(first, second)
 

@@ -176,12 +176,13 @@ def run(options: Any) -> int:
                 gates[name] = _gate(report, options)
                 notes["verdict"] = gates[name].verdict()
             notes["cost"] = str(cost)
-            if options.report_format == "text":
-                _say_text(report, gates.get(name), notes, options.quiet)
+            wrote = ""
             if folder is not None:
                 figures = drawn(report.figures)
-                page = report.html(notes=notes, figures=figures)
-                write(folder, "audit", report, figures, page, options.quiet)
+                wrote = write(folder, "audit", report, figures, report.html(notes=notes, figures=figures))
+            if options.report_format == "text":
+                _say_text(report, gates.get(name), notes, options.quiet)
+            say(wrote, options.quiet)
     if len(names) > 1:
         _write_series(reports, gates, notes, options)
     if options.report_format != "text":
@@ -201,13 +202,14 @@ def _write_series(
     """Say and write the curve over the versions, and which of them to keep."""
     from hopfield_replay.analysis import AuditSeries
 
-    series = AuditSeries(reports, gates)
-    if options.report_format == "text":
-        say(f"\n{series.table()}", options.quiet)
+    series, wrote = AuditSeries(reports, gates), ""
     if options.output_dir is not None:
         shown = {name: value for name, value in notes.items() if name not in ("after", "verdict")}
         figures = drawn(series.figures)
-        write(options.output_dir, "series", series, figures, series.html(shown, figures), options.quiet)
+        wrote = write(options.output_dir, "series", series, figures, series.html(shown, figures))
+    if options.report_format == "text":
+        say(f"\n{series.table()}", options.quiet)
+    say(wrote, options.quiet)
 
 
 def _gate(report: "AuditReport | DrawingReport", options: Any) -> "Gate":
@@ -240,10 +242,10 @@ def _report(options: Any, gates: "Mapping[str, Gate]", notes: Mapping[str, str],
     junit = options.report_format == "junit"
     shown = {name: value for name, value in notes.items() if name != "verdict"}
     text = as_junit(gates, cost.seconds) if junit else as_markdown(gates, shown)
-    say(text, options.quiet)
     if options.output_dir is not None:
         Path(options.output_dir).mkdir(parents=True, exist_ok=True)
         write_text(Path(options.output_dir, "audit.xml" if junit else "audit.md"), text)
+    say(text, options.quiet)
 
 
 def _names(paths: list[str]) -> dict[str, str]:

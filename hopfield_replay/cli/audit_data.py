@@ -1,23 +1,37 @@
 """The data of an audit: sources by task, as batches with names and labels."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hopfield_replay.cli.datasets import Samples, check_scales, in_one_numbering, load_data
 
+
+@dataclass(frozen=True, eq=False)
 class Part:
-    """One source of data: its batches, and what its samples are called."""
+    """One source of data.
 
-    def __init__(self, batches: Iterable[Any], labels: Sequence[Any] | None, names: Sequence[str] | None) -> None:
-        self.batches = batches
-        self.labels = labels
-        self.names = names
+    Attributes:
+        batches: of its samples.
+        labels: the class of each; None if nothing is known.
+        names: what its samples are called; None likewise.
+        samples: where they are held in memory.
+    """
+
+    batches: Iterable[Any]
+    labels: Sequence[Any] | None = None
+    names: Sequence[str] | None = None
+    samples: Samples | None = None
+
+    @property
+    def captioned(self) -> bool:
+        """Whether its samples have captions, or may have some."""
+        return self.samples is None or bool(self.samples.captions)
 
 
 def read(sources: Sequence[str], expects_images: bool, limits: Mapping[str, Any]) -> dict[str, Part]:
     """Every source, with labels that mean the same class in all of them."""
-    from hopfield_replay.cli.datasets import Samples, in_one_numbering, load_data
-
     if len(set(sources)) < len(sources):
         raise ValueError(f"--data names one source twice: {' '.join(sources)}.")
     loaded = {source: load_data(source, **limits) for source in sources}
@@ -29,9 +43,9 @@ def read(sources: Sequence[str], expects_images: bool, limits: Mapping[str, Any]
             images = held[source].as_images(strict=expects_images)
             names = [f"{source}/{name}" if len(sources) > 1 else name for name in images.names]
             names = names or [f"{Path(source).name}[{row}]" for row in range(len(images))]
-            parts[source] = Part(images.batches(), images.label_names(), names)
+            parts[source] = Part(images.batches(), images.label_names(), names, images)
         else:
-            parts[source] = Part(data, None, None)
+            parts[source] = Part(data)
     return parts
 
 
@@ -43,9 +57,15 @@ def by_task(data: dict[str, Iterable[Any]]) -> Any:
     return dict(zip(short if len(set(short)) == len(short) else data, data.values(), strict=True))
 
 
-def read_one(source: str | None, expects_images: bool, limits: Mapping[str, Any]) -> Iterable[Any] | None:
-    """The batches of a source; None if there is none."""
-    return None if source is None else read([source], expects_images, limits)[source].batches
+def read_one(source: str | None, expects_images: bool, limits: Mapping[str, Any]) -> Part | None:
+    """A source; None if there is none."""
+    return None if source is None else read([source], expects_images, limits)[source]
+
+
+def check_together(parts: Mapping[str, Part | None], model: str | None) -> None:
+    """Refuse sources on different scales; see :func:`~hopfield_replay.cli.datasets.check_scales`."""
+    held = {name: part.samples for name, part in parts.items() if part is not None}
+    check_scales({name: samples for name, samples in held.items() if samples is not None}, model)
 
 
 def together(parts: Sequence[Sequence[Any] | None]) -> list[Any] | None:
@@ -54,4 +74,4 @@ def together(parts: Sequence[Sequence[Any] | None]) -> list[Any] | None:
     return [item for part in known for item in part] if len(known) == len(parts) else None
 
 
-__all__ = ["Part", "by_task", "read", "read_one", "together"]
+__all__ = ["Part", "by_task", "check_together", "read", "read_one", "together"]

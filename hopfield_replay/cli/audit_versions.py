@@ -6,9 +6,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from hopfield_replay.cli.audit_data import Part, by_task, read, read_one, together
-from hopfield_replay.cli.cost import fingerprint
+from hopfield_replay.cli.audit_data import Part, by_task, check_together, read, read_one, together
+from hopfield_replay.cli.cost import code_fingerprint, fingerprint
 from hopfield_replay.cli.own_code import importable
+from hopfield_replay.utilities.nested import identity
 from hopfield_replay.utilities.text import printable
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def comparison(options: Any) -> "Iterator[Callable[[str], Compared]]":
     settings = _settings(options)
     with importable(options.model):
         first = load_version(options.before, options.model, **settings)
+    code = code_fingerprint()  # of the model's class, too: a mended class is another model
     with TemporaryDirectory() as scratch:
         folder = Path(scratch if options.output_dir is None else options.output_dir, "measured")
         keeps = options.output_dir is not None or len(options.after) > 1
@@ -39,7 +41,7 @@ def comparison(options: Any) -> "Iterator[Callable[[str], Compared]]":
             with importable(options.model):
                 pair = load_versions(first, after, options.model, **settings)
             if draw is None:
-                return _audit(options, after, pair, folder if keeps else None)
+                return _audit(options, after, pair, (folder, code) if keeps else None)
             return _drawings(options, pair, draw, prompts)
 
         yield compare
@@ -97,8 +99,8 @@ def _drawings(
     return report, _notes(versions, {"prompts": options.prompts, "encoder": options.encoder or "pixels"})
 
 
-def _audit(options: Any, after: str, versions: "tuple[Version, Version]", folder: Path | None) -> "Compared":
-    """The audit of one version, and what to say of it."""
+def _audit(options: Any, after: str, versions: "tuple[Version, Version]", kept: tuple[Path, str] | None) -> "Compared":
+    """The audit of one version, and what to say of it; errors are kept in a folder, under the code that they are of."""
     from hopfield_replay.analysis import Journal, audit
 
     first, second = versions
@@ -109,31 +111,38 @@ def _audit(options: Any, after: str, versions: "tuple[Version, Version]", folder
         "several": first.size,
     }
     data: Mapping[str, Part] = read([*options.data, *options.target], first.expects_images, limits)
+    old, new = (read_one(source, first.expects_images, limits) for source in (options.old_data, options.new_data))
+    takes_images = first.expects_images and first.prepare is not identity  # it encodes them, as they are after scaling
+    check_together(
+        {**data, str(options.old_data): old, str(options.new_data): new}, first.source if takes_images else None
+    )
     result = audit(
         first.denoiser,
         second.denoiser,
         by_task({source: part.batches for source, part in data.items()}),
         labels=together([part.labels for part in data.values()]),
         names=together([part.names for part in data.values()]) or (),
-        old_data=read_one(options.old_data, first.expects_images, limits),
-        new_data=read_one(options.new_data, first.expects_images, limits),
+        old_data=None if old is None else old.batches,
+        new_data=None if new is None else new.batches,
         prepare=first.prepare,
         decode=first.decode,
         timesteps=options.timesteps,
         draws=options.draws,
         seed=options.seed,
-        journal=None if folder is None else Journal(folder, *_measured(options, after)),
+        journal=None if kept is None else Journal(kept[0], *_measured(options, after, kept[1])),
     )
     said = {"data": ", ".join(options.data), **({"target": ", ".join(options.target)} if options.target else {})}
+    if first.model is not None and (bare := [name for name, part in data.items() if not part.captioned]):
+        said["captions"] = f"none in {', '.join(bare)}, whose images were measured with empty ones"
     return result, _notes(versions, said)
 
 
-def _measured(options: Any, after: str) -> tuple[str, str]:
+def _measured(options: Any, after: str, code: str) -> tuple[str, str]:
     """What the errors of both versions depend on, and those of the first alone."""
     given = ("timesteps", "draws", "seed", "dtype", "model", "model_args", "variant", "device")
     settings = {name: getattr(options, name) for name in given}
     config = "" if options.pipeline_config is None else fingerprint(options.pipeline_config)
-    first = f"{fingerprint(options.before)} {config} {settings}"
+    first = f"{fingerprint(options.before)} {config} {settings} {code}"
     return f"{first} {fingerprint(after)}", first
 
 

@@ -74,13 +74,16 @@ def run(options: Any) -> int:
     encoder = None if options.encoder == "pixels" else load_encoder(options.encoder).encoder
     contents: dict[str, Any] = {}
     figures: dict[str, Any] = {}
+    said: list[str] = []
     for place, buffer in file.buffers().items():
         text, contents[place or "buffer"] = _described(place, buffer, encoder)
-        say(text, options.quiet)
+        said.append(text)
         sheet = drawn(partial(_sheet, buffer)) if options.output_dir and len(buffer) else None
         if sheet is not None:
             figures["contact_sheet" + (f"_{len(figures)}" if figures else "")] = sheet
-    write(options.output_dir, "buffer", Contents(contents), figures, None, options.quiet)
+    said.append(write(options.output_dir, "buffer", Contents(contents), figures))
+    for text in said:
+        say(text, options.quiet)
     return FINE
 
 

@@ -1,8 +1,12 @@
-"""What a command took, and which files it was about."""
+"""What a command took, and which files and code it was about."""
 
+import hashlib
 import sys
+import sysconfig
 import time
 from pathlib import Path
+
+from hopfield_replay.utilities.files import files_below
 
 
 class Cost:
@@ -48,9 +52,31 @@ def fingerprint(source: str) -> str:
         'missing: []'
     """
     path = Path(source)
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    files = sorted(files_below(path)) if path.is_dir() else [path]
     held = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
     return f"{source}: {held}"
 
 
-__all__ = ["Cost", "fingerprint"]
+def code_fingerprint() -> str:
+    """A text that differs where a file of the user's own code that is loaded, or what computes below it, is another.
+
+    Example:
+        >>> "torch" in code_fingerprint()
+        True
+    """
+    import torch
+
+    from hopfield_replay.__about__ import __version__
+
+    installed = tuple(sysconfig.get_paths().values())
+    files = {getattr(module, "__file__", None) for name, module in list(sys.modules.items()) if _is_own(name)}
+    own = sorted(file for file in files if file is not None and not file.startswith(installed))
+    held = [(file, hashlib.sha256(Path(file).read_bytes()).hexdigest()) for file in own if Path(file).is_file()]
+    return f"hopfield_replay {__version__}, torch {torch.__version__}, {held}"
+
+
+def _is_own(module: str) -> bool:
+    return module.partition(".")[0] not in ("__main__", "hopfield_replay")  # these differ with how a command is called
+
+
+__all__ = ["Cost", "code_fingerprint", "fingerprint"]

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from hopfield_replay.cli.array_files import Header, read_npz, read_safetensors
 from hopfield_replay.cli.own_code import importable
-from hopfield_replay.utilities.captions import read_captions
 from hopfield_replay.utilities.checks import check_finite, check_integer
-from hopfield_replay.utilities.images import MAX_PIXELS, SUFFIXES, read_images
+from hopfield_replay.utilities.images import MAX_PIXELS, read_images
 from hopfield_replay.utilities.memory import MAX_BYTES, memory_for
 
 _BATCH = 256
+_BEYOND = 1.5  # no image in [-1, 1] has such a number, whatever resampling it went through
+_APART = 20  # times: images of one scale differ less in their largest number
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,7 @@ class Samples:
         classes: names of the labels 0, 1, ...; empty if the labels are numbers of their own.
         names: of the samples (file names); empty if they have none.
         captions: of the samples; empty if they have none.
+        scaled: whether their numbers were bytes, which is where their scale is known from.
     """
 
     samples: Tensor
@@ -36,6 +38,7 @@ class Samples:
     classes: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     captions: tuple[str, ...] = ()
+    scaled: bool = False
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -87,9 +90,10 @@ def load_data(
 
     Args:
         source: a folder of images of one size (its subfolders are the classes; captions come from a ``metadata.jsonl``
-            with lines ``{"file_name": ..., "text": ...}``); a ``.npz`` or ``.safetensors`` file, whose first array of
-            two or more dimensions holds the samples and whose first one-dimensional array of integers, if any, the
-            labels; or ``package.module:DataModule``, whose training loader is taken.
+            with lines ``{"file_name": ..., "text": ...}``, or from text files of the same names); a ``.npz`` or
+            ``.safetensors`` file, whose first array of two or more dimensions holds the samples and whose first
+            one-dimensional array of integers, if any, the labels; or ``package.module:DataModule``, whose training
+            loader is taken.
         max_pixels: of one image, which is checked before it is decoded.
         max_bytes: that the samples may take, in the file's numbers and as float32 together; checked by headers before
             anything is read. Memory may reach twice that while they are.
@@ -146,6 +150,47 @@ def in_one_numbering(parts: Sequence[Samples]) -> list[Samples]:
     return numbered
 
 
+def check_scales(parts: Mapping[str, Samples], model: str | None = None) -> None:
+    """Refuse images whose numbers are on different scales: their distances, and errors, would mean nothing.
+
+    Bytes are scaled to [-1, 1]; no file says what the range of floats is. That of images is told from their numbers.
+
+    Args:
+        parts: what will be compared, by name.
+        model: what will be given these images, and takes them in [-1, 1]; None: nothing is known to.
+
+    Raises:
+        ValueError: which ones, and the range of their numbers.
+
+    Example:
+        >>> grey = torch.linspace(0, 1, 50).view(2, 1, 5, 5)
+        >>> check_scales({"a.npz": Samples(grey), "b.npz": Samples(grey / 2)})
+        >>> check_scales({"a.npz": Samples(grey), "b/": Samples(grey * 2 - 1, scaled=True)})
+        Traceback (most recent call last):
+        ValueError: a.npz holds images as floats from 0 to 1, b/ from -1 to 1: give all of them on one scale...
+    """
+    images = {name: part for name, part in parts.items() if part.as_images(strict=False).samples.ndim == 4}
+    ends = {name: (float(part.samples.min()), float(part.samples.max())) for name, part in images.items()}
+    others = {name: f"{name} from {low:.3g} to {high:.3g}" for name, (low, high) in ends.items()}
+    if model is not None:
+        others[model] = f"and {model} takes them from -1 to 1"
+    floats = {name: ends[name] for name, part in images.items() if not part.scaled}
+    wrong = [name for name, (low, high) in floats.items() if low >= 0 or max(-low, high) > _BEYOND]
+    if len(floats) == len(others):  # no scale is known: 0 ... 1 beside -1 ... 1, or beside 0 ... 255
+        sizes = {name: size for name, (low, high) in floats.items() if (size := max(-low, high)) > 0}
+        differ = len({floats[name][0] < 0 for name in sizes}) > 1 or any(
+            size > _APART * min(sizes.values()) for size in sizes.values()
+        )
+        wrong = sorted(sizes, key=lambda name: -sizes[name]) if differ else []
+    if wrong:
+        first = wrong[0]
+        beside = next(text for name, text in others.items() if name != first)
+        raise ValueError(
+            f"{first} holds images as floats {others[first].removeprefix(first + ' ')}, {beside}: give all of them on "
+            "one scale, as uint8 or as floats in [-1, 1]."
+        )
+
+
 def channels_first(images: Tensor) -> Tensor:
     """Images (n, h, w) or (n, h, w, 1 or 3) as (n, channels, h, w); others as they are.
 
@@ -160,13 +205,17 @@ def channels_first(images: Tensor) -> Tensor:
     return images
 
 
+def _kind(samples: Tensor) -> str:
+    return str(samples.dtype).removeprefix("torch.")
+
+
 _BYTES = {"bool": 0.5, "uint8": 127.5, "uint16": 32767.5}  # half of the largest number
 _ROWS = 4096  # scaled together: memory does not grow with the number of samples
 
 
 def _scaled(samples: Tensor) -> Tensor:
     """As float32; whole numbers of 8 and 16 bits, and truth values, from what they can hold to [-1, 1]."""
-    kind = str(samples.dtype).removeprefix("torch.")
+    kind = _kind(samples)
     if kind not in _BYTES:
         return samples.float()
     scaled = torch.empty(samples.shape, dtype=torch.float32)
@@ -177,32 +226,23 @@ def _scaled(samples: Tensor) -> Tensor:
 
 
 def _folder(path: Path, reading: Mapping[str, Any]) -> Samples:
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    if not files:
-        raise ValueError(f"{path} holds no images ({', '.join(SUFFIXES)}).")
-    parents = [str(file.parent.relative_to(path)) for file in files]
-    classes = sorted(set(parents))
-    place = {name: number for number, name in enumerate(classes)}
+    from hopfield_replay.analysis.images.folder import read_folder
+    from hopfield_replay.analysis.images.reading import check_captions
+
+    items = read_folder(path)
+    check_captions(items, path)
+    places = [item.folder or "." for item in items]
+    classes = sorted(set(places))
+    number = {name: at for at, name in enumerate(classes)}
+    captions = [item.caption for item in items if item.caption is not None]
     return Samples(
-        samples=read_images(files, **reading),
-        labels=torch.tensor([place[name] for name in parents]) if len(classes) > 1 else None,
+        samples=read_images([item.content for item in items if isinstance(item.content, Path)], **reading),
+        labels=torch.tensor([number[name] for name in places]) if len(classes) > 1 else None,
         classes=tuple(classes) if len(classes) > 1 else (),
-        names=tuple(str(file.relative_to(path)) for file in files),
-        captions=_captions(path, files),
+        names=tuple(item.name for item in items),
+        captions=tuple(captions),
+        scaled=True,
     )
-
-
-def _captions(path: Path, files: Sequence[Path]) -> tuple[str, ...]:
-    metadata = path / "metadata.jsonl"
-    if not metadata.is_file():
-        return ()
-    captions: dict[Path, str] = {}
-    for number, name, caption in read_captions(metadata):
-        if captions.setdefault(path / name, caption) != caption:
-            raise ValueError(f"{metadata}, line {number}: {name} has another caption above.")
-    if missing := [str(file) for file in files if file not in captions]:
-        raise ValueError(f"{metadata} has no caption for {len(missing)} of {len(files)} images (first: {missing[0]}).")
-    return tuple(captions[file] for file in files)
 
 
 def _arrays(path: Path, max_bytes: int) -> Samples:
@@ -246,7 +286,8 @@ def _arrays(path: Path, max_bytes: int) -> Samples:
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as {path.suffix} ({error}).") from error
     check_finite(scaled, str(path))
-    return Samples(scaled, arrays[chosen[1]].to(torch.int64) if len(chosen) > 1 else None)
+    labels = arrays[chosen[1]].to(torch.int64) if len(chosen) > 1 else None
+    return Samples(scaled, labels, scaled=_kind(arrays[chosen[0]]) in _BYTES)
 
 
 class _UnfitError(ValueError):

@@ -65,10 +65,16 @@ def add_limits(parser: ArgumentParser) -> None:
 def run(options: Any) -> int:
     """Forecast, print and write."""
     from hopfield_replay.analysis.forecasting import forecast
-    from hopfield_replay.cli.datasets import Samples, load_data
+    from hopfield_replay.cli.datasets import Samples, check_scales, load_data
 
     limits = {"max_pixels": options.max_pixels, "max_bytes": options.max_bytes, "size": options.size}
-    known, coming = load_data(options.old, **limits), load_data(options.new, **limits)
+    known, coming = (
+        data.as_images(strict=False) if isinstance(data, Samples) else data
+        for data in (load_data(source, **limits) for source in (options.old, options.new))
+    )
+    check_scales(
+        {name: data for name, data in ((options.old, known), (options.new, coming)) if isinstance(data, Samples)}
+    )
     result = forecast(
         known.samples if isinstance(known, Samples) else known,
         coming.samples if isinstance(coming, Samples) else coming,
@@ -82,7 +88,8 @@ def run(options: Any) -> int:
     if isinstance(known, Samples):
         classes = {known.classes[at] if known.classes else at: row for at, row in result.classes.items()}
         result = replace(result, names=known.names, classes=classes)
-    say(result.table(), options.quiet)
     figures = {"forecast": drawn(result.figure)} if options.output_dir else {}
-    write(options.output_dir, "forecast", result, figures, None, options.quiet)
+    wrote = write(options.output_dir, "forecast", result, figures)
+    say(result.table(), options.quiet)
+    say(wrote, options.quiet)
     return FINE

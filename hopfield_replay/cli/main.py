@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from hopfield_replay.cli.codes import BAD_INPUT, INTERRUPTED, UNEXPECTED
 from hopfield_replay.cli.wording import with_options
@@ -47,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             usage = stop
             return BAD_INPUT
         names.extend(name for name in options.keys() if name not in _POSITIONAL)  # noqa: SIM118, not a mapping
-        check_output_dir(options.get("output_dir"))
+        for outcome in ("output_dir", "output"):
+            check_output_dir(options.get(outcome), _sources(options), outcome)
         with show_progress(not options.quiet):
             return run(options)
 
@@ -55,6 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if usage is not None:
         raise usage
     return code
+
+
+def _sources(options: Any) -> list[str]:
+    """What the command reads samples from."""
+    given = [options.get(name) for name in ("old", "new", "also", "data", "target", "old_data", "new_data")]
+    return [source for some in given if some for source in ([some] if isinstance(some, str) else some)]
 
 
 def _guarded(command: Callable[[], int], debug: bool, names: Sequence[str] = ()) -> int:

@@ -172,13 +172,13 @@ def _chosen(options: Any, generated: "ImageCollection | None") -> int:
         seed=options.seed,
         device=options.device,
     )
-    say(report.table(), options.quiet)
     figures = {}
     if images is not None and options.output_dir is not None:
         figures["contact_sheet"] = drawn(lambda: report.figure(partial(images.pictures, size=64)))
-    write(options.output_dir, "select", report, figures, None, options.quiet)
-    if options.export is not None and images is not None:
-        _hand_over(report, images, options)
+    wrote = write(options.output_dir, "select", report, figures)
+    handed = _hand_over(report, images, options) if options.export is not None and images is not None else ""
+    for text in (report.table(), wrote, handed):
+        say(text, options.quiet)
     return FINE
 
 
@@ -217,6 +217,8 @@ def _generated(options: Any, scratch: str) -> "ImageCollection":
 
 def _read(source: str, options: Any) -> tuple[Any, list[Any] | None]:
     """What a source holds, images where it has any, and the class of each sample."""
+    import torch
+
     from hopfield_replay.analysis import ImageCollection, read_collection
     from hopfield_replay.cli.datasets import Samples, load_data
 
@@ -229,6 +231,8 @@ def _read(source: str, options: Any) -> tuple[Any, list[Any] | None]:
         return data, None
     labels = None if data.labels is None else data.labels.tolist()
     pictures = data.as_images(strict=False).samples
+    if data.scaled:  # as bytes again: of bright ones alone no number would say so
+        pictures = ((pictures + 1.0) * 127.5).round().to(torch.uint8)
     if pictures.ndim != 4 or pictures.shape[1] not in (1, 3):
         return data.samples, labels
     return ImageCollection.of_pixels(pictures, labels=labels), labels
@@ -289,7 +293,8 @@ def _encoder(options: Any) -> tuple[Any, int | None]:
     return encoder, options.size or size
 
 
-def _hand_over(report: "SelectionReport", images: "ImageCollection", options: Any) -> None:
+def _hand_over(report: "SelectionReport", images: "ImageCollection", options: Any) -> str:
+    """Write the images for a trainer; returns what to say of it."""
     from hopfield_replay.analysis.exports import export
 
     written = export(
@@ -303,8 +308,7 @@ def _hand_over(report: "SelectionReport", images: "ImageCollection", options: An
         prompt=options.prompt,
     )
     shown = f"{min(written.repeats)} to {max(written.repeats)} times" if len(set(written.repeats)) > 1 else "alike"
-    say(
+    return (
         f"Wrote {written.images} images to {written.folder}, shown {shown}; no share of an epoch is further than "
-        f"{written.error:.2g} from its weight's",
-        options.quiet,
+        f"{written.error:.2g} from its weight's"
     )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 _ROWS = 64  # samples of a batch that are looked at
+_ELEMENTS = 65536  # and numbers of each, drawn at random where there are more
 _LIKELY = 0.9  # agreement of the right target at least, where a loss has other terms beside it
 _SQUARED = 0.999  # a cosine above it is that of a squared error
 _COUNTED = 0.01  # share of the elements that a loss may leave out
@@ -112,9 +113,7 @@ def read_target(
         >>> read_target(answer, (answer - clean).sign(), clean, noise, a, s).target.name
         'sample'
     """
-    out, grad, z, e = (
-        value[:_ROWS].detach().to("cpu", torch.float64).flatten(1) for value in (answer, gradient, clean, noise)
-    )
+    out, grad, z, e = (_looked_at(value) for value in (answer, gradient, clean, noise))
     if not bool(grad.isfinite().all()) or not bool(grad.abs().sum() > 0):
         return Teaching(None, {})
     pairs = list(zip(signal.tolist(), amount.tolist(), strict=True))[: len(out)]
@@ -137,6 +136,14 @@ def read_target(
     alike = [target for target in TARGETS if target.name in differences and target.name not in rivals]
     usual = alike[0]  # of targets that differ by a factor
     return Teaching(usual, agreement, agreement is cosines, _left_out(grad, differences[best]))
+
+
+def _looked_at(values: Tensor) -> Tensor:
+    rows = values[:_ROWS].detach().flatten(1)
+    if rows.shape[1] > _ELEMENTS:
+        order = torch.randperm(rows.shape[1], generator=torch.Generator().manual_seed(0))
+        rows = rows[:, order[:_ELEMENTS].to(rows.device)]
+    return rows.to("cpu", torch.float64)
 
 
 def _taught(grad: Tensor, difference: Tensor) -> Tensor:

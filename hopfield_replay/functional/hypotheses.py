@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 _STEPS = 500  # of the continued fraction, which needs some tens of them
 
@@ -31,6 +32,27 @@ def student_tail(t: float, freedom: int) -> float:
         return 0.0 if t > 0 else 1.0
     half = 0.5 * _incomplete_beta(freedom / (freedom + t * t), freedom / 2, 0.5)
     return half if t >= 0 else 1.0 - half
+
+
+@lru_cache(maxsize=1024)
+def student_quantile(tail: float, freedom: int) -> float:
+    """The number above which Student's t lies with this probability, by bisection of :func:`student_tail`.
+
+    Args:
+        tail: probability, in (0, 0.5].
+        freedom: degrees of freedom, >= 1.
+
+    Example:
+        >>> round(student_quantile(0.025, 1), 3), round(student_quantile(0.025, 19), 3)
+        (12.706, 2.093)
+    """
+    low, high = 0.0, 1.0
+    while student_tail(high, freedom) > tail:
+        low, high = high, 2 * high
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if student_tail(middle, freedom) > tail else (low, middle)
+    return high
 
 
 def holm(chances: Sequence[float]) -> list[float]:
@@ -80,4 +102,4 @@ def _incomplete_beta(x: float, a: float, b: float) -> float:
     return front * fraction
 
 
-__all__ = ["holm", "student_tail"]
+__all__ = ["holm", "student_quantile", "student_tail"]

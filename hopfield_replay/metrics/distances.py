@@ -8,6 +8,23 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from hopfield_replay.metrics._extractor import PassThrough
+from hopfield_replay.utilities.checks import as_matrix
+
+
+def _moved(real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in float64, about the mean of the real ones: what torchmetrics sums cancels where the mean is large.
+
+    Raises:
+        TypeError, ValueError: no features, NaN (which would end the process in linear algebra), or two widths.
+    """
+    true, made = as_matrix(real, "real").double(), as_matrix(generated, "generated").double()
+    if true.shape[1] != made.shape[1]:
+        raise ValueError(f"real features have {true.shape[1]} columns, generated ones {made.shape[1]}.")
+    centre = true.mean(0)
+    for side, name in ((true, "real"), (made, "generated")):
+        if not bool((side - centre).square().sum().isfinite()):
+            raise ValueError(f"{name} holds features up to {float(side.abs().max()):.3g}, too large to be squared.")
+    return true - centre, made - centre
 
 
 def frechet_distance(real: Tensor, generated: Tensor) -> Tensor:
@@ -21,7 +38,8 @@ def frechet_distance(real: Tensor, generated: Tensor) -> Tensor:
         A float64 scalar, in squared units of the features.
 
     Raises:
-        ValueError: no more samples than features on a side: the covariance would be singular.
+        TypeError: features that are not floating.
+        ValueError: no more samples than features on a side: the covariance would be singular; NaN; two widths.
 
     Example:
         >>> x = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
@@ -30,18 +48,17 @@ def frechet_distance(real: Tensor, generated: Tensor) -> Tensor:
 
     Source: Heusel et al., arXiv:1706.08500.
     """
-    features = real.shape[1]
+    true, made = _moved(real, generated)
+    features = true.shape[1]
     if min(len(real), len(generated)) <= features:
         raise ValueError(
             f"the Frechet distance of {features} features needs more than {features} samples on each side, got "
             f"{len(real)} real and {len(generated)} generated. Use more samples, fewer features or distance='kid'."
         )
     # the caller has gathered already: a second gathering would count every sample once for each rank
-    metric = FrechetInceptionDistance(feature=PassThrough(features), sync_on_compute=False).to(real.device)
-    # the sums that torchmetrics keeps cancel where the mean is large: a common shift changes no distance
-    centre = real.double().mean(0)
-    metric.update(real.double() - centre, real=True)
-    metric.update(generated.double() - centre, real=False)
+    metric = FrechetInceptionDistance(feature=PassThrough(features), sync_on_compute=False).to(true.device)
+    metric.update(true, real=True)
+    metric.update(made, real=False)
     result: Tensor = metric.compute()
     return result
 
@@ -59,7 +76,8 @@ def kernel_distance(real: Tensor, generated: Tensor) -> Tensor:
         A float64 scalar; near 0, of either sign, for equal distributions.
 
     Raises:
-        ValueError: fewer than two samples on a side.
+        TypeError: features that are not floating.
+        ValueError: fewer than two samples on a side; NaN; two widths.
 
     Example:
         >>> x = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
@@ -71,16 +89,17 @@ def kernel_distance(real: Tensor, generated: Tensor) -> Tensor:
     count = min(len(real), len(generated))
     if count < 2:
         raise ValueError(f"the kernel distance needs two samples on each side, got {len(real)} and {len(generated)}.")
-    mean, deviation = real.double().mean(0), real.double().std(0)
+    true, made = _moved(real, generated)
+    deviation = true.std(0)
     deviation = torch.where(deviation > 0, deviation, 1.0)
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.filterwarnings("ignore", message=".*will save all extracted features")  # they live for this call only
         torch.manual_seed(0)  # torchmetrics draws the subsets from the global generator
         metric = KernelInceptionDistance(
-            PassThrough(real.shape[1]), subsets=50, subset_size=min(count, 1000), sync_on_compute=False
+            PassThrough(true.shape[1]), subsets=50, subset_size=min(count, 1000), sync_on_compute=False
         )
-        metric.update((real.double() - mean) / deviation, real=True)
-        metric.update((generated.double() - mean) / deviation, real=False)
+        metric.update(true / deviation, real=True)
+        metric.update(made / deviation, real=False)
         result: Tensor = metric.compute()[0]
     return result
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hopfield_replay.encoders import split_batch
 from hopfield_replay.utilities.nested import as_mapping, is_record, without_subclass
 
 
@@ -39,6 +40,36 @@ def contents(batch: Any, count: int) -> Tensor:
     return torch.tensor([int.from_bytes(digest.digest()[:8], "big") >> 1 for digest in digests], dtype=torch.int64)
 
 
+def sample_contents(batch: Any, vectors: Tensor) -> Tensor:
+    """The same of the samples alone, whatever comes with them; of their vectors where a batch holds no samples yet.
+
+    What tells a sample from others: its vectors differ in their last digits where it is encoded among others.
+
+    Args:
+        batch: as the data holds it.
+        vectors: (n, d) that an encoder makes of it.
+
+    Returns:
+        (n,) int64 on the CPU.
+    """
+    try:
+        samples, _ = split_batch(batch)
+    except (TypeError, ValueError):  # what becomes samples only when it is prepared
+        samples = vectors
+    return contents(samples if len(samples) == len(vectors) else vectors, len(vectors))
+
+
+def positions_of(numbers: Tensor, among: Tensor) -> Tensor:
+    """Where each of these numbers (n,) stands among others (m,), the last place if there are several; -1: nowhere.
+
+    Example:
+        >>> positions_of(torch.tensor([7, 5, 6]), torch.tensor([5, 7, 7]))
+        tensor([ 2,  0, -1])
+    """
+    places = {number: position for position, number in enumerate(among.tolist())}
+    return torch.tensor([places.get(number, -1) for number in numbers.tolist()], dtype=torch.int64)
+
+
 def _columns(tree: Any, count: int, name: str) -> Iterator[tuple[str, Tensor | list[str] | tuple[str, ...]]]:
     """Everything in a batch that has a row for each sample, in an order that does not depend on that of a mapping."""
     if isinstance(tree, Tensor):
@@ -57,4 +88,4 @@ def _columns(tree: Any, count: int, name: str) -> Iterator[tuple[str, Tensor | l
                 yield from _columns(item, count, f"{name}.{index}")
 
 
-__all__ = ["contents"]
+__all__ = ["contents", "positions_of", "sample_contents"]

@@ -1,4 +1,4 @@
-"""Files that appear under their name only when they are whole."""
+"""Files that appear under their name only when they are whole, and those below a folder."""
 
 import contextlib
 import hashlib
@@ -113,3 +113,35 @@ def write_figure(path: str | os.PathLike[str], figure: "Figure") -> None:
     """Write a matplotlib figure at its own resolution, all or nothing."""
     with replacing(path) as partial:
         figure.savefig(partial)
+
+
+def files_below(folder: Path, *, hidden: bool = True) -> Iterator[Path]:
+    """Files below a folder and below the folders that it links to, which ``Path.rglob`` passes over.
+
+    Each folder is entered once, however many links lead to it; by its own name where that lies below the folder.
+
+    Args:
+        folder: that exists.
+        hidden: whether files and folders whose names begin with a dot count.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     _ = Path(place, "a.txt").write_text(""), Path(place, ".b").write_text("")
+        ...     os.symlink(place, place + "/circle")
+        ...     [file.name for file in files_below(Path(place), hidden=False)]
+        ['a.txt']
+    """
+    waiting, links, seen = [folder], list[Path](), set[str]()
+    while waiting or links:
+        place = waiting.pop() if waiting else links.pop(0)  # what is no link first
+        if (real := os.path.realpath(place)) in seen:
+            continue
+        seen.add(real)
+        for entry in sorted(place.iterdir()):
+            if entry.name.startswith(".") and not hidden:
+                continue
+            if entry.is_file():
+                yield entry
+            elif entry.is_dir():
+                (links if entry.is_symlink() else waiting).append(entry)

@@ -145,6 +145,16 @@ def test_classes_that_the_new_task_resembles_are_safe():
     assert sum(c["at_risk"] for c in found.classes.values()) * 30 == pytest.approx(len(found.at_risk))
 
 
+def test_the_shares_at_risk_are_those_of_the_samples_at_risk():
+    old = torch.randn(25, 3, generator=torch.Generator().manual_seed(0))
+    for new in (old[:9] + 2.0, torch.cat([old, old])):  # and of rises that are all equal
+        similar = {"beta": 1e-9} if len(new) == 50 else {}
+        found = forecast(old, new, labels=torch.arange(25) % 3, capacities=(5,), **similar)
+        counts = torch.zeros(3).index_add_(0, found.at_risk % 3, torch.ones(len(found.at_risk)))
+        for label, row in found.classes.items():
+            assert row["at_risk"] * row["samples"] == pytest.approx(float(counts[label]))
+
+
 def test_loaders_encoders_and_labels_from_batches():
     old, new = data(n=30)
     labels = torch.arange(30) % 2
@@ -199,6 +209,7 @@ IDS = torch.arange(3)
         (OLD * torch.nan, NEW, {"capacities": (5,)}, ValueError, "NaN"),
         (OLD, NEW * torch.inf, {"capacities": (5,)}, ValueError, "NaN or infinite"),
         (OLD, NEW, {"similarity": "cosine", "capacities": (5,)}, ValueError, "similarity must be one of"),
+        (torch.rand(9, 3, 4, 4), torch.rand(9, 4, 4, 3), {}, ValueError, r"shapes \(3, 4, 4\) and \(4, 4, 3\)"),
         (7, NEW, {}, TypeError, "Expected a DataLoader or an iterable of batches, got int"),
     ],
 )  # fmt: skip

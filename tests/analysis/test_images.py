@@ -37,6 +37,19 @@ def test_a_folder_has_captions_beside_its_images_and_its_subfolders_are_classes(
     assert [item.folder for item in found] == ["cats", "cats", "dogs"]
 
 
+def test_linked_folders_are_classes_and_hidden_ones_are_not(tmp_path):
+    """A class whose folder is a link was passed over, and what Jupyter keeps of an image counted as a class."""
+    fill(tmp_path / "elsewhere", a__png=png(1), b__png=png(2))
+    fill(tmp_path / "data" / "cat", c__png=png(3))
+    fill(tmp_path / "data" / "cat" / ".ipynb_checkpoints", c_checkpoint__png=png(3))
+    (tmp_path / "data" / "dog").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "again").symlink_to(tmp_path / "data")  # a circle
+    (tmp_path / "data" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    found = read_collection(tmp_path / "data")
+    assert [item.name for item in found] == ["cat/c.png", "dog/a.png", "dog/b.png"]
+    assert found.labels == ["cat", "dog", "dog"]
+
+
 def test_metadata_may_lie_in_any_folder_and_name_classes(tmp_path):
     line = json.dumps({"file_name": "a.png", "text": "one\u2028line", "label": 7}, ensure_ascii=False)
     fill(tmp_path / "cats", a__png=png(), metadata__jsonl=line + "\n\n")

@@ -104,3 +104,14 @@ def test_classes_share_the_places():
 def test_wrong_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         EnergySelectionStrategy(**settings)
+
+
+def test_samples_are_known_again_although_they_are_encoded_among_others():
+    """An encoder's last digits depend on how many it encodes at a time."""
+    x = torch.randn(30, 3, generator=torch.Generator().manual_seed(0))
+    encoder = lambda batch: batch[0] * (1 + 1e-6 * len(batch[0]))  # noqa: E731
+    selection = EnergySelectionStrategy("high_energy", beta=20.0, encoder=encoder)
+    every = selection.make_sorted_indices(None, make_avalanche_dataset(TensorDataset(x)))
+    few = sorted(every[:9])  # whose energies are those among all 30
+    again = selection.make_sorted_indices(None, make_avalanche_dataset(TensorDataset(x[few])))
+    assert [few[at] for at in again] == every[:9]

@@ -273,6 +273,85 @@ def test_two_architectures(tmp_path):
         load_versions(*paths, Model)
 
 
+class Fourier(nn.Module):
+    """Random features of the time, as score networks have them."""
+
+    def __init__(self, how, place):
+        super().__init__()
+        drawn = torch.randn(3)
+        if how == "buffer":
+            self.register_buffer("frequencies", drawn, persistent=place == "saved")
+        elif how == "attribute":
+            self.frequencies = drawn
+        else:
+            self.frequencies = nn.Parameter(drawn, requires_grad=False)
+
+
+class Random(nn.Module):
+    """Draws what its checkpoint holds or not."""
+
+    strict_loading = False
+
+    def __init__(self, how="buffer", place="inside"):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.features = Fourier(how, place)
+        if place == "outside":
+            self.features = None
+            self.shown = torch.randn(4, 2)
+        self.denoiser = CallableDenoiser(lambda x, t: self.layer(x), SCHEDULE)
+
+
+@pytest.mark.parametrize("how", ["buffer", "attribute", "weight"])
+def test_what_a_constructor_draws_and_no_checkpoint_holds_is_refused(tmp_path, how):
+    """A checkpoint audited against itself seemed to have forgotten."""
+    state = {name: weight for name, weight in Random(how).state_dict().items() if name.startswith("layer")}
+    torch.save(state, tmp_path / "a.pt")
+    with pytest.raises(
+        ValueError, match=r"differ in what their checkpoints do not hold: features.frequencies\. .*seed"
+    ):
+        load_versions(tmp_path / "a.pt", tmp_path / "a.pt", Random, model_args={"how": how}, device="cpu")
+
+
+def test_what_a_checkpoint_holds_or_pictures_need_is_no_fault(tmp_path):
+    for place in ("saved", "outside"):
+        torch.save(Random("buffer", place).state_dict(), tmp_path / "a.pt")
+        settings = {"model_args": {"place": place}, "device": "cpu"}
+        paths = (tmp_path / "a.pt", tmp_path / "a.pt", Random)
+        if place == "outside":
+            with pytest.warns(UserWarning, match="do not hold: shown.*if the network reads it"):
+                load_versions(*paths, **settings)
+        else:
+            before, after = load_versions(*paths, **settings)
+            assert torch.equal(before.module.features.frequencies, after.module.features.frequencies)
+
+
+def test_weights_of_other_names_are_not_passed_over_where_loading_is_not_strict(tmp_path):
+    torch.save({f"module.{name}": weight for name, weight in Random().state_dict().items()}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"2 missing \(first: layer.bias\); 2 unknown \(first: module.layer.bias\)"):
+        load_module(tmp_path / "a.pt", Random)
+
+
+def test_a_function_that_returns_the_same_weights_twice_is_refused(tmp_path):
+    """The second checkpoint was loaded over the first, and nothing seemed to be forgotten."""
+    paths = [saved(tmp_path, 2, f"{name}.ckpt")[1] for name in "ab"]
+    one = Model(2)
+    with pytest.raises(
+        ValueError, match=r"share 2 weights \(first: layer.weight\): .* loads the second .* over the first"
+    ):
+        load_versions(*paths, lambda: one, device="cpu")
+
+
+def test_averages_that_a_callback_of_ones_own_keeps_are_named(tmp_path):
+    model, path = saved(tmp_path, callbacks={"EMA": {"weights": {"layer.weight": torch.ones(2, 2)}, "decay": 0.9}})
+    assert load_module(path, Model).weights == "weights"
+    torch.save(
+        {"state_dict": model.state_dict(), "hyper_parameters": {"width": 2}, "callbacks": {"EMA": {"average": {
+            f"net.{name}": weight for name, weight in model.state_dict().items()}}}}, path,
+    )  # fmt: skip
+    assert load_module(path, Model).weights == "weights; not those of the same shapes in callbacks.EMA.average"
+
+
 def test_versions_come_in_eval_mode_on_the_device(tmp_path):
     _, path = saved(tmp_path)
     before, after = load_versions(path, path, Model, device="cpu")

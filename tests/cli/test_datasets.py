@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hopfield_replay.cli.datasets import Samples, in_one_numbering, load_data
+from hopfield_replay.cli.datasets import Samples, check_scales, in_one_numbering, load_data
 
 PIXELS = np.random.default_rng(0).integers(0, 256, size=(6, 5, 4), dtype=np.uint8)
 SCALED = torch.from_numpy(PIXELS.astype(np.float32) / 127.5 - 1.0)
@@ -58,11 +58,56 @@ def test_captions(tmp_path):
     assert found.captions == ("a cat", "a dog") * 2
     assert found.label_names() == ["a cat", "a dog"] * 2
     assert found.batches()[0]["captions"] == ["a cat", "a dog"] * 2
-    with pytest.raises(ValueError, match=r"no caption for 1 of 4 images \(first: .*3.png\)"):
+    with pytest.raises(ValueError, match=r"1 of 4 images in .* have no caption: 3.png"):
         load_data(captioned(tmp_path, lines[:3]))
     for line in ("{", '{"text": "a"}', "3"):
         with pytest.raises(ValueError, match=r"metadata.jsonl, line 2"):
             load_data(captioned(tmp_path, [lines[0], line]))
+
+
+def test_captions_beside_images_and_in_subfolders_are_those_that_select_reads(tmp_path):
+    folder_of_images(tmp_path, count=2)
+    (tmp_path / "._0.png").write_bytes(b"what macOS leaves beside a file")
+    for i in range(2):
+        (tmp_path / f"{i}.txt").write_text(f"picture {i}\n")
+    found = load_data(str(tmp_path))
+    assert (found.captions, found.names) == (("picture 0", "picture 1"), ("0.png", "1.png"))
+    (tmp_path / "1.txt").unlink()
+    with pytest.raises(ValueError, match=r"1 of 2 images in .* have no caption: 1.png"):
+        load_data(str(tmp_path))
+    nested = tmp_path / "nested"
+    for name in ("cat", "dog"):
+        captioned(nested / name, [f'{{"file_name": "{i}.png", "text": "a {name} {i}"}}' for i in range(4)])
+    assert load_data(str(nested)).captions == tuple(f"a {name} {i}" for name in ("cat", "dog") for i in range(4))
+
+
+SIGNED = Samples(torch.linspace(-1, 1, 32).view(2, 1, 4, 4), scaled=True)
+POSITIVE = Samples(torch.linspace(0, 1, 32).view(2, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("parts", "model", "wrong"),
+    [
+        ([SIGNED, POSITIVE], None, "1 holds images as floats from 0 to 1, 0 from -1 to 1"),
+        ([SIGNED, Samples(127.5 * (POSITIVE.samples + 1))], None, "1 holds images as floats from 128 to 255"),
+        ([Samples(SIGNED.samples), POSITIVE], None, "holds images as floats"),
+        ([Samples(255 * POSITIVE.samples), POSITIVE], None, "0 holds images as floats from 0 to 255, 1 from 0 to 1"),
+        ([POSITIVE], "pipeline/", "0 holds images as floats from 0 to 1, and pipeline/ takes them from -1 to 1"),
+        ([POSITIVE], None, None),
+        ([SIGNED], "pipeline/", None),
+        ([SIGNED, Samples(1.1 * SIGNED.samples)], "pipeline/", None),  # as bicubic resampling overshoots
+        ([SIGNED, Samples((SIGNED.samples + 1) / 2, scaled=True)], None, None),  # bright bytes
+        ([SIGNED, Samples(torch.full((2, 16), 255.0))], None, None),  # no images: vectors
+        ([POSITIVE, Samples(torch.zeros(2, 4, 4))], None, None),
+    ],
+)
+def test_images_on_different_scales_are_refused(parts, model, wrong):
+    named = {str(number): part for number, part in enumerate(parts)}
+    if wrong is None:
+        check_scales(named, model)
+    else:
+        with pytest.raises(ValueError, match=f"{wrong}.*as uint8 or as floats in"):
+            check_scales(named, model)
 
 
 def test_labels_of_several_folders_get_one_numbering(tmp_path):

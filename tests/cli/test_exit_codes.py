@@ -192,6 +192,18 @@ def test_an_output_that_cannot_be_written_is_no_verdict(tmp_path, both):
         assert done.stderr == "hopfield-replay: [Errno 28] No space left on device\n"
 
 
+@pytest.mark.parametrize("command", ["forecast", "audit", "select"])
+def test_what_was_found_is_written_although_nobody_listens_any_more(tmp_path, command):
+    reading, writing = os.pipe()
+    os.close(reading)  # as that of | head, once it has enough
+    with os.fdopen(writing, "w") as pipe:
+        done = run(tmp_path, arguments(tmp_path, command), capture_output=False, stdout=pipe, stderr=subprocess.PIPE)
+    assert done.returncode == 2
+    assert "Broken pipe" in done.stderr
+    assert (tmp_path / "out" / f"{command}.json").is_file()
+    assert (tmp_path / "handed" / "replay.json").is_file() == (command == "select")
+
+
 def test_closed_standard_streams(tmp_path):
     closing = "import os, sys; os.close(1); os.close(2); from hopfield_replay.cli import main; sys.exit(main())"
     assert run(tmp_path, arguments(tmp_path, "forecast"), closing).returncode == 2

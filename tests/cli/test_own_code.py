@@ -1,14 +1,19 @@
 """Files in the working folder are data, unless the user names one as code; and even then they shadow nothing."""
 
+import json
 import os
 import subprocess
 import sys
+from importlib import invalidate_caches
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("jsonargparse")
 
+from hopfield_replay.cli import main
 from hopfield_replay.cli.own_code import importable
 from tests.cli.test_datasets import MODULE, folder_of_images
 from tests.cli.test_exit_codes import ROOT, arguments, run
@@ -71,3 +76,37 @@ def test_the_path_is_as_before(tmp_path, monkeypatch):
         with importable(odd):
             pass
     assert Path.cwd() == tmp_path
+
+
+MODEL = """
+import torch
+from hopfield_replay.denoisers import CallableDenoiser
+
+class Own(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 2)
+        self.denoiser = CallableDenoiser(lambda x, t: self.layer(x), torch.linspace({first}, 0.01, 20))
+"""
+
+
+def test_an_audit_measures_again_when_the_models_code_has_changed(tmp_path, monkeypatch):
+    """What is kept of an interrupted audit was found again after a mistake in the class was mended."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate("ab"):
+        torch.manual_seed(seed)
+        torch.save({"state_dict": {"layer.weight": torch.randn(2, 2), "layer.bias": torch.zeros(2)}}, f"{name}.ckpt")
+    np.savez("x.npz", x=np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32))
+    command = ["audit", "--model", "own_model_that_changes:Own", "--before", "a.ckpt", "--after", "b.ckpt"]
+    found = []
+    for first, folder in ((0.99, "kept"), (0.6, "kept"), (0.6, "fresh")):
+        Path("own_model_that_changes.py").write_text(MODEL.format(first=first))
+        monkeypatch.delitem(sys.modules, "own_model_that_changes", raising=False)
+        invalidate_caches()
+        assert main([*command, "--data", "x.npz", "--device", "cpu", "--output-dir", folder, "--quiet"]) == 0
+        found.append(json.loads(Path(folder, "audit.json").read_text())["errors_old"])
+    assert found[0] != found[1] == found[2]
+    journal = sorted(Path("kept", "measured").iterdir())
+    assert main([*command, "--data", "x.npz", "--device", "cpu", "--output-dir", "kept", "--quiet"]) == 0
+    assert sorted(Path("kept", "measured").iterdir()) == journal  # and only then

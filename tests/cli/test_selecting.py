@@ -56,6 +56,18 @@ def test_arrays_have_no_files_and_can_be_exported(tmp_path):
             np.testing.assert_array_equal(np.asarray(written), images[int(row["source"])])
 
 
+def test_bright_bytes_are_handed_over_as_they_are_and_floats_of_no_known_range_refused(tmp_path, capsys):
+    images = np.random.default_rng(0).integers(128, 256, (6, 5, 5, 3), dtype=np.uint8)
+    np.savez(tmp_path / "bright.npz", images=images)
+    assert run(tmp_path / "bright.npz", "--keep", 3, "--export", "json", "--output", tmp_path / "out") == 0
+    for row in json.loads((tmp_path / "out" / "replay.json").read_text()):
+        with Image.open(row["path"]) as written:
+            np.testing.assert_array_equal(np.asarray(written), images[int(row["source"])])
+    np.savez(tmp_path / "floats.npz", images=images.astype(np.float32))
+    assert run(tmp_path / "floats.npz", "--keep", 3) == 2
+    assert "images as floats from 128 to 255: their range is not known" in capsys.readouterr().err
+
+
 def test_vectors_and_datamodules_are_chosen_from_but_not_exported(tmp_path, monkeypatch, capsys):
     np.savez(tmp_path / "old.npz", x=np.random.default_rng(0).normal(size=(9, 4)).astype("f4"))
     assert run(tmp_path / "old.npz", "--keep", 3, "--output-dir", tmp_path / "res") == 0
@@ -108,7 +120,7 @@ def test_an_encoder_from_disk_says_how_large_images_are(tmp_path, monkeypatch):
         (["--keep", "2", "--export", "json"], "belong together"),
         (["--keep", "2", "--output", "out"], "belong together"),
         (["--keep", "2", "--export", "zip", "--output", "out"], "Unknown --export"),
-        (["--keep", "2", "--export", "json", "--output", "old"], "is not empty"),
+        (["--keep", "2", "--export", "json", "--output", "old"], "--output 'old' lies in 'old', which is read"),
         (["--keep", "2", "--encoder", "missing"], "missing does not exist"),
         (["--keep", "2", "--policy", "best"], "Unknown policy"),
         (["--also", "nowhere", "--keep", "2"], "nowhere"),

@@ -59,6 +59,40 @@ def test_a_forecast_calls_samples_and_classes_by_their_names(folders, capsys):
     assert "\ndog " in said
 
 
+def test_a_forecast_of_arrays_is_that_of_the_same_images_in_folders(tmp_path, capsys):
+    """Arrays have their channels last, images from files first: number by number they would be other images."""
+    image = pytest.importorskip("PIL.Image")
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 9, 6, 5, 3), dtype=np.uint8)
+    for name, some in zip(("old", "new"), pictures, strict=True):
+        (tmp_path / name).mkdir()
+        for number, picture in enumerate(some):
+            image.fromarray(picture).save(tmp_path / name / f"{number}.png")
+        np.savez(tmp_path / f"{name}.npz", some)
+    np.savez(tmp_path / "floats.npz", (pictures[0] / 255).astype(np.float32))
+    said = []
+    for old, new in (("old", "new"), ("old.npz", "new"), ("old", "new.npz"), ("old.npz", "new.npz")):
+        assert main(["forecast", str(tmp_path / old), str(tmp_path / new), "--capacities", "3"]) == 0
+        said.append([line for line in capsys.readouterr().out.splitlines() if "most at risk" not in line])
+    assert said[1:] == said[:1] * 3
+    assert main(["forecast", str(tmp_path / "floats.npz"), str(tmp_path / "new")]) == 2
+    assert "floats.npz holds images as floats from 0 to 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["old", "old/results", "new/../old"])
+def test_results_do_not_go_where_samples_are_read_from(folders, capsys, place):
+    """The next time the figures were samples."""
+    old, new = str(folders / "old"), str(folders / "new")
+    files = sorted(folders.rglob("*"))
+    for command in (["forecast", old, new], ["select", new, "--also", old, "--keep", "2"], ["audit", "--before", "a",
+                    "--after", "b", "--data", new, "--old-data", old]):  # fmt: skip
+        assert main([*command, "--output-dir", str(folders / place)]) == 2
+        assert f"lies in '{old}', which is read" in capsys.readouterr().err
+    handing = ["--keep", "2", "--export", "json", "--output", str(folders / place)]
+    assert main(["select", old, *handing]) == 2
+    assert "lies in" in capsys.readouterr().err
+    assert sorted(folders.rglob("*")) == files
+
+
 @pytest.mark.heavy
 def test_an_audit_brings_images_to_the_pipelines_size_and_says_why_it_failed(folders, capsys):
     from tests.checkpoints.test_checkpoints import pipeline

@@ -154,3 +154,14 @@ class TestLeftOut:
 
     def test_samples_without_a_weight(self):
         assert self.share(lambda gradient: gradient * (torch.arange(N)[:, None] > 2)) == 0
+
+    @pytest.mark.slow
+    def test_of_large_images(self):
+        """More numbers than the quantiles of older torch take."""
+        generator = torch.Generator().manual_seed(9)
+        clean, noise, answer = torch.randn(3, 6, 3, 1024, 1024, generator=generator)
+        half = torch.full((6,), 0.5**0.5)
+        gradient = (answer - noise) * (torch.arange(1024) >= 256)
+        found = read_target(answer, gradient, clean, noise, half, half)
+        assert found.target.name == "epsilon"
+        assert found.left_out == pytest.approx(0.25, abs=0.01)

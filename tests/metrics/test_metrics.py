@@ -182,6 +182,22 @@ def test_kernel_distance_equals_a_literal_sum():
         kernel_distance(real[:1], made)
 
 
+@pytest.mark.parametrize("distance", [frechet_distance, kernel_distance])
+def test_features_that_no_distance_can_be_told_of(distance):
+    """NaN ended the process in linear algebra."""
+    good, bad = draw(30, 3), draw(30, 3)
+    bad[7, 1] = math.nan
+    for pair, name in (((bad, good), "real"), ((good, bad), "generated")):
+        with pytest.raises(ValueError, match=rf"{name} holds NaN or infinite values in 1 of 30 rows"):
+            distance(*pair)
+    with pytest.raises(ValueError, match="real features have 3 columns, generated ones 4"):
+        distance(good, draw(30, 4))
+    with pytest.raises(ValueError, match=r"generated holds features up to \S+e\+200, too large"):
+        distance(good.double(), good.double() * 1e200)
+    with pytest.raises(TypeError, match="real must be a real floating tensor"):
+        distance(good.long(), good)
+
+
 def fill(metric, rank=0, world=1):
     """A sequence of three tasks in which task 0 drifts away after task 1."""
     for task in range(3):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hopfield_replay.utilities import files
-from hopfield_replay.utilities.files import replacing, write_json, write_text
+from hopfield_replay.utilities.files import files_below, replacing, write_json, write_text
 from hopfield_replay.utilities.ownership import owner
 
 
@@ -133,3 +133,14 @@ def test_a_write_that_fails_removes_nothing(tmp_path, monkeypatch):
             raise OSError("full")
         partial.write_text("1")
     assert (tmp_path / "a").read_text() == "1"
+
+
+def test_files_below_a_folder_are_found_behind_links_and_once(tmp_path):
+    for name in ("own/cat", "own/.hidden", "elsewhere/deep"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "x.png").touch()
+    for name, target in (("own/again", "own/cat"), ("own/dog", "elsewhere"), ("elsewhere/circle", "own")):
+        (tmp_path / name).symlink_to(tmp_path / target)
+    found = [str(file.relative_to(tmp_path)) for file in files_below(tmp_path / "own", hidden=False)]
+    assert found == ["own/cat/x.png", "own/dog/deep/x.png"]  # by its own name, and not as own/again
+    assert len(list(files_below(tmp_path / "own"))) == 3

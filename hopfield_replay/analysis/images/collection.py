@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from hopfield_replay.analysis.images.item import Item
+from hopfield_replay.analysis.images.item import Item, as_bytes
 from hopfield_replay.utilities.images import pixels
 from hopfield_replay.utilities.progress import track
 
@@ -55,14 +55,13 @@ class ImageCollection:
             names: of each; None: their numbers.
 
         Raises:
-            ValueError: samples of another shape.
+            ValueError: samples of another shape; floating ones of which no range is known.
         """
         if samples.ndim != 4 or samples.shape[1] not in (1, 3):
             raise ValueError(
                 f"samples of shape {tuple(samples.shape[1:])} are no images (1 or 3 channels, height, width)."
             )
-        if samples.is_floating_point() and bool((samples < 0).any()):
-            samples = ((samples.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)  # one scale for all
+        samples = as_bytes(samples)  # one scale for all
         return cls(
             [
                 Item(

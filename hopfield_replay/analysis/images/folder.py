@@ -6,20 +6,19 @@ from pathlib import Path
 
 from hopfield_replay.analysis.images.item import Item, utf8_name
 from hopfield_replay.utilities.captions import read_captions
+from hopfield_replay.utilities.files import files_below
 from hopfield_replay.utilities.images import SUFFIXES
 
 
 def read_folder(folder: Path) -> list[Item]:
-    """The images below a folder, by their paths; hidden files are none of them.
+    """The images below a folder, by their paths; hidden files, and what lies in hidden folders, are none of them.
+
+    Folders that are linked to are entered, but not a second time below themselves.
 
     Raises:
         ValueError: no images, a damaged metadata.jsonl.
     """
-    files = sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
-    )
+    files = _images(folder)
     if not files:
         raise ValueError(f"{folder} holds no images ({', '.join(SUFFIXES)}).")
     captions, labels = _metadata(folder) or (_beside(files), {})
@@ -42,10 +41,12 @@ def empty_subfolders(folder: Path) -> list[str]:
     return [
         utf8_name(place.name)
         for place in sorted(folder.iterdir())
-        if place.is_dir()
-        and not place.name.startswith(".")
-        and not any(file.suffix.lower() in SUFFIXES for file in place.rglob("*"))
+        if place.is_dir() and not place.name.startswith(".") and not _images(place)
     ]
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(file for file in files_below(folder, hidden=False) if file.suffix.lower() in SUFFIXES)
 
 
 def _beside(files: Sequence[Path]) -> dict[Path, str]:
@@ -64,7 +65,7 @@ def _metadata(folder: Path) -> tuple[dict[Path, str], dict[Path, str]] | None:
     """Captions and classes of the files that the metadata.jsonl of the folder, or of one below, names."""
     captions: dict[Path, str] = {}
     labels: dict[Path, str] = {}
-    sources = sorted(folder.rglob("metadata.jsonl"))
+    sources = sorted(file for file in files_below(folder, hidden=False) if file.name == "metadata.jsonl")
     for source in sources:
         lines = source.read_bytes().split(b"\n")
         for number, name, caption in read_captions(source):

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+_BEYOND = 1.5  # no image in [-1, 1] has such a number, whatever resampling it went through
+
+
 @dataclass(frozen=True, eq=False)
 class Item:
     """One image of a collection; it is opened when it is needed.
@@ -107,9 +110,32 @@ def _of_eight_bits(image: "Image") -> "Image":
     return Image.fromarray(numpy.rint(numpy.asarray(image)).astype(numpy.uint8))
 
 
-def _from_pixels(pixels: Tensor) -> "Image":
+def as_bytes(values: Tensor) -> Tensor:
+    """Pixels as bytes: floating ones lie in [-1, 1] if any lies below zero, else in [0, 1]; whole ones are bytes.
+
+    Raises:
+        ValueError: floating ones far outside of both.
+
+    Example:
+        >>> import torch
+        >>> as_bytes(torch.tensor([0.0, 1.0])).tolist(), as_bytes(torch.tensor([-1.0, 1.0])).tolist()
+        ([0, 255], [0, 255])
+    """
     import torch
 
+    if not values.is_floating_point():
+        return values
+    low, high = float(values.min()), float(values.max())
+    if not max(-low, high) <= _BEYOND:  # NaN neither
+        raise ValueError(
+            f"images as floats from {low:.3g} to {high:.3g}: their range is not known. Give bytes, floats in [-1, 1] "
+            "or in [0, 1]; or, to compare them as they are, flattened as (n, d)."
+        )
+    values = values.float()
+    return ((values + 1.0) * 127.5 if low < 0 else values * 255.0).round().clamp(0, 255).to(torch.uint8)
+
+
+def _from_pixels(pixels: Tensor) -> "Image":
     try:
         from PIL import Image
     except ImportError as error:
@@ -117,10 +143,6 @@ def _from_pixels(pixels: Tensor) -> "Image":
 
     if pixels.ndim != 3 or pixels.shape[0] not in (1, 3):
         raise ValueError(f"samples of shape {tuple(pixels.shape)} are no images (1 or 3, height, width).")
-    values = pixels.detach().cpu()
-    if values.is_floating_point():
-        values = values.float()
-        values = (values + 1.0) * 127.5 if bool((values < 0).any()) else values * 255.0
-    values = values.round().clamp(0, 255).to(torch.uint8) if values.is_floating_point() else values
+    values = as_bytes(pixels.detach().cpu())
     array = values.permute(1, 2, 0).contiguous().numpy()
     return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)

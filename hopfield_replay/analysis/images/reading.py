@@ -1,6 +1,7 @@
 """Where images lie, and who reads them there."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,13 +42,22 @@ def read_collection(source: str | os.PathLike[str], *, max_pixels: int = MAX_PIX
     if not path.exists():
         raise ValueError(f"{os.fspath(source)!r} does not exist.")
     items = [replace(item, max_pixels=check_integer(max_pixels, "max_pixels", 1)) for item in _read(path)]
+    check_captions(items, path)
+    return ImageCollection(items)
+
+
+def check_captions(items: Sequence[Item], source: Path) -> None:
+    """Refuse captions for some of the images only.
+
+    Raises:
+        ValueError: which have none.
+    """
     bare = [item.name for item in items if item.caption is None]
     if bare and len(bare) < len(items):
         raise ValueError(
-            f"{len(bare)} of {len(items)} images in {path} have no caption: {', '.join(bare[:5])}. Give every image "
+            f"{len(bare)} of {len(items)} images in {source} have no caption: {', '.join(bare[:5])}. Give every image "
             "one (it may be empty), or none."
         )
-    return ImageCollection(items)
 
 
 def _read(path: Path) -> list[Item]:
