@@ -125,8 +125,8 @@ class TransferData(Transfers, Plain):
 
 
 def test_it_shows_what_it_wraps_and_replays():
-    shown = repr(ReplayDataModule([torch.zeros(4, 1)], EnergyReplayBuffer(2, "random"), replay_ratio=0.25))
-    assert shown.startswith("ReplayDataModule(_LoaderDataModule, EnergyReplayBuffer(")
+    shown = repr(wrap(Data(), EnergyReplayBuffer(2, "random"), replay_ratio=0.25))
+    assert shown.startswith("ReplayDataModule(Data, EnergyReplayBuffer(")
     assert shown.endswith("replay_ratio=0.25)")
 
 
