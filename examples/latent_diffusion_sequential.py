@@ -1,4 +1,4 @@
-"""Fine-tune a text-to-image latent diffusion model on one folder of captioned images after the other.
+r"""Fine-tune a text-to-image latent diffusion model on one folder of captioned images after the other.
 
 python examples/latent_diffusion_sequential.py                           # a tiny pipeline and digits, made on the spot
 python examples/latent_diffusion_sequential.py --policy none --output-dir runs/no_replay  # what is lost without it

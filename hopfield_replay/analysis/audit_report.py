@@ -9,7 +9,7 @@ from hopfield_replay.analysis.audit_pictures import draw
 from hopfield_replay.analysis.audit_text import HEADERS, as_text, group_rows, worst_group
 from hopfield_replay.utilities.drawing import draw_bars, histogram
 from hopfield_replay.utilities.showing import Shown, ShownText
-from hopfield_replay.utilities.text import figure_label
+from hopfield_replay.utilities.text import group_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,7 +107,7 @@ class AuditReport(AuditFindings, Shown):
         groups = self.tasks or self.classes
         if groups:
             kind = "task" if self.tasks else "class"
-            bars = {f"{kind} {figure_label(label)}": row["mean_rise"] for label, row in list(groups.items())[:_BARS]}
+            bars = {group_label(kind, label): row["mean_rise"] for label, row in list(groups.items())[:_BARS]}
             draw_bars(axis, bars)
         else:
             histogram(axis, self.rises, "samples")

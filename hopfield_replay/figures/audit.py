@@ -16,7 +16,7 @@ from hopfield_replay.utilities.drawing import (
     panels,
     spans_decades,
 )
-from hopfield_replay.utilities.text import figure_label
+from hopfield_replay.utilities.text import group_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -98,7 +98,7 @@ def rises_by_group(rises: Tensor, groups: Tensor | Sequence[int | str], name: st
         medianprops={"color": "black"},
         meanprops={"marker": "D", "markersize": 4, "markerfacecolor": COLOURS[3], "markeredgecolor": COLOURS[3]},
     )
-    names = [f"{name} {figure_label(group)} (n = {len(values)})" for group, values in shown]
+    names = [f"{group_label(name, group)} (n = {len(values)})" for group, values in shown]
     axis.set_yticks(range(1, len(shown) + 1), names)
     axis.tick_params(axis="y", labelsize=SMALL)
     axis.axvline(0.0, color=GUIDE, linewidth=0.8, zorder=0)

@@ -141,6 +141,9 @@ class ReplayDataModule(EitherDataModule):
                 setattr(self, hook, getattr(datamodule, hook))
         self._made = True
 
+    def __repr__(self) -> str:
+        return f"ReplayDataModule({type(self.wrapped).__name__}, {self.buffer!r}, replay_ratio={self.replay_ratio!r})"
+
     @property
     def trainer(self) -> Trainer | None:
         """The trainer, which the wrapped datamodule sees too."""

@@ -9,9 +9,10 @@ from hopfield_replay.policies.base import Policy, requirements
 from hopfield_replay.policies.candidates import Candidates
 from hopfield_replay.policies.named import as_policy
 from hopfield_replay.utilities.choices import did_you_mean
+from hopfield_replay.utilities.showing import ShownSettings
 
 
-class Balanced:
+class Balanced(ShownSettings):
     """Another policy within each task or label, in equal shares, taken in turns; see :func:`balanced`.
 
     Args:

@@ -13,6 +13,7 @@ from hopfield_replay.functional.shared_rows import is_shared
 from hopfield_replay.policies.candidates import Candidates
 from hopfield_replay.policies.greedy_gain import check_oversample
 from hopfield_replay.utilities.checks import check_integer
+from hopfield_replay.utilities.showing import ShownSettings
 
 _TINY = float(torch.finfo(torch.float64).tiny)  # a weight that is drawn last of all, but can be drawn
 
@@ -23,7 +24,7 @@ def _best(score: Tensor, ids: Tensor, k: int) -> Tensor:
     return by_id[score[by_id].argsort(descending=True, stable=True)[:k]]
 
 
-class HighEnergy:
+class HighEnergy(ShownSettings):
     """Keep the most isolated samples: the highest leave-one-out energies.
 
     Redundant and class-skewed when used alone; quotas (``groups="label"``) help. A baseline to measure others against.
@@ -41,7 +42,7 @@ class HighEnergy:
         return _best(candidates.energies, candidates.ids, k)
 
 
-class LowEnergy:
+class LowEnergy(ShownSettings):
     """Keep the most typical samples: the lowest leave-one-out energies.
 
     Example:
@@ -57,7 +58,7 @@ class LowEnergy:
         return _best(-candidates.energies, candidates.ids, k)
 
 
-class HighRise:
+class HighRise(ShownSettings):
     r"""Keep the samples whose energy the next task raises most: :math:`E_{new}(x) - E_{old}(x)`.
 
     The rise is what a model's forgetting follows, but the samples that rise most are often near each other, and one
@@ -90,7 +91,7 @@ class HighRise:
         return _best((candidates.next_energies - candidates.energies).nan_to_num(nan=0.0), candidates.ids, k)
 
 
-class Random:
+class Random(ShownSettings):
     """Keep a uniform sample, without replacement, of everything that was ever offered.
 
     Each id has one random key for good; the largest keys stay. So the choice is uniform over a stream of any length in
@@ -130,7 +131,7 @@ class Reservoir(Random):
         return _best((candidates.keys + 0.5) % 1.0, candidates.ids, k)
 
 
-class Proportional:
+class Proportional(ShownSettings):
     r"""Keep samples at random, without replacement, with chances that grow with the energy (Gumbel top-k).
 
     Weights are :math:`w_i = E_i - \min_j E_j` plus a hundredth of their mean, so that the lowest energy keeps a chance.
@@ -156,7 +157,7 @@ class Proportional:
         return proportional(above + 0.01 * above.mean() + _TINY, k, candidates.keys)
 
 
-class HighLoss:
+class HighLoss(ShownSettings):
     """Keep samples at random, without replacement, with chances proportional to the model's loss on them.
 
     The loss-aware reservoir: over a stream each sample's random key stays, so the choice does not depend on batches.
@@ -183,7 +184,7 @@ class HighLoss:
         return proportional(candidates.losses.clamp(min=0.0) + _TINY, k, candidates.keys)
 
 
-class NearestNeighbour:
+class NearestNeighbour(ShownSettings):
     """Keep the samples that are farthest from their k-th nearest neighbour: isolation without a temperature.
 
     Args:
@@ -216,7 +217,7 @@ class NearestNeighbour:
         return _best(distances, candidates.ids, k)
 
 
-class ByVectors:
+class ByVectors(ShownSettings):
     """Keep what an order of the vectors puts first, such as k_center, facility_location or herding.
 
     Args:

@@ -24,12 +24,13 @@ from hopfield_replay.policies.candidates import Candidates
 from hopfield_replay.policies.shortlist import Shortlist
 from hopfield_replay.utilities.checks import check_integer, check_ratio
 from hopfield_replay.utilities.choices import did_you_mean
+from hopfield_replay.utilities.showing import ShownSettings
 
 DEFAULT_REPLAY_RATIO = 0.5  # while nobody has said which share will be replayed
 _ERROR, _CERTIFIED_ERROR = 1.0, 0.05  # of log affinities, in nats: enough to choose by, and for a bound
 
 
-class GreedyGain:
+class GreedyGain(ShownSettings):
     r"""Keep the samples whose joint replay protects the most energy of all of them (the replay gain).
 
     Greedy maximisation of :math:`F(R) = \sum_k u_k \frac1\beta \log(1 + \sum_{r\in R} a_{kr})` (see

@@ -4,11 +4,12 @@ from torch import Tensor
 
 from hopfield_replay.functional import k_means_medoids
 from hopfield_replay.policies.candidates import Candidates
+from hopfield_replay.utilities.showing import ShownSettings
 
 _MANY = 1 << 25  # numbers of which one pass takes as long as three of fewer
 
 
-class KMeans:
+class KMeans(ShownSettings):
     """Keep the sample nearest to each centre of weighted k-means, largest cluster first; it knows of no energies.
 
     The baseline for every choice that covers the old samples: what it keeps is replayed as often as its cluster is

@@ -20,11 +20,12 @@ from hopfield_replay.utilities.checks import check_integer
 from hopfield_replay.utilities.distributed import broadcast, raise_on_all_ranks, world
 from hopfield_replay.utilities.nested import concatenate, rows
 from hopfield_replay.utilities.progress import track
+from hopfield_replay.utilities.showing import ShownSettings
 
 _GENERATED = 1 << 38  # in a sample's id: no position in a task's data
 
 
-class GeneratedTask:
+class GeneratedTask(ShownSettings):
     r"""Draws candidates from the model before each task; a policy keeps the best, which are replayed and then dropped.
 
     Give it to a ForgettingTracker or a ForgettingMonitor beside a buffer. At the start of a task the model is as the

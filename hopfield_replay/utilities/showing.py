@@ -1,5 +1,6 @@
 """How results show themselves: at a prompt in a line, in a notebook as a table, as a frame, as a plot."""
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,27 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MOST = 12  # rows that a notebook shows of a long table
+
+
+class ShownSettings:
+    """Shows itself as its class and what its constructor was given, as far as attributes of the same names hold it.
+
+    Example:
+        >>> class Threshold(ShownSettings):
+        ...     def __init__(self, level, above=len):
+        ...         self.level, self.above = level, above
+        >>> Threshold(0.5)
+        Threshold(level=0.5, above=len)
+    """
+
+    def __repr__(self) -> str:
+        names = [name for name in inspect.signature(type(self)).parameters if hasattr(self, name)]
+        return f"{type(self).__name__}({', '.join(f'{name}={_setting(getattr(self, name))}' for name in names)})"
+
+
+def _setting(value: Any) -> str:
+    """A value in short: functions and modules by their names."""
+    return getattr(value, "__qualname__", type(value).__name__) if callable(value) else repr(value)
 
 
 class ShownText(str):
@@ -141,4 +163,4 @@ def jsonable(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-__all__ = ["Shown", "ShownText", "cell", "jsonable"]
+__all__ = ["Shown", "ShownSettings", "ShownText", "cell", "jsonable"]

@@ -60,6 +60,17 @@ def spreadsheet_cell(text: str) -> str:
     return text
 
 
+def group_label(kind: str, group: object) -> str:
+    """A class or task for a figure; a name that says already what it is stands alone.
+
+    Example:
+        >>> group_label("task", "task0.npz"), group_label("task", 3)
+        ('task0.npz', 'task 3')
+    """
+    label = figure_label(group)
+    return label if label.lower().startswith(kind) else f"{kind} {label}"
+
+
 def figure_label(text: object) -> str:
     r"""Text for a figure that is drawn letter by letter: dollar signs begin no formula.
 
@@ -70,4 +81,4 @@ def figure_label(text: object) -> str:
     return printable(text, 60).replace("$", r"\$")
 
 
-__all__ = ["figure_label", "printable", "printable_lines", "spreadsheet_cell"]
+__all__ = ["figure_label", "group_label", "printable", "printable_lines", "spreadsheet_cell"]

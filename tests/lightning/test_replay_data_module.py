@@ -124,6 +124,12 @@ class TransferData(Transfers, Plain):
     pass
 
 
+def test_it_shows_what_it_wraps_and_replays():
+    shown = repr(wrap(Data(), EnergyReplayBuffer(2, "random"), replay_ratio=0.25))
+    assert shown.startswith("ReplayDataModule(Data, EnergyReplayBuffer(")
+    assert shown.endswith("replay_ratio=0.25)")
+
+
 @pytest.mark.filterwarnings("ignore:You have overridden .* in `LightningModule`")  # lightning says which hook runs
 def test_the_modules_transfer_hooks_run_when_the_datamodule_has_none():
     module = TransferModule()

@@ -319,3 +319,14 @@ def test_infinite_losses_are_named():
         EnergyReplayBuffer(2, "high_loss").update(rows, rows, ids=torch.arange(3) + 10, task=0, losses=losses)
     with pytest.raises(ValueError, match="losses must be a tensor of shape"):
         EnergyReplayBuffer(2, "high_loss").update(rows, rows, ids=torch.arange(3), task=0, losses=losses[:2])
+
+
+def test_policies_show_what_they_were_given():
+    """By default a log held an address in memory, another one in each run."""
+    from hopfield_replay.policies import POLICIES, as_policy, balanced
+
+    shown = {name: repr(as_policy(name)) for name in POLICIES}
+    assert shown["high_rise"] == "HighRise(oversample=4)"
+    assert shown["herding"] == "ByVectors(order=herding)"
+    assert repr(balanced(as_policy("random"), by="label")) == "Balanced(policy=Random(), by='label')"
+    assert not [text for text in shown.values() if " at 0x" in text]
