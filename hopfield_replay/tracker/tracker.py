@@ -525,9 +525,9 @@ class ForgettingTracker(Shown):
         )
         if probe_source is not None and (known := measurement.known(new)):
             warn_once(
-                f"{known} of the {len(new.ids)} probes of task {task} are training samples of it, though probe_source was "
-                "to hold them out: their energies count themselves, and rise by too much. Give data that is not trained "
-                'on, or follow training samples (ForgettingMonitor(probe_source="train")).'
+                f"{known} of the {len(new.ids)} probes of task {task} are training samples of it, though probe_source "
+                "was to hold them out: their energies count themselves, and rise by too much. Give data that is not "
+                'trained on, or follow training samples (ForgettingMonitor(probe_source="train")).'
             )
         probes = [measurement.again(probe) for probe in track(earlier, f"Forgetting after task {task}")]
         keeps = self._at_hand.moves or self._reader.encodes  # what an encoder makes of them may change
