@@ -81,7 +81,8 @@ class HeldNetwork:
         Args:
             batch: samples of the batch.
             replayed: how many of them are, the last ones; 0: calls are looked at, and left alone.
-            scale: what gradients are multiplied by beside: a GradScaler's scale, over the batches that are summed.
+            scale: what gradients are multiplied by beside: a GradScaler's scale, over the batches that are summed (as
+                Accelerate's backward divides by them: 1 / gradient_accumulation_steps).
 
         Raises:
             RuntimeError: nothing was remembered, and samples are replayed.

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from hopfield_replay.buffer.buffer import EnergyReplayBuffer
 from hopfield_replay.buffer.storage import plain
-from hopfield_replay.encoders import Encoder, first_labels, vectors_of
+from hopfield_replay.encoders import Columns, Encoder, vectors_of
 from hopfield_replay.functional.denoiser import evaluating
 from hopfield_replay.functional.rows import Matrix
 from hopfield_replay.policies import requirements
+from hopfield_replay.tracker.source import TaskSource
 from hopfield_replay.tracker.task_reader import sample_ids
 from hopfield_replay.utilities.checks import check_integer
 from hopfield_replay.utilities.distributed import broadcast, raise_on_all_ranks, world
@@ -99,29 +100,32 @@ class GeneratedTask(ShownSettings):
         if requirements(buffer.policy).losses:
             raise ValueError("The buffer's policy needs the model's loss on real samples, and none are kept here.")
 
-    def draw(self, task: int, encoder: Encoder, prepare: Callable[[Any], Any]) -> "Generated":
+    def draw(self, task: int, encoder: Encoder, source: TaskSource, columns: Columns) -> "Generated":
         """Candidates for replay during a task.
 
         Args:
             task: that begins.
             encoder: maps a prepared batch to vectors.
-            prepare: what happens to a batch on its way to the model.
+            source: of the task's data, whose batches they are like.
+            columns: where in a batch the labels are.
 
         Raises:
-            ValueError: another number of samples than was asked for, NaN or infinite samples.
+            ValueError: another number of samples than was asked for, NaN or infinite samples; labels as
+                :meth:`Columns.labels_of` refuses them.
             TypeError: samples without a floating tensor.
         """
         with raise_on_all_ranks(f"generating samples for task {task}"):
             batch = self._drawn(task) if world()[0] == 0 else None
         batch = broadcast(batch)
         with raise_on_all_ranks(f"encoding generated samples for task {task}"), torch.no_grad():
-            vectors = vectors_of(encoder, prepare(batch)).cpu()
+            vectors = vectors_of(encoder, source.ready(batch)).cpu()
+            labels = columns.labels_of(source.shaped(batch), self.count)
         bad = (~torch.isfinite(vectors).all(1)).nonzero().flatten()
         if len(bad):
             raise ValueError(
                 f"{len(bad)} of {self.count} generated samples hold NaN or infinite values (first: {bad[:5].tolist()})."
             )
-        return Generated(max(0, task - 1), batch, vectors, first_labels(batch, self.count))
+        return Generated(max(0, task - 1), batch, vectors, labels)
 
     def _drawn(self, task: int) -> Any:
         drawn: Any = None
@@ -157,17 +161,20 @@ class Generated:
     vectors: Tensor
     labels: Tensor | None
 
-    def prepare_fill(self, buffer: EnergyReplayBuffer, coming: Matrix | None) -> Callable[[], None]:
+    def prepare_fill(
+        self, buffer: EnergyReplayBuffer, coming: Matrix | None, masses: Tensor | None = None
+    ) -> Callable[[], None]:
         """What makes the buffer's policy's choice among them all that the buffer holds.
 
         Args:
             buffer: of which nothing stays.
             coming: vectors (N, d) of the task that begins; None where they are not known yet.
+            masses: (N,) of these; None: equal.
         """
         twin = buffer.resized(buffer.capacity)
         twin.clear()
         ids = sample_ids(self.task, torch.arange(len(self.vectors)) + _GENERATED)
         twin.update(self.batch, self.vectors, ids=ids, task=self.task, labels=self.labels, task_name="generated")
         if coming is not None:
-            twin.refine(coming)
+            twin.refine(coming, masses=masses)
         return buffer.prepare_load(twin.state_dict())

@@ -20,6 +20,7 @@ from hopfield_replay.utilities.distributed import gather_objects
 
 _ASKED, _LEAST = 512, 128  # samples whose number of effective patterns is worked out
 _PRODUCTS = 10**10  # multiplications that this may cost, for more of them than the least
+_SAME = 1e-6  # relative distance of what an encoder made of one sample twice
 _NEIGHBOUR = 10  # the density is the distance to this neighbour
 
 
@@ -110,6 +111,11 @@ class Measurement:
         """Energies (n,) of samples under what the model trained on, each of them left out of it."""
         queries, exclude = vectors.to(self.mixture.patterns.dtype), _positions(ids, self.mixture.ids)
         return self.mixture.compared.energies(queries, self.beta, similarity=self.similarity, exclude=exclude)
+
+    def known(self, followed: Followed) -> int:
+        """How many probes that were to be held out are training samples: at no distance of one, and under no id."""
+        nearest = self.data.patterns.distances(followed.vectors, 1)
+        return int((nearest <= _SAME * torch.linalg.vector_norm(followed.vectors, dim=1, dtype=torch.float64)).sum())
 
     def own_energies(self) -> Tensor:
         """Leave-one-out energies (n,) of the task's samples under one another."""

@@ -99,13 +99,17 @@ class TaskSource:
         self._shrank = False
 
     def ready(self, batch: Any) -> Any:
-        """A batch as the model gets it; one that was kept as plain Python is put into the loader's containers first."""
-        return self.prepare(batch if self._form is None else shaped_like(self._form, batch))
+        """A batch as the model gets it."""
+        return self.prepare(self.shaped(batch))
+
+    def shaped(self, batch: Any) -> Any:
+        """A batch as the loader yields it, where it was kept as plain Python."""
+        return batch if self._form is None else shaped_like(self._form, batch)
 
     def note_form(self, batch: Any) -> None:
         """Remember the containers of the loader's batches."""
         if self._form is None:
-            self._form = map_leaves(lambda _, leaf: leaf[:1].clone() if isinstance(leaf, Tensor) else leaf, batch)
+            self._form = map_leaves(_first_row, batch)
 
     @cached_property
     def positions(self) -> Positions | None:
@@ -347,6 +351,10 @@ def _like(loader: DataLoader[Any], positions: Tensor, step: int, seed: int) -> D
         generator=torch.Generator().manual_seed(seed),
         **settings,
     )
+
+
+def _first_row(_: str, leaf: Any) -> Any:
+    return leaf[:1].clone() if isinstance(leaf, Tensor) and leaf.ndim else leaf
 
 
 def _own(batches: Iterable[Any], seed: int) -> Iterator[Any]:

@@ -219,7 +219,8 @@ class TaskReader:
                     encoded = vectors_of(self.encoder, ready)
                     place, vectors = encoded.device, encoded.cpu()
                 if len(vectors) != len(at):
-                    raise ValueError(f"encoder must return a vector for each sample, got {len(vectors)} for {len(at)}.")
+                    whose = "encoder must return a vector for" if self.encodes else "collate_fn must make one sample of"
+                    raise ValueError(f"{whose} each sample, got {len(vectors)} for {len(at)}.")
                 size = vectors.shape[1]
                 dimension = size if dimension is None else dimension
                 if vectors.shape[1] != dimension:

@@ -425,8 +425,9 @@ class ForgettingTracker(Shown):
     ) -> Callable[[], None] | None:
         """Fills the buffer with what is replayed in the task that begins; ``coming``: None where unknown."""
         if self.generated is not None and self.next_task >= self.generated.first_task:
-            drawn = self.generated.draw(self.next_task, self._reader.encoder, source.ready)
-            return drawn.prepare_fill(buffer, None if coming is None else coming.vectors)
+            drawn = self.generated.draw(self.next_task, self._reader.encoder, source, self.columns)
+            known = (None, None) if coming is None else (coming.vectors, coming.masses)
+            return drawn.prepare_fill(buffer, *known)
         if coming is None:
             return None
         buffer.device = coming.device
@@ -522,6 +523,12 @@ class ForgettingTracker(Shown):
         new = self._reader.probes(
             task, source, measurement.data.ids, size=self.probe_size, seed=self.seed, held_out=probe_source
         )
+        if probe_source is not None and (known := measurement.known(new)):
+            warn_once(
+                f"{known} of the {len(new.ids)} probes of task {task} are training samples of it, though probe_source "
+                "was to hold them out: their energies count themselves, and rise by too much. Give data that is not "
+                'trained on, or follow training samples (ForgettingMonitor(probe_source="train")).'
+            )
         probes = [measurement.again(probe) for probe in track(earlier, f"Forgetting after task {task}")]
         keeps = self._at_hand.moves or self._reader.encodes  # what an encoder makes of them may change
         probes.append(measurement.first(task, new, keeps=keeps))

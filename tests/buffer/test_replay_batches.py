@@ -146,6 +146,25 @@ def test_the_loaders_part_of_a_batch_is_at_hand():
         assert torch.equal(batches.own[0], batch[: -batches.replayed])
 
 
+def test_a_loop_that_ends_early_keeps_what_it_trained_on():
+    tracker = ForgettingTracker(EnergyReplayBuffer(6, "random", beta=1.0))
+    trained = set()
+    for task in (0, 1):
+        images = torch.utils.data.TensorDataset(torch.arange(10.0)[:, None] + 100 * task)
+        loader = DataLoader(images, batch_size=2, shuffle=True)
+        source = TaskSource(loader, watched=True)
+        tracker.begin_task(source)
+        batches = ReplayBatches(loader, tracker.buffer)
+        for _ in itertools.islice(batches, 2):
+            source.passed(batches.own)
+            trained |= set(batches.own[0].flatten().tolist())
+        record = tracker.end_task(source)
+    assert set(tracker.buffer.vectors.flatten().tolist()) <= trained
+    assert len(trained) == 8
+    assert [len(probe.energy) for probe in record.probes] == [4, 4]
+    assert record.replay_ratio == 0.5
+
+
 def test_draws_that_begin_again_are_told():
     buffer = filled()
     first = replayed(ReplayBatches(DataLoader(data(), batch_size=4), buffer))

@@ -1,9 +1,12 @@
 """Replay without old data: what is drawn, chosen, replayed and dropped, and that nothing real is kept."""
 
+from collections import namedtuple
+
 import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from hopfield_replay import (
     EnergyReplayBuffer,
@@ -81,6 +84,38 @@ def test_greedy_gain_refines_among_what_is_generated():
     tracker.begin_task(TaskSource(task(1)))
     assert tracker.buffer._reserve is None  # the second phase is done
     assert float(tracker.buffer.weights.sum()) == 30.0
+
+
+def test_labels_are_where_the_tracker_was_told():
+    def two(count):
+        return {**Model()(count), "fine": torch.arange(count) % 3 + 7}
+
+    data = [{**batch, "fine": torch.arange(20) % 3 + 7} for batch in task(1)]
+    Form = namedtuple("Form", ["x", "y", "text", "fine"])
+    for form, labels, expected in (
+        (lambda batch: Form(**batch), lambda batch: batch.fine, {7, 8, 9}),
+        (dict, "fine", {7, 8, 9}), (dict, lambda batch: batch["fine"] + 1, {8, 9, 10}), (dict, None, {0, 1}),
+    ):  # fmt: skip
+        buffer = EnergyReplayBuffer(6, beta=1.0, groups="label")
+        generated = GeneratedTask(lambda count, form=form: form(two(count)), 30, first_task=0)
+        tracker = ForgettingTracker(buffer, generated=generated, labels=labels)
+        tracker.begin_task(TaskSource([form(batch) for batch in data]))
+        assert set(buffer.labels.tolist()) == expected
+
+
+def test_what_is_generated_is_chosen_in_the_light_of_what_will_be_drawn():
+    weights = torch.arange(20) ** 2.0
+    loader = DataLoader(task(1)[0]["x"], 20, sampler=WeightedRandomSampler(weights, 20))
+    model = Model()
+    drawn = []
+    tracker = tracked(lambda count: drawn.append(model(count)["x"]) or drawn[-1], first_task=0)
+    tracker.begin_task(TaskSource(loader))
+    vectors = torch.cat(drawn)
+    alone = EnergyReplayBuffer(6, beta=1.0)
+    alone.update(vectors, vectors, ids=torch.arange(30), task=0)
+    alone.refine(loader.dataset[1:], masses=weights[1:])
+    assert torch.equal(tracker.buffer.vectors, alone.vectors)
+    assert torch.allclose(tracker.buffer.predicted_rises, alone.predicted_rises, rtol=1e-9)
 
 
 def test_nothing_real_is_kept_unless_it_is_asked_for():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from hopfield_replay import TaskSource
 from hopfield_replay.tracker.task_reader import TaskReader, sample_ids
@@ -54,6 +55,8 @@ def test_probes_are_a_random_choice_that_depends_on_ids_and_seed_only():
         ([torch.tensor([[1.0], [torch.nan]])], {}, r"1 of 2 samples \(positions \[1\]"),
         ([torch.ones(2, 3)], {"dimension": 4}, "3 numbers .* but those before have 4"),
         ([torch.ones(2, 3), torch.ones(2, 5)], {}, "5 numbers .* but those before have 3"),
+        (DataLoader(torch.ones(4, 3), 2, collate_fn=lambda items: torch.stack(items * 2)), {}, r"collate_fn .*4 for 2"),
+        (DataLoader(TensorDataset(torch.ones(4, 3), torch.ones(4)), None), {}, r"batch\[1\] is a scalar tensor"),
     ],
 )
 def test_bad_tasks(loader, options, message):

@@ -278,7 +278,7 @@ def test_progress_is_shown_for_every_long_pass(monkeypatch):
     tracker = make()
     data = source(task_data(0))
     tracker.begin_task(data)
-    tracker.end_task(data, probe_source=data)
+    tracker.end_task(data, probe_source=source(task_data(0, seed=1)))
     assert names == ["Reading task 0", "Forgetting after task 0"]  # which probes there are is known without reading
 
 
@@ -395,7 +395,7 @@ def test_a_failed_end_of_a_task_changes_nothing(case, task, monkeypatch):
             given["replay_ratio"] = 1.0
         else:
             patch.setattr(tracker, "timesteps", [400])
-        with pytest.raises((RuntimeError, ValueError)):
+        with pytest.raises((RuntimeError, ValueError, MemoryError)):
             tracker.end_task(data, **given)
     assert same(tracker.state_dict(), before)
     run(tracker, tasks=range(task, 3))
@@ -561,3 +561,13 @@ def test_followed_samples_are_given_out_by_task():
         torch.testing.assert_close(probe["vectors"], one[probe["ids"] - (task << 40)])
     with pytest.raises(ValueError, match=r"No samples of task 2 are followed, only of \[0, 1\]"):
         tracker.probe(2)
+
+
+def test_probes_that_were_not_held_out_are_told():
+    tracker = ForgettingTracker(beta=2.0, probe_size=50)
+    train, more = task_data(0), task_data(1)
+    tracker.begin_task(source(train))
+    with pytest.warns(UserWarning, match=r"5 of the 12 probes of task 0 are training samples of it"):
+        tracker.end_task(source(train), probe_source=source(torch.cat([train[:5], more[:7]])))
+    tracker.begin_task(source(more))
+    tracker.end_task(source(more), probe_source=source(train[:3]))  # of another task: silent
