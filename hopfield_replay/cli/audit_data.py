@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hopfield_replay.cli.datasets import Samples, check_scales, in_one_numbering, load_data
+if TYPE_CHECKING:
+    from hopfield_replay.cli.datasets import Samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +23,7 @@ class Part:
     batches: Iterable[Any]
     labels: Sequence[Any] | None = None
     names: Sequence[str] | None = None
-    samples: Samples | None = None
+    samples: "Samples | None" = None
 
     @property
     def captioned(self) -> bool:
@@ -32,6 +33,8 @@ class Part:
 
 def read(sources: Sequence[str], expects_images: bool, limits: Mapping[str, Any]) -> dict[str, Part]:
     """Every source, with labels that mean the same class in all of them."""
+    from hopfield_replay.cli.datasets import Samples, in_one_numbering, load_data
+
     if len(set(sources)) < len(sources):
         raise ValueError(f"--data names one source twice: {' '.join(sources)}.")
     loaded = {source: load_data(source, **limits) for source in sources}
@@ -64,6 +67,8 @@ def read_one(source: str | None, expects_images: bool, limits: Mapping[str, Any]
 
 def check_together(parts: Mapping[str, Part | None], model: str | None) -> None:
     """Refuse sources on different scales; see :func:`~hopfield_replay.cli.datasets.check_scales`."""
+    from hopfield_replay.cli.datasets import check_scales
+
     held = {name: part.samples for name, part in parts.items() if part is not None}
     check_scales({name: samples for name, samples in held.items() if samples is not None}, model)
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from hopfield_replay.cli.audit_data import Part, by_task, check_together, read, read_one, together
 from hopfield_replay.cli.cost import code_fingerprint, fingerprint
 from hopfield_replay.cli.own_code import importable
-from hopfield_replay.utilities.nested import identity
 from hopfield_replay.utilities.text import printable
 
 if TYPE_CHECKING:
@@ -102,6 +101,7 @@ def _drawings(
 def _audit(options: Any, after: str, versions: "tuple[Version, Version]", kept: tuple[Path, str] | None) -> "Compared":
     """The audit of one version, and what to say of it; errors are kept in a folder, under the code that they are of."""
     from hopfield_replay.analysis import Journal, audit
+    from hopfield_replay.utilities.nested import identity
 
     first, second = versions
     limits = {

@@ -1,6 +1,7 @@
 """Every way to fail has the exit code that --help says it has: 1 is only ever "forgot too much", 0 only "passed"."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -156,6 +157,7 @@ def test_the_code_of_every_failure_at_every_stage(tmp_path, monkeypatch, capsys,
         def fail(*_, error=error, **__):
             raise error
 
+        shutil.rmtree(tmp_path / "handed", ignore_errors=True)  # images are handed over before anything is printed
         with monkeypatch.context() as patched:
             if (command, stage) == ("reproduce", "compute"):  # its signature makes the options
                 patched.setattr("hopfield_replay.cli.reproduce.run", fail)
