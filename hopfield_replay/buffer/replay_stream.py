@@ -113,16 +113,16 @@ class ReplayStream:
         self._generator: torch.Generator | None = None
         self._owed: float | None = None  # samples that are due; None: nothing has been drawn in the epoch
 
-    @property
-    def _due(self) -> float:
-        """Samples that are due before the next batch, less than one half either way.
+    def _first(self, due: float) -> float:
+        """Samples that are due before an epoch's first batch, beside which ``due`` are, less than one half either way.
 
-        What an epoch leaves over is lost, as none builds on the last one's. So each begins with another part of a
-        sample, evenly spread over epochs and tasks: also where a few samples make an epoch the share is right over all.
+        What an epoch leaves over is lost, as none builds on the last one's. So each but the first begins with a part of
+        a sample, evenly spread over epochs, that the share is right over all of them. Where one has less than a sample
+        in all, the first does, too, by the task: those of an online stream have a single one.
         """
-        if self._owed is not None:
-            return self._owed
-        return (0.5 + _SPREAD * (self._epoch + max(0, self.buffer.newest_task))) % 1.0 - 0.5
+        few = 0 < length(self.loader) * due < 1.0
+        begun = self._epoch + (max(0, self.buffer.newest_task) if few else 0)
+        return (0.5 + _SPREAD * begun) % 1.0 - 0.5
 
     def __len__(self) -> int:
         """That of the loader, if it has one: Lightning takes limit_train_batches=0.5 of the length of each part."""
@@ -167,7 +167,8 @@ class ReplayStream:
             self._generator.manual_seed(self.seed + 1_000_003 * world()[0] + 7_368_787 * self._epoch)
         ratio = self._ratio()
         self._step += 1
-        due = self._due + batch_size * ratio / (1.0 - ratio)
+        due = batch_size * ratio / (1.0 - ratio)
+        due += self._first(due) if self._owed is None else self._owed
         count = int(due + 0.5)
         self._owed = due - count
         constant = None if callable(self.replay_ratio) else self.replay_ratio
@@ -208,7 +209,7 @@ class ReplayStream:
         """Position of the stream: tensors and plain Python."""
         return {
             "epoch": self._epoch,
-            "owed": self._due,
+            "owed": self._owed or 0.0,
             "before": self._before,
             "step": self._step,
             "counts": self.buffer.drawn.state(),
@@ -237,7 +238,7 @@ class ReplayStream:
                 generator.set_state(state["generator"].cpu())
         except DAMAGE as error:
             raise ValueError(f"The state of the replay stream is damaged: {error!r}.") from error
-        self._epoch, self._before, self._step, self._owed = epoch, before, step, owed
+        self._epoch, self._before, self._step, self._owed = epoch, before, step, owed if step else None
         self.buffer.drawn.restore(*drawn.state())
         self._generator = generator if rank == world()[0] else None
 
