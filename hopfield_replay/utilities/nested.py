@@ -54,8 +54,8 @@ def refilled(mapping: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
 
     Example:
         >>> from collections import OrderedDict
-        >>> refilled(OrderedDict(x=1), {"x": 2})
-        OrderedDict({'x': 2})
+        >>> refilled(OrderedDict(x=1), {"x": 2}) == OrderedDict(x=2)
+        True
     """
     if type(mapping) is dict or not isinstance(mapping, MutableMapping):
         return items
