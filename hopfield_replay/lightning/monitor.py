@@ -221,7 +221,12 @@ class ForgettingMonitor(Shown, EitherCallback):
         return self.tracker.history
 
     def trust(self, pl_module: LightningModule) -> Trust | None:
-        """How a module's errors are measured; None before it has taken its first training step in this process."""
+        """How a module's errors are measured; None before it has taken its first training step in this process.
+
+        Example:
+            >>> print(ForgettingMonitor().trust(LightningModule()))
+            None
+        """
         return self._first.decided(pl_module)
 
     def history_frame(self, *, samples: bool = False) -> "pd.DataFrame":

@@ -104,8 +104,9 @@ class ReplayDistillation(EitherCallback):
             return
         found = self._find(trainer, pl_module)
         if found is None:
+            # where nothing is held in this task, wait for what a monitor sees in its first step
             self._waiting = bool(_monitors(trainer)) and not (self._state or len(stream.buffer))
-            if not self._waiting:  # for what a monitor sees in the first step; nothing is held in this task
+            if not self._waiting:
                 raise _untold(pl_module)
             return
         self._held = HeldNetwork(found, self.strength)
@@ -130,7 +131,7 @@ class ReplayDistillation(EitherCallback):
             )
         total, own = self._raw.latest
         if not self._looked:
-            self._check_order(trainer, pl_module, batch)
+            self._check_order(trainer, pl_module, self._held.network, batch)
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         scale = 1.0 if scaler is None else float(scaler.get_scale())
         if pl_module.automatic_optimization:
@@ -180,11 +181,8 @@ class ReplayDistillation(EitherCallback):
         self._state = dict(state_dict.get("old", {}))
         self._name = state_dict.get("network", self._name)
 
-    def _check_order(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
+    def _check_order(self, trainer: Trainer, module: LightningModule, network: nn.Module, batch: Any) -> None:
         """See, in a fit's first step, that the last rows that the network is shown are the replayed samples."""
-        if self._held is None:
-            return
-        network = self._held.network
         with measuring(trainer, module):
             try:
                 ordered = in_order(training_step(trainer, module), module, network, batch)

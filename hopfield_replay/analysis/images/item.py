@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-_BEYOND = 1.5  # no image in [-1, 1] has such a number, whatever resampling it went through
+BEYOND = 1.5  # no image in [-1, 1] has such a number, whatever resampling it went through
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +126,7 @@ def as_bytes(values: Tensor) -> Tensor:
     if not values.is_floating_point():
         return values
     low, high = float(values.min()), float(values.max())
-    if not max(-low, high) <= _BEYOND:  # NaN neither
+    if not max(-low, high) <= BEYOND:  # NaN neither
         raise ValueError(
             f"images as floats from {low:.3g} to {high:.3g}: their range is not known. Give bytes, floats in [-1, 1] "
             "or in [0, 1]; or, to compare them as they are, flattened as (n, d)."
