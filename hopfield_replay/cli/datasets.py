@@ -12,11 +12,10 @@ from torch import Tensor
 from hopfield_replay.cli.array_files import Header, read_npz, read_safetensors
 from hopfield_replay.cli.own_code import importable
 from hopfield_replay.utilities.checks import check_finite, check_integer
-from hopfield_replay.utilities.images import MAX_PIXELS, read_images
+from hopfield_replay.utilities.images import BEYOND, MAX_PIXELS, read_images
 from hopfield_replay.utilities.memory import MAX_BYTES, memory_for
 
 _BATCH = 256
-_BEYOND = 1.5  # no image in [-1, 1] has such a number, whatever resampling it went through
 _APART = 20  # times: images of one scale differ less in their largest number
 
 
@@ -175,7 +174,7 @@ def check_scales(parts: Mapping[str, Samples], model: str | None = None) -> None
     if model is not None:
         others[model] = f"and {model} takes them from -1 to 1"
     floats = {name: ends[name] for name, part in images.items() if not part.scaled}
-    wrong = [name for name, (low, high) in floats.items() if low >= 0 or max(-low, high) > _BEYOND]
+    wrong = [name for name, (low, high) in floats.items() if low >= 0 or max(-low, high) > BEYOND]
     if len(floats) == len(others):  # no scale is known: 0 ... 1 beside -1 ... 1, or beside 0 ... 255
         sizes = {name: size for name, (low, high) in floats.items() if (size := max(-low, high)) > 0}
         differ = len({floats[name][0] < 0 for name in sizes}) > 1 or any(

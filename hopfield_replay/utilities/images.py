@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+BEYOND = 1.5  # no image in [-1, 1] has such a number, whatever resampling it went through
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # others run programs (EPS: Ghostscript)
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 _BITS, _MEANING, _WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF
@@ -227,4 +228,4 @@ def _eight_bits(image: "Image") -> "Image":
     return image.convert("L" if grey else "RGB")
 
 
-__all__ = ["MAX_PIXELS", "SUFFIXES", "image_header", "open_image", "pixels", "read_images"]
+__all__ = ["BEYOND", "MAX_PIXELS", "SUFFIXES", "image_header", "open_image", "pixels", "read_images"]

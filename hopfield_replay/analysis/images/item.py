@@ -9,13 +9,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from hopfield_replay.utilities.images import MAX_PIXELS, image_header, open_image
+from hopfield_replay.utilities.images import BEYOND, MAX_PIXELS, image_header, open_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-
-BEYOND = 1.5  # no image in [-1, 1] has such a number, whatever resampling it went through
 
 
 @dataclass(frozen=True, eq=False)
