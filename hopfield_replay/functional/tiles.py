@@ -1,6 +1,6 @@
 """Patterns that need not fit in memory, nor lie on one machine: they pass by in tiles."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hopfield_replay.functional.rows import Matrix, Weighted
-from hopfield_replay.utilities.checks import as_matrix, check_masses, flatten
+from hopfield_replay.utilities.checks import as_matrix, check_finite, check_masses, flatten
 from hopfield_replay.utilities.device import where_float64_is
 
 _SAMPLED_ROWS = 512  # any vector near the patterns serves as the centre; these rows give one
@@ -23,11 +23,13 @@ class Tile:
         start: index of the first among all patterns.
         patterns: (m, d), as they are stored.
         masses: (m,) float64, or None for ones.
+        refuse: raises if patterns are not finite; None if they are known to be.
     """
 
     start: int
     patterns: Tensor
     masses: Tensor | None
+    refuse: Callable[[], None] | None = None
 
 
 class PatternTiles:
@@ -67,6 +69,7 @@ class PatternTiles:
         self.group = group
         self.masses: Tensor | None = None
         self._survey: _Survey | None = None
+        self._unchecked = False
         if isinstance(batches, Tensor):
             self.resident: Tensor | None = as_matrix(batches, "patterns")
             self.masses = check_masses(masses, self.resident)
@@ -86,7 +89,21 @@ class PatternTiles:
         """A resident (N, d) tensor and float64 masses that were checked before."""
         tiles = cls.__new__(cls)
         tiles.group, tiles.resident, tiles.masses, tiles._survey = None, patterns, masses, None
+        tiles._unchecked = False
         return tiles
+
+    @classmethod
+    def of_unchecked(cls, patterns: Tensor, masses: Tensor | None) -> "PatternTiles":
+        """A resident (N, d) tensor that may hold NaN: call :meth:`refuse`, or each tile's where it looks wrong."""
+        tiles = cls.of_checked(patterns, masses)
+        tiles._unchecked = True
+        return tiles
+
+    def refuse(self) -> None:
+        """Refuse patterns with NaN or infinite values, unless they were checked before."""
+        if self._unchecked and self.resident is not None:
+            check_finite(self.resident, "patterns")
+            self._unchecked = False
 
     @classmethod
     def of_rows(cls, patterns: Matrix, masses: Tensor | None = None) -> "PatternTiles":
@@ -133,11 +150,11 @@ class PatternTiles:
 
     def tiles(self, rows: int) -> Iterator[Tile]:
         """This rank's patterns in tiles of at most ``rows``."""
-        start = self.first
+        start, refuse = self.first, self.refuse if self._unchecked else None
         for patterns, masses in self._read():
             for row in range(0, len(patterns), rows):
                 window = slice(row, row + rows)
-                yield Tile(start + row, patterns[window], None if masses is None else masses[window])
+                yield Tile(start + row, patterns[window], None if masses is None else masses[window], refuse)
             start += len(patterns)
 
     def _read(self) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -172,9 +189,9 @@ class _Survey:
 def _sample(patterns: Matrix) -> _Survey:
     count = len(patterns)
     sampled = patterns[:: max(1, -(-count // _SAMPLED_ROWS))]  # never all: they may not fit
-    mean = sampled.mean(0, dtype=torch.promote_types(patterns.dtype, torch.float32)).to(torch.float64)
-    centre = (count, mean) if count else None
-    moved = (sampled.to(mean.dtype) - mean).detach()
+    mean = sampled.mean(0, dtype=torch.promote_types(patterns.dtype, torch.float32))
+    centre = (count, mean.to(torch.float64)) if count else None
+    moved = (sampled - mean).detach()
     spread = float(torch.linalg.vector_norm(moved)) ** 2 / len(sampled) if count else None
     return _Survey(count, 0, patterns.shape[1], patterns.device, patterns.dtype, centre, spread)
 

@@ -263,6 +263,11 @@ def cpu_tables(scale: float, rounds: int) -> Tables:
         "Time over torch.mm on the same tiles": {
             f"d={d}": partial(speed, d, 1000, n, rounds) for d, n in sizes.items()
         },
+        "The same with few queries under 20,000 patterns": {
+            f"d={d}, n={n}": partial(speed, d, n, max(1000, int(20_000 * scale)), 2 * rounds + 1)
+            for d in (784, 3072)
+            for n in (256, 512)
+        },
     }
 
 

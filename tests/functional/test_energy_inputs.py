@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hopfield_replay import functional
+from hopfield_replay.functional import effective_patterns, energy, energy_and_retrieval, energy_rise
 
 X, PATTERNS = torch.randn(4, 3), torch.randn(6, 3)
 
@@ -52,6 +53,33 @@ def test_values_that_are_not_finite_name_their_rows(name, bad):
     values[2, 1] = bad
     with pytest.raises(ValueError, match=rf"{name} holds NaN or infinite values in 1 of 4 rows \(first rows: \[2\]\)"):
         call(**{name: values})
+
+
+@pytest.mark.parametrize("bad", [float("nan"), -float("inf")])
+@pytest.mark.parametrize("precision", ["fast", "float32", "float64"])
+@pytest.mark.parametrize("similarity", ["distance", "dot"])
+@pytest.mark.parametrize(("row", "d"), [(0, 600), (2099, 600), (2099, 3)])
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_patterns_that_are_not_finite_are_refused_in_every_arithmetic_and_tile(
+    bad, precision, similarity, row, d, offset
+):
+    patterns = torch.randn(2100, d, generator=torch.Generator().manual_seed(0)) + offset
+    patterns[row, d - 1] = bad
+    calls = [
+        lambda **options: energy(patterns[1:3], patterns, 1e-3, **options),
+        lambda **options: energy_and_retrieval(patterns[1:3], patterns, 1.0, **options),
+        lambda **options: effective_patterns(patterns[1:3], patterns, 1.0, **options),
+        lambda **options: energy_rise(patterns[1:3], patterns[3:50], patterns, 1.0, **options),
+    ]
+    for call_it in calls:
+        with pytest.raises(ValueError, match=rf"patterns holds NaN or infinite values in 1 of 2100 .*\[{row}\]"):
+            call_it(similarity=similarity, precision=precision)
+
+
+def test_finite_patterns_whose_squares_overflow_say_so():
+    large = torch.tensor([[3e19, 0.0], [3e19, 1.0], [-3e19, 0.0]])
+    with pytest.raises(ValueError, match=r"beyond torch.float32: the largest number among the patterns is 3e\+19"):
+        energy(large[:1], large, 1.0, precision="float32")
 
 
 def test_half_precision_overflow_is_seen_before_it_spreads():

@@ -10,12 +10,13 @@ from hopfield_replay.functional.tiles import PatternTiles
 from hopfield_replay.utilities.checks import (
     Similarity,
     as_matrix,
-    as_pair,
     check_beta,
     check_exclude,
+    check_finite,
     check_masses,
     check_same_space,
     check_similarity,
+    flatten,
 )
 
 
@@ -41,7 +42,10 @@ def check(
     precision: Precision = "auto",
     names: str = "",
 ) -> Arguments:
-    """Check everything that a caller can get wrong; ``names`` is put before "masses" in messages."""
+    """Check everything that a caller can get wrong; ``names`` is put before "masses" in messages.
+
+    But for NaN in patterns, which :func:`~hopfield_replay.functional._engine.stream.stream` meets on its way.
+    """
     check_similarity(similarity)
     check_precision(precision)
     beta = check_beta(beta)
@@ -52,8 +56,10 @@ def check(
         if tiles.dimension is not None and tiles.device is not None:
             check_same_space(queries, tiles.dimension, tiles.device)
     else:
-        queries, stored = as_pair(x, patterns)
-        tiles = PatternTiles.of_checked(stored, check_masses(masses, stored, f"{names}masses"))
+        queries, stored = flatten(x, "x"), flatten(patterns, "patterns")
+        check_same_space(queries, stored.shape[1], stored.device)
+        check_finite(queries, "x")
+        tiles = PatternTiles.of_unchecked(stored, check_masses(masses, stored, f"{names}masses"))
     return Arguments(queries, tiles, beta, similarity, check_exclude(exclude, len(queries), tiles), precision)
 
 
@@ -64,4 +70,8 @@ def common_centre(old: PatternTiles, new: PatternTiles) -> Tensor | None:
         return None
     counts = torch.tensor([count for count, _ in centres], dtype=torch.float64)
     weights = (counts / counts.sum()).tolist()
-    return torch.stack([weight * centre for weight, (_, centre) in zip(weights, centres, strict=True)]).sum(0)
+    centre = torch.stack([weight * centre for weight, (_, centre) in zip(weights, centres, strict=True)]).sum(0)
+    if not bool(torch.isfinite(centre).all()):
+        old.refuse()
+        new.refuse()
+    return centre

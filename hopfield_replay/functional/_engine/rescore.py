@@ -12,7 +12,7 @@ from hopfield_replay.functional.tiles import PatternTiles
 
 _NEGLIGIBLE_BITS = 10.0  # a pattern this far below the best one has a share of the sum that makes its error none
 _ROUNDING = 1e-6  # relative to the sum, of a sum of float32 numbers
-_NUMBERS = 1 << 18  # gathered at a time
+_NUMBERS, _CACHED = 1 << 18, 1 << 16  # gathered at a time; on the CPU: what stays in the cache
 _LARGE_TILE = 1 << 62  # nothing is copied: as large as they come
 
 
@@ -117,7 +117,8 @@ class Best:
 
     def _chosen(self, patterns: PatternTiles) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
         """The best as (query, place among its best, pattern, mass), a bounded number at a time."""
-        pairs = max(1, _NUMBERS // max(1, self._scores.x.shape[1]))
+        x = self._scores.x
+        pairs = max(1, (_CACHED if x.device.type == "cpu" else _NUMBERS) // max(1, x.shape[1]))
         order = self.indices.flatten().argsort()
         sorted_indices = self.indices.flatten()[order]
         k = self.indices.shape[1]
@@ -130,4 +131,4 @@ class Best:
                 columns = sorted_indices[window] - tile.start
                 rows, place = pairs_here // k, pairs_here % k
                 masses = None if tile.masses is None else tile.masses[columns]
-                yield rows, place, tile.patterns[columns], masses
+                yield rows, place, tile.patterns.index_select(0, columns), masses

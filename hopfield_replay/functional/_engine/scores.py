@@ -17,7 +17,7 @@ Product = Literal["float64", "float32", "tf32", "bfloat16"]
 
 LOG2_E = 1 / math.log(2)  # scores are kept in base 2: exp2 costs a quarter of exp on the CPU
 _PIECE = 1 << 16
-_WIDE, _RUN = 512, 128  # dimensions from which on squares are summed in float32, and how many together
+_WIDE, _RUN = 512, 256  # dimensions from which on squares are summed in float32, and how many together
 _SMALLEST, _LARGEST = 1e-15, 1e15  # norms whose squares float32 holds
 _KEPT = 1 << 25  # numbers of queries that are kept as they are multiplied
 STRIPS = 32  # columns of a tile of scores come in multiples of this, for maxima of strips
@@ -111,7 +111,7 @@ def squared_norms(points: Tensor) -> Tensor:
 def block_norms(points: Tensor) -> Tensor:
     """|x|^2 of each row of float32 points (m, d), float64, in half the time of :func:`squared_norms`.
 
-    Up to 128 squares are summed in float32, and these sums in float64: in many dimensions their errors average out to
+    Up to 256 squares are summed in float32, and these sums in float64: in many dimensions their errors average out to
     one rounding of the whole to float32, a tenth of a product's error. On a CPU; elsewhere, where squares are too
     small or too large for float32, and in few dimensions, as :func:`squared_norms`.
     """
@@ -238,9 +238,20 @@ class Scores:
 
     def _ready(self, tile: Tile, centred: Tensor, bias: Tensor, masses: bool) -> ReadyTile:
         bias = bias.mul_(self.scale)
+        if not bool(torch.isfinite(bias.sum().to(self.dtype))):
+            self._refuse(tile, bias)
         if masses and tile.masses is not None:
             bias += tile.masses.log2()
         return ReadyTile(tile, centred, bias.to(self.dtype), centred.to_mkldnn() if self._onednn else None)
+
+    def _refuse(self, tile: Tile, bias: Tensor) -> None:
+        if tile.refuse is not None:
+            tile.refuse()
+        if not bool(torch.isfinite(bias.to(self.dtype)).all()):
+            raise ValueError(
+                f"the patterns' squares times beta={self.beta:g} are beyond {self.dtype}: the largest number among the "
+                f"patterns is {tile.patterns.abs().max().item():g}. Remove such samples, or scale the data."
+            )
 
     def block(self, number: int, tile: ReadyTile) -> Tensor:
         """Scores (rows, columns) of one block of queries; columns after the tile's patterns are -inf.
@@ -292,7 +303,7 @@ class Scores:
 
     def exact(self, rows: Tensor, patterns: Tensor, offset: Tensor) -> Tensor:
         """Scores, in float64 and without masses, of pairs: queries ``rows`` (p,) and ``patterns`` (p, d)."""
-        queries = self.x[rows]
+        queries = self.x.index_select(0, rows)
         if self.similarity == "distance":
             # rounding of the differences is relative to them: nothing cancels in the sum of their squares
             dtype = torch.promote_types(torch.promote_types(queries.dtype, patterns.dtype), self.dtype)

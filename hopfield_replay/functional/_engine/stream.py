@@ -74,6 +74,8 @@ def stream(
         centre: (d,) float64; that of the patterns if None. Give one for sums whose difference is wanted.
     """
     product = arithmetic(x, patterns, precision)
+    if product != "float32" or similarity != "distance" or x.device.type != "cpu":
+        patterns.refuse()  # elsewhere the patterns' norms tell, for which they are read anyway
     if centre is None:
         known = patterns.centre
         centre = x.new_zeros(x.shape[1], dtype=torch.float64) if known is None else known[1]
