@@ -76,9 +76,9 @@ def test_patterns_that_are_not_finite_are_refused_in_every_arithmetic_and_tile(
             call_it(similarity=similarity, precision=precision)
 
 
-def test_finite_patterns_whose_squares_overflow_say_so():
+def test_squares_of_both_that_overflow_say_so():
     large = torch.tensor([[3e19, 0.0], [3e19, 1.0], [-3e19, 0.0]])
-    with pytest.raises(ValueError, match=r"beyond torch.float32: the largest number among the patterns is 3e\+19"):
+    with pytest.raises(ValueError, match=r"beyond torch.float32: the largest number of x is 3e\+19"):
         energy(large[:1], large, 1.0, precision="float32")
 
 

@@ -239,18 +239,19 @@ class Scores:
     def _ready(self, tile: Tile, centred: Tensor, bias: Tensor, masses: bool) -> ReadyTile:
         bias = bias.mul_(self.scale)
         if not bool(torch.isfinite(bias.sum().to(self.dtype))):
-            self._refuse(tile, bias)
+            self._refuse(tile)
         if masses and tile.masses is not None:
             bias += tile.masses.log2()
         return ReadyTile(tile, centred, bias.to(self.dtype), centred.to_mkldnn() if self._onednn else None)
 
-    def _refuse(self, tile: Tile, bias: Tensor) -> None:
+    def _refuse(self, tile: Tile) -> None:
+        """Patterns that are not finite; or so far away that no query sees them, unless queries are as far."""
         if tile.refuse is not None:
             tile.refuse()
-        if not bool(torch.isfinite(bias.to(self.dtype)).all()):
+        if reach(self.x, self.centre, self.beta) > torch.finfo(self.dtype).max:
             raise ValueError(
-                f"the patterns' squares times beta={self.beta:g} are beyond {self.dtype}: the largest number among the "
-                f"patterns is {tile.patterns.abs().max().item():g}. Remove such samples, or scale the data."
+                f"squares of x and of the patterns, times beta={self.beta:g}, are beyond {self.dtype}: the largest "
+                f"number of x is {self.x.abs().max().item():g}. Remove such samples, or scale the data."
             )
 
     def block(self, number: int, tile: ReadyTile) -> Tensor:
