@@ -23,16 +23,16 @@ def read_checkpoint(source: str | Path, *, unsafe_pickle: bool = False) -> dict[
             code on this machine while it is read: only for files from people you trust.
 
     Returns:
-        A dict with ``state_dict``, and with whatever else a checkpoint of Lightning holds.
+        The dict that it holds.
 
     Raises:
-        ValueError: no such file; a file that cannot be read, or needs more than tensors and plain Python; no weights.
+        ValueError: no such file; a file that cannot be read, needs more than tensors and plain Python, or is no dict.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     torch.save(torch.nn.Linear(1, 1).state_dict(), folder + "/a.pt")
-        ...     sorted(read_checkpoint(folder + "/a.pt")["state_dict"])
+        ...     sorted(read_checkpoint(folder + "/a.pt"))
         ['bias', 'weight']
     """
     path = Path(source)
@@ -43,12 +43,6 @@ def read_checkpoint(source: str | Path, *, unsafe_pickle: bool = False) -> dict[
     content = _safetensors(path) if path.suffix == ".safetensors" else read_plain(path, unsafe_pickle)
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds {type(content).__name__}, not a checkpoint with a state_dict.")
-    if "state_dict" not in content:
-        if not content or not all(isinstance(value, Tensor) for value in content.values()):
-            raise ValueError(
-                f"{path} has no key 'state_dict' and is no state_dict itself; it holds {[str(key) for key in content]}."
-            )
-        content = {"state_dict": content}
     return dict(content)
 
 

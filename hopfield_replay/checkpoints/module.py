@@ -14,6 +14,7 @@ from hopfield_replay.checkpoints.allocation import Allowance
 from hopfield_replay.checkpoints.file import is_dense, read_checkpoint, what_went_wrong
 from hopfield_replay.checkpoints.unsaved import unsaved
 from hopfield_replay.checkpoints.version import Version, check_weights
+from hopfield_replay.checkpoints.weights import choose, fitting, renamed
 from hopfield_replay.denoisers import find_denoiser
 from hopfield_replay.utilities.memory import is_out_of_memory
 from hopfield_replay.utilities.nested import identity
@@ -25,6 +26,7 @@ def load_module(
     *,
     model_args: Mapping[str, Any] | None = None,
     unsafe_pickle: bool = False,
+    weights: str | None = None,
 ) -> Version:
     """Make a module and load a checkpoint's weights into it.
 
@@ -37,10 +39,13 @@ def load_module(
         model: the class, or any function that returns the module; or ``"package.module:name"`` of it.
         model_args: arguments of the class or function.
         unsafe_pickle: see :func:`~hopfield_replay.checkpoints.file.read_checkpoint`.
+        weights: which of a checkpoint's weights, such as ``"ema"``, ``"current_model_state"`` or ``"state_dict.ema"``:
+            keys of dicts, then what names begin with, with dots between them; None: ``state_dict``, or all of the file,
+            or the only weights in it.
 
     Raises:
-        ValueError: a class that cannot be imported or made; a checkpoint that cannot be read or does not fit; weights
-            that are not finite; no denoiser in the module.
+        ValueError: a class that cannot be imported or made; a checkpoint that cannot be read or does not fit, or holds
+            several weights; weights that are not finite; no denoiser in the module.
 
     Example:
         >>> import tempfile
@@ -57,7 +62,9 @@ def load_module(
         'weights'
     """
     make = import_model(model) if isinstance(model, str) else model
-    checkpoint = read_checkpoint(source, unsafe_pickle=unsafe_pickle)
+    content = read_checkpoint(source, unsafe_pickle=unsafe_pickle)
+    place, state = choose(content, weights, source)
+    checkpoint = {**content, "state_dict": state} if place else {"state_dict": state}
     module = _make(make, checkpoint, dict(model_args or {}), source)
     for hook, arguments in (("configure_model", ()), ("on_load_checkpoint", (checkpoint,))):  # as Lightning does
         try:
@@ -66,7 +73,7 @@ def load_module(
             raise ValueError(
                 f"{type(module).__name__}.{hook} failed on {source} ({what_went_wrong(error)})."
             ) from error
-    _load(module, checkpoint["state_dict"], source)
+    place, state = _load(module, checkpoint["state_dict"], place, source)
     check_weights(module, str(source))
     denoiser = find_denoiser(module)
     if denoiser is None:
@@ -78,30 +85,33 @@ def load_module(
         source=str(source),
         module=module,
         denoiser=denoiser,
-        weights=_which(checkpoint),
+        weights=_which(content, place, checkpoint["state_dict"]),
         prepare=_transfer_hooks(module),
-        unsaved=unsaved(module, checkpoint["state_dict"]),
+        unsaved=unsaved(module, state),
     )
 
 
-def _which(checkpoint: Mapping[str, Any]) -> str:
-    """Which weights a checkpoint's ``state_dict`` holds, and where others of the same shapes were left aside."""
-    if "current_model_state" in checkpoint:
+def _which(content: Mapping[str, Any], place: str, state: Mapping[str, Any]) -> str:
+    """Which weights of a checkpoint were taken, and where others of the same shapes were left aside."""
+    if place == "state_dict" and "current_model_state" in content:
         return "averaged weights"
-    shapes = sorted(_shapes(checkpoint["state_dict"]))
-    others = [path for path, held in _mappings(checkpoint, "", 4) if shapes and sorted(_shapes(held)) == shapes]
-    return f"weights; not those of the same shapes in {', '.join(others)}" if others else "weights"
+    shapes = sorted(_shapes(state))
+    others = [path for path, held in _mappings(content, state) if shapes and sorted(_shapes(held)) == shapes]
+    told = "weights" if place in ("", "state_dict") else f"weights of {place}"
+    return f"{told}; not those of the same shapes in {', '.join(others)}" if others else told
 
 
 def _shapes(held: Mapping[Any, Any]) -> list[tuple[int, ...]]:
     return [tuple(value.shape) for value in held.values() if isinstance(value, Tensor) and value.is_floating_point()]
 
 
-def _mappings(tree: Mapping[Any, Any], path: str, depth: int) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+def _mappings(
+    tree: Mapping[Any, Any], chosen: Mapping[Any, Any], path: str = "", depth: int = 4
+) -> Iterator[tuple[str, Mapping[Any, Any]]]:
     for name, item in tree.items() if depth else ():
-        if isinstance(item, Mapping) and name not in ("state_dict", "hyper_parameters", "optimizer_states"):
+        if isinstance(item, Mapping) and item is not chosen and name not in ("hyper_parameters", "optimizer_states"):
             yield f"{path}{name}", item
-            yield from _mappings(item, f"{path}{name}.", depth - 1)
+            yield from _mappings(item, chosen, f"{path}{name}.", depth - 1)
 
 
 def import_model(name: str) -> Callable[..., nn.Module]:
@@ -186,10 +196,12 @@ def _hyper_parameters(held: Any, source: Any) -> dict[str, Any]:
     return dict(held)
 
 
-def _load(module: nn.Module, state: Any, source: Any) -> None:
+def _load(module: nn.Module, state: Any, place: str, source: Any) -> tuple[str, Mapping[str, Any]]:
+    """Load weights; returns where they were and what all their names began with, and them under their new names."""
     if not isinstance(state, Mapping):
         raise ValueError(f"The state_dict of {source} is {type(state).__name__}, not a dict of tensors.")
     own = module.state_dict()
+    prefix, state = renamed(state, own)
     for key, weight in own.items():
         if key in state and isinstance(weight, Tensor) and not is_dense(state[key]):
             raise ValueError(f"{source} holds {_described(state[key])} as {key}, where a tensor of weights belongs.")
@@ -206,12 +218,17 @@ def _load(module: nn.Module, state: Any, source: Any) -> None:
     }
     misfits = "; ".join(f"{len(keys)} {kind} (first: {keys[0]})" for kind, keys in problems.items() if keys)
     if misfits:
-        raise ValueError(f"{source} does not fit {type(module).__name__}, it is of another architecture: {misfits}.")
+        inner = [f"{place}.{name}".lstrip(".") for name in fitting(state, own)]
+        hint = f" Its names fit in {' and '.join(inner)}: say so with weights (--weights {inner[0]})." if inner else ""
+        raise ValueError(
+            f"{source} does not fit {type(module).__name__}, it is of another architecture: {misfits}.{hint}"
+        )
     try:
         module.load_state_dict(state, strict=strict)
     except Exception as error:  # extra states are somebody else's to read
         name = type(module).__name__
         raise ValueError(f"{source} cannot be loaded into {name} ({what_went_wrong(error)}).") from error
+    return f"{place}.{prefix}".strip("."), state
 
 
 def _described(value: Any) -> str:

@@ -26,6 +26,7 @@ def load_version(
     *,
     model_args: Mapping[str, Any] | None = None,
     unsafe_pickle: bool = False,
+    weights: str | None = None,
     device: str | torch.device | None = None,
     variant: str | None = None,
     dtype: torch.dtype = torch.float32,
@@ -38,6 +39,7 @@ def load_version(
         model: as there.
         model_args: as there.
         unsafe_pickle: as there.
+        weights: as there.
         device: as there.
         variant: as there.
         dtype: as there.
@@ -56,11 +58,13 @@ def load_version(
     place = _place(device)
     if model is None and model_args:
         raise ValueError("model_args (--model-args) go with a model (--model); pipelines know their own.")
+    if model is None and weights is not None:
+        raise ValueError("weights (--weights) go with a model (--model); of a pipeline's there is variant (--variant).")
     with _fitting(place):
         if model is None:
             version = load_pipeline(source, variant=variant, dtype=dtype, device=place, config=config)
         else:
-            version = load_module(source, model, model_args=model_args, unsafe_pickle=unsafe_pickle)
+            version = load_module(source, model, model_args=model_args, unsafe_pickle=unsafe_pickle, weights=weights)
         version.module.to(place).eval()
     return version
 
@@ -72,6 +76,7 @@ def load_versions(
     *,
     model_args: Mapping[str, Any] | None = None,
     unsafe_pickle: bool = False,
+    weights: str | None = None,
     device: str | torch.device | None = None,
     variant: str | None = None,
     dtype: torch.dtype = torch.float32,
@@ -90,6 +95,7 @@ def load_versions(
         model: class of the module whose checkpoints these are, see :func:`load_module`; None: pipelines.
         model_args: arguments of the class.
         unsafe_pickle: see :func:`~hopfield_replay.checkpoints.file.read_checkpoint`.
+        weights: which of the checkpoints' weights, see :func:`load_module`.
         device: where the models are put; None: the GPU if there is one.
         variant: of pipelines' weights, see :func:`load_pipeline`.
         dtype: of pipelines, likewise.
@@ -110,7 +116,7 @@ def load_versions(
     """
     place = _place(device)
     of_pipelines: dict[str, Any] = {"variant": variant, "dtype": dtype, "device": place, "config": config}
-    of_modules: dict[str, Any] = {"model_args": model_args, "unsafe_pickle": unsafe_pickle}
+    of_modules: dict[str, Any] = {"model_args": model_args, "unsafe_pickle": unsafe_pickle, "weights": weights}
     first = before
     if not isinstance(first, Version):
         first = load_version(first, model, **(of_modules | of_pipelines))

@@ -74,6 +74,11 @@ def add_options(parser: ArgumentParser) -> None:
         help='its constructor arguments, e.g. \'{"size": 8}\'; they override those in the checkpoint',
     )  # fmt: skip
     group.add_argument(
+        "--weights", type=str | None, default=None, metavar="NAME",
+        help="which of the checkpoints' weights, such as ema, model or state_dict.ema; state_dict, or the only ones "
+        "there are, if not given",
+    )  # fmt: skip
+    group.add_argument(
         "--variant", type=str | None, default=None, metavar="NAME", help="of a pipeline's weights, such as fp16"
     )
     group.add_argument(

@@ -53,6 +53,7 @@ def _settings(options: Any) -> dict[str, Any]:
     return {
         "model_args": options.model_args,
         "unsafe_pickle": options.unsafe_pickle,
+        "weights": options.weights,
         "device": options.device,
         "variant": options.variant,
         "dtype": dtypes[options.dtype],
@@ -139,7 +140,7 @@ def _audit(options: Any, after: str, versions: "tuple[Version, Version]", kept: 
 
 def _measured(options: Any, after: str, code: str) -> tuple[str, str]:
     """What the errors of both versions depend on, and those of the first alone."""
-    given = ("timesteps", "draws", "seed", "dtype", "model", "model_args", "variant", "device")
+    given = ("timesteps", "draws", "seed", "dtype", "model", "model_args", "weights", "variant", "device")
     settings = {name: getattr(options, name) for name in given}
     config = "" if options.pipeline_config is None else fingerprint(options.pipeline_config)
     first = f"{fingerprint(options.before)} {config} {settings} {code}"

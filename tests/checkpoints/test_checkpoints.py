@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -327,9 +328,90 @@ def test_what_a_checkpoint_holds_or_pictures_need_is_no_fault(tmp_path):
 
 
 def test_weights_of_other_names_are_not_passed_over_where_loading_is_not_strict(tmp_path):
-    torch.save({f"module.{name}": weight for name, weight in Random().state_dict().items()}, tmp_path / "a.pt")
-    with pytest.raises(ValueError, match=r"2 missing \(first: layer.bias\); 2 unknown \(first: module.layer.bias\)"):
-        load_module(tmp_path / "a.pt", Random)
+    torch.save(
+        {name.replace("layer", "linear"): value for name, value in Random().state_dict().items()}, tmp_path / "a"
+    )
+    with pytest.raises(ValueError, match=r"2 missing \(first: layer.bias\); 2 unknown \(first: linear.bias\)"):
+        load_module(tmp_path / "a", Random)
+
+
+def loop_checkpoints(model, average):
+    """What loops without Lightning write: how the file looks, and the weights that are asked for."""
+    own, other = model.state_dict(), average.state_dict()
+    shadow = {f"ema_model.{name}": value for name, value in other.items()}
+    shadow |= {f"online_model.{name}": value for name, value in own.items()} | {"step": torch.tensor(3)}
+    moments = {"state": {0: {"exp_avg": own["layer.bias"]}}, "param_groups": [{"lr": 0.1}]}
+    return {
+        "alone": ({"model": own, "optimizer": moments, "step": 3}, None, own, "weights of model"),
+        "ema": ({"model": own, "ema": other, "opt": moments}, "ema", other, r"weights of ema; not .* in model"),
+        "model": ({"model": own, "ema": other, "opt": moments}, "model", own, r"weights of model; not .* in ema"),
+        "inner": ({"step": 1, "model": own, "ema": shadow}, "ema.ema_model", other, r"weights of ema.ema_model; .*"),
+        "deep": ({"nets": {"unet.main": own, "vae": other}}, "nets.unet.main", own, r"weights of nets.unet.main; .*"),
+        "wrapped": ({f"module.{name}": value for name, value in own.items()}, None, own, "weights of module"),
+        "compiled": ({f"_orig_mod.{name}": value for name, value in own.items()}, None, own, "weights"),
+        "inside": ({"layer._orig_mod.weight": own["layer.weight"], "layer._orig_mod.bias": own["layer.bias"]}, None,
+                   own, "weights"),
+        "both": ({"model": {f"module._orig_mod.{name}": value for name, value in own.items()}}, None, own,
+                 "weights of model.module"),
+        "module": ({"state_dict": {f"net.{name}": value for name, value in own.items()} | {"loss.w": torch.ones(1)}},
+                   "state_dict.net", own, "weights of state_dict.net"),
+        "averaging": ({"state_dict": other, "current_model_state": own}, "current_model_state", own,
+                      r"weights of current_model_state; not .* in state_dict"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", list(loop_checkpoints(Forgetful(2), Forgetful(2))))
+def test_the_weights_of_other_peoples_loops(tmp_path, kind):
+    model, average = Forgetful(2), Forgetful(2)
+    content, asked, expected, told = loop_checkpoints(model, average)[kind]
+    torch.save(content, tmp_path / "a.pt")
+    found = load_module(tmp_path / "a.pt", Forgetful, model_args={"width": 2}, weights=asked)
+    assert torch.equal(found.module.layer.weight, expected["layer.weight"])
+    assert re.fullmatch(told, found.weights), found.weights
+    again, _ = load_versions(
+        tmp_path / "a.pt", tmp_path / "a.pt", Forgetful, model_args={"width": 2}, weights=asked, device="cpu"
+    )
+    assert torch.equal(again.module.layer.weight, expected["layer.weight"])
+
+
+@pytest.mark.parametrize(
+    ("content", "asked", "message"),
+    [
+        ("ema", None, r"a.pt holds weights as 'model' and 'ema': say which are meant with weights \(--weights ema\)"),
+        (
+            "inner",
+            "ema",
+            r"another architecture: .* fit in ema.ema_model and ema.online_model: .*--weights ema.ema",
+        ),
+        (
+            "module",
+            None,
+            r"another architecture: .* fit in state_dict.net: say so with weights \(--weights state_dict",
+        ),
+        ("ema", "emma", r"a.pt holds no weights as 'emma'; there are \['model', 'ema'\]"),
+        ("ema", "opt", r"a.pt holds no weights as 'opt'; there are \['model', 'ema'\]"),
+        ("ema", "", r"a.pt holds no weights as ''; there are \['model', 'ema'\]"),
+        ("wrapped", "modul", r"a.pt holds no weights as 'modul'; there are \['module.layer.weight'"),
+    ],
+)
+def test_weights_that_nobody_named(tmp_path, content, asked, message):
+    torch.save(loop_checkpoints(Forgetful(2), Forgetful(2))[content][0], tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=message):
+        load_module(tmp_path / "a.pt", Forgetful, model_args={"width": 2}, weights=asked)
+
+
+def test_a_compiled_module_takes_weights_that_were_saved_without(tmp_path):
+    plain, compiled = Forgetful(2), Forgetful(2)
+    torch.save(plain.state_dict(), tmp_path / "a.pt")
+    compiled.layer = torch.compile(compiled.layer)
+    assert "layer._orig_mod.weight" in compiled.state_dict()
+    found = load_module(tmp_path / "a.pt", lambda: compiled)
+    assert torch.equal(found.module.layer.weight, plain.layer.weight)
+
+
+def test_a_pipeline_has_no_names_of_weights(tmp_path):
+    with pytest.raises(ValueError, match=r"go with a model \(--model\); of a pipeline's there is variant"):
+        load_versions(tmp_path, tmp_path, weights="ema", device="cpu")
 
 
 def test_a_function_that_returns_the_same_weights_twice_is_refused(tmp_path):
