@@ -98,6 +98,11 @@ def add_options(parser: ArgumentParser) -> None:
         "[-1, 1], subfolders are classes, captions come from a metadata.jsonl",
     )  # fmt: skip
     group.add_argument(
+        "--classes", type=str, nargs="+", default=[], metavar="NAME",
+        help="the classes that the model knows as 0, 1, ...: subfolders of --data and --target have these numbers. If "
+        "not given they are numbered by their names, all of them together",
+    )  # fmt: skip
+    group.add_argument(
         "--target", type=str, nargs="+", default=[], metavar="SOURCE",
         help="what the second version was trained on, likewise: shown beside --data, and left out of --fail-above",
     )  # fmt: skip

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hopfield_replay.cli.datasets import Samples
 
+_SHOWN = 8  # classes that a note lists
+
 
 @dataclass(frozen=True, eq=False)
 class Part:
@@ -31,15 +33,19 @@ class Part:
         return self.samples is None or bool(self.samples.captions)
 
 
-def read(sources: Sequence[str], expects_images: bool, limits: Mapping[str, Any]) -> dict[str, Part]:
-    """Every source, with labels that mean the same class in all of them."""
+def read(
+    sources: Sequence[str], expects_images: bool, limits: Mapping[str, Any], classes: Sequence[str] = ()
+) -> dict[str, Part]:
+    """Every source, with labels that mean the same class in all of them, or that of their place in ``classes``."""
     from hopfield_replay.cli.datasets import Samples, in_one_numbering, load_data
 
     if len(set(sources)) < len(sources):
         raise ValueError(f"--data names one source twice: {' '.join(sources)}.")
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"--classes names one class twice: {' '.join(classes)}.")
     loaded = {source: load_data(source, **limits) for source in sources}
     held = {source: data for source, data in loaded.items() if isinstance(data, Samples)}
-    held = dict(zip(held, in_one_numbering(list(held.values())), strict=True))
+    held = dict(zip(held, in_one_numbering(list(held.values()), classes), strict=True))
     parts = {}
     for source, data in loaded.items():
         if isinstance(data, Samples):
@@ -65,6 +71,14 @@ def read_one(source: str | None, expects_images: bool, limits: Mapping[str, Any]
     return None if source is None else read([source], expects_images, limits)[source]
 
 
+def numbering(parts: Mapping[str, Part]) -> str:
+    """Which numbers the classes of folders got; empty where there are none."""
+    held = (part.samples for part in parts.values() if part.samples is not None)
+    classes = next((samples.classes for samples in held if samples.labels is not None and samples.classes), ())
+    shown = [f"{number} = {name}" for number, name in enumerate(classes[:_SHOWN])]
+    return ", ".join(shown + (["..."] if len(classes) > _SHOWN else []))
+
+
 def check_together(parts: Mapping[str, Part | None], model: str | None) -> None:
     """Refuse sources on different scales; see :func:`~hopfield_replay.cli.datasets.check_scales`."""
     from hopfield_replay.cli.datasets import check_scales
@@ -79,4 +93,4 @@ def together(parts: Sequence[Sequence[Any] | None]) -> list[Any] | None:
     return [item for part in known for item in part] if len(known) == len(parts) else None
 
 
-__all__ = ["Part", "by_task", "check_together", "read", "read_one", "together"]
+__all__ = ["Part", "by_task", "check_together", "numbering", "read", "read_one", "together"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from hopfield_replay.cli.audit_data import Part, by_task, check_together, read, read_one, together
+from hopfield_replay.cli.audit_data import Part, by_task, check_together, numbering, read, read_one, together
 from hopfield_replay.cli.cost import code_fingerprint, fingerprint
 from hopfield_replay.cli.own_code import importable
 from hopfield_replay.utilities.text import printable
@@ -111,7 +111,8 @@ def _audit(options: Any, after: str, versions: "tuple[Version, Version]", kept: 
         "size": options.size,
         "several": first.size,
     }
-    data: Mapping[str, Part] = read([*options.data, *options.target], first.expects_images, limits)
+    sources, classes = [*options.data, *options.target], options.classes or ()
+    data: Mapping[str, Part] = read(sources, first.expects_images, limits, classes)
     old, new = (read_one(source, first.expects_images, limits) for source in (options.old_data, options.new_data))
     takes_images = first.expects_images and first.prepare is not identity  # it encodes them, as they are after scaling
     check_together(
@@ -135,12 +136,15 @@ def _audit(options: Any, after: str, versions: "tuple[Version, Version]", kept: 
     said = {"data": ", ".join(options.data), **({"target": ", ".join(options.target)} if options.target else {})}
     if first.model is not None and (bare := [name for name, part in data.items() if not part.captioned]):
         said["captions"] = f"none in {', '.join(bare)}, whose images were measured with empty ones"
+    takes_labels = first.model is None and getattr(first.denoiser, "conditional", True)
+    if takes_labels and not classes and (numbers := numbering(data)):  # the model's own numbers are not known
+        said["classes"] = f"{numbers} for the model, by the names of the folders (--classes says otherwise)"
     return result, _notes(versions, said)
 
 
 def _measured(options: Any, after: str, code: str) -> tuple[str, str]:
     """What the errors of both versions depend on, and those of the first alone."""
-    given = ("timesteps", "draws", "seed", "dtype", "model", "model_args", "weights", "variant", "device")
+    given = ("timesteps", "draws", "seed", "dtype", "model", "model_args", "weights", "variant", "device", "classes")
     settings = {name: getattr(options, name) for name in given}
     config = "" if options.pipeline_config is None else fingerprint(options.pipeline_config)
     first = f"{fingerprint(options.before)} {config} {settings} {code}"

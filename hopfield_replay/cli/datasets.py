@@ -26,7 +26,8 @@ class Samples:
     Attributes:
         samples: (n, *shape) float32; bytes were scaled to [-1, 1].
         labels: (n,) int64, or None.
-        classes: names of the labels 0, 1, ...; empty if the labels are numbers of their own.
+        classes: names of the labels 0, 1, ...; empty if the labels are numbers of their own. One name without labels is
+            that of the only subfolder, which says little.
         names: of the samples (file names); empty if they have none.
         captions: of the samples; empty if they have none.
         scaled: whether their numbers were bytes, which is where their scale is known from.
@@ -134,19 +135,33 @@ def load_data(
     )
 
 
-def in_one_numbering(parts: Sequence[Samples]) -> list[Samples]:
-    """The same samples, with labels that mean the same class in all of them: folders number their classes by name."""
-    if not any(part.classes for part in parts):
-        return list(parts)
-    classes = tuple(sorted({name for part in parts for name in part.classes}))
-    numbered = []
-    for part in parts:
-        if part.labels is None or not part.classes:
-            numbered.append(part)
-            continue
+def in_one_numbering(parts: Sequence[Samples], given: Sequence[str] = ()) -> list[Samples]:
+    """The same samples, with labels that mean the same class in all of them.
+
+    Folders number their classes by name, all of them together; or as they stand in ``given``, which also names the
+    labels of files.
+
+    Raises:
+        ValueError: a folder of none of the given classes, or a label beyond them.
+    """
+    named = sorted({name for part in parts if part.labels is not None for name in part.classes})
+    return [_numbered(part, tuple(given or named), bool(given)) for part in parts]
+
+
+def _numbered(part: Samples, classes: tuple[str, ...], given: bool) -> Samples:
+    if part.classes and (given or part.labels is not None):
+        if unknown := [name for name in part.classes if name not in classes]:
+            where = "the folder itself" if unknown[0] == "." else f"the subfolder {unknown[0]!r}"
+            raise ValueError(f"{where} holds samples and is none of the classes {list(classes)} (--classes).")
         table = torch.tensor([classes.index(name) for name in part.classes])
-        numbered.append(replace(part, labels=table[part.labels], classes=classes))
-    return numbered
+        labels = torch.zeros(len(part), dtype=torch.int64) if part.labels is None else part.labels
+        return replace(part, labels=table[labels], classes=classes)
+    if given and part.labels is not None and len(part):
+        least, most = part.labels.min().item(), part.labels.max().item()
+        if least < 0 or most >= len(classes):
+            raise ValueError(f"labels from {least} to {most} are more than the {len(classes)} classes of --classes.")
+        return replace(part, classes=classes)
+    return part
 
 
 def check_scales(parts: Mapping[str, Samples], model: str | None = None) -> None:
@@ -237,7 +252,7 @@ def _folder(path: Path, reading: Mapping[str, Any]) -> Samples:
     return Samples(
         samples=read_images([item.content for item in items if isinstance(item.content, Path)], **reading),
         labels=torch.tensor([number[name] for name in places]) if len(classes) > 1 else None,
-        classes=tuple(classes) if len(classes) > 1 else (),
+        classes=() if classes == ["."] else tuple(classes),
         names=tuple(item.name for item in items),
         captions=tuple(captions),
         scaled=True,

@@ -53,6 +53,11 @@ def _needs(network: nn.Module, parameters: Mapping[str, inspect.Parameter]) -> d
     return needs
 
 
+def is_conditional(network: nn.Module) -> bool:
+    """Whether a diffusers network needs a condition."""
+    return bool(_needs(network, accepted(network)))
+
+
 def arguments(network: nn.Module, condition: Any) -> dict[str, Any]:
     """Keyword arguments for the network's forward, from what the batch holds besides the samples.
 
@@ -100,4 +105,4 @@ def move(condition: Any, device: torch.device, dtype: torch.dtype | None) -> Any
     return map_leaves(moved, condition)
 
 
-__all__ = ["arguments", "move"]
+__all__ = ["arguments", "is_conditional", "move"]

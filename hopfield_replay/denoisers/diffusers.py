@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from hopfield_replay.denoisers.conditioning import arguments, move
+from hopfield_replay.denoisers.conditioning import arguments, is_conditional, move
 from hopfield_replay.denoisers.schedule import FlowSchedule, Prediction, Schedule, VarianceSchedule
 from hopfield_replay.denoisers.scheduled import ScheduledDenoiser, first_half
 from hopfield_replay.functional.denoiser import evaluating
@@ -89,6 +89,11 @@ class DiffusersDenoiser(ScheduledDenoiser):
         self.model = model
         self.learned_variance = learned_variance
         self.average = average
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the network needs more than the samples and the timestep."""
+        return is_conditional(self.model)
 
     def predict(self, noisy: Tensor, timestep: float, condition: Any) -> Tensor:
         """What the network predicts for the noisy samples."""
