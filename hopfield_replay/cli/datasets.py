@@ -15,6 +15,8 @@ from hopfield_replay.utilities.checks import check_finite, check_integer
 from hopfield_replay.utilities.images import BEYOND, MAX_PIXELS, read_images
 from hopfield_replay.utilities.memory import MAX_BYTES, memory_for
 
+_LABELS = {"label", "labels", "y", "target", "targets", "class", "classes", "class_labels"}  # of these names first
+_IDS = {"id", "ids", "index", "indices", "idx"}  # never labels
 _BATCH = 256
 _APART = 20  # times: images of one scale differ less in their largest number
 
@@ -91,9 +93,9 @@ def load_data(
     Args:
         source: a folder of images of one size (its subfolders are the classes; captions come from a ``metadata.jsonl``
             with lines ``{"file_name": ..., "text": ...}``, or from text files of the same names); a ``.npz`` or
-            ``.safetensors`` file, whose first array of two or more dimensions holds the samples and whose first
-            one-dimensional array of integers, if any, the labels; or ``package.module:DataModule``, whose training
-            loader is taken.
+            ``.safetensors`` file, whose first array of two or more dimensions holds the samples, and whose array of one
+            integer a sample, if any, the labels (of several that of a usual name, such as ``labels``; never ``ids``);
+            or ``package.module:DataModule``, whose training loader is taken.
         max_pixels: of one image, which is checked before it is decoded.
         max_bytes: that the samples may take, in the file's numbers and as float32 together; checked by headers before
             anything is read. Memory may reach twice that while they are.
@@ -260,7 +262,7 @@ def _folder(path: Path, reading: Mapping[str, Any]) -> Samples:
 
 
 def _arrays(path: Path, max_bytes: int) -> Samples:
-    """The first array of samples, and the first of labels; nothing else is read."""
+    """The first array of samples, and that of the labels; nothing else is read."""
     chosen: list[str] = []
 
     def choose(headers: Mapping[str, Header]) -> list[str]:
@@ -283,9 +285,9 @@ def _arrays(path: Path, max_bytes: int) -> Samples:
             )
         chosen.append(samples)
         wanted = (header.shape[0],)
-        chosen.extend(
-            [n for n, h in headers.items() if h.shape == wanted and not h.dtype.startswith(("float", "bfloat"))][:1]
-        )
+        whole = [n for n, h in headers.items() if h.shape == wanted and not h.dtype.startswith(("float", "bfloat"))]
+        named = [name for name in whole if name.lower() in _LABELS]
+        chosen.extend((named or [name for name in whole if name.lower() not in _IDS])[:1])
         return chosen
 
     try:

@@ -166,6 +166,26 @@ def test_array_files(tmp_path, suffix, labelled, dtype):
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (["ids", "labels"], "labels"), (["source", "y"], "y"), (["ID", "split"], "split"), (["index"], None),
+        (["kind", "split"], "kind"), (["ids", "Target"], "Target"),
+    ],
+)  # fmt: skip
+def test_which_array_of_a_file_holds_the_labels(tmp_path, suffix, names, labels):
+    arrays = {name: np.full(6, number, np.int64) for number, name in enumerate(names)} | {"images": PIXELS}
+    if suffix == ".npz":
+        np.savez(tmp_path / f"data{suffix}", **arrays)
+    else:
+        from safetensors.numpy import save_file
+
+        save_file(arrays, tmp_path / f"data{suffix}")
+    found = load_data(str(tmp_path / f"data{suffix}")).label_names()
+    assert found == (None if labels is None else [names.index(labels)] * 6)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
 def test_files_that_hold_no_data(tmp_path, suffix):
     path = tmp_path / f"data{suffix}"
     with pytest.raises(ValueError, match=f"data{suffix} does not exist"):
