@@ -8,7 +8,6 @@ from torch import Tensor
 
 from hopfield_replay.analysis.audit_findings import Examples
 from hopfield_replay.analysis.audit_sources import Sources
-from hopfield_replay.encoders import split_batch
 from hopfield_replay.tracker.meter import ErrorMeter
 
 
@@ -32,7 +31,7 @@ def reconstructed_examples(
     for mine, batch in sources.fetch(chosen):
         order.append(mine)
         ready = prepare(batch)
-        clean = split_batch(ready)[0]
+        clean = first.samples(ready)
         clean = clean.to(torch.promote_types(clean.dtype, torch.float32))
         denoised = [meter.reconstruct(ready, chosen[mine], step)[1] for meter in (first, second)]
         for parts, samples in zip(made, (clean, *denoised), strict=True):

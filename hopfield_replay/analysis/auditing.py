@@ -49,6 +49,7 @@ def audit(
     decode: Callable[[Tensor], Tensor] | None = None,
     device: torch.device | str | None = None,
     journal: Journal | None = None,
+    read: Callable[[Any], tuple[Tensor, Any]] | None = None,
 ) -> AuditReport:
     r"""Compare two versions of a diffusion model on the same samples, with the same noise, without training anything.
 
@@ -79,6 +80,8 @@ def audit(
             weights are, and the CPU where none are found; ``"cpu"`` forces the CPU. The models run where they are.
         journal: where errors are written as they are measured, and looked up first: an audit that was interrupted goes
             on; None: nowhere.
+        read: maps a prepared batch to what the models denoise and its condition, such as that of
+            :meth:`ForgettingMonitor.trust`; None: by the rules for batches.
 
     Returns:
         An :class:`AuditReport`.
@@ -107,8 +110,8 @@ def audit(
     check_integer(examples, "examples", 0)
     place = check_device(device)
     prepare = prepare or identity
-    first = ErrorMeter(_denoiser(old, "old"), timesteps, seed, identity, draws=draws)
-    second = ErrorMeter(_denoiser(new, "new"), first.timesteps, seed, identity, draws=draws)
+    first = ErrorMeter(_denoiser(old, "old"), timesteps, seed, identity, draws=draws, read=read)
+    second = ErrorMeter(_denoiser(new, "new"), first.timesteps, seed, identity, draws=draws, read=read)
     check_same_noise(first, second)
     sources = Sources(data)
     encode = as_encoder(encoder)

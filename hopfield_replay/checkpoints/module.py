@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hopfield_replay.checkpoints.allocation import Allowance
+from hopfield_replay.checkpoints.averaged import fingerprints, take_average
 from hopfield_replay.checkpoints.file import is_dense, read_checkpoint, what_went_wrong
 from hopfield_replay.checkpoints.unsaved import unsaved
 from hopfield_replay.checkpoints.version import Version, check_weights
@@ -27,12 +28,14 @@ def load_module(
     model_args: Mapping[str, Any] | None = None,
     unsafe_pickle: bool = False,
     weights: str | None = None,
+    stepwise: bool = False,
 ) -> Version:
     """Make a module and load a checkpoint's weights into it.
 
     The constructor's arguments are those that ``save_hyperparameters`` wrote into the checkpoint, and ``model_args``
     over them. Of a checkpoint written under Lightning's WeightAveraging callbacks the averaged weights are taken, which
-    is what such a checkpoint's ``state_dict`` holds, and what sampling from the model uses.
+    is what such a checkpoint's ``state_dict`` holds, and what sampling from the model uses; and so are averages that
+    the module keeps beside those it trains, if the checkpoint holds them and no ``weights`` are asked for.
 
     Args:
         source: the checkpoint file.
@@ -42,6 +45,7 @@ def load_module(
         weights: which of a checkpoint's weights, such as ``"ema"``, ``"current_model_state"`` or ``"state_dict.ema"``:
             keys of dicts, then what names begin with, with dots between them; None: ``state_dict``, or all of the file,
             or the only weights in it.
+        stepwise: a module with a training_step may be without a denoiser.
 
     Raises:
         ValueError: a class that cannot be imported or made; a checkpoint that cannot be read or does not fit, or holds
@@ -66,6 +70,7 @@ def load_module(
     place, state = choose(content, weights, source)
     checkpoint = {**content, "state_dict": state} if place else {"state_dict": state}
     module = _make(make, checkpoint, dict(model_args or {}), source)
+    averages = fingerprints(module)
     for hook, arguments in (("configure_model", ()), ("on_load_checkpoint", (checkpoint,))):  # as Lightning does
         try:
             getattr(module, hook, _nothing)(*arguments)
@@ -75,8 +80,14 @@ def load_module(
             ) from error
     place, state = _load(module, checkpoint["state_dict"], place, source)
     check_weights(module, str(source))
-    denoiser = find_denoiser(module)
-    if denoiser is None:
+    average = take_average(module, averages) if weights is None else None
+    try:
+        denoiser = find_denoiser(module)
+    except ValueError:  # several
+        if not (stepwise := stepwise and hasattr(module, "training_step")):
+            raise
+        denoiser = None
+    if denoiser is None and not (stepwise and hasattr(module, "training_step")):
         raise ValueError(
             f"No denoiser was found on {type(module).__name__}. Give it an attribute that is one "
             "(hopfield_replay.denoisers.DiffusersDenoiser or CallableDenoiser), or name a function that returns it so."
@@ -85,7 +96,7 @@ def load_module(
         source=str(source),
         module=module,
         denoiser=denoiser,
-        weights=_which(content, place, checkpoint["state_dict"]),
+        weights=average or _which(content, place, checkpoint["state_dict"]),
         prepare=_transfer_hooks(module),
         unsaved=unsaved(module, state),
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 
 def unsaved(module: nn.Module, state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -80,12 +81,43 @@ def _equal(first: Tensor, second: Tensor) -> bool:
     return one.layout != torch.strided or bool(((one == two) | ((one != one) & (two != two))).all())
 
 
-def check_apart(before: nn.Module, after: nn.Module, names: str) -> None:
+def sums(tensor: Tensor) -> str:
+    """What a tensor holds, in short: the sums of its numbers and of their squares.
+
+    Example:
+        >>> import torch
+        >>> sums(torch.tensor([1.0, 2.0]))
+        '3.0 5.0'
+    """
+    held = torch.view_as_real(tensor.detach().resolve_conj()) if tensor.is_complex() else tensor.detach()
+    held = held.to(torch.float64)
+    return f"{held.sum().item()} {held.square().sum().item()}"
+
+
+def fixed(module: nn.Module) -> dict[str, str]:
+    """The :func:`sums` of all that a module holds and does not train, by name."""
+    frozen = [(name, weight) for name, weight in module.named_parameters() if not weight.requires_grad]
+    return {name: sums(held) for name, held in [*module.named_buffers(), *frozen] if not is_lazy(held)}
+
+
+def check_apart(before: nn.Module, after: nn.Module, names: str, fixed_before: Mapping[str, str]) -> None:
     """Refuse two versions that hold the same weights: the second checkpoint was loaded over the first.
 
+    Args:
+        before: the first version.
+        after: the second one.
+        names: of both, for messages.
+        fixed_before: :func:`fixed` of the first one, before the second was loaded.
+
     Raises:
-        ValueError: they share a weight that is trained.
+        ValueError: they share a weight that is trained, or something else that differs between them.
     """
+    now = fixed(before)
+    if changed := [name for name, held in fixed_before.items() if now.get(name) != held]:
+        raise ValueError(
+            f"{names} share {len(changed)} tensors that differ between them (first: {changed[0]}): loading the second "
+            "changed the first. Make new tensors for each model (register_buffer of a clone)."
+        )
     first = {id(weight) for weight in before.parameters() if weight.requires_grad}
     if shared := [name for name, weight in after.named_parameters() if id(weight) in first]:
         raise ValueError(
@@ -94,4 +126,4 @@ def check_apart(before: nn.Module, after: nn.Module, names: str) -> None:
         )
 
 
-__all__ = ["check_apart", "check_unsaved", "unsaved"]
+__all__ = ["check_apart", "check_unsaved", "fixed", "sums", "unsaved"]

@@ -19,7 +19,7 @@ class Version:
     Attributes:
         source: where it was loaded from.
         module: holds every weight that was loaded.
-        denoiser: what is measured.
+        denoiser: what is measured; None where only a training step could tell.
         weights: which weights these are, for people: "averaged weights", "adapter on its base", ...
         prepare: maps a batch of the data to a batch of the model: its own transfer hooks, or an autoencoder and a text
             encoder.
@@ -28,11 +28,12 @@ class Version:
         size: side of the images that it was made for; None: unknown, or none.
         model: of a pipeline that draws from texts; None of anything else.
         unsaved: tensors of a module that its checkpoint does not hold, by name.
+        read: maps a batch of the model to what the denoiser denoises and its condition; None: by the rules for batches.
     """
 
     source: str
     module: nn.Module
-    denoiser: Denoiser
+    denoiser: Denoiser | None
     weights: str
     prepare: Callable[[Any], Any] = identity
     decode: Callable[[Tensor], Tensor] = identity
@@ -40,6 +41,7 @@ class Version:
     size: int | None = None
     model: PipelineModel | None = None
     unsaved: Mapping[str, Tensor] = field(default_factory=dict)
+    read: Callable[[Any], tuple[Tensor, Any]] | None = None
 
 
 def check_weights(module: nn.Module, source: str) -> None:

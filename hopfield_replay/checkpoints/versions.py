@@ -13,7 +13,7 @@ from hopfield_replay.checkpoints.module import load_module
 from hopfield_replay.checkpoints.pipeline import goes_onto, load_adapter, load_pipeline
 from hopfield_replay.checkpoints.pipeline_version import captions_in
 from hopfield_replay.checkpoints.single_file import parts_in
-from hopfield_replay.checkpoints.unsaved import check_apart, check_unsaved
+from hopfield_replay.checkpoints.unsaved import check_apart, check_unsaved, fixed
 from hopfield_replay.checkpoints.version import Version, check_same_architecture
 from hopfield_replay.encoders import split_batch
 from hopfield_replay.pipelines.denoiser import RECEIVED, PipelineDenoiser
@@ -27,6 +27,7 @@ def load_version(
     model_args: Mapping[str, Any] | None = None,
     unsafe_pickle: bool = False,
     weights: str | None = None,
+    stepwise: bool = False,
     device: str | torch.device | None = None,
     variant: str | None = None,
     dtype: torch.dtype = torch.float32,
@@ -40,6 +41,7 @@ def load_version(
         model_args: as there.
         unsafe_pickle: as there.
         weights: as there.
+        stepwise: as there.
         device: as there.
         variant: as there.
         dtype: as there.
@@ -64,7 +66,8 @@ def load_version(
         if model is None:
             version = load_pipeline(source, variant=variant, dtype=dtype, device=place, config=config)
         else:
-            version = load_module(source, model, model_args=model_args, unsafe_pickle=unsafe_pickle, weights=weights)
+            of_module: dict[str, Any] = {"unsafe_pickle": unsafe_pickle, "weights": weights, "stepwise": stepwise}
+            version = load_module(source, model, model_args=model_args, **of_module)
         version.module.to(place).eval()
     return version
 
@@ -77,6 +80,7 @@ def load_versions(
     model_args: Mapping[str, Any] | None = None,
     unsafe_pickle: bool = False,
     weights: str | None = None,
+    stepwise: bool = False,
     device: str | torch.device | None = None,
     variant: str | None = None,
     dtype: torch.dtype = torch.float32,
@@ -96,6 +100,7 @@ def load_versions(
         model_args: arguments of the class.
         unsafe_pickle: see :func:`~hopfield_replay.checkpoints.file.read_checkpoint`.
         weights: which of the checkpoints' weights, see :func:`load_module`.
+        stepwise: see :func:`load_module`.
         device: where the models are put; None: the GPU if there is one.
         variant: of pipelines' weights, see :func:`load_pipeline`.
         dtype: of pipelines, likewise.
@@ -116,16 +121,19 @@ def load_versions(
     """
     place = _place(device)
     of_pipelines: dict[str, Any] = {"variant": variant, "dtype": dtype, "device": place, "config": config}
-    of_modules: dict[str, Any] = {"model_args": model_args, "unsafe_pickle": unsafe_pickle, "weights": weights}
+    of_modules: dict[str, Any] = {
+        "model_args": model_args, "unsafe_pickle": unsafe_pickle, "weights": weights, "stepwise": stepwise
+    }  # fmt: skip
     first = before
     if not isinstance(first, Version):
         first = load_version(first, model, **(of_modules | of_pipelines))
+    held = {} if model is None else fixed(first.module)
     with _fitting(place):
         second = _second(first, after, of_pipelines) if model is None else load_module(after, model, **of_modules)
         check_same_architecture(first, second)
         if model is not None:
             names = f"{first.source} and {second.source}"
-            check_apart(first.module, second.module, names)
+            check_apart(first.module, second.module, names, held)
             check_unsaved(first.unsaved, second.unsaved, names)
         second.module.to(place).eval()
     return (first, second) if first.model is None or second.model is None else _with_own_texts(first, second)

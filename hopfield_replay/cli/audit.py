@@ -67,7 +67,8 @@ def add_options(parser: ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--model", type=str | None, default=None, metavar="MODULE:CLASS",
-        help="class of the checkpoints' module, or a function that makes one; importable from here",
+        help="class of the checkpoints' module, or a function that makes one; importable from here. A LightningModule "
+        "without a denoiser is seen taking a training step",
     )  # fmt: skip
     group.add_argument(
         "--model-args", type=dict | None, default=None, metavar="JSON",

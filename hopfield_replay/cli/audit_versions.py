@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hopfield_replay.cli.audit_data import Part, by_task, check_together, numbering, read, read_one, together
 from hopfield_replay.cli.cost import code_fingerprint, fingerprint
 from hopfield_replay.cli.own_code import importable
+from hopfield_replay.cli.watched import has_step, watched
 from hopfield_replay.utilities.text import printable
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def _settings(options: Any) -> dict[str, Any]:
         "model_args": options.model_args,
         "unsafe_pickle": options.unsafe_pickle,
         "weights": options.weights,
+        "stepwise": True,
         "device": options.device,
         "variant": options.variant,
         "dtype": dtypes[options.dtype],
@@ -118,6 +120,11 @@ def _audit(options: Any, after: str, versions: "tuple[Version, Version]", kept: 
     check_together(
         {**data, str(options.old_data): old, str(options.new_data): new}, first.source if takes_images else None
     )
+    said = {"data": ", ".join(options.data), **({"target": ", ".join(options.target)} if options.target else {})}
+    if has_step(first):
+        first, second, said["measured"] = _seen(first, second, next(iter(data.values())))
+    assert first.denoiser is not None
+    assert second.denoiser is not None
     result = audit(
         first.denoiser,
         second.denoiser,
@@ -132,14 +139,25 @@ def _audit(options: Any, after: str, versions: "tuple[Version, Version]", kept: 
         draws=options.draws,
         seed=options.seed,
         journal=None if kept is None else Journal(kept[0], *_measured(options, after, kept[1])),
+        read=first.read,
     )
-    said = {"data": ", ".join(options.data), **({"target": ", ".join(options.target)} if options.target else {})}
     if first.model is not None and (bare := [name for name, part in data.items() if not part.captioned]):
         said["captions"] = f"none in {', '.join(bare)}, whose images were measured with empty ones"
     takes_labels = first.model is None and getattr(first.denoiser, "conditional", True)
     if takes_labels and not classes and (numbers := numbering(data)):  # the model's own numbers are not known
         said["classes"] = f"{numbers} for the model, by the names of the folders (--classes says otherwise)"
     return result, _notes(versions, said)
+
+
+def _seen(first: "Version", second: "Version", part: Part) -> "tuple[Version, Version, str]":
+    """Both versions as their training steps tell what they denoise, on the first samples of the data."""
+    batch = next(iter(part.batches), None)
+    if batch is None:
+        raise ValueError("--data holds no samples to compare the two versions on.")
+    (first, told), (second, other) = (watched(version, batch) for version in (first, second))
+    if told != other:
+        raise ValueError(f"The training steps of the two versions differ: {told}, and {other}.")
+    return first, second, told
 
 
 def _measured(options: Any, after: str, code: str) -> tuple[str, str]:

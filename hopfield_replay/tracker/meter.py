@@ -151,6 +151,10 @@ class ErrorMeter:
             estimates, self.chunk_size = in_chunks_that_fit(measure, self.chunk_size, error=ModelDoesNotFit)
         return noisy, estimates
 
+    def samples(self, batch: Any) -> Tensor:
+        """What the model denoises of a batch."""
+        return self._ready(batch)[0]
+
     def _ready(self, batch: Any) -> tuple[Tensor, Any]:
         """What the model denoises of a batch, on its device, and the condition."""
         ready = self._prepare(batch)

@@ -14,6 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from safetensors.torch import save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from hopfield_replay.checkpoints import load_module, load_versions
@@ -412,6 +413,70 @@ def test_a_compiled_module_takes_weights_that_were_saved_without(tmp_path):
 def test_a_pipeline_has_no_names_of_weights(tmp_path):
     with pytest.raises(ValueError, match=r"go with a model \(--model\); of a pipeline's there is variant"):
         load_versions(tmp_path, tmp_path, weights="ema", device="cpu")
+
+
+SHARED = torch.ones(2)
+
+
+class Constant(nn.Module):
+    """Registers one tensor of its file as the buffer of every module."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.register_buffer("levels", SHARED)
+        self.denoiser = CallableDenoiser(lambda x, t: self.layer(x), SCHEDULE)
+
+
+def test_a_tensor_that_the_second_checkpoint_would_change_in_the_first_is_refused(tmp_path):
+    for name, level in (("a", 1.0), ("b", 1.0), ("c", 2.0)):
+        torch.save(Constant().state_dict() | {"levels": torch.full((2,), level)}, tmp_path / f"{name}.pt")
+    load_versions(tmp_path / "a.pt", tmp_path / "b.pt", Constant, device="cpu")
+    with pytest.raises(
+        ValueError, match=r"share 1 tensors that differ between them \(first: levels\): loading the sec"
+    ):
+        load_versions(tmp_path / "a.pt", tmp_path / "c.pt", Constant, device="cpu")
+
+
+class Shadow:
+    """An average that no checkpoint holds by itself, as diffusers' EMAModel."""
+
+    def __init__(self, weights):
+        self.shadow_params = [weight.detach().clone() for weight in weights]
+
+
+class Keeping(nn.Module):
+    def __init__(self, how="copy"):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        if how == "copy":
+            self.ema = AveragedModel(self.layer)
+        elif how == "two":
+            self.ema, self.slow_ema = AveragedModel(self.layer), AveragedModel(self.layer)
+        else:
+            self.shadow = Shadow(self.layer.parameters())
+        self.denoiser = CallableDenoiser(lambda x, t: self.layer(x), SCHEDULE)
+
+
+@pytest.mark.parametrize(
+    ("how", "told", "kept"),
+    [
+        ("copy", r"averaged weights in ema.module", 7.0),
+        ("two", r"weights; not the averages in ema.module, slow_ema.module", 1.0),
+        ("shadow", r"weights; the average in shadow is not in the file", 1.0),
+    ],
+)
+def test_averages_that_a_module_keeps(tmp_path, how, told, kept):
+    model = Keeping(how)
+    for name, weight in model.named_parameters():
+        nn.init.constant_(weight, 7.0 if "ema" in name else 1.0)
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    found = load_module(tmp_path / "a.pt", Keeping, model_args={"how": how})
+    assert (found.weights, found.module.layer.weight[0, 0].item()) == (told, kept)
+    assert found.denoiser.predict(torch.ones(1, 2), 3, None)[0, 0].item() == pytest.approx(3 * kept)
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "a.pt")
+    last = load_module(tmp_path / "a.pt", Keeping, model_args={"how": how}, weights="state_dict")
+    assert (last.weights, last.module.layer.weight[0, 0].item()) == ("weights", 1.0)
 
 
 def test_a_function_that_returns_the_same_weights_twice_is_refused(tmp_path):
