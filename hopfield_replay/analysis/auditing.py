@@ -27,6 +27,10 @@ _POOLED = (
     "The rank correlations run over all tasks together, so that the difference between learned and forgotten tasks "
     "weighs in them; for what happens within a task audit its samples alone."
 )
+_GUESSED = (
+    "The network and the scheduler of {} were not held against its training_step, which may denoise something else "
+    "(latents, scaled samples): pass the denoiser and read of hopfield_replay.lightning.watch_module(module, batch)."
+)
 
 
 def audit(
@@ -81,7 +85,7 @@ def audit(
         journal: where errors are written as they are measured, and looked up first: an audit that was interrupted goes
             on; None: nowhere.
         read: maps a prepared batch to what the models denoise and its condition, such as that of
-            :meth:`ForgettingMonitor.trust`; None: by the rules for batches.
+            :func:`hopfield_replay.lightning.watch_module`; None: by the rules for batches.
 
     Returns:
         An :class:`AuditReport`.
@@ -161,6 +165,7 @@ def audit(
         task_of=tuple(tasks or ()),
         warnings=(
             *(["One sample: intervals are undefined."] if n == 1 else []),
+            *_unverified(old, new),
             *([_POOLED] if energies is not None and tasks else []),
             *(() if energies is None else energies.warnings),
         ),
@@ -191,6 +196,17 @@ def _integrable(meter: ErrorMeter) -> bool:
     return len(ratios) == len(meter.timesteps) > 1 and all(0 < ratio < math.inf for ratio in ratios)
 
 
+def _unverified(*models: Denoiser | nn.Module) -> list[str]:
+    """A module with a training step, of which a network and a scheduler make a denoiser that may be another one."""
+    guessed = [
+        type(model).__name__
+        for model in models
+        if hasattr(model, "training_step") and isinstance(model, nn.Module)
+        and find_denoiser(model) is not find_denoiser(model)
+    ]  # fmt: skip
+    return [_GUESSED.format(guessed[0])] if guessed else []
+
+
 def _denoiser(model: Denoiser | nn.Module, name: str) -> Denoiser:
     if isinstance(model, Denoiser):
         return model
@@ -204,7 +220,8 @@ def _denoiser(model: Denoiser | nn.Module, name: str) -> Denoiser:
     if denoiser is None:
         raise ValueError(
             f"{name}: no denoiser was found on {type(model).__name__}. Wrap the model with "
-            "hopfield_replay.denoisers.DiffusersDenoiser or CallableDenoiser."
+            "hopfield_replay.denoisers.DiffusersDenoiser or CallableDenoiser, or let "
+            "hopfield_replay.lightning.watch_module(module, batch) read one off its training step."
         )
     return denoiser
 

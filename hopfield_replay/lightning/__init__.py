@@ -5,5 +5,6 @@ from hopfield_replay.lightning.replay_data_module import ReplayDataModule
 from hopfield_replay.lightning.replay_distillation import ReplayDistillation
 from hopfield_replay.lightning.replay_loader import ReplayLoader
 from hopfield_replay.lightning.tasks import fit_tasks
+from hopfield_replay.lightning.watch_module import watch_module
 
-__all__ = ["ForgettingMonitor", "ReplayDataModule", "ReplayDistillation", "ReplayLoader", "fit_tasks"]
+__all__ = ["ForgettingMonitor", "ReplayDataModule", "ReplayDistillation", "ReplayLoader", "fit_tasks", "watch_module"]

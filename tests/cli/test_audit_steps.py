@@ -18,6 +18,7 @@ from hopfield_replay.cli import main
 from hopfield_replay.cli.watched import watched
 from hopfield_replay.denoisers import CallableDenoiser
 from hopfield_replay.functional._paired_noise import paired_noise
+from hopfield_replay.lightning import watch_module
 from hopfield_replay.tracker.meter import ErrorMeter
 from tests.lightning import strangers, styles
 from tests.lightning.test_styles import noise_like, samples
@@ -221,6 +222,50 @@ def test_versions_that_were_trained_otherwise(tmp_path, capsys):
     torch.save(other, tmp_path / "b.ckpt")
     assert run(tmp_path, Plain) == 2
     assert "noise differently" in capsys.readouterr().err
+
+
+def test_modules_in_python(tmp_path):
+    versions = saved(tmp_path, Scaled)
+    batch = (torch.from_numpy(DATA), torch.from_numpy(LABELS))
+    before, after = (watch_module(version, batch) for version in versions)
+    report = audit(before.denoiser, after.denoiser, [batch], read=before.read)
+    right = expected(versions, np.tanh(3 * DATA + 0.5))
+    assert np.allclose(np.stack([report.errors_old.numpy(), report.errors_new.numpy()]), right, rtol=1e-4)
+    assert report.warnings == ()
+    with pytest.raises(ValueError, match=r"no denoiser was found on Scaled.*watch_module\(module, batch\)"):
+        audit(*versions, [batch])
+
+
+class Found(Plain):
+    """A network and a scheduler of diffusers, trained on samples of another scale."""
+
+    scale = 4.0
+
+    def __init__(self):
+        super().__init__()
+        diffusers = pytest.importorskip("diffusers")
+        self.net = diffusers.UNet2DModel(
+            4, 1, 1, block_out_channels=(4, 8), norm_num_groups=2, layers_per_block=1, num_train_timesteps=50,
+            down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
+        )  # fmt: skip
+        self.scheduler = diffusers.DDPMScheduler(50, beta_start=1e-4, beta_end=0.06)
+
+    def loss(self, batch):
+        x = batch[0] * self.scale
+        t, noise = torch.randint(0, 50, (len(x),)), torch.randn_like(x)
+        return nn.functional.mse_loss(self.net(self.scheduler.add_noise(x, noise, t), t).sample, noise)
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_what_is_found_is_held_against_the_step(tmp_path, capsys, monkeypatch, scale):
+    monkeypatch.setattr(Found, "scale", scale)
+    versions = saved(tmp_path, Found)
+    batch = (torch.from_numpy(DATA) * scale, torch.from_numpy(LABELS))
+    guessed = audit(*versions, [batch])
+    assert "of Found were not held against its training_step" in guessed.warnings[0]
+    right = np.stack([guessed.errors_old.numpy(), guessed.errors_new.numpy()])
+    assert np.allclose(measured(tmp_path, Found), right, rtol=1e-3)
+    assert ("measured: found, verified" if scale == 1.0 else "what was found is not used") in capsys.readouterr().out
 
 
 def as_version(style):
