@@ -17,6 +17,7 @@ from hopfield_replay.analysis.audit_sources import Data, Sources
 from hopfield_replay.analysis.drift import Label, drift, drift_by_label
 from hopfield_replay.analysis.journal import Journal
 from hopfield_replay.denoisers import Denoiser, find_denoiser
+from hopfield_replay.denoisers.discovery import is_guess
 from hopfield_replay.encoders import as_encoder
 from hopfield_replay.tracker.meter import ErrorMeter
 from hopfield_replay.utilities.checks import Similarity, check_integer
@@ -197,13 +198,7 @@ def _integrable(meter: ErrorMeter) -> bool:
 
 
 def _unverified(*models: Denoiser | nn.Module) -> list[str]:
-    """A module with a training step, of which a network and a scheduler make a denoiser that may be another one."""
-    guessed = [
-        type(model).__name__
-        for model in models
-        if hasattr(model, "training_step") and isinstance(model, nn.Module)
-        and find_denoiser(model) is not find_denoiser(model)
-    ]  # fmt: skip
+    guessed = [type(one).__name__ for one in models if isinstance(one, nn.Module) and is_guess(one, find_denoiser(one))]
     return [_GUESSED.format(guessed[0])] if guessed else []
 
 

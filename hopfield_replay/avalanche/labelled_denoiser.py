@@ -1,11 +1,13 @@
 """The denoiser of an Avalanche strategy, conditioned on what minibatches hold."""
 
+import warnings
 from typing import Any
 
 from torch import Tensor
 
 from hopfield_replay.denoisers import Denoiser, find_denoiser
 from hopfield_replay.denoisers.delegating import DelegatingDenoiser
+from hopfield_replay.denoisers.discovery import is_guess
 
 
 class LabelledDenoiser(DelegatingDenoiser):
@@ -36,6 +38,13 @@ def strategy_denoiser(strategy: Any) -> LabelledDenoiser | None:
     """The denoiser of a strategy: its own, or the one that is found on its model; None if there is none."""
     own = vars(strategy).get("denoiser")
     denoiser = own if isinstance(own, Denoiser) else find_denoiser(strategy.model)
+    if denoiser is not own and is_guess(strategy.model, denoiser):
+        warnings.warn(
+            f"The network and the scheduler of {type(strategy.model).__name__} were found, and not held against its "
+            "training_step, which may denoise something else (latents, scaled samples): give it an attribute that is "
+            "the denoiser, or compare with hopfield_replay.lightning.watch_module(module, batch).",
+            stacklevel=2,
+        )
     return None if denoiser is None else LabelledDenoiser(denoiser)
 
 

@@ -9,12 +9,9 @@ if TYPE_CHECKING:
 
 def has_step(version: "Version") -> bool:
     """Whether a version is a LightningModule that does not say itself what it denoises: its training step is seen."""
-    from hopfield_replay.denoisers import find_denoiser
+    from hopfield_replay.denoisers.discovery import is_guess
 
-    if version.model is not None or not hasattr(version.module, "training_step"):
-        return False
-    # an attribute that is a denoiser is what its author says; one put together of a network and a scheduler is a guess
-    return version.denoiser is None or find_denoiser(version.module) is not version.denoiser
+    return version.model is None and (version.denoiser is None or is_guess(version.module, version.denoiser))
 
 
 def watched(version: "Version", batch: Any) -> "tuple[Version, str]":

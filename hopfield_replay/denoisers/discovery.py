@@ -134,4 +134,16 @@ def _one(module: nn.Module, what: str, candidates: list[tuple[str, Any]]) -> Any
     return candidates[0][1]
 
 
-__all__ = ["find_denoiser"]
+def is_guess(module: nn.Module, denoiser: Denoiser | None) -> bool:
+    """Whether a found denoiser may be another one than a module trains: a network and a scheduler say not enough.
+
+    A module without a training_step has none to contradict it; an attribute that is a denoiser is what its author says.
+
+    Example:
+        >>> is_guess(nn.Linear(2, 2), None)
+        False
+    """
+    return denoiser is not None and hasattr(module, "training_step") and find_denoiser(module) is not denoiser
+
+
+__all__ = ["find_denoiser", "is_guess"]
