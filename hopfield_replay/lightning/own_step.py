@@ -174,7 +174,7 @@ def training_step(trainer: Trainer, module: LightningModule) -> Step:
 
     def automatic(batch: Any) -> Any:
         with silent(trainer, module), trainer.precision_plugin.forward_context():
-            return _call(module.training_step, _converted(trainer, batch))
+            return call(module.training_step, _converted(trainer, batch))
 
     def manual(batch: Any) -> Any:
         output = None
@@ -182,7 +182,7 @@ def training_step(trainer: Trainer, module: LightningModule) -> Step:
             vars(module)["manual_backward"] = backward.note
             try:
                 with trainer.precision_plugin.forward_context():
-                    output = _call(module.training_step, _converted(trainer, batch))
+                    output = call(module.training_step, _converted(trainer, batch))
             except _Ended:
                 return backward.losses[-1]
             except Exception:  # without gradients not all goes on
@@ -206,7 +206,7 @@ def loss_step(trainer: Trainer, module: LightningModule) -> Step:
     def step(batch: Any) -> Any:
         heard: dict[str, float] = {}
         with silent(trainer, module, heard), trainer.precision_plugin.forward_context():
-            output = _call(module.validation_step, _converted(trainer, batch))
+            output = call(module.validation_step, _converted(trainer, batch))
         if is_loss(output):
             return output
         losses = [value for name, value in heard.items() if "loss" in name.lower()]
@@ -224,7 +224,7 @@ def _converted(trainer: Trainer, batch: Any) -> Any:
     return trainer.precision_plugin.convert_input(batch)
 
 
-def _call(method: Callable[..., Any], batch: Any) -> Any:
+def call(method: Callable[..., Any], batch: Any) -> Any:
     """Call a step with what it takes, as the loop does: the batch, and its number where there is a second parameter."""
     if is_param_in_hook_signature(method, "dataloader_iter", explicit=True):
         raise TypeError("training_step takes its batches from an iterator (dataloader_iter).")

@@ -7,14 +7,15 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from torch import nn
 
 from hopfield_replay.denoisers import find_denoiser
-from hopfield_replay.denoisers.trust import Means, Trust, decide, take_step
+from hopfield_replay.denoisers.trust import Means, Trust, decide, take_step, watch_step
 from hopfield_replay.encoders import Columns
-from hopfield_replay.lightning.own_step import measuring, training_step
+from hopfield_replay.lightning.own_step import call, measuring, training_step
 
 
-def watch_module(module: LightningModule, batch: Any) -> Trust:
+def watch_module(module: LightningModule | nn.Module, batch: Any) -> Trust:
     """How the errors of a module can be measured, read off one of its training steps outside of any training.
 
     As a ForgettingMonitor reads it in the first task: what is found on the module (a denoiser, a network of diffusers
@@ -23,7 +24,8 @@ def watch_module(module: LightningModule, batch: Any) -> Trust:
     has one afterwards, that trains nothing.
 
     Args:
-        module: with the weights that are to be measured.
+        module: with the weights that are to be measured. One that is no LightningModule needs a training_step, too: a
+            method, or a function that was made its attribute, from a batch to a loss.
         batch: as its training_step takes it, after the transfer hooks.
 
     Returns:
@@ -43,16 +45,31 @@ def watch_module(module: LightningModule, batch: Any) -> Trust:
         >>> print(watch_module(Model(), torch.randn(8, 16)))
         inferred: the module itself predicts flow_prediction, straight path, shown as time t
     """
+    if not hasattr(module, "automatic_optimization"):
+        return _of_a_loop(module, batch)
+    watched: Any = module  # of either of Lightning's packages
     with _quiet():
-        trainer = getattr(module, "_trainer", None) or _idle_trainer(module)
-        step = training_step(trainer, module)
+        trainer = getattr(module, "_trainer", None) or _idle_trainer(watched)
+        step = training_step(trainer, watched)
         means = Means(None, lambda: find_denoiser(module), Columns().split, step, None)
         try:
-            with measuring(trainer, module):
+            with measuring(trainer, watched):
                 return decide(module, take_step(step, module, batch), means)
         except Exception as error:  # somebody's step, outside of a training
-            said = " ".join(str(error).split())
-            return Trust("energies only", reasons=(f"it cannot be taken here, {type(error).__name__}: {said}",))
+            return _untaken(error)
+
+
+def _of_a_loop(module: Any, batch: Any) -> Trust:
+    try:
+        trust = watch_step(lambda given: call(module.training_step, given), module, batch)
+    except Exception as error:
+        return _untaken(error)
+    return trust if trust.loss is None else Trust("energies only", reasons=trust.reasons)
+
+
+def _untaken(error: Exception) -> Trust:
+    said = " ".join(str(error).split())
+    return Trust("energies only", reasons=(f"it cannot be taken here, {type(error).__name__}: {said}",))
 
 
 def _idle_trainer(module: LightningModule) -> Trainer:

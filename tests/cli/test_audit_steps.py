@@ -224,6 +224,28 @@ def test_versions_that_were_trained_otherwise(tmp_path, capsys):
     assert "noise differently" in capsys.readouterr().err
 
 
+def of_a_loop():
+    """The network of a loop without Lightning, and its step as a function."""
+    module = nn.Module()
+    module.net = Net()
+    module.register_buffer("abar", ABAR.clone())
+
+    def step(batch):
+        x, y = batch
+        t, noise = torch.randint(0, 50, (len(x),)), torch.randn_like(x)
+        a = module.abar[t].view(-1, 1, 1, 1)
+        return nn.functional.mse_loss(module.net(a.sqrt() * x + (1 - a).sqrt() * noise, t, y), noise)
+
+    module.training_step = step
+    return module
+
+
+def test_a_loop_without_lightning(tmp_path, capsys):
+    right = expected(saved(tmp_path, of_a_loop), DATA)
+    assert np.allclose(measured(tmp_path, of_a_loop), right, rtol=1e-4)
+    assert "measured: inferred: net predicts epsilon, abar, shown as time t" in capsys.readouterr().out
+
+
 def test_modules_in_python(tmp_path):
     versions = saved(tmp_path, Scaled)
     batch = (torch.from_numpy(DATA), torch.from_numpy(LABELS))
