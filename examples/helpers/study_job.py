@@ -2,6 +2,7 @@
 
 import itertools
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
@@ -172,18 +173,21 @@ def run_job(job: Job, settings: Settings, folder: Path, data_dir: Path, accelera
         Split(images, labels, classes, settings.train, settings.batch_size, job.seed, seen=settings.seen)
         for classes in settings.sequences[job.sequence]
     ]
-    model, monitor = train_tasks(
-        job.policy,
-        tasks,
-        partial(DDPM, images.shape[-1], width=settings.width, network=settings.network),
-        capacity=job.capacity,
-        replay_ratio=settings.replay_ratio,
-        epochs=settings.epochs,
-        seed=job.seed,
-        accelerator=accelerator,
-        ema_decay=settings.ema_decay,
-        gradient_clip=settings.gradient_clip,
-    )
+    with warnings.catch_warnings():
+        # settings.seen of them, on purpose
+        warnings.filterwarnings("ignore", message=r"\d+ of the \d+ probes of task \d+ are training samples")
+        model, monitor = train_tasks(
+            job.policy,
+            tasks,
+            partial(DDPM, images.shape[-1], width=settings.width, network=settings.network),
+            capacity=job.capacity,
+            replay_ratio=settings.replay_ratio,
+            epochs=settings.epochs,
+            seed=job.seed,
+            accelerator=accelerator,
+            ema_decay=settings.ema_decay,
+            gradient_clip=settings.gradient_clip,
+        )
     if accelerator == "gpu":
         model.to("cuda")  # the trainer has moved it back
     generated = generate(model, settings.generated)
