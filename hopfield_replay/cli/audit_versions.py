@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     Compared = tuple[AuditReport | DrawingReport, dict[str, str]]
 
+_SHOWN = 16  # samples that a training step is shown: it takes more memory than to measure
+
 
 @contextmanager
 def comparison(options: Any) -> "Iterator[Callable[[str], Compared]]":
@@ -151,9 +153,15 @@ def _audit(options: Any, after: str, versions: "tuple[Version, Version]", kept: 
 
 def _seen(first: "Version", second: "Version", part: Part) -> "tuple[Version, Version, str]":
     """Both versions as their training steps tell what they denoise, on the first samples of the data."""
+    import torch
+
+    from hopfield_replay.utilities.nested import take
+
     batch = next(iter(part.batches), None)
     if batch is None:
         raise ValueError("--data holds no samples to compare the two versions on.")
+    if part.samples is not None:  # else it is of the size that the module is trained with
+        batch = take(batch, torch.arange(min(len(part.samples), _SHOWN)))
     (first, told), (second, other) = (watched(version, batch) for version in (first, second))
     if told != other:
         raise ValueError(f"The training steps of the two versions differ: {told}, and {other}.")
