@@ -19,7 +19,7 @@ def fingerprints(module: nn.Module) -> dict[str, list[str]]:
         >>> fingerprints(net)
         {'ema': ['3.0 9.0']}
     """
-    return {average.path: [sums(held) for _, held in average.pairs] for average in _averages(module)}
+    return {average.path: _fingerprint(average) for average in _averages(module)}
 
 
 def take_average(module: nn.Module, before: Mapping[str, list[str]]) -> str | None:
@@ -32,15 +32,23 @@ def take_average(module: nn.Module, before: Mapping[str, list[str]]) -> str | No
     Returns:
         Which weights the module has now, in words; None: those that were loaded, and it keeps no average.
     """
-    held = fingerprints(module)
-    loaded = [average for average in _averages(module) if held[average.path] != before.get(average.path)]
+    held = _averages(module)
+    loaded = [average for average in held if _fingerprint(average) != before.get(average.path)]
     if not loaded:
-        return f"weights; the average in {', '.join(held)} is not in the file" if held else None
+        return (
+            f"weights; the average in {', '.join(average.path for average in held)} is not in the file"
+            if held
+            else None
+        )
     if len(loaded) > 1:
         return f"weights; not the averages in {', '.join(average.path for average in loaded)}"
     for trained, average in loaded[0].pairs:
         trained.data = average.detach().to(trained.device, trained.dtype).clone()
     return f"averaged weights in {loaded[0].path}"
+
+
+def _fingerprint(average: Average) -> list[str]:
+    return [sums(held) for _, held in average.pairs]
 
 
 def _averages(module: nn.Module) -> list[Average]:

@@ -70,7 +70,7 @@ def load_module(
     place, state = choose(content, weights, source)
     checkpoint = {**content, "state_dict": state} if place else {"state_dict": state}
     module = _make(make, checkpoint, dict(model_args or {}), source)
-    averages = fingerprints(module)
+    averages = fingerprints(module) if weights is None else {}
     for hook, arguments in (("configure_model", ()), ("on_load_checkpoint", (checkpoint,))):  # as Lightning does
         try:
             getattr(module, hook, _nothing)(*arguments)
@@ -81,13 +81,14 @@ def load_module(
     place, state = _load(module, checkpoint["state_dict"], place, source)
     check_weights(module, str(source))
     average = take_average(module, averages) if weights is None else None
+    has_step = stepwise and hasattr(module, "training_step")
     try:
         denoiser = find_denoiser(module)
     except ValueError:  # several
-        if not (stepwise := stepwise and hasattr(module, "training_step")):
+        if not has_step:
             raise
         denoiser = None
-    if denoiser is None and not (stepwise and hasattr(module, "training_step")):
+    if denoiser is None and not has_step:
         raise ValueError(
             f"No denoiser was found on {type(module).__name__}. Give it an attribute that is one "
             "(hopfield_replay.denoisers.DiffusersDenoiser or CallableDenoiser), or name a function that returns it so."

@@ -55,7 +55,8 @@ def _is_state(item: Any) -> bool:
 
 def _states(tree: Mapping[Any, Any], path: str = "", depth: int = _DEPTH) -> Iterator[tuple[str, Any]]:
     for key, item in tree.items():
-        if not isinstance(key, str) or not isinstance(item, Mapping) or key.startswith("opt"):
+        of_optimizer = isinstance(key, str) and (key == "opt" or key.startswith(("opt_", "optim")))
+        if not isinstance(key, str) or not isinstance(item, Mapping) or of_optimizer:
             continue
         if _is_state(item):
             yield path + key, item

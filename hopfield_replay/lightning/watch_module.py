@@ -32,6 +32,9 @@ def watch_module(module: LightningModule | nn.Module, batch: Any) -> Trust:
         What to pass on: ``audit(before.denoiser, after.denoiser, data, read=before.read)``. Its denoiser is None, and
         its reasons say why, where none is found or inferred, or the step cannot be taken.
 
+    Raises:
+        TypeError: something else than a module.
+
     Example:
         >>> import torch
         >>> class Model(LightningModule):
@@ -45,6 +48,8 @@ def watch_module(module: LightningModule | nn.Module, batch: Any) -> Trust:
         >>> print(watch_module(Model(), torch.randn(8, 16)))
         inferred: the module itself predicts flow_prediction, straight path, shown as time t
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a LightningModule or a torch module, got {type(module).__name__}.")
     if not hasattr(module, "automatic_optimization"):
         return _of_a_loop(module, batch)
     watched: Any = module  # of either of Lightning's packages

@@ -344,6 +344,7 @@ def loop_checkpoints(model, average):
     moments = {"state": {0: {"exp_avg": own["layer.bias"]}}, "param_groups": [{"lr": 0.1}]}
     return {
         "alone": ({"model": own, "optimizer": moments, "step": 3}, None, own, "weights of model"),
+        "optical": ({"optical_net": own, "opt_d": {"v": own["layer.bias"]}}, None, own, "weights of optical_net"),
         "ema": ({"model": own, "ema": other, "opt": moments}, "ema", other, r"weights of ema; not .* in model"),
         "model": ({"model": own, "ema": other, "opt": moments}, "model", own, r"weights of model; not .* in ema"),
         "inner": ({"step": 1, "model": own, "ema": shadow}, "ema.ema_model", other, r"weights of ema.ema_model; .*"),
